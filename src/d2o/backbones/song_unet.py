@@ -1,0 +1,191 @@
+"""SongUNet: the DDPM++ and NCSN++ networks of score_sde (arXiv 2011.13456) as EDM trains them (arXiv 2206.00364).
+
+DDPM++: positional embedding, standard encoder, filter (1, 1).
+NCSN++: Fourier embedding twice as wide, residual encoder (the image also enters every level), filter (1, 3, 3, 1).
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import (
+    Block,
+    FourierEmbedding,
+    PositionalEmbedding,
+    Resample,
+    ResampledConv2d,
+    Style,
+    checked_augmentation,
+    group_norm,
+    one_hot,
+)
+from .options import checked
+from .roles import unet_role
+
+EPS = 1e-6
+# Xavier gains of the layers that start small: branches begin near zero, so that a fresh block is nearly its shortcut.
+GAINS = {"conv1": 1e-5, "proj": 1e-5, "aux_conv": 1e-5, "qkv": math.sqrt(0.2)}
+
+
+class SongUNet(nn.Module):
+    """A U-Net F(x, noise, label); `config` rebuilds it.
+
+    `channels` times `channel_multipliers` are the widths of the levels, each half the resolution of the one before.
+    `augmentation_dim` is the length of augmentation labels; dropouts act in training only.
+    """
+
+    kind: ClassVar[str] = "song_unet"
+    role = staticmethod(unet_role)
+
+    def __init__(
+        self,
+        resolution: int,
+        in_channels: int,
+        out_channels: int,
+        num_classes: int = 0,
+        augmentation_dim: int = 0,
+        channels: int = 128,
+        channel_multipliers: tuple[int, ...] = (1, 2, 2, 2),
+        embedding_multiplier: int = 4,
+        num_blocks: int = 4,
+        attention_resolutions: tuple[int, ...] = (16,),
+        dropout: float = 0.10,
+        label_dropout: float = 0.0,
+        embedding: str = "positional",
+        noise_embedding_multiplier: int = 1,
+        encoder: str = "standard",
+        decoder: str = "standard",
+        resample_filter: tuple[int, ...] = (1, 1),
+    ) -> None:
+        config = checked(locals())
+        super().__init__()
+        self.config = config
+        self.num_classes, self.label_dropout = num_classes, label_dropout
+        embedding_channels, noise_channels = channels * embedding_multiplier, channels * noise_embedding_multiplier
+        style = Style(
+            embedding_channels,
+            dropout,
+            EPS,
+            skip_scale=math.sqrt(0.5),
+            adaptive_scale=False,
+            resample_filter=resample_filter,
+            shortcut=True,
+        )
+
+        fourier = embedding == "fourier"
+        self.map_noise = FourierEmbedding(noise_channels) if fourier else PositionalEmbedding(noise_channels, True)
+        self.map_label = nn.Linear(num_classes, noise_channels) if num_classes else None
+        self.map_augment = nn.Linear(augmentation_dim, noise_channels, bias=False) if augmentation_dim else None
+        self.map_layer0 = nn.Linear(noise_channels, embedding_channels)
+        self.map_layer1 = nn.Linear(embedding_channels, embedding_channels)
+
+        levels = [(resolution >> level, channels * times) for level, times in enumerate(channel_multipliers)]
+        width, image_width, skips = channels, in_channels, [channels]
+        self.enc = nn.ModuleDict()
+        for level, (size, level_width) in enumerate(levels):
+            name = f"{size}x{size}"
+            if level == 0:
+                self.enc[f"{name}_conv"] = nn.Conv2d(in_channels, channels, 3, padding=1)
+            else:
+                self.enc[f"{name}_down"] = Block(style, width, width, "down")
+                skips.append(width)
+                if encoder == "skip":
+                    self.enc[f"{name}_aux_down"] = Resample("down", resample_filter)
+                    self.enc[f"{name}_aux_skip"] = nn.Conv2d(image_width, width, 1)
+                if encoder == "residual":
+                    self.enc[f"{name}_aux_residual"] = ResampledConv2d(
+                        image_width, width, 3, "down", resample_filter, filter_last=True
+                    )
+                    image_width = width
+            for index in range(num_blocks):
+                attention = size in attention_resolutions
+                self.enc[f"{name}_block{index}"] = Block(style, width, level_width, attention=attention)
+                width = level_width
+                skips.append(width)
+
+        self.dec = nn.ModuleDict()
+        for level, (size, level_width) in reversed(list(enumerate(levels))):
+            name = f"{size}x{size}"
+            deepest = level == len(levels) - 1
+            if deepest:
+                self.dec[f"{name}_in0"] = Block(style, width, width, attention=True)
+                self.dec[f"{name}_in1"] = Block(style, width, width)
+            else:
+                self.dec[f"{name}_up"] = Block(style, width, width, "up")
+            for index in range(num_blocks + 1):
+                attention = index == num_blocks and size in attention_resolutions
+                self.dec[f"{name}_block{index}"] = Block(style, width + skips.pop(), level_width, attention=attention)
+                width = level_width
+            if decoder == "skip" and not deepest:
+                self.dec[f"{name}_aux_up"] = Resample("up", resample_filter)
+            if decoder == "skip" or level == 0:
+                self.dec[f"{name}_aux_norm"] = group_norm(width, EPS)
+                self.dec[f"{name}_aux_conv"] = nn.Conv2d(width, out_channels, 3, padding=1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear | ResampledConv2d):
+                gain = next((gain for ending, gain in GAINS.items() if name.endswith(ending)), 1.0)
+                nn.init.xavier_uniform_(layer.weight, gain)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
+    ) -> Tensor:
+        """Return [N, out_channels, H, W] for x [N, in_channels, H, W] and noise [N] (the c_noise of preconditioning).
+
+        `label` [N] are integer classes, negative or None for no class; `augmentation` is [N, augmentation_dim] or None.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            embedding = self.embed(x, noise, label, augmentation)
+        return self.decode(*self.encode(x, embedding), embedding)
+
+    def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
+        """Return the vectors [N, embedding_channels] that tell every block about noise, class and augmentation."""
+        cosines, sines = self.map_noise(noise).chunk(2, dim=1)
+        embedding = torch.cat([sines, cosines], dim=1)
+        classes = one_hot(label, x, self.num_classes, self.label_dropout if self.training else 0.0)
+        if self.map_label is not None:
+            embedding = embedding + self.map_label(classes * math.sqrt(self.num_classes))
+        if augmentation is not None:
+            augmentation = checked_augmentation(augmentation, x, self.config["augmentation_dim"])
+            if self.map_augment is not None:
+                embedding = embedding + self.map_augment(augmentation)
+        return F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
+
+    def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the deepest features and what every layer hands to the decoder."""
+        image, skips = x, []
+        for name, layer in self.enc.items():
+            if name.endswith("aux_down"):
+                image = layer(image)
+            elif name.endswith("aux_skip"):
+                x = skips[-1] = x + layer(image)
+            elif name.endswith("aux_residual"):
+                x = skips[-1] = image = (x + layer(image)) * math.sqrt(0.5)
+            else:
+                x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
+                skips.append(x)
+        return x, skips
+
+    def decode(self, x: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
+        """Return the output image; `skips` is used up from its end."""
+        image, features = None, x
+        for name, layer in self.dec.items():
+            if name.endswith("aux_up"):
+                image = layer(image)
+            elif name.endswith("aux_norm"):
+                features = F.silu(layer(x))
+            elif name.endswith("aux_conv"):
+                image = layer(features) if image is None else layer(features) + image
+            else:
+                if x.shape[1] != layer.in_channels:
+                    x = torch.cat([x, skips.pop()], dim=1)
+                x = layer(x, embedding)
+        assert image is not None
+        return image

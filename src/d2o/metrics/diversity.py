@@ -1,0 +1,72 @@
+"""How much images differ among themselves, beside how good they are: a collapsed generator can lower every distance."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+LARGEST = 2000
+"""Pairs grow with the square of the images; beyond this many the first ones stand for all."""
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How much a set of images varies; `within` classes when labels are known, None where the images are not.
+
+    `pixel_deviation` is the standard deviation over images, mean over pixels, in image units ([-1, 1] is 2 wide);
+    `feature_distance` is the mean Euclidean distance of two different images in feature space.
+    """
+
+    pixel_deviation: float | None = None
+    pixel_deviation_within: float | None = None
+    feature_distance: float | None = None
+    feature_distance_within: float | None = None
+
+
+class PixelSums:
+    """Counts, sums and sums of squares of uint8 pixels, one row a class: integers, so exact in any batching."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}
+
+    def add(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+        """Add uint8 images [n,H,W,C] with labels [n] or none."""
+        classes = np.zeros(len(images), np.int64) if labels is None else labels
+        for label in np.unique(classes).tolist():
+            pixels = images[classes == label].astype(np.int64)
+            count, total, squares = self._rows.get(label, (0, 0, 0))
+            self._rows[label] = (count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0))
+
+    def deviation(self) -> float:
+        """Return the standard deviation over all images, mean over pixels, in image units."""
+        counts, totals, squares = zip(*self._rows.values(), strict=True)
+        return _deviation(sum(counts), sum(totals), sum(squares))
+
+    def deviation_within(self) -> float | None:
+        """Return the same within each class, mean over classes weighted by images; None without two images of one."""
+        rows = [row for row in self._rows.values() if row[0] > 1]
+        if not rows:
+            return None
+        return float(np.average([_deviation(*row) for row in rows], weights=[row[0] for row in rows]))
+
+
+def _deviation(count: int, total: np.ndarray, squares: np.ndarray) -> float:
+    """Return the mean over pixels of the unbiased standard deviation; count * squares - total^2 is an exact integer."""
+    return float(np.sqrt((count * squares - total**2) / (count * (count - 1))).mean() / 127.5)
+
+
+def feature_distance(values: np.ndarray) -> float:
+    """Return the mean Euclidean distance over all pairs of different rows of features [N,D], N >= 2."""
+    rows = torch.from_numpy(values[:LARGEST].astype(np.float64))
+    rows -= rows.mean(0)  # the same distances, with fewer digits lost in the matrix product behind `cdist`
+    distances = torch.cdist(rows, rows).fill_diagonal_(0.0)
+    return float(distances.sum() / (len(rows) * (len(rows) - 1)))
+
+
+def feature_distance_within(values: np.ndarray, labels: np.ndarray) -> float | None:
+    """Return the same within each class, mean over classes weighted by images; None without two images of one."""
+    classes, counts = np.unique(labels, return_counts=True)
+    groups = [values[labels == label] for label in classes[counts > 1]]
+    if not groups:
+        return None
+    return float(np.average([feature_distance(group) for group in groups], weights=[len(group) for group in groups]))

@@ -1,0 +1,186 @@
+"""Spaces in which sets of images are compared: uint8 images in, one row of features per image out.
+
+A space is a row of the table below: a frozen network, its input size and its pre-processing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2o.features import weights as weight_files
+
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+@dataclass(frozen=True)
+class Space:
+    """One row: how to build the network, what it is, and what its input must look like.
+
+    `size` None keeps the images as they are; another size must be a `multiple`. `mean_std` belong to [0, 1]; None
+    hands the uint8 images over unchanged. `dim` None: the dimension depends on the images.
+    """
+
+    build: Callable[[str, int | None], nn.Module]
+    network: str
+    dim: int | None
+    size: int | None
+    mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None
+    multiple: int = 1
+
+
+class Embedding(nn.Module):
+    """Map uint8 images [N, H, W, C] (numpy or tensor, C 1 or 3) to float32 features [N, D].
+
+    The whole argument is one batch: the caller cuts long streams into chunks. Grey images are repeated to RGB.
+    `name` is the space with its size, `network` the family and its training data, `dim` is D (None: it depends on
+    the images).
+    """
+
+    def __init__(self, name: str, space: Space, size: int | None, weights: str) -> None:
+        super().__init__()
+        self.name = name if size is None else f"{name}@{size}"
+        self.network = space.network
+        self.dim = space.dim
+        self.size = size
+        self.mean_std = space.mean_std
+        self.frozen = space.build(weights, size).eval()
+
+    def train(self, mode: bool = True) -> "Embedding":
+        """Stay in evaluation mode, whatever `mode` says."""
+        del mode
+        return super().train(False)
+
+    @torch.inference_mode()
+    def forward(self, images: np.ndarray | Tensor) -> Tensor:
+        pixels = torch.as_tensor(images)
+        if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or pixels.dtype != torch.uint8:
+            raise ValueError(
+                f"Images for {self.name} must be uint8 [N, H, W, 1 or 3], not {pixels.dtype} {list(pixels.shape)}."
+            )
+        device = next((parameter.device for parameter in self.frozen.parameters()), pixels.device)
+        pixels = pixels.to(device).permute(0, 3, 1, 2)
+        with torch.autocast(device.type, enabled=False):
+            if self.mean_std is None:
+                return self.frozen(pixels.expand(-1, 3, -1, -1)).float()
+            return self.frozen(self.normalised(pixels.float() / 255)).float()
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Resize [N, C, H, W] in [0, 1] to the space's size, then subtract its mean and divide by its deviation."""
+        if self.size is not None:
+            shrinks = self.size < max(pixels.shape[-2:])
+            shape = (self.size, self.size)
+            pixels = F.interpolate(pixels, shape, mode="bilinear", align_corners=False, antialias=shrinks)
+        assert self.mean_std is not None
+        mean, deviation = (pixels.new_tensor(numbers)[:, None, None] for numbers in self.mean_std)
+        if len(mean) == 3:
+            pixels = pixels.expand(-1, 3, -1, -1)
+        return ((pixels - mean) / deviation).contiguous(memory_format=torch.channels_last)
+
+
+def embedding(name: str = "lite2", weights: str = "auto") -> Embedding:
+    """Return the feature space `name` (a key of SPACES), or `NAME@SIZE` with another input size, such as lite2@224.
+
+    `weights` is one of `weights.SOURCES`.
+    """
+    key, at, number = name.partition("@")
+    space = SPACES.get(key)
+    if space is None:
+        raise ValueError(f"No feature space is named {key!r}: choose one of {', '.join(SPACES)}, or NAME@SIZE.")
+    if at and not (number.isdecimal() and int(number) > 0):
+        raise ValueError(f"The size in {name!r} must be a positive whole number, as in {key}@64.")
+    size = int(number) if at else space.size
+    if at and space.mean_std is None and size != space.size:
+        raise ValueError(f"The feature space {key} exists at {space.size} pixels only: write {key!r}.")
+    if size is not None and size % space.multiple:
+        raise ValueError(f"The size of {key} must be a multiple of {space.multiple}, not {size}.")
+    return Embedding(key, space, size, weights)
+
+
+def pooled(name: str) -> Callable[[str, int | None], nn.Module]:
+    """Return the builder of a timm convolutional network that ends after its global pooling."""
+
+    def build(weights: str, size: int | None) -> nn.Module:
+        del size  # convolutions take any
+        network: Any = weight_files.network(name, weights)
+        network.reset_classifier(0)
+        return network
+
+    return build
+
+
+def transformer(name: str) -> Callable[[str, int | None], nn.Module]:
+    """Return the builder of a timm vision transformer, whose position embeddings are resampled to the size."""
+
+    def build(weights: str, size: int | None) -> nn.Module:
+        return weight_files.network(name, weights, img_size=size)
+
+    return build
+
+
+def inception(weights: str, size: int | None) -> nn.Module:
+    """Build the Inception of the FID literature: torch-fidelity's port, with its own TensorFlow-like resizing."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Extractor(FeatureExtractorInceptionV3):
+        """Ours reads the weights, as data: the port would unpickle them, and so run whatever code a file holds."""
+
+        def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+            return super().load_state_dict(state_dict or self.state_dict(), strict, assign)
+
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x)[0]
+
+    assert size == Extractor.INPUT_IMAGE_SIZE
+    with TemporaryDirectory() as folder, weight_files.seeded("inception", weights):
+        nothing = Path(folder) / "nothing.pth"
+        torch.save({}, nothing)
+        network = Extractor("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(nothing))
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):  # torch's own start fades to nothing over so many layers
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    state = weight_files.find_state("inception", weights, fetch=inception_file)
+    if state is not None:
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"weights={weights!r} do not fit inception: give torch-fidelity's own file.") from error
+    return weight_files.frozen(network)
+
+
+def inception_file(name: str) -> Path:
+    """Return torch-fidelity's Inception weights, from torch's cache or by download."""
+    address, sha256 = f"{INCEPTION_FOLDER}/{INCEPTION_FILE}", INCEPTION_FILE[-12:-4]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    if not path.is_file():
+        weight_files.demand_online(address, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(address, str(path), hash_prefix=sha256, progress=False)
+    return path
+
+
+def pixels(weights: str, size: int | None) -> nn.Module:
+    """Build the space of the pixels themselves, in [-1, 1]."""
+    del weights, size
+    return nn.Flatten()
+
+
+INCEPTION_FOLDER = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+
+SPACES = {
+    "lite2": Space(pooled("tf_efficientnet_lite2"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
+    "lite0": Space(pooled("tf_efficientnet_lite0"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
+    "inception": Space(inception, "Inception-v3, ImageNet-1k", 2048, 299, None),
+    "clip": Space(transformer("vit_base_patch32_clip_quickgelu_224.openai"), "CLIP ViT, OpenAI", 512, 224, CLIP, 32),
+    "dinov2": Space(transformer("vit_large_patch14_dinov2.lvd142m"), "DINOv2 ViT, LVD-142M", 1024, 224, IMAGENET, 14),
+    "pixels": Space(pixels, "none", None, None, ((0.5,), (0.5,))),
+}

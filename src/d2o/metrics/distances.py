@@ -62,7 +62,7 @@ def kid(sample: np.ndarray, reference: np.ndarray, *, subsets: int = 50, subset_
 
     size = min(subset_size, min(len(sample), len(reference)) // 2)
     if size < 2:
-        raise ValueError(f"KID needs at least 4 images a side, not {len(sample)} and {len(reference)}: give more images.")
+        raise ValueError(f"KID needs at least 4 images a side, not {len(sample)} and {len(reference)}.")
     result = kid_features_to_metric(
         _double(sample), _double(reference), kid_subsets=subsets, kid_subset_size=size,
         kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1.0,
@@ -85,7 +85,7 @@ def precision_recall(sample: np.ndarray, reference: np.ndarray, neighbours: int 
         _double(sample - centre), _double(reference - centre),
         prc_neighborhood=neighbours, prc_batch_size=1000, save_cpu_ram=True, verbose=False,
     )  # fmt: skip
-    return result[KEY_METRIC_PRECISION], result[KEY_METRIC_RECALL]
+    return round(result[KEY_METRIC_PRECISION], 6), round(result[KEY_METRIC_RECALL], 6)  # float32 shares of counts
 
 
 def distances(sample: Features, reference: Features) -> Distances:

@@ -1,6 +1,7 @@
 """How much images differ among themselves, beside how good they are: a collapsed generator can lower every distance."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class PixelSums:
     """Counts, sums and sums of squares of uint8 pixels, one row a class: integers, so exact in any batching."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}
+        self._rows: dict[int, tuple[int, Any, Any]] = {}
 
     def add(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
         """Add uint8 images [n,H,W,C] with labels [n] or none."""
@@ -40,7 +41,7 @@ class PixelSums:
     def deviation(self) -> float:
         """Return the standard deviation over all images, mean over pixels, in image units."""
         counts, totals, squares = zip(*self._rows.values(), strict=True)
-        return _deviation(sum(counts), sum(totals), sum(squares))
+        return _deviation(sum(counts), np.sum(totals, axis=0), np.sum(squares, axis=0))
 
     def deviation_within(self) -> float | None:
         """Return the same within each class, mean over classes weighted by images; None without two images of one."""

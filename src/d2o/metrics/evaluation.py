@@ -21,8 +21,8 @@ from .sources import Source, Stream, open_source
 from .spaces import overlap
 from .statistics import Features
 
-COLLAPSE = 0.75
-"""Images that vary less than this share of the reference's variation earn a warning."""
+COLLAPSE, LOW_RECALL = 0.75, 0.1
+"""Images that vary less than this share of the reference's variation, or cover less of it, earn a warning."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +116,19 @@ class Judge:
         paired = isinstance(opened, Stream) and opened.seeds is not None and opened.seeds == reference.seeds
         sample = self._look(opened, name, paired)
         judged_by = tuple(dict.fromkeys((*self.judged_by, *sample.judged_by)))
+        found = distances(sample.features, reference.features)
         return Evaluation(
             name=name,
             reference=reference.name,
             space=reference.features.space,
-            distances=distances(sample.features, reference.features),
+            distances=found,
             floor=self.floor,
             diversity=sample.diversity,
             reference_diversity=reference.diversity,
             pairs=_pairs(sample, reference) if paired else None,
             warnings=(
                 *overlap(reference.features.space, judged_by),
-                *_collapse(name, sample.diversity, reference.diversity),
+                *_collapse(name, found.recall, sample.diversity, reference.diversity),
             ),
         )
 
@@ -207,14 +208,16 @@ def _pairs(sample: Look, reference: Look) -> Pairs:
     return Pairs(len(pixels), *apart(0), *apart(-1))
 
 
-def _collapse(name: str, sample: Diversity, reference: Diversity) -> list[str]:
+def _collapse(name: str, recall: float | None, sample: Diversity, reference: Diversity) -> list[str]:
     measures = (
         ("deviation per pixel", sample.pixel_deviation, reference.pixel_deviation),
         ("mean feature distance", sample.feature_distance, reference.feature_distance),
     )
-    return [
-        f"The images of {name} vary less than the reference's ({words} {found:.3g} against {wanted:.3g}): look at them "
-        "for collapse, which the distances can hide."
+    signs = [
+        f"vary less than the reference's ({words} {found:.3g} against {wanted:.3g})"
         for words, found, wanted in measures
         if found is not None and wanted is not None and found < COLLAPSE * wanted
     ]
+    if recall is not None and recall < LOW_RECALL:
+        signs.append(f"cover little of the reference (recall {recall:.3g})")
+    return [f"The images of {name} {sign}: look at them for collapse, which the distances can hide." for sign in signs]

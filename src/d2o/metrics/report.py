@@ -35,9 +35,8 @@ def _section(group: Sequence[Evaluation]) -> str:
 
 def _title(evaluation: Evaluation) -> str:
     name, floor, scores = frechet_name(evaluation.space), evaluation.floor, evaluation.distances
-    network = title(evaluation.space)
-    heading = name if name == "FID" else f"{name} in {network}"
-    sizes = f"N = {_count(scores.images)}, reference {evaluation.reference} with {_count(scores.reference_images)} images"
+    heading = f"{name} in {title(evaluation.space)}"
+    sizes = f"N = {_count(scores.images)} against {_count(scores.reference_images)} of {evaluation.reference}"
     if floor is None:
         return f"{heading}; {sizes}; no reference-v-reference floor"
     return f"{heading}; {sizes}; reference-v-reference floor {floor.frechet:.4g} (N = {_count(floor.images)})"
@@ -46,7 +45,8 @@ def _title(evaluation: Evaluation) -> str:
 def _explanations(evaluation: Evaluation, frechet: str) -> list[str]:
     lines = [
         f"{frechet} grows as N shrinks: compare it only at one N, and with the floor. KID is unbiased, near 0 (also "
-        "below) for equal distributions; its sd is over random subsets. sd and dist. say how much the images vary."
+        "below) for equal distributions; its sd is over random subsets. Pixel sd and feature dist. say how much the images vary, "
+        "also within classes where they are known: a collapse shows there and in recall first."
     ]
     scores, floor = evaluation.distances, evaluation.floor
     if floor is not None and floor.images != scores.images:

@@ -42,7 +42,7 @@ class Stream:
 
 
 def open_source(
-    source: Source, *, images: int, seeds: Sequence[int], steps: int, batch_size: int, device: torch.device | str = "cpu"
+    source: Source, *, images: int, seeds: Sequence[int], steps: int, batch_size: int, device: torch.device | str
 ) -> Stream | Features:
     """Return a stream of at most `images` images (a fixed random choice), or of one generated image a seed."""
     if isinstance(source, str | Path):

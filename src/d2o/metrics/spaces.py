@@ -1,49 +1,33 @@
-"""What is known about each feature space: its title, and which training it shares with a discriminator's networks."""
+"""What is known about each feature space: its title, and what it shares with the networks of a discriminator."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from d2o.features.embedding import SPACES
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a frozen network comes from: its title, its family and what it was trained on."""
-
-    title: str
-    family: str
-    data: str
-
-
-IMAGENET = "ImageNet-1k"
-SPACES = {
-    "lite0": Origin("EfficientNet-lite0", "EfficientNet", IMAGENET),
-    "lite2": Origin("EfficientNet-lite2", "EfficientNet", IMAGENET),
-    "inception": Origin("Inception-v3", "Inception", IMAGENET),
-    "vgg16": Origin("VGG16", "VGG", IMAGENET),
-    "clip": Origin("CLIP ViT", "ViT (CLIP)", "400 M web images with captions"),
-    "dinov2": Origin("DINOv2 ViT", "ViT (DINOv2)", "LVD-142M"),
-    "pixels": Origin("pixels", "none", "nothing"),
+TITLES = {
+    "lite0": "EfficientNet-lite0",
+    "lite2": "EfficientNet-lite2",
+    "inception": "Inception-v3",
+    "clip": "CLIP ViT-B/32",
+    "dinov2": "DINOv2 ViT-L/14",
+    "pixels": "pixel",
 }
-FAMILIES = {"tf_efficientnet": "EfficientNet", "efficientnet": "EfficientNet", "vgg": "VGG", "deit": "ViT (DeiT)"}
-"""Families of a discriminator's networks by the beginning of their timm names."""
-OTHER_DATA = {"clip": "400 M web images with captions", "dinov2": "LVD-142M"}
-"""Training data that a timm name gives away; the networks in use here are otherwise ImageNet-1k classifiers."""
-
-
-def origin(space: str) -> Origin:
-    """Return what is known about a space such as `lite2@64`."""
-    name = space.partition("@")[0]
-    return SPACES.get(name, Origin(name, name, "unknown data"))
+IMAGENET = "ImageNet-1k"
+FAMILIES = {"tf_efficientnet": "EfficientNet", "efficientnet": "EfficientNet", "inception": "Inception-v3"}
+"""Families of a discriminator's networks, by the beginning of their timm names."""
+OTHER_DATA = {"clip": "OpenAI", "lvd142m": "LVD-142M"}
+"""Training data that a timm name gives away; the classifiers in use here have otherwise seen ImageNet-1k."""
 
 
 def title(space: str) -> str:
     """Return a space's name in words, for example "EfficientNet-lite2 features at 64 px"."""
-    size = space.partition("@")[2]
-    return f"{origin(space).title} features" + (f" at {size} px" if size else "")
+    name, _, size = space.partition("@")
+    return f"{TITLES.get(name, name)} features" + (f" at {size} px" if size else "")
 
 
 def frechet_name(space: str) -> str:
     """Return "FID" for Inception's features, and "Frechet distance" for all others."""
-    return "FID" if origin(space).family == "Inception" else "Frechet distance"
+    return "FID" if space.partition("@")[0] == "inception" else "Frechet distance"
 
 
 def overlap(space: str, judged_by: Sequence[str]) -> list[str]:
@@ -51,14 +35,17 @@ def overlap(space: str, judged_by: Sequence[str]) -> list[str]:
 
     A generator trained against relatives of the metric's network looks better by that metric than it is.
     """
-    metric, warnings = origin(space), []
+    row = SPACES.get(space.partition("@")[0])
+    family, _, data = row.network.partition(", ") if row else (space, "", "")
+    warnings = []
     for network in judged_by:
-        family = next((family for start, family in FAMILIES.items() if network.startswith(start)), network)
-        data = next((data for word, data in OTHER_DATA.items() if word in network), IMAGENET)
-        shared = [f"family ({family})"] * (family == metric.family) + [f"training data ({data})"] * (data == metric.data)
+        its_family = next((family for start, family in FAMILIES.items() if network.startswith(start)), network)
+        its_data = next((data for word, data in OTHER_DATA.items() if word in network), IMAGENET)
+        shared = [words for words, same in ((f"family ({family})", its_family == family),
+                                            (f"training data ({data})", its_data == data)) if same]  # fmt: skip
         if shared:
             warnings.append(
-                f"The generator was trained against {network}, which has the {' and '.join(shared)} of the metric's "
-                f"{metric.title}: this flatters it, so confirm in an unrelated feature space."
+                f"The generator was trained against {network}, which shares its {' and '.join(shared)} with the "
+                f"metric's {title(space)}: the numbers flatter it, so confirm them in an unrelated feature space."
             )
     return warnings

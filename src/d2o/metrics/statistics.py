@@ -10,7 +10,7 @@ import numpy as np
 from d2o.images.files import atomic
 
 CHUNK = 4096
-INCEPTION_DIM = 2048
+INCEPTION, INCEPTION_DIM = "inception@299", 2048
 """Public reference files hold `mu` and `sigma` only; 2,048 features are Inception's and no other space's here."""
 
 
@@ -59,7 +59,7 @@ def accumulate(batches: Iterable[np.ndarray], space: str, *, keep: bool = True) 
     for batch in batches:
         values = np.asarray(batch, np.float64)
         if not np.isfinite(values).all():
-            raise ValueError("Some features are NaN or infinite: the images or the feature network's weights are broken.")
+            raise ValueError("Some features are NaN or infinite: images or weights are broken.")
         if count == 0:
             mean, scatter = np.zeros(values.shape[1]), np.zeros((values.shape[1],) * 2)
         total = count + len(values)
@@ -116,6 +116,6 @@ def load(path: str | Path) -> Features:
         raise ValueError(f"{path} holds NaN or infinite numbers: compute the statistics again.")
     if "space" not in arrays and len(mean) != INCEPTION_DIM:
         raise ValueError(f"{path} does not say its feature space: add a `space` entry such as 'lite2@64'.")
-    space = str(arrays["space"]) if "space" in arrays else "inception"
+    space = str(arrays["space"]) if "space" in arrays else INCEPTION
     count = int(arrays["count"]) if "count" in arrays else None
     return Features(space, mean, covariance, count, None if values is None else values.astype(np.float32))

@@ -1,0 +1,1 @@
+"""Pixels in, pixels out: data sets as a stream of batches, image files, and augmentation."""

@@ -140,7 +140,7 @@ def inception(weights: str, size: int | None) -> nn.Module:
             return super().forward(x)[0]
 
     assert size == Extractor.INPUT_IMAGE_SIZE
-    with TemporaryDirectory() as folder, weight_files.seeded("inception", weights):
+    with TemporaryDirectory() as folder, weight_files.seeded(weight_files.random_seed("inception", weights)):
         nothing = Path(folder) / "nothing.pth"
         torch.save({}, nothing)
         network = Extractor("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(nothing))

@@ -72,7 +72,7 @@ def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
     state = find_state(name, weights)
     module: Any
     if state is None:
-        with seeded(name, weights):
+        with seeded(random_seed(name, weights)):
             module = timm.create_model(name, pretrained=False, **options)
     else:
         try:
@@ -202,14 +202,19 @@ def demand_online(address: str, name: str) -> None:
 
 
 @contextmanager
-def seeded(name: str, weights: str) -> Iterator[None]:
-    """Seed torch for the random weights of `name`, and leave the global random state as it was."""
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch for weights made on the CPU, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the GPUs
+        yield
+
+
+def random_seed(name: str, weights: str) -> int:
+    """Return the SEED of random:SEED, or one that belongs to `name`."""
     _, _, seed = weights.partition(":")
     if seed and not seed.isdecimal():
         raise ValueError(f"weights={weights!r}: write random:SEED with a whole number, for instance random:7.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed) if seed else zlib.crc32(name.encode()))
-        yield
+    return int(seed) if seed else zlib.crc32(name.encode())
 
 
 def from_package_names(state: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:

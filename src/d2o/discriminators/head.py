@@ -1,0 +1,55 @@
+"""The trained part of the projected discriminator: one small convolutional judge for each projected map."""
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from d2o.discriminators.batch_norm import SynchronisedBatchNorm
+
+WIDTHS = (64, 128, 256, 512)  # by nominal side 64, 32, 16, 8
+KERNEL = 4
+
+
+class Head(nn.Module):
+    """Judge a projected map [N, C, S, S]: logits [N, K], one for each place of the last map.
+
+    `level` counts scales from the finest, 0, which is halved four times, to the coarsest, 3, which is halved once;
+    fewer times where the map would fall below the last kernel. Class-conditional heads (`classes` > 0) give each
+    place a vector, whose dot product with the label's is the logit.
+    """
+
+    def __init__(
+        self, channels: int, side: int, level: int, width: int, classes: int = 0, synchronise: bool = False
+    ) -> None:
+        super().__init__()
+        normalise = SynchronisedBatchNorm if synchronise else nn.BatchNorm2d
+        self.blocks = nn.Sequential()
+        for wanted in WIDTHS[level:]:
+            if side // 2 < KERNEL:
+                break
+            convolution = spectral_norm(nn.Conv2d(channels, min(wanted, width), KERNEL, stride=2, padding=1))
+            channels, side = min(wanted, width), side // 2
+            self.blocks.append(nn.Sequential(convolution, normalise(channels), nn.LeakyReLU(0.2, inplace=True)))
+        self.classes = ClassVectors(classes) if classes else None
+        outputs = ClassVectors.width if classes else 1
+        self.last = spectral_norm(nn.Conv2d(channels, outputs, min(KERNEL, side), bias=False))
+
+    def forward(self, features: Tensor, label: Tensor | None = None) -> Tensor:
+        logits = self.last(self.blocks(features))
+        if self.classes is not None:
+            assert label is not None
+            logits = (logits * self.classes(label)[:, :, None, None]).sum(1) / ClassVectors.width**0.5
+        return logits.flatten(1)
+
+
+class ClassVectors(nn.Module):
+    """Map labels [N] to learned vectors [N, 64]: an embedding and a linear projection of it."""
+
+    width = 64
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(classes, self.width)
+        self.projection = nn.Linear(self.width, self.width)
+
+    def forward(self, label: Tensor) -> Tensor:
+        return self.projection(self.embedding(label))

@@ -1,0 +1,126 @@
+"""The projected discriminator: frozen pyramids, fixed random projections, and heads, which alone are trained.
+
+(Sauer et al., arXiv 2111.01007; used by D2O, arXiv 2506.09376, section 4.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from d2o.discriminators.head import Head
+from d2o.discriminators.projection import Mixing, Projection, sides
+from d2o.features.pyramid import Pyramid
+from d2o.features.weights import seeded
+
+SMALLEST = 32
+
+
+@dataclass(frozen=True)
+class Projected:
+    """The projected discriminator as plain numbers and names; `build` makes the network."""
+
+    kind: ClassVar[str] = "projected"
+
+    networks: tuple[str, ...] = ("tf_efficientnet_lite0",)
+    """Frozen networks that look at the images, by their timm names."""
+
+    size: int = 224
+    """Side in pixels, at least 32, to which the networks' input is resized; smaller is faster and coarser."""
+
+    weights: str | tuple[str, ...] = "auto"
+    """Where the networks' weights come from, once for all or one each: auto, package, hub, random or a file."""
+
+    width: int = 512
+    """Most channels that a layer of a head may have."""
+
+    projection: Mixing = "full"
+    """Fixed random mixing of channels and scales (full), of channels alone (channel), or none."""
+
+    synchronise: bool = False
+    """Normalise the heads by the batch of all processes together, rather than each by its own."""
+
+    def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "ProjectedDiscriminator":
+        """Return a new discriminator for images [C, H, W]; `seed` fixes its projections and the heads' first weights.
+
+        `num_classes` 0 judges without labels. Raises ValueError when the fields cannot work together.
+        """
+        if image_shape[0] not in (1, 3):
+            raise ValueError(f"The projected discriminator sees images of 1 or 3 channels, not {image_shape[0]}.")
+        if not self.networks:
+            raise ValueError("The projected discriminator needs networks: name at least one, as in TAPS.")
+        if self.size < SMALLEST:
+            raise ValueError(f"size={self.size} leaves nothing to judge: use at least {SMALLEST} pixels.")
+        if self.width < 1:
+            raise ValueError(f"width={self.width} leaves the heads no channels: use at least 1.")
+        weights = (self.weights,) * len(self.networks) if isinstance(self.weights, str) else tuple(self.weights)
+        if len(weights) != len(self.networks):
+            raise ValueError(f"{len(self.networks)} networks have {len(weights)} weights: give one, or one each.")
+        pyramids = [Pyramid(name, self.size, source) for name, source in zip(self.networks, weights, strict=True)]
+        with seeded(seed):
+            return ProjectedDiscriminator(pyramids, self, num_classes)
+
+
+class ProjectedDiscriminator(nn.Module):
+    """Judge images: `forward(images, label)` is `judge(features(images), label)`.
+
+    Images [N, C, H, W] in [-1, 1] give a list of logits [N, K], one for each network: all places of the finest map
+    first, then of the coarser ones.
+    """
+
+    def __init__(self, pyramids: Sequence[Pyramid], spec: Projected, num_classes: int = 0) -> None:
+        super().__init__()
+        self.spec = spec
+        self.num_classes = num_classes
+        self.pyramids = nn.ModuleList(pyramids)
+        self.projections = nn.ModuleList()
+        self.heads = nn.ModuleList()
+        for pyramid in pyramids:
+            projection = Projection(pyramid.channels, spec.projection, pyramid.tokens)
+            maps = zip(projection.channels, sides(projection, pyramid.channels, pyramid.sides), strict=True)
+            self.projections.append(projection)
+            self.heads.append(
+                nn.ModuleList(
+                    Head(channels, side, level, spec.width, num_classes, spec.synchronise)
+                    for level, (channels, side) in enumerate(maps)
+                )
+            )
+
+    def features(self, images: Tensor) -> list[list[Tensor]]:
+        """Return for each network its four projected maps; gradients reach the images."""
+        looks = zip(self.pyramids, self.projections, strict=True)
+        return [projection(pyramid(images)) for pyramid, projection in looks]
+
+    def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
+        """Return the logits of features; `label` [N] is needed if the discriminator has classes, and else ignored."""
+        if self.num_classes and label is None:
+            raise ValueError(f"This discriminator knows {self.num_classes} classes: give the label of every image.")
+        return [
+            torch.cat([head(level, label) for head, level in zip(heads.children(), maps, strict=True)], dim=1).float()
+            for heads, maps in zip(self.heads, features, strict=True)
+        ]
+
+    def forward(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]:
+        return self.judge(self.features(images), label)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Switch the gradients of the heads; all else stays frozen."""
+        self.heads.requires_grad_(requires_grad)
+        return self
+
+    def run_state(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs: everything but the frozen networks, which can be had again."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("pyramids.")}
+
+    def load_run_state(self, state: dict[str, Tensor]) -> None:
+        """Load what `run_state` returned; a missing, foreign or misshapen entry is a ValueError."""
+        differing = sorted(self.run_state().keys() ^ state.keys())
+        if differing:
+            raise ValueError(f"The state is of another discriminator: {differing[0]} is in one of the two only.")
+        try:
+            self.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ValueError(f"The state is of another discriminator: {reason}") from error

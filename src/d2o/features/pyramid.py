@@ -1,0 +1,91 @@
+"""Pyramids: a frozen network tapped at four depths, through which gradients reach the images it looks at."""
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2o.features import weights as weight_files
+
+# Indices into timm's levels (convolutional networks) or blocks (transformers).
+TAPS = {
+    "tf_efficientnet_lite0": (1, 2, 3, 4),  # after stages 1, 2, 4, 6; nothing runs past the last
+    "vgg16_bn": (1, 2, 3, 4),  # after the ReLU that ends convolution groups 2 to 5, before the pooling
+    "deit_base_distilled_patch16_224": (2, 5, 8, 11),  # transformer blocks 3, 6, 9, 12, counted from one
+}
+TRANSFORMERS = ("vit_", "deit_", "deit3_")  # timm's families of plain vision transformers
+
+
+class Pyramid(nn.Module):
+    """Map float images [N, C, H, W] in [-1, 1], C 1 or 3, to the four tap maps of a frozen network, finest first.
+
+    Any timm network will do that has four levels or is a plain vision transformer; `weights` is one of
+    `weights.SOURCES`. Images are resized to `size`. `channels`, `sides` and `strides` describe the taps; `tokens`
+    says that they are a transformer's patch tokens, all of one size.
+    """
+
+    def __init__(self, name: str, size: int = 224, weights: str = "auto") -> None:
+        super().__init__()
+        self.name, self.size = name, size
+        self.tokens = name.startswith(TRANSFORMERS)
+        architecture = name.partition(".")[0]
+        network: Any = weight_files.network(name, weights, **({"img_size": size} if self.tokens else {}))
+        self.indices = TAPS[architecture] if architecture in TAPS else last_levels(network, name, self.tokens)
+        network.prune_intermediate_layers(list(self.indices), prune_norm=True, prune_head=True)
+        for module in network.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # the fused kernel has no second derivative, which R1 needs
+        self.network = network.eval()
+        mean, deviation = (torch.tensor(network.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
+        # Images in [-1, 1] are moved to [0, 1] and normalised in one step.
+        self.register_buffer("scale", 0.5 / deviation, persistent=False)
+        self.register_buffer("shift", (0.5 - mean) / deviation, persistent=False)
+        self.scale: Tensor
+        self.shift: Tensor
+        with torch.no_grad():
+            taps = self(torch.zeros(1, 3, size, size))
+        self.channels = tuple(tap.shape[1] for tap in taps)
+        self.sides = tuple(tap.shape[2] for tap in taps)
+        self.strides = tuple(round(size / side) for side in self.sides)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever `mode` says."""
+        del mode
+        return super().train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Stay frozen, whatever `requires_grad` says."""
+        del requires_grad
+        return super().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        assert images.ndim == 4 and images.shape[1] in (1, 3), "images are [N, 1 or 3, H, W]"
+        # On CPUs the backward pass of these networks is slower in bfloat16 than in float32.
+        kind = images.device.type
+        with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and kind != "cpu"):
+            images = images.float() * self.scale + self.shift
+            if images.shape[-2:] != (self.size, self.size):
+                images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)
+            images = images.contiguous(memory_format=torch.channels_last)
+            if not (self.tokens and self.network.num_prefix_tokens):
+                return self.intermediates(images)
+            # Class tokens (DeiT has two) hold what belongs to the whole image: every patch is given their mean.
+            taps = self.intermediates(images, return_prefix_tokens=True)
+            return [patches + classes.mean(1)[:, :, None, None] for patches, classes in taps]
+
+    def intermediates(self, images: Tensor, **options: bool) -> list[Any]:
+        network: Any = self.network
+        return network.forward_intermediates(
+            images, indices=list(self.indices), intermediates_only=True, stop_early=True, **options
+        )
+
+
+def last_levels(network: Any, name: str, tokens: bool) -> tuple[int, ...]:
+    """Return four taps for a network that TAPS does not know: the last levels, or blocks at every quarter."""
+    levels = len(network.blocks) if tokens else len(getattr(network, "feature_info", ()))
+    if not hasattr(network, "forward_intermediates") or levels < 4:
+        raise ValueError(f"{name} does not offer four levels of features: choose for instance {', '.join(TAPS)}.")
+    if tokens:
+        return tuple(levels * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
+    return tuple(range(levels - 4, levels))

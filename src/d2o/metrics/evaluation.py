@@ -23,6 +23,7 @@ from .statistics import Features
 
 COLLAPSE, LOW_RECALL = 0.75, 0.1
 """Images that vary less than this share of the reference's variation, or cover less of it, earn a warning."""
+RANDOM = "The feature network has random weights: its numbers are for tests of the software alone."
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Judge:
             reference_diversity=reference.diversity,
             pairs=_pairs(sample, reference) if paired else None,
             warnings=(
+                *([RANDOM] if self.weights.startswith("random") else []),
                 *overlap(reference.features.space, judged_by),
                 *_collapse(name, found.recall, sample.diversity, reference.diversity),
             ),

@@ -27,16 +27,17 @@ def _section(group: Sequence[Evaluation]) -> str:
     if first.floor is not None:
         rows.append(("floor: reference v itself", *_numbers(first.floor), *_variety(Diversity())))
     rows.append(("reference", *_numbers(None), *_variety(first.reference_diversity)))
-    lines = [_title(first), "", *_align([header, *rows]), ""]
+    lines = [_title(group), "", *_align([header, *rows]), ""]
     lines += _wrapped(_explanations(first, frechet))
     lines += [line for e in group if e.pairs is not None for line in _wrapped([_pairs(e.name, e.reference, e.pairs)])]
     return "\n".join(lines + _wrapped(dict.fromkeys(f"Warning: {warning}" for e in group for warning in e.warnings)))
 
 
-def _title(evaluation: Evaluation) -> str:
-    name, floor, scores = frechet_name(evaluation.space), evaluation.floor, evaluation.distances
-    heading = f"{name} in {title(evaluation.space)}"
-    sizes = f"N = {_count(scores.images)} against {_count(scores.reference_images)} of {evaluation.reference}"
+def _title(group: Sequence[Evaluation]) -> str:
+    first, floor = group[0], group[0].floor
+    heading = f"{frechet_name(first.space)} in {title(first.space)}"
+    counts = dict.fromkeys(_count(evaluation.distances.images) for evaluation in group)
+    sizes = f"N = {' and '.join(counts)} against {_count(first.distances.reference_images)} of {first.reference}"
     if floor is None:
         return f"{heading}; {sizes}; no reference-v-reference floor"
     return f"{heading}; {sizes}; reference-v-reference floor {floor.frechet:.4g} (N = {_count(floor.images)})"
@@ -45,8 +46,8 @@ def _title(evaluation: Evaluation) -> str:
 def _explanations(evaluation: Evaluation, frechet: str) -> list[str]:
     lines = [
         f"{frechet} grows as N shrinks: compare it only at one N, and with the floor. KID is unbiased, near 0 (also "
-        "below) for equal distributions; its sd is over random subsets. Pixel sd and feature dist. say how much the images vary, "
-        "also within classes where they are known: a collapse shows there and in recall first."
+        "below) for equal distributions; its sd is over random subsets. Pixel sd and feature dist. say how "
+        "much the images vary, also within classes where they are known: a collapse shows there and in recall first."
     ]
     scores, floor = evaluation.distances, evaluation.floor
     if floor is not None and floor.images != scores.images:

@@ -1,0 +1,211 @@
+"""A judge compares whatever can be opened, tells the floor, pairs generators by seed, and refuses nonsense."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from d2o import checkpoints
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.preconditioning import EDM
+from d2o.diffusion.sampling import generate
+from d2o.images.datasets import open_images
+from d2o.images.files import to_uint8, write_images
+from d2o.metrics import sources
+from d2o.metrics.evaluation import Judge, evaluate
+from d2o.metrics.statistics import accumulate, features_of, save
+
+
+class Noisy(nn.Module):
+    """A generator that shows its noise, `gain` times; it is broken in training mode."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
+        del noise, label, augmentation
+        return torch.full_like(x, torch.nan) if self.training else self.gain * x
+
+
+def generator(gain: float = 1.0, classes: int = 0, shape: tuple[int, int, int] = (1, 4, 4), **provenance) -> Denoiser:
+    return Denoiser(Noisy(gain), EDM(), shape, classes, provenance)
+
+
+def noise_images(count: int, seed: int = 0, deviation: float = 63.75, channels: int = 1) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return np.clip(random.normal(127.5, deviation, (count, 4, 4, channels)), 0, 255).round().astype(np.uint8)
+
+
+def test_a_good_generator_is_near_the_floor_and_a_poor_one_is_not() -> None:
+    judge = Judge(noise_images(400), features="pixels", images=200)
+    good, poor = judge(generator(1.0)), judge(generator(0.5), name="poor")
+    assert judge.floor is not None
+    assert good.floor == poor.floor == judge.floor
+    assert (good.distances.images, good.distances.reference_images, judge.floor.images) == (200, 200, 200)
+    assert good.distances.frechet < 1.5 * judge.floor.frechet < 5 * judge.floor.frechet < poor.distances.frechet
+    assert good.diversity.pixel_deviation == pytest.approx(0.5, abs=0.05)
+    assert good.warnings == ()
+    assert any("vary less" in warning and "poor" in warning for warning in poor.warnings)
+
+
+def test_the_generator_is_sampled_from_the_seeds_in_eval_mode_and_left_as_it_was() -> None:
+    denoiser = generator()
+    denoiser.train()
+    found = Judge(noise_images(40), features="pixels", seeds=range(100, 120))(denoiser)
+    images = [to_uint8(batch) for batch in generate(generator().eval(), list(range(100, 120)))]
+    by_hand = Judge(noise_images(40), features="pixels", images=20)(np.concatenate(images))
+    assert found.distances.frechet == pytest.approx(by_hand.distances.frechet, rel=1e-9)
+    assert denoiser.training
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_no_number_depends_on_the_batch_size(batch_size: int) -> None:
+    def numbers(size: int) -> dict:
+        return evaluate(generator(0.8), noise_images(60), features="pixels", images=30, batch_size=size).as_dict()
+
+    assert numbers(batch_size) == numbers(30)
+
+
+def test_two_generators_are_compared_pair_by_pair() -> None:
+    same = evaluate(generator(1.0), generator(1.0), features="pixels", images=50)
+    assert same.pairs is not None and same.floor is not None
+    assert same.pairs.pixels == same.pairs.features == 0 and same.distances.frechet < 1e-4
+    assert same.floor.images == same.floor.reference_images == 25
+    half = evaluate(generator(0.25), generator(0.5), features="pixels", images=50)
+    assert half.pairs is not None
+    assert half.pairs.pixels == pytest.approx(0.125, abs=0.01)  # gain * 0.5 * noise, by 0.5 apart in gain * 0.25
+    assert half.pairs.features == pytest.approx(half.pairs.pixels * 4, rel=0.01)  # 16 pixels: root of 16
+    assert half.pairs.unpaired_pixels == pytest.approx(np.hypot(0.125, 0.25), abs=0.02)
+
+
+def test_data_are_not_paired() -> None:
+    assert evaluate(noise_images(30), noise_images(30), features="pixels", images=30).pairs is None
+    assert evaluate(generator(), noise_images(30), features="pixels", images=30).pairs is None
+
+
+def test_a_small_reference_gives_a_floor_of_its_halves_and_a_tiny_one_none() -> None:
+    evaluation = evaluate(noise_images(30, 1), noise_images(30), features="pixels", images=20)
+    assert evaluation.floor is not None
+    assert (evaluation.distances.reference_images, evaluation.floor.images) == (20, 15)
+    assert evaluate(noise_images(30, 1), noise_images(15), features="pixels", images=15).floor is None
+
+
+def test_variation_within_classes_is_known_for_generators_and_data(tmp_path: Path) -> None:
+    path = tmp_path / "classes.npz"
+    images = np.repeat(np.linspace(0, 255, 4).astype(np.uint8), 20)[:, None, None, None] * np.ones((4, 4, 1), np.uint8)
+    np.savez(path, images=images, labels=np.repeat(np.arange(4), 20))
+    evaluation = evaluate(generator(classes=2), path, features="pixels", images=40)
+    assert evaluation.reference_diversity.pixel_deviation_within == 0
+    assert evaluation.reference_diversity.feature_distance_within == 0
+    assert (evaluation.reference_diversity.pixel_deviation or 0) > 0.5
+    assert evaluation.diversity.pixel_deviation_within == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_collapsed_generator_is_told() -> None:
+    few = np.repeat(noise_images(2, 3), 50, 0)
+    evaluation = evaluate(few, noise_images(200), features="pixels", images=100)
+    assert any("cover little" in warning for warning in evaluation.warnings)
+
+
+def test_every_kind_of_source_gives_the_same_numbers(tmp_path: Path) -> None:
+    images = noise_images(24)
+    for name in ("set.zip", "set.npz", "folder"):
+        write_images(tmp_path / name, [images])
+    opened = open_images(tmp_path / "set.npz")
+    expected = evaluate(images, images, features="pixels", images=24)
+    for source in (tmp_path / "set.zip", str(tmp_path / "set.npz"), tmp_path / "folder", opened):
+        found = evaluate(source, images, features="pixels", images=24)
+        assert (found.distances, found.diversity) == (expected.distances, expected.diversity)
+
+
+def test_checkpoints_are_loaded_and_tell_their_discriminator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = {"discriminator": {"networks": ["tf_efficientnet_lite0"]}}
+    monkeypatch.setattr(checkpoints, "load", lambda _: generator(recipe=recipe))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "ema.safetensors").touch()
+    for path in (run, run / "ema.safetensors"):
+        stream = sources.open_source(path, images=9, seeds=range(9), steps=1, batch_size=4, device="cpu")
+        assert isinstance(stream, sources.Stream)
+        assert stream.judged_by == ("tf_efficientnet_lite0",) and stream.seeds == tuple(range(9))
+
+
+def test_stored_statistics_stand_for_their_images(tmp_path: Path) -> None:
+    images, path = noise_images(60), tmp_path / "reference.npz"
+    flat = images.reshape(60, -1) / 127.5 - 1
+    save(path, accumulate([flat], "pixels", keep=False))
+    direct = evaluate(generator(), images, features="pixels", images=60)
+    stored = evaluate(generator(), path, images=60)
+    assert stored.space == "pixels" and stored.floor is None and stored.distances.kid is None
+    assert stored.distances.frechet == pytest.approx(direct.distances.frechet, rel=1e-5)
+    save(path, features_of(flat, "pixels"))
+    kept = evaluate(generator(), path, images=60)
+    assert kept.floor is not None and kept.floor.images == 30
+    assert kept.distances.recall == direct.distances.recall
+    assert kept.distances.kid == pytest.approx(direct.distances.kid, abs=0.01)  # in another order: other subsets
+    assert evaluate(path, path).distances.frechet < 1e-4
+
+
+def test_two_stored_statistics_need_no_feature_network(tmp_path: Path) -> None:
+    for name, shift in (("a.npz", 0.0), ("b.npz", 2.0)):
+        np.savez(tmp_path / name, mu=np.full(4, shift), sigma=np.eye(4), space="nobody has this network")
+    found = evaluate(tmp_path / "a.npz", tmp_path / "b.npz")
+    assert found.distances.frechet == pytest.approx(16) and (found.name, found.reference) == ("a.npz", "b.npz")
+
+
+def test_an_evaluation_is_json() -> None:
+    evaluation = evaluate(generator(), generator(0.9), features="pixels", images=16, judged_by=("vgg16_bn",))
+    read = json.loads(json.dumps(evaluation.as_dict(), allow_nan=False))
+    assert read["distances"]["frechet"] == evaluation.distances.frechet
+    assert read["warnings"] == list(evaluation.warnings)
+
+
+def test_related_feature_networks_are_told() -> None:
+    recipe = {"discriminator": {"networks": ("tf_efficientnet_lite0",)}}
+    judge = Judge(noise_images(20), features="lite2@32", weights="random", images=10, judged_by=("vgg16_bn",))
+    warnings = judge(generator(recipe=recipe)).warnings
+    assert any("random weights" in warning for warning in warnings)
+    assert any("vgg16_bn" in warning for warning in warnings)
+    assert any("tf_efficientnet_lite0" in warning for warning in warnings)
+
+
+def test_images_of_another_shape_are_refused_by_name() -> None:
+    judge = Judge(noise_images(20), features="pixels", images=10)
+    with pytest.raises(ValueError, match=r"images of big are 8x8 with 1 channel but those of images are 4x4"):
+        judge(generator(shape=(1, 8, 8)), name="big")
+    with pytest.raises(ValueError, match="4x4 with 3 channels"):
+        judge(noise_images(20, channels=3))
+
+
+@pytest.mark.parametrize("gain", [float("nan"), float("inf")])
+def test_a_broken_generator_is_refused(gain: float) -> None:
+    with pytest.raises(ValueError, match=r"NaN or infinite values \(seed 5\)"):
+        Judge(noise_images(20), features="pixels", seeds=range(5, 15))(generator(gain))
+
+
+def test_too_few_images_and_wrong_arrays_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 8"):
+        Judge(noise_images(20), features="pixels", images=7)
+    with pytest.raises(ValueError, match="only 5 images"):
+        Judge(noise_images(5), features="pixels", images=10)
+    with pytest.raises(ValueError, match="uint8"):
+        Judge(np.zeros((20, 4, 4, 1)), features="pixels", images=10)
+    with pytest.raises(ValueError, match="no-such-folder"):
+        Judge("no-such-folder", features="pixels", images=10)
+
+
+def test_real_digits_in_real_features() -> None:
+    """The judge tells digits from blurred digits, by KID and far above the floor."""
+    judge = Judge("digits", images=250)
+    everything = open_images("digits")
+    digits = everything.pixels(np.random.default_rng(1).choice(len(everything), 250, replace=False))
+    blurred = digits.reshape(250, 4, 2, 4, 2, 1).mean((2, 4)).repeat(2, 1).repeat(2, 2).astype(np.uint8)
+    real, poor = judge(digits, name="real"), judge(blurred, name="blurred")
+    assert judge.floor is not None and real.space == "lite2@64"
+    assert abs(real.distances.kid or 0) < 0.2 < 1 < (poor.distances.kid or 0)
+    assert poor.distances.frechet > 2 * judge.floor.frechet
+    assert (real.distances.recall or 0) > 0.5 > (poor.distances.recall or 0)

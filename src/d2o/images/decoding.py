@@ -135,6 +135,15 @@ def header(source: Source, index: int, image: Image) -> Header:
     return Header(source.names[index], image.width, image.height, kind)
 
 
+def _coding(image: Image) -> str:
+    """Return PIL's name of the pixels in the file, which tells 16-bit colour from the 8 bits PIL makes of it."""
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return ""
+    settings = tiles[0][3]
+    return str(settings[0] if isinstance(settings, tuple) else settings)
+
+
 def open_image(source: Source, index: int, whole: bool = False) -> Image:
     """Open image `index` of a source with PIL, which reads its header, or all of it when `whole`.
 
@@ -155,13 +164,13 @@ def open_image(source: Source, index: int, whole: bool = False) -> Image:
             image = PIL.Image.open(io.BytesIO(stored.read()) if whole else stored, formats=FORMATS)
             if image.width * image.height > (PIL.Image.MAX_IMAGE_PIXELS or 2**27):
                 raise OSError(f"{image.width}x{image.height} pixels are more than is safe to unpack")
-            coding = str(image.tile[0][3]) if getattr(image, "tile", None) else ""
+            deep = image.mode[0] in "IF" or ";16" in _coding(image)
             if whole:
                 image.load()
     except PIL.UnidentifiedImageError as error:
         raise ValueError(f"{source.image(index)} is damaged or not one of {', '.join(FORMATS)}; remove it.") from error
     except (*DAMAGED, ValueError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f"{source.image(index)} cannot be read ({error}); remove or repair it.") from error
-    if "16" in coding or image.mode[0] in "IF":
+    if deep:
         raise ValueError(f"{source.image(index)} does not have 8 bits per channel; convert it to 8 bits.")
     return image

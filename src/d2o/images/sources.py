@@ -163,12 +163,12 @@ def _npz(path: Path, labels: str) -> Source:
             key = next((name for name in ARRAY_NAMES if name in file), None)
             if key is None:
                 names = ", ".join(file) or "nothing"
-                raise KeyError(f"{path} has no array {' or '.join(ARRAY_NAMES)}, only {names}")
+                raise KeyError(f"{path} has no array {' or '.join(ARRAY_NAMES)}, only {names}; save the images as `images`.")
             pixels = file[key]
             column = _column(path, labels, list(file))
             found = None if column is None else file[column]
     except KeyError as error:
-        raise ValueError(f"{error.args[0]}; save the images as `images`.") from None
+        raise ValueError(error.args[0]) from None
     except (*DAMAGED, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); save plain uint8 arrays with numpy.savez.") from error
     if pixels.dtype != np.uint8:
@@ -188,7 +188,7 @@ def _column(path: Path, labels: str, columns: Sequence[str]) -> str | None:
     if labels == "none":
         return None
     if labels != "auto" and labels not in columns:
-        raise KeyError(f"{path} has no labels named {labels!r}, only {', '.join(columns)}")
+        raise KeyError(f"{path} has no labels named {labels!r}, only {', '.join(columns)}; choose another --labels.")
     return next((name for name in LABEL_NAMES if name in columns), None) if labels == "auto" else labels
 
 
@@ -201,10 +201,13 @@ def _walk(root: Path) -> list[str]:
     files: list[str] = []
     seen: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=refuse):
-        folders[:] = [] if (real := os.path.realpath(folder)) in seen else sorted(folders)
-        if real not in seen:
-            files += [(Path(folder) / name).relative_to(root).as_posix() for name in names]
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
         seen.add(real)
+        prefix = Path(folder).relative_to(root).as_posix() + "/"
+        files += names if prefix == "./" else [prefix + name for name in names]
     return files
 
 
@@ -234,7 +237,8 @@ def _classes(path: Path, names: Sequence[str]) -> list[int] | None:
         raise ValueError(f"{path} has images in class folders and outside ({alone}); move them, or add --labels none.")
     if all(name.isdecimal() for name in classes):
         classes.sort(key=int)
-    return [classes.index(folder) for folder in folders]
+    number = {name: i for i, name in enumerate(classes)}
+    return [number[folder] for folder in folders]
 
 
 def _parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
@@ -243,20 +247,21 @@ def _parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
 
     splits = sorted({file.stem.split("-")[0] for file in files if "-of-" in file.stem})
     if len(splits) > 1:
-        raise ValueError(f"{path} mixes the splits {', '.join(splits)}; name one, for example '{path}/{splits[-1]}-*'.")
+        example = files[-1].with_name(files[-1].stem.split("-")[0] + "-*")
+        raise ValueError(f"{path} mixes the splits {', '.join(splits)}; name one, for example '{example}'.")
     if not files:
         raise ValueError(_missing(path))
     try:
         schema = parquet.read_schema(files[0])
         pictures = [field.name for field in schema if _holds_images(field.type)]
         if not pictures:
-            raise KeyError(f"{files[0]} has no column of images, only {', '.join(schema.names)}")
+            raise KeyError(f"{files[0]} has no column of images, only {', '.join(schema.names)}; give another file.")
         picture = next((name for name in IMAGE_COLUMNS if name in pictures), pictures[0])
         column = _column(path, labels, schema.names)
         tables = [parquet.read_table(file, columns=[picture, *([column] if column else [])]) for file in files]
         table = arrow.concat_tables(tables)
     except KeyError as error:
-        raise ValueError(f"{error.args[0]}; choose another file or another --labels.") from None
+        raise ValueError(error.args[0]) from None
     except (arrow.ArrowException, *DAMAGED) as error:
         raise ValueError(f"{path} is damaged, or its files differ in columns ({error}); download it again.") from error
     if not len(table):

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: noise, preconditioning, denoisers and samplers. Knows no network."""

@@ -1,0 +1,149 @@
+"""Our own format: one safetensors file that holds a denoiser's weights and, as JSON in its header, its description."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from d2o import backbones
+from d2o.diffusion import preconditioning
+from d2o.diffusion.denoiser import Denoiser
+from d2o.images.files import atomic
+
+from .errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
+
+FORMAT = 1
+SPEC = "d2o"
+"""The metadata key under which the JSON description stands."""
+
+
+def save(path: str | os.PathLike, denoiser: Denoiser) -> None:
+    """Write a denoiser to one file, under a temporary name first; its backbone must be of a registered kind."""
+    spec = describe(denoiser)
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
+    write(path, tensors, spec)
+
+
+def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Denoiser:
+    """Read a denoiser from a file or a run directory (its averaged student); in eval mode.
+
+    Everything that can be wrong with it is a CheckpointError.
+    """
+    path = locate(Path(path))
+    tensors, spec = read(path)
+    if spec.get("content") == "run":  # the checkpoint of an unfinished run
+        tensors = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}
+    denoiser = build(path, spec)
+    fill(path, denoiser, tensors)
+    return denoiser.to(device).eval()
+
+
+def describe(denoiser: Denoiser) -> dict[str, Any]:
+    """Return the JSON description from which `build` makes the same denoiser with other weights."""
+    kind = getattr(denoiser.backbone, "kind", None)
+    if kind not in backbones.BACKBONES:
+        raise CheckpointError(
+            f"A backbone of class {type(denoiser.backbone).__name__} cannot be described in a file; give it a `kind` "
+            f"and a `config`, and add it to d2o.backbones.BACKBONES."
+        )
+    return {
+        "format": FORMAT,
+        "content": "denoiser",
+        "backbone": {"kind": kind, **denoiser.backbone.config},  # type: ignore[dict-item]
+        "preconditioning": preconditioning.to_spec(denoiser.preconditioning),
+        "image_shape": list(denoiser.image_shape),
+        "num_classes": denoiser.num_classes,
+        "provenance": denoiser.provenance,
+    }
+
+
+def build(path: Path, spec: dict[str, Any]) -> Denoiser:
+    """Make the denoiser that a description asks for, on the meta device: no memory is taken."""
+    try:
+        with torch.device("meta"):
+            backbone = backbones.build(spec["backbone"])
+        channels, height, width = (int(side) for side in spec["image_shape"])
+        return Denoiser(
+            backbone,
+            preconditioning.from_spec(spec["preconditioning"]),
+            (channels, height, width),
+            int(spec["num_classes"]),
+            spec.get("provenance"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnsupportedCheckpointError(f"{path} describes a network that cannot be built: {error}.") from error
+
+
+def fill(path: Path, module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Put `tensors` into a module, names and shapes exactly; the first five differences are named."""
+    wanted = module.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in tensors]
+    problems += [f"{name} is not part of the network" for name in tensors if name not in wanted]
+    problems += [
+        f"{name} has shape {list(tensors[name].shape)}, not {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise MismatchError(f"{path} does not fit the network that it describes: {'; '.join(problems[:5])}{more}.")
+    dtypes = {name: wanted[name].dtype for name in tensors}
+    module.load_state_dict({name: t.to(dtypes[name]) for name, t in tensors.items()}, strict=True, assign=True)
+
+
+def locate(path: Path) -> Path:
+    """Return the checkpoint that a path stands for: itself, or what a run directory has come to."""
+    if path.is_dir():
+        for name in ("ema.safetensors", "checkpoint.safetensors"):
+            if (path / name).exists():
+                return path / name
+        raise CheckpointError(f"{path} is a folder without a checkpoint of d2o: name a file or a run directory.")
+    if not path.exists():
+        raise CheckpointError(f"There is no checkpoint at {path}.")
+    return path
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors and the JSON description of one of our files."""
+    with opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, description(path, file.metadata())  # noqa: SIM118
+
+
+def header(path: Path) -> dict[str, Any]:
+    """Return the JSON description of one of our files, without its tensors."""
+    with opened(path) as file:
+        return description(path, file.metadata())
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file; what is wrong with it is a MalformedCheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise MalformedCheckpointError(f"{path} is not a readable safetensors file ({error}).") from error
+
+
+def description(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
+    """Return the JSON description that stands in a file's metadata."""
+    try:
+        spec = json.loads((metadata or {})[SPEC])
+    except (KeyError, ValueError, RecursionError) as error:
+        message = f"{path} is a safetensors file without d2o's description of the network."
+        raise UnsupportedCheckpointError(message) from error
+    if not isinstance(spec, dict) or spec.get("format") != FORMAT:
+        raise UnsupportedCheckpointError(f"{path} has a description of another format than this version's, {FORMAT}.")
+    return spec
+
+
+def write(path: str | os.PathLike, tensors: dict[str, torch.Tensor], spec: dict[str, Any]) -> None:
+    """Write tensors and their description to one file, completely or not at all."""
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, {SPEC: json.dumps(spec)})

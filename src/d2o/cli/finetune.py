@@ -1,0 +1,38 @@
+"""Turn a diffusion model into a one-step generator.
+
+examples:
+  d2o finetune --from teacher.safetensors --data images.zip --recipe d2o-f --out runs/one-step
+  torchrun --nproc_per_node 8 -m d2o finetune --from edm.safetensors --data c10.zip --recipe cifar10-d2o-f --out runs/c10
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+import d2o
+
+from .arguments import DataOptions, parse, recipe_from
+from .terminal import say
+from .training import RunOptions, follow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(DataOptions, RunOptions):
+    """The options of `d2o finetune`."""
+
+    from_: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL")]
+    """The pre-trained model: a checkpoint or a run directory."""
+    recipe: str = "d2o-f"
+    """A name (see `d2o recipes`) or a .json or .yaml file."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o finetune`."""
+    options = parse(Finetune, "finetune", arguments, __doc__)
+    recipe = recipe_from(options.recipe, options.changes(), options.set)
+    images = options.open()
+    teacher = d2o.load(options.from_)
+    follow(options, recipe, teacher, images, {"from": options.from_}, title=options.recipe, steps=1)
+    say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

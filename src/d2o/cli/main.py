@@ -1,0 +1,81 @@
+"""The `d2o` command: a table of commands, each in a module of its own that is imported only when it is used."""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import d2o
+
+COMMANDS = {
+    "demo": "Train a one-step generator of digits in minutes and show it beside its teacher.",
+    "pretrain": "Train a diffusion model on your images.",
+    "finetune": "Turn a diffusion model into a one-step generator (D2O, D2O-F).",
+    "sample": "Make images from a model.",
+    "evaluate": "Measure how far images or models are from each other.",
+    "recipes": "List the named recipes, or show one.",
+}
+
+INTERRUPTED = 130  # the shell's code for Ctrl-C
+
+
+def usage() -> str:
+    """Return the text of `d2o --help`."""
+    rows = "\n".join(f"  {name:<10} {sentence}" for name, sentence in COMMANDS.items())
+    return f"""usage: d2o COMMAND [OPTIONS]
+
+From a pre-trained diffusion model to a one-step generator.
+
+commands:
+{rows}
+
+examples:
+  d2o demo
+  d2o finetune --from teacher.safetensors --data images.zip --recipe d2o-f --out runs/one-step
+
+`d2o COMMAND --help` tells the options of a command; `d2o --version` the version.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 2 bad input (one sentence says what and how to mend it), 130 interrupted."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"d2o {d2o.__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        return complain(f"there is no command {name!r}: {f'did you mean {close[0]}?' if close else 'see d2o --help.'}")
+    from d2o.training.run import Interrupted
+
+    try:
+        import_module(f"d2o.cli.{name}").main(rest)
+    except Interrupted:
+        print("\nStopped and saved. The same command again continues where it stopped.", file=sys.stderr)
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `d2o recipes | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        if os.environ.get("D2O_TRACEBACK"):
+            raise
+        return complain(str(error))
+    return 0
+
+
+def complain(sentence: str) -> int:
+    """Print what is wrong with the input, and return the exit code for it."""
+    print(f"d2o: {sentence}", file=sys.stderr)
+    return 2

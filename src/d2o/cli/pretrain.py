@@ -1,0 +1,48 @@
+"""Train a diffusion model on your images.
+
+examples:
+  d2o pretrain --data digits --recipe digits-pretrain --out runs/teacher
+  d2o pretrain --data images.zip --backbone small --images 500000 --batch 128 --out runs/teacher
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from d2o.training import recipes
+from d2o.training.networks import new_denoiser
+from d2o.training.recipe import nearest
+
+from .arguments import DataOptions, parse, recipe_from
+from .terminal import say
+from .training import RunOptions, follow
+
+TEACHER_STEPS = 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(DataOptions, RunOptions):
+    """The options of `d2o pretrain`."""
+
+    recipe: str = "pretrain"
+    """A name (see `d2o recipes`) or a .json or .yaml file."""
+    backbone: Annotated[str | None, tyro.conf.arg(metavar="|".join(recipes.BACKBONES))] = None
+    """The network, when the recipe names none: small learns on two processor cores."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o pretrain`."""
+    options = parse(Pretrain, "pretrain", arguments, __doc__)
+    changes = options.changes()
+    if options.backbone is not None:
+        if options.backbone not in recipes.BACKBONES:
+            raise ValueError(f"There is no backbone {options.backbone!r}: {nearest(options.backbone, list(recipes.BACKBONES))}.")
+        changes["backbone"] = recipes.BACKBONES[options.backbone]
+    recipe = recipe_from(options.recipe, changes, options.set)
+    images = options.open()
+    backbone = recipe.backbone or recipes.BACKBONES["small"]
+    denoiser = new_denoiser(backbone, images.shape, images.num_classes, recipe.seed)
+    follow(options, recipe, denoiser, images, {}, title=options.recipe, steps=TEACHER_STEPS)
+    say(f"Next: d2o finetune --from {options.out} --data {options.data} --recipe d2o-f --out {options.out}-one-step")

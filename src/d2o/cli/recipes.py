@@ -1,0 +1,46 @@
+"""List the named recipes, or show one as YAML that `--recipe FILE.yaml` takes.
+
+examples:
+  d2o recipes
+  d2o recipes cifar10-d2o-f > mine.yaml
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+import yaml
+
+from d2o.training.recipe import Recipe, to_dict
+from d2o.training.recipes import PAPER_FID, RECIPES, named
+
+from .arguments import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipes:
+    """The options of `d2o recipes`."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """The recipe to show."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o recipes`."""
+    options = parse(Recipes, "recipes", arguments, __doc__)
+    if options.name is None:
+        print("\n".join(row(name, recipe) for name, recipe in RECIPES.items()))
+        return
+    recipe = named(options.name)
+    if options.name in PAPER_FID:
+        print(f"# The paper's FID in one step: {PAPER_FID[options.name]}. Not yet reproduced with d2o.")
+    print(yaml.safe_dump(to_dict(recipe), sort_keys=False), end="")
+
+
+def row(name: str, recipe: Recipe) -> str:
+    """Return a recipe as one line of the list."""
+    objectives = " + ".join(objective.kind for objective in recipe.objectives)
+    frozen = f", {' and '.join(recipe.frozen)} frozen" if recipe.frozen else ""
+    start = "" if recipe.pretrained else ", from random weights"
+    paper = f"; the paper's FID {PAPER_FID[name]}, not yet reproduced here" if name in PAPER_FID else ""
+    return f"{name:<18} {objectives}{frozen}{start}, {recipe.duration:,} images in batches of {recipe.batch_size}{paper}"

@@ -1,0 +1,71 @@
+"""Make images from a model.
+
+examples:
+  d2o sample runs/one-step --seeds 0-63 --out grid.png
+  d2o sample runs/teacher --seeds 0-9999 --steps 18 --class 3 --out threes.npz
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+import d2o
+from d2o.diffusion.sampling import Churn, generate, labels_for
+from d2o.images.files import parse_seeds, to_uint8, write_images
+
+from .arguments import parse
+from .terminal import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The options of `d2o sample`."""
+
+    model: tyro.conf.Positional[str]
+    """A checkpoint or a run directory."""
+    out: str
+    """FILE.png: a grid; FILE.npz: arrays; FILE.zip or a directory: single images."""
+    seeds: str = "0-63"
+    """Image i depends on its seed only: 0-63 or 1,5,9."""
+    steps: int = 1
+    """Intervals of the sampler: 1 for one-step generators, 18 or more for diffusion models."""
+    class_: Annotated[int | None, tyro.conf.arg(name="class", metavar="K")] = None
+    """The class of all images; by default seed modulo the number of classes."""
+    sampler: Literal["heun", "euler", "renoise"] = "heun"
+    """renoise: back to noise after each step, for few-step sampling of one-step generators."""
+    middle_sigmas: tuple[float, ...] = ()
+    """Noise levels between 80 and 0, instead of Karras's: --sampler renoise --middle-sigmas 0.8."""
+    churn: float | None = None
+    """Amount of fresh noise for the stochastic variant."""
+    batch: int = 64
+    """Images at once; it does not change them."""
+    device: str = "cpu"
+    """cpu, cuda, mps."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o sample`."""
+    options = parse(Sample, "sample", arguments, __doc__)
+    seeds = parse_seeds(options.seeds)
+    denoiser = d2o.load(options.model, options.device)
+    labels = labels_for(seeds, denoiser.num_classes, options.class_)
+    if options.steps == 1 and not options.middle_sigmas and denoiser.preconditioning.kind != "boundary":
+        say("This is a diffusion model: one step gives blurred images; --steps 18 gives its own.")
+    churn = None if options.churn is None else Churn(options.churn)
+    batches = generate(
+        denoiser,
+        seeds,
+        steps=options.steps,
+        label=None if labels is None else labels.tolist(),
+        sampler=options.sampler,
+        churn=churn,
+        middle_sigmas=options.middle_sigmas,
+        batch_size=options.batch,
+    )
+    began = time.monotonic()
+    write_images(options.out, (to_uint8(images) for images in batches), seeds, labels)
+    seconds = time.monotonic() - began
+    say(f"{options.out}: {len(seeds):,} images in {seconds:.1f} s ({len(seeds) / seconds:,.0f}/s)")

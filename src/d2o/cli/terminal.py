@@ -1,0 +1,82 @@
+"""Progress for people: a live line on a terminal, a plain line every few seconds in a log file."""
+
+import sys
+import time
+from collections.abc import Iterable
+
+from d2o.training.run import Moment
+
+from .arguments import quiet
+
+LOG_SECONDS = 10
+
+
+def watch(moments: Iterable[Moment], duration: int, title: str) -> Moment | None:
+    """Follow a run to its end, showing images, rate, time left, losses and the newest KID; return the last moment."""
+    if quiet():
+        return _last(moments)
+    return _live(moments, duration, title) if sys.stderr.isatty() else _plain(moments, duration, title)
+
+
+def say(sentence: str) -> None:
+    """Print a line of information, from one process only."""
+    if not quiet():
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def _last(moments: Iterable[Moment]) -> Moment | None:
+    moment = None
+    for moment in moments:
+        pass
+    return moment
+
+
+def _live(moments: Iterable[Moment], duration: int, title: str) -> Moment | None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"))
+    moment, shown = None, 0.0
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+        task = bar.add_task(title, total=duration, status="starting")
+        for moment in moments:
+            now = time.monotonic()
+            if now - shown > 0.2 or moment.progress.images >= duration:
+                bar.update(task, completed=moment.progress.images, status=status(moment, duration))
+                shown = now
+    return moment
+
+
+def _plain(moments: Iterable[Moment], duration: int, title: str) -> Moment | None:
+    moment, shown = None, time.monotonic()
+    for moment in moments:
+        now = time.monotonic()
+        if now - shown > LOG_SECONDS or moment.progress.images >= duration:
+            say(f"{title}: {status(moment, duration)}")
+            shown = now
+    return moment
+
+
+def status(moment: Moment, duration: int) -> str:
+    """Return one line: where the run stands."""
+    progress = moment.progress
+    left = max(duration - progress.images, 0) / max(moment.images_per_second, 1e-9)
+    losses = ", ".join(f"{name} {loss:.3f}" for name, loss in progress.losses.items() if name != "r1")
+    parts = [
+        f"{min(progress.images, duration):,} of {duration:,} images",
+        f"{moment.images_per_second:,.0f}/s",
+        f"{clock(left)} left",
+        f"loss {losses}",
+    ]
+    if moment.evaluation is not None:
+        parts.append(f"KID {moment.evaluation['kid']:.3f}")
+    if progress.skipped:
+        parts.append(f"{progress.skipped} steps left out (gradients not finite)")
+    return ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as people write it: 0:42, 12:05, 3:20:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,77 @@
+"""What pretrain and finetune have in common: run options, and following a run to its end."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.images.datasets import Images
+from d2o.training.networks import check_fit, networks, share
+from d2o.training.recipe import Recipe
+from d2o.training.run import Habits, judge_by, run
+
+from .arguments import Set
+from .terminal import say, watch
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of every training run. What is left out is the recipe's."""
+
+    out: str
+    """Directory of the run. The same command again continues it."""
+    images: int | None = None
+    """Images to train on."""
+    batch: int | None = None
+    """Images an iteration, over all processes."""
+    micro_batch: int | None = None
+    """Images that pass through the networks at once; gradients are accumulated."""
+    seed: int | None = None
+    """Seed of everything random."""
+    learning_rate: float | None = None
+    """Of the trained denoiser."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of the denoiser's network."""
+    set: Set = ()
+    """Change any other key of the recipe, as often as wanted: --set objectives.0.r1=1e-4."""
+    save_every: int | None = None
+    """Write a checkpoint every so many images (default: ten times a run, and every five minutes)."""
+    sample_every: int | None = None
+    """Write a sample grid every so many images (default: ten times a run)."""
+    evaluate_every: int | None = None
+    """Compare the averaged weights with the data every so many images, and keep the best."""
+    evaluate_images: int = 1000
+    """Images on each side of an evaluation."""
+    features: str = "lite2"
+    """Feature space of the evaluations."""
+
+    def changes(self) -> dict[str, Any]:
+        """Return the recipe's keys that were given as options."""
+        return {
+            "duration": self.images,
+            "batch_size": self.batch,
+            "micro_batch_size": self.micro_batch,
+            "seed": self.seed,
+            "learning_rate": self.learning_rate,
+            "precision": self.precision,
+        }
+
+
+def follow(
+    options: RunOptions, recipe: Recipe, teacher: Denoiser, images: Images, origin: dict[str, Any], *, title: str, steps: int
+) -> None:
+    """Train in the run's directory, showing how it goes; `steps` is the number of sampling steps of grids and KID."""
+    check_fit(teacher, images)
+    made = networks(recipe, teacher)
+    say(f"{title}: {share(made)}, {len(images):,} images of {images.name}")
+    judge = None
+    if options.evaluate_every is not None:
+        judge = judge_by(images, recipe, options.features, options.evaluate_images, steps)
+    habits = Habits(
+        save_every=options.save_every,
+        sample_every=options.sample_every,
+        evaluate_every=options.evaluate_every,
+        sample_steps=steps,
+    )
+    moments = run(options.out, recipe, made, images, origin=origin, habits=habits, judge=judge)
+    if watch(moments, recipe.duration, title) is None:
+        say(f"{options.out} is already finished.")

@@ -1,0 +1,181 @@
+"""The demo from start to end: a diffusion model of handwritten digits becomes a one-step generator."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from d2o.checkpoints import load, native
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.sampling import generate, labels_for
+from d2o.images.datasets import open_images
+from d2o.images.datasets import Images
+from d2o.images.files import atomic, to_uint8
+from d2o.metrics.evaluation import Evaluation, Judge
+from d2o.training import recipes
+from d2o.training.freezing import Share
+from d2o.training.networks import networks, new_denoiser, share
+from d2o.training.recipe import Recipe
+from d2o.training.run import Habits, Moment, judge_by, run
+
+from .page import Picture, write_page
+
+TEACHER_STEPS = 18
+CALLS = 2 * TEACHER_STEPS - 1
+IMAGES = 1_000
+"""Images of each generator that are measured."""
+SHOWN = tuple(range(60))
+"""Seeds of the pictures: six of each digit."""
+
+Watch = Callable[[Iterable[Moment], int, str], Any]
+Say = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the demo measured."""
+
+    evaluations: dict[str, Evaluation]
+    accuracy: dict[str, float]
+    class_share_min: float
+    images_per_second: dict[str, float]
+    seconds: dict[str, float]
+    share: Share
+
+
+def demo(out: str | Path, seed: int, watch: Watch, say: Say) -> dict[str, Any]:
+    """Run the demo in a directory (again: continue it) and return what report.json holds.
+
+    `watch` follows a training run to its end, `say` prints a line.
+    """
+    began = time.monotonic()
+    out = Path(out)
+    digits = open_images("digits")
+    pretrain = replace(recipes.RECIPES["digits-pretrain"], seed=seed)
+    finetune = replace(recipes.RECIPES["digits-d2o-f"], seed=seed)
+
+    say(f"1/3  Pre-training a diffusion model on {len(digits):,} real handwritten digits")
+    assert pretrain.backbone is not None
+    untrained = new_denoiser(pretrain.backbone, digits.shape, digits.num_classes, seed)
+    train_in(out / "teacher", pretrain, untrained, digits, watch, evaluations=2, steps=TEACHER_STEPS)
+    teacher = load(out / "teacher")
+
+    say("2/3  Turning it into a one-step generator with a GAN loss, most of its weights frozen (D2O-F)")
+    moved = train_in(out / "student", finetune, teacher, digits, watch, evaluations=5, steps=1)
+    student = load(out / "student")
+
+    say(f"3/3  Comparing {IMAGES:,} images of each")
+    findings = measure(digits, teacher, student, finetune, moved, out)
+    findings.seconds["total"] = sum(findings.seconds.values())
+    summary = summarise(seed, findings)
+    curves = {name: read_log(out / name / "metrics.jsonl") for name in ("teacher", "student")}
+    write_page(out / "report.html", pictures(digits, teacher, student), summary, list(findings.evaluations.values()), curves)
+    with atomic(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    say(f"Done in {time.monotonic() - began:.0f} s. Look at {out / 'report.html'}")
+    return summary
+
+
+def train_in(
+    directory: Path, recipe: Recipe, start: Denoiser, images: Images, watch: Watch, *, evaluations: int, steps: int
+) -> Share:
+    """Train, or continue, in a directory; return how many parameters were frozen."""
+    made = networks(recipe, start)
+    judge = judge_by(images, recipe, count=IMAGES // 2, steps=steps)
+    habits = Habits(evaluate_every=recipe.duration // evaluations, sample_seeds=SHOWN, sample_steps=steps)
+    watch(run(directory, recipe, made, images, habits=habits, judge=judge), recipe.duration, directory.name)
+    return share(made)
+
+
+def measure(
+    digits: Images, teacher: Denoiser, student: Denoiser, recipe: Recipe, moved: Share, out: Path
+) -> Findings:
+    """Measure the teacher in many calls, the same teacher in one, and the student in one, from the same seeds."""
+    began = time.monotonic()
+    judge = Judge(digits, images=IMAGES, judged_by=recipe.discriminator.networks)
+    evaluations = {
+        "teacher": judge(teacher, name=f"teacher, {CALLS} calls", steps=TEACHER_STEPS),
+        "untuned": judge(teacher, name="teacher, 1 call", steps=1),
+        "student": judge(student, name="D2O-F student, 1 call", steps=1),
+    }
+    asked = labels_for(range(IMAGES), digits.num_classes)
+    assert asked is not None
+    read = reader(digits)
+    rates, accuracy, found = {}, {}, np.zeros(0)
+    for name, denoiser, steps in (("teacher", teacher, TEACHER_STEPS), ("student", student, 1)):
+        start = time.perf_counter()
+        made = to_uint8(torch.cat(list(generate(denoiser, range(IMAGES), steps=steps, batch_size=250))))
+        rates[name] = IMAGES / (time.perf_counter() - start)
+        found = read(made)
+        accuracy[name] = float((found == asked.numpy()).mean())
+    shares = np.bincount(found, minlength=digits.num_classes) / IMAGES  # the student's, the last
+    spent = {
+        "pretrain": native.header(out / "teacher" / "checkpoint.safetensors")["seconds"],
+        "finetune": native.header(out / "student" / "checkpoint.safetensors")["seconds"],
+        "evaluate": time.monotonic() - began,
+    }
+    return Findings(evaluations, accuracy, float(shares.min()), rates, spent, moved)
+
+
+def reader(digits: Images) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a classifier of 8x8 digits, trained on the real ones: uint8 [N,8,8,1] -> classes [N]."""
+    from sklearn.svm import SVC
+
+    def flat(pixels: np.ndarray) -> np.ndarray:
+        return pixels.reshape(len(pixels), -1) / 255.0
+
+    classifier = SVC(gamma=0.25, C=10.0).fit(flat(digits.pixels(range(len(digits)))), digits.labels)
+    return lambda pixels: classifier.predict(flat(pixels))
+
+
+def summarise(seed: int, findings: Findings) -> dict[str, Any]:
+    """Return the numbers of report.json."""
+    by = findings.evaluations
+    floor = by["student"].floor
+    return {
+        "seed": seed,
+        "images": IMAGES,
+        "features": by["student"].space,
+        "kid": {
+            **{name: evaluation.distances.kid for name, evaluation in by.items()},
+            "floor": floor.kid if floor else None,
+        },
+        "recall": {name: by[name].distances.recall for name in ("teacher", "student")},
+        "precision": {name: by[name].distances.precision for name in ("teacher", "student")},
+        "diversity": {name: by[name].diversity.pixel_deviation_within for name in ("teacher", "student")},
+        "class_share_min": findings.class_share_min,
+        "class_accuracy": findings.accuracy,
+        "seconds": {name: round(value, 1) for name, value in findings.seconds.items()},
+        "images_per_second": {name: round(value, 1) for name, value in findings.images_per_second.items()},
+        "speed_ratio": round(findings.images_per_second["student"] / findings.images_per_second["teacher"], 1),
+        "frozen_share": findings.share.frozen / findings.share.total,
+        "moved_parameters": findings.share.total - findings.share.frozen,
+        "parameters": findings.share.total,
+    }
+
+
+def pictures(digits: Images, teacher: Denoiser, student: Denoiser) -> list[Picture]:
+    """Return the four pictures of the report, one column a digit, the generators' from the same seeds."""
+    assert digits.labels is not None
+    of_class = [np.flatnonzero(digits.labels == k) for k in range(digits.num_classes)]
+    real = digits.pixels([of_class[seed % digits.num_classes][seed // digits.num_classes] for seed in SHOWN])
+
+    def made(denoiser: Denoiser, steps: int) -> np.ndarray:
+        return to_uint8(torch.cat(list(generate(denoiser, SHOWN, steps=steps))))
+
+    return [
+        Picture("Real digits", "from the training set", real),
+        Picture(f"Teacher, {CALLS} calls", "the diffusion model as it was trained to be used", made(teacher, TEACHER_STEPS)),
+        Picture("Teacher, 1 call", "the same weights, un-tuned: one call gives a blur", made(teacher, 1)),
+        Picture("D2O-F student, 1 call", "fine-tuned with a GAN loss alone, same seeds", made(student, 1)),
+    ]
+
+
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's log."""
+    return [json.loads(line) for line in log.read_text().splitlines()]

@@ -1,0 +1,63 @@
+"""A denoiser is D(x, sigma, label) -> x0: a backbone network inside its preconditioning.
+
+Shapes: N images, C channels, H height, W width. Images are float in [-1, 1]; `x` is a noisy image, `x0` a clean one,
+`sigma` the standard deviation of the noise in image units, `label` an integer class or None.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .preconditioning import Preconditioning
+
+
+class Denoiser(nn.Module):
+    """Predict the clean image behind a noisy one, whatever family the network comes from.
+
+    `image_shape` is (C, H, W); `num_classes` is 0 without labels; `provenance` is JSON-able and travels with the file.
+    With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        preconditioning: Preconditioning,
+        image_shape: tuple[int, int, int],
+        num_classes: int = 0,
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.preconditioning = preconditioning
+        channels, height, width = image_shape
+        self.image_shape = (channels, height, width)
+        self.num_classes = num_classes
+        self.provenance = provenance or {}
+        self.precision = torch.float32
+
+    def forward(
+        self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None, augmentation: Tensor | None = None
+    ) -> Tensor:
+        """Return x0 [N,C,H,W] float32 for x [N,C,H,W], sigma [N] or one number, label [N] or None."""
+        x = x.float()
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
+        coefficients = self.preconditioning(sigma)
+        skip, output, scale = (c.view(-1, 1, 1, 1) for c in coefficients[:3])
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            prediction = self.backbone(scale * x, coefficients.noise, label, augmentation)
+        return skip * x + output * prediction.float()
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Classifier-free guidance as a denoiser that wraps a denoiser (arXiv 2207.12598): scale 1 changes nothing."""
+
+    denoiser: Denoiser
+    scale: float
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
+        """Return x0 [N,C,H,W], moved away from the prediction without a class."""
+        unconditional = self.denoiser(x, sigma)
+        return unconditional + self.scale * (self.denoiser(x, sigma, label) - unconditional)

@@ -1,0 +1,59 @@
+"""Noise levels and unit noise: which sigmas a sampler visits, and noise that is a function of its seed alone."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+ONE_STEP = (SIGMA_MAX, 0.0)
+"""The list of sigmas of a one-step generator: a single interval."""
+
+
+def karras_sigmas(
+    steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = 7.0
+) -> tuple[float, ...]:
+    """Return `steps` noise levels from `sigma_max` down to `sigma_min`, and a final 0 (arXiv 2206.00364, equation 5).
+
+    One step gives `(sigma_max, 0)`: the one-step generator.
+    """
+    if steps < 1:
+        raise ValueError(f"A sampler needs at least one step, not {steps}.")
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"Noise levels need 0 < sigma_min < sigma_max, not {sigma_min} and {sigma_max}.")
+    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    inner = [float(root**rho) for root in np.linspace(first, last, steps)[1:-1]]
+    return (sigma_max, *inner, *([sigma_min] if steps > 1 else []), 0.0)
+
+
+def log_normal_sigmas(level: Tensor, mean: float = -1.2, deviation: float = 1.2) -> Tensor:
+    """Map uniform numbers [N] in (0, 1) to noise levels [N] with ln(sigma) ~ N(mean, deviation^2)."""
+    return (mean + deviation * torch.special.ndtri(level)).exp()
+
+
+def streams(seeds: Iterable[int]) -> list[np.random.Generator]:
+    """Return one random generator a seed (0 to 2^128 - 1): counter-based Philox, the same on every device."""
+    return [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
+
+
+def draw(
+    generators: Sequence[np.random.Generator], shape: Sequence[int], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Draw the next unit normal noise [N, *shape] from every generator."""
+    noise = np.empty((len(generators), *shape), np.float32)
+    for generator, row in zip(generators, noise, strict=True):
+        generator.standard_normal(out=row, dtype=np.float32)
+    return torch.from_numpy(noise).to(device)
+
+
+def noise_for(seeds: Iterable[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Return unit normal noise [N, *shape] of which image i depends on seed i only."""
+    return draw(streams(seeds), shape, device)
+
+
+def uniform_for(seeds: Iterable[int], count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return uniform numbers [N, count] in (0, 1) of which row i depends on seed i only."""
+    rows = [generator.random(count, dtype=np.float32) for generator in streams(seeds)]
+    tiny = 2.0**-25  # float32 draws are multiples of 2^-24 and may be 0, which has no normal quantile
+    return torch.from_numpy(np.stack(rows) + np.float32(tiny)).to(device)

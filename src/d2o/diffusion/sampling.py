@@ -1,0 +1,143 @@
+"""A sampler walks a list of sigmas. A one-step generator is the same walk with one interval: (80, 0)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser
+from .noise import ONE_STEP, SIGMA_MAX, draw, karras_sigmas, streams
+
+Denoise = Callable[[Tensor, float], Tensor]
+"""x [N,C,H,W], sigma -> x0 [N,C,H,W]: a denoiser whose label is already chosen."""
+Step = Callable[[Denoise, Tensor, float, float], Tensor]
+"""denoise, x, sigma, sigma_next -> the x at sigma_next."""
+
+
+def euler_step(denoise: Denoise, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """Move x in a straight line towards its denoised image; exactly that image at `sigma_next` = 0."""
+    x0 = denoise(x, sigma)
+    return x0 + (sigma_next / sigma) * (x - x0)
+
+
+def heun_step(denoise: Denoise, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """Move x along the mean of the slopes at both ends: second order (arXiv 2206.00364, algorithm 1)."""
+    if sigma_next == 0:
+        return euler_step(denoise, x, sigma, sigma_next)
+    slope = (x - denoise(x, sigma)) / sigma
+    guess = x + (sigma_next - sigma) * slope
+    slope_there = (guess - denoise(guess, sigma_next)) / sigma_next
+    return x + (sigma_next - sigma) * (slope + slope_there) / 2
+
+
+def renoise_step(generators: Sequence[np.random.Generator]) -> Step:
+    """Return a step that jumps to the clean image and adds fresh noise: few-step sampling of one-step generators.
+
+    One generator an image, so that every image depends on its own seed only (arXiv 2303.01469, algorithm 1).
+    """
+
+    def step(denoise: Denoise, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        x0 = denoise(x, sigma)
+        return x0 + sigma_next * draw(generators, x.shape[1:], x.device) if sigma_next else x0
+
+    return step
+
+
+class Churn(NamedTuple):
+    """How much fresh noise the stochastic sampler adds before each step (arXiv 2206.00364, algorithm 2)."""
+
+    amount: float = 40.0
+    sigma_min: float = 0.05
+    sigma_max: float = 50.0
+    inflation: float = 1.003
+
+
+def churned_step(step: Step, churn: Churn, intervals: int, generators: Sequence[np.random.Generator]) -> Step:
+    """Return `step` preceded by a rise in noise level: the stochastic variant of any sampler."""
+    rise = 1 + min(churn.amount / intervals, 2**0.5 - 1)
+
+    def noisier_step(denoise: Denoise, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        if churn.sigma_min <= sigma <= churn.sigma_max:
+            raised = rise * sigma
+            noise = draw(generators, x.shape[1:], x.device)
+            x = x + (raised**2 - sigma**2) ** 0.5 * churn.inflation * noise
+            sigma = raised
+        return step(denoise, x, sigma, sigma_next)
+
+    return noisier_step
+
+
+def trajectory(
+    denoise: Denoise, noise: Tensor, sigmas: Sequence[float] = ONE_STEP, step: Step = euler_step
+) -> Iterator[Tensor]:
+    """Yield x at every one of `sigmas`, from `sigmas[0] * noise` on, accumulated in float64."""
+    x = noise.double() * sigmas[0]
+    yield x
+    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+        x = step(denoise, x, sigma, sigma_next)
+        yield x
+
+
+def sample(
+    denoise: Denoise, noise: Tensor, sigmas: Sequence[float] = ONE_STEP, step: Step = euler_step
+) -> Tensor:
+    """Walk from unit noise [N,C,H,W] to images [N,C,H,W] of the noise's type.
+
+    The default is one call of the denoiser; `karras_sigmas(18)` with `heun_step` is EDM's sampler (35 calls).
+    """
+    *_, x = trajectory(denoise, noise, sigmas, step)
+    return x.to(noise.dtype)
+
+
+SAMPLERS = ("heun", "euler", "renoise")
+
+
+@torch.no_grad()
+def generate(
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    *,
+    steps: int = 1,
+    label: int | Sequence[int] | None = None,
+    sampler: str = "heun",
+    churn: Churn | None = None,
+    middle_sigmas: Sequence[float] = (),
+    batch_size: int = 64,
+) -> Iterator[Tensor]:
+    """Yield batches of images [n,C,H,W] float32 in about [-1, 1]; image i depends on `seeds[i]` (and its label) only.
+
+    `label` is one class for all or one a seed; by default image i of a conditional model gets class
+    `seed modulo num_classes`. `sampler` "renoise" visits sigma_max and then `middle_sigmas` (or Karras sigmas).
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"Unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}.")
+    labels = labels_for(seeds, denoiser.num_classes, label)
+    sigmas = (SIGMA_MAX, *middle_sigmas, 0.0) if middle_sigmas else karras_sigmas(steps)
+    device = next((p.device for p in denoiser.parameters()), torch.device("cpu"))
+    for first in range(0, len(seeds), batch_size):
+        part = slice(first, first + batch_size)
+        generators = streams(seeds[part])
+        noise = draw(generators, denoiser.image_shape, device)
+        classes = None if labels is None else labels[part].to(device)
+        step = {"heun": heun_step, "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
+        if churn is not None:
+            step = churned_step(step, churn, len(sigmas) - 1, generators)
+        yield sample(lambda x, sigma, c=classes: denoiser(x, sigma, c), noise, sigmas, step)
+
+
+def labels_for(seeds: Sequence[int], num_classes: int, label: int | Sequence[int] | None = None) -> Tensor | None:
+    """Return the class [N] of every seed, or None for a model without classes."""
+    if num_classes == 0:
+        if label is not None:
+            raise ValueError("This model has no classes: leave the class out.")
+        return None
+    if label is None:
+        return torch.tensor([seed % num_classes for seed in seeds])
+    labels = torch.tensor([label] * len(seeds) if isinstance(label, int) else list(label))
+    if len(labels) != len(seeds):
+        raise ValueError(f"There are {len(seeds)} seeds but {len(labels)} classes.")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(f"Classes of this model are 0 to {num_classes - 1}; {labels.tolist()[:5]} are not.")
+    return labels

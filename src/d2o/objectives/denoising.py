@@ -1,0 +1,42 @@
+"""Diffusion pre-training: restore images from noise of every level."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from d2o.diffusion.noise import log_normal_sigmas
+from d2o.images.augmentation import AUGMENTATION_DRAWS, Augmentation, augment
+
+from .objective import Batch, Networks
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Denoising:
+    """EDM's loss (arXiv 2206.00364, section 5): squared error, weighted so that every noise level counts alike.
+
+    ln(sigma) ~ N(sigma_mean, sigma_deviation^2). The loss is the mean over the pixels. `augmentation` needs a backbone
+    with augmentation labels; without them it is off.
+    """
+
+    kind: Literal["denoising"] = "denoising"
+    weight: float = 1.0
+    sigma_mean: float = -1.2
+    sigma_deviation: Annotated[float, Field(gt=0)] = 1.2
+    sigma_data: Annotated[float, Field(gt=0)] = 0.5
+    augmentation: Augmentation | None = None
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    dropout: ClassVar[bool] = True
+
+    def __call__(self, networks: Networks, batch: Batch) -> Tensor:
+        """Return the weighted squared error per image [N]."""
+        x0, augmentation = batch.x0, None
+        if self.augmentation is not None:
+            x0, augmentation = augment(x0, batch.uniform("augmentation", AUGMENTATION_DRAWS), self.augmentation)
+        sigma = log_normal_sigmas(batch.uniform("level", 1)[:, 0], self.sigma_mean, self.sigma_deviation)
+        noise = sigma.view(-1, 1, 1, 1) * batch.noise("noise")
+        error = networks.student(x0 + noise, sigma, batch.label, augmentation) - x0
+        weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+        return weight * error.square().mean((1, 2, 3))

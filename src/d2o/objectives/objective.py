@@ -1,0 +1,104 @@
+"""What an objective is, and what it is handed: networks and a batch in, one loss an image out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from zlib import crc32
+
+import torch
+from torch import Tensor, nn
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.noise import noise_for, uniform_for
+
+
+class Discriminator(Protocol):
+    """A module that judges images in two halves, so that turns can share the first.
+
+    `features` may be any nested lists of tensors; `judge` returns logits [N, K], one tensor a feature network; calling
+    it does both. `run_state` holds all that a resumed run needs; frozen pre-trained networks are left out.
+    """
+
+    def __call__(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]: ...
+
+    def features(self, images: Tensor) -> list: ...
+
+    def judge(self, features: list, label: Tensor | None = None) -> list[Tensor]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def run_state(self) -> dict[str, Tensor]: ...
+
+    def load_run_state(self, state: dict[str, Tensor]) -> None: ...
+
+
+@dataclass
+class Networks:
+    """All networks of a run. `teacher` and `discriminator` are there only if an objective needs them."""
+
+    student: Denoiser
+    ema: Denoiser
+    teacher: Denoiser | None = None
+    discriminator: Discriminator | None = None
+
+
+@dataclass
+class Batch:
+    """Real images x0 [N,C,H,W] in [-1, 1] with their labels [N] or None, and the random numbers that go with them.
+
+    Every random number is a function of (`seed`, the image's place in the stream, what it is for): a resumed run and
+    a run on more processes draw the same ones. `shared` is where one turn leaves its work for the next.
+    """
+
+    x0: Tensor
+    label: Tensor | None
+    index: Sequence[int]
+    seed: int = 0
+    shared: dict[str, Any] = field(default_factory=dict)
+
+    def noise(self, purpose: str) -> Tensor:
+        """Return unit normal noise of x0's shape."""
+        return noise_for(self._keys(purpose), self.x0.shape[1:], self.x0.device)
+
+    def uniform(self, purpose: str, count: int) -> Tensor:
+        """Return uniform numbers [N, count] in (0, 1)."""
+        return uniform_for(self._keys(purpose), count, self.x0.device)
+
+    def _keys(self, purpose: str) -> list[int]:
+        stream = (self.seed % 2**32) << 96 | crc32(purpose.encode()) << 64
+        return [stream | position for position in self.index]
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    def split(self, size: int) -> list["Batch"]:
+        """Cut into batches of at most `size` images that share nothing."""
+        label = self.label
+        return [
+            Batch(self.x0[i : i + size], None if label is None else label[i : i + size], self.index[i : i + size], self.seed)
+            for i in range(0, len(self), size)
+        ]
+
+
+class Objective(Protocol):
+    """A frozen record of numbers that says what the student should learn.
+
+    `kind` is its name in a recipe; `needs` names the networks it wants; `dropout` tells whether the student trains
+    with dropout. Calling it returns the loss per image [N]; the loop averages.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    needs: tuple[str, ...]
+    dropout: bool
+
+    def __call__(self, networks: Networks, batch: Batch) -> Tensor: ...
+
+
+def detach(tree: Any) -> Any:
+    """Detach every tensor in nested lists."""
+    return tree.detach() if isinstance(tree, torch.Tensor) else [detach(branch) for branch in tree]

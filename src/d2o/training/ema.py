@@ -1,0 +1,29 @@
+"""The moving average of the student's weights: what a run delivers."""
+
+import torch
+from torch import nn
+
+
+def ema_decay(images: int, batch_size: int, half_life: float, ramp: float | None) -> float:
+    """Return the factor that the average keeps in one step; after `half_life` images half of it is gone.
+
+    Early on the half-life is `ramp` times the images seen so far, so that the first weights are soon forgotten.
+    """
+    if ramp is not None:
+        half_life = min(half_life, ramp * images)
+    return 0.5 ** (batch_size / max(half_life, 1e-8))
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, student: nn.Module, decay: float) -> None:
+    """Move the average towards the student: parameters that train are averaged, buffers are copied."""
+    pairs = [
+        (average, current)
+        for average, current in zip(ema.parameters(), student.parameters(), strict=True)
+        if current.requires_grad
+    ]
+    if pairs:
+        averages, currents = zip(*pairs, strict=True)
+        torch._foreach_lerp_(list(averages), list(currents), 1 - decay)
+    for average, current in zip(ema.buffers(), student.buffers(), strict=True):
+        average.copy_(current)

@@ -1,0 +1,84 @@
+"""Make the networks of a run: the student with its average, and what its objectives want beside it."""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from d2o import backbones
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.preconditioning import EDM, Boundary
+from d2o.images.datasets import Images
+from d2o.objectives.objective import Networks
+
+from .freezing import Share, freeze
+from .recipe import Recipe, to_dict
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def networks(recipe: Recipe, teacher: Denoiser) -> Networks:
+    """Return the networks of a run that starts from `teacher`, which itself is left as it is.
+
+    A recipe that is not `pretrained` takes from it the architecture only (see `new_denoiser`).
+    """
+    student = deepcopy(teacher) if recipe.pretrained else untrained(teacher, recipe.seed)
+    if "discriminator" in recipe.needs and isinstance(student.preconditioning, EDM):
+        student.preconditioning = Boundary(student.preconditioning.sigma_data)
+    student.provenance = {"recipe": to_dict(recipe), "from": teacher.provenance}
+    student.precision = PRECISIONS[recipe.precision]
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    freeze(student, recipe.frozen)
+    ema = deepcopy(student).eval().requires_grad_(False)
+    student.train(any(objective.dropout for objective in recipe.objectives))
+    discriminator = None
+    if "discriminator" in recipe.needs:
+        discriminator = recipe.discriminator.build(student.image_shape, student.num_classes, recipe.seed)
+    frozen_teacher = deepcopy(teacher).eval().requires_grad_(False) if "teacher" in recipe.needs else None
+    return Networks(student, ema, frozen_teacher, discriminator)
+
+
+def new_denoiser(
+    backbone: dict[str, Any], image_shape: tuple[int, int, int], num_classes: int = 0, seed: int = 0
+) -> Denoiser:
+    """Return an untrained EDM denoiser; `backbone` is {"kind": ..., settings} and sizes are taken from the images."""
+    channels, height, width = image_shape
+    if height != width:
+        raise ValueError(f"Networks here take square images, not {height}x{width}: crop them when opening the data.")
+    sizes = {"resolution": height, "in_channels": channels, "out_channels": channels, "num_classes": num_classes}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = backbones.build({**backbone, **sizes})
+    return Denoiser(network, EDM(), image_shape, num_classes)
+
+
+def untrained(denoiser: Denoiser, seed: int) -> Denoiser:
+    """Return a denoiser of the same kind with fresh random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = backbones.build({"kind": denoiser.backbone.kind, **denoiser.backbone.config})  # type: ignore[dict-item]
+    return Denoiser(backbone, denoiser.preconditioning, denoiser.image_shape, denoiser.num_classes)
+
+
+def check_fit(denoiser: Denoiser, images: Images) -> None:
+    """Raise a ValueError when a model cannot be trained on these images, saying what differs and what to do."""
+    made, given = denoiser.image_shape, images.shape
+    if made[0] != given[0]:
+        raise ValueError(
+            f"The model makes images of {made[0]} channels but {images.name} has {given[0]}: use --channels {made[0]}."
+        )
+    if made != given:
+        raise ValueError(
+            f"The model makes {made[1]}x{made[2]} images but those of {images.name} are {given[1]}x{given[2]}: "
+            f"use --resolution {made[1]} --resize area."
+        )
+    if denoiser.num_classes and not images.num_classes:
+        raise ValueError(f"The model has {denoiser.num_classes} classes but {images.name} has no labels.")
+    if images.num_classes > denoiser.num_classes > 0:
+        raise ValueError(f"The model has {denoiser.num_classes} classes but {images.name} has {images.num_classes}.")
+
+
+def share(networks: Networks) -> Share:
+    """Return how many of the student's parameters are frozen."""
+    sizes = [(p.numel(), p.requires_grad) for p in networks.student.parameters()]
+    return Share(sum(n for n, moves in sizes if not moves), sum(n for n, _ in sizes))

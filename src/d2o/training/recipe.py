@@ -1,0 +1,119 @@
+"""A recipe: the frozen record that a run is. It round-trips through JSON, and nothing else decides the result."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from d2o.discriminators import Projected
+from d2o.objectives.adversarial import Adversarial
+from d2o.objectives.denoising import Denoising
+
+Objective = Annotated[Denoising | Adversarial, Field(discriminator="kind")]
+Images = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Recipe:
+    """Which objectives, from which weights, what stays frozen, how long. Durations are counted in images seen."""
+
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]
+    """Losses of the student, added up with their weights."""
+    duration: Images = 200_000
+    """Images to train on."""
+    batch_size: Images = 64
+    """Images an iteration, over all processes."""
+    micro_batch_size: Images | None = None
+    """Images that pass through the networks at once; gradients are accumulated. Default: all of the process's."""
+    pretrained: bool = True
+    """Start from the given weights; if not, from random ones."""
+    frozen: tuple[str, ...] = ()
+    """Roles of the parameters that do not move."""
+    backbone: dict[str, Any] | None = None
+    """The network of a recipe that starts from nothing: {"kind": ..., settings}; sizes come from the data."""
+    discriminator: Projected = Projected()
+    learning_rate: Rate = 1e-4
+    discriminator_learning_rate: Rate = 1e-4
+    betas: tuple[float, float] = (0.0, 0.99)
+    """Adam's, of student and discriminator alike."""
+    learning_rate_ramp: Annotated[int, Field(ge=0)] = 0
+    """Images over which the student's learning rate rises from 0."""
+    learning_rate_decay: Literal["constant", "linear", "cosine"] = "constant"
+    """linear: falls to 0 over the second half of the run; cosine: over all of it. For both networks."""
+    ema_half_life: Rate = 500_000
+    """Images after which half of the averaged weights is replaced."""
+    ema_ramp: Rate | None = 0.05
+    """Bounds the half-life by this share of the images seen so far."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the student's backbone; weights, sums and the discriminator stay float32."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def needs(self) -> set[str]:
+        """The networks that the objectives want besides the student."""
+        return {name for objective in self.objectives for name in objective.needs}
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return the JSON form of a recipe."""
+    return json.loads(json.dumps(asdict(recipe)))
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that `to_dict` wrote; all that is wrong is named in one ValueError, with the nearest key."""
+    try:
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        raise ValueError(f"This recipe cannot be used: {explain(error)}.") from error
+
+
+def change(recipe: Recipe, path: str, value: Any) -> Recipe:
+    """Return the recipe with one field changed, by its dotted path: `learning_rate`, `objectives.0.r1`."""
+    values: Any = to_dict(recipe)
+    place, names = values, path.split(".")
+    for name in names[:-1]:
+        place = _enter(place, name, path)
+    _enter(place, names[-1], path)
+    place[int(names[-1]) if isinstance(place, list) else names[-1]] = value
+    return from_dict(values)
+
+
+def _enter(place: Any, name: str, path: str) -> Any:
+    if isinstance(place, list) and name.isdigit() and int(name) < len(place):
+        return place[int(name)]
+    if isinstance(place, dict) and name in place:
+        return place[name]
+    known = list(place) if isinstance(place, dict) else [str(i) for i in range(len(place))] if isinstance(place, list) else []
+    raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}.")
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return a hint: the known word that looks most like this one, or all of them."""
+    close = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+
+
+def explain(error: ValidationError) -> str:
+    """Return pydantic's list of errors as one sentence with paths and nearest names."""
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(step) for step in item["loc"])
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            known = [f.name for f in fields(Recipe)] if len(item["loc"]) == 1 else _siblings(item["loc"])
+            parts.append(f"unknown key {where!r} ({nearest(str(item['loc'][-1]), known)})")
+        else:
+            parts.append(f"{where} is {item['input']!r}: {item['msg'].lower()}")
+    return "; ".join(parts)
+
+
+def _siblings(location: tuple) -> list[str]:
+    record = {"discriminator": Projected, "denoising": Denoising, "adversarial": Adversarial}.get(str(location[-2]))
+    return [f.name for f in fields(record)] if record and is_dataclass(record) else []
+
+
+__all__ = ["Recipe", "change", "explain", "from_dict", "nearest", "replace", "to_dict"]

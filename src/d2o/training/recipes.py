@@ -1,0 +1,129 @@
+"""Named recipes. D2O is one line, D2O-F one more; settings of data sets go on top: `replace(D2O_F, **CIFAR10)`."""
+
+from dataclasses import replace
+from typing import Any
+
+from d2o.discriminators import Projected
+from d2o.images.augmentation import Augmentation
+from d2o.objectives.adversarial import Adversarial
+from d2o.objectives.denoising import Denoising
+
+from .freezing import CONVOLUTIONS
+from .recipe import Recipe, nearest
+
+D2O = Recipe(objectives=(Adversarial(),))
+D2O_F = replace(D2O, frozen=CONVOLUTIONS)
+SCRATCH = replace(D2O, pretrained=False)
+PRETRAIN = replace(
+    SCRATCH,
+    objectives=(Denoising(),),
+    learning_rate=1e-3,
+    betas=(0.9, 0.999),
+    learning_rate_ramp=10_000,
+    learning_rate_decay="cosine",
+)
+
+# Networks to start from nothing with. `small` learns on two CPU cores; the others are the public EDM checkpoints'.
+DDPMPP = {"kind": "song_unet", "embedding": "positional", "encoder": "standard", "resample_filter": [1, 1]}
+NCSNPP = {
+    "kind": "song_unet",
+    "embedding": "fourier",
+    "encoder": "residual",
+    "noise_embedding_multiplier": 2,
+    "resample_filter": [1, 3, 3, 1],
+}
+ADM = {"kind": "dhariwal_unet", "channels": 192, "channel_multipliers": [1, 2, 3, 4], "num_blocks": 3}
+BACKBONES: dict[str, dict[str, Any]] = {
+    "tiny": {**DDPMPP, "channels": 16, "channel_multipliers": [2, 2], "num_blocks": 1, "dropout": 0.0},
+    "small": {**DDPMPP, "channels": 32, "channel_multipliers": [2, 2], "num_blocks": 1, "dropout": 0.0},
+    "ddpmpp-32": {**DDPMPP, "channels": 128, "channel_multipliers": [2, 2, 2], "dropout": 0.13},
+    "ncsnpp-32": {**NCSNPP, "channels": 128, "channel_multipliers": [2, 2, 2], "dropout": 0.13},
+    "ddpmpp-64": {**DDPMPP, "channels": 128, "channel_multipliers": [1, 2, 2, 2], "dropout": 0.05},
+    "ncsnpp-64": {**NCSNPP, "channels": 128, "channel_multipliers": [1, 2, 2, 2], "dropout": 0.05},
+    "adm-64": {**ADM, "dropout": 0.10},
+}
+
+# The paper's settings (its released scripts; R1 per image as explained at Adversarial).
+CIFAR10: dict[str, Any] = {
+    "batch_size": 256,
+    "learning_rate": 1e-4,
+    "discriminator_learning_rate": 1e-4,
+    "ema_half_life": 500_000,
+    "precision": "bfloat16",
+    "discriminator": Projected(networks=("vgg16_bn", "tf_efficientnet_lite0"), size=224, width=512),
+}
+FACES64: dict[str, Any] = {  # FFHQ and AFHQv2 at 64x64
+    **CIFAR10,
+    "learning_rate": 2e-5,
+    "discriminator_learning_rate": 4e-5,
+    "discriminator": Projected(
+        networks=("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"), size=224, width=512
+    ),
+}
+IMAGENET64: dict[str, Any] = {
+    **FACES64,
+    "batch_size": 512,
+    "learning_rate": 8e-6,
+    "ema_half_life": 50_000_000,
+    "objectives": (Adversarial(r1=1e-4 / 128),),
+}
+
+# Two CPU cores, minutes: the demo's settings for 8x8 digits.
+DIGITS_PRETRAIN: dict[str, Any] = {
+    "backbone": {**BACKBONES["tiny"], "attention_resolutions": [4]},
+    "duration": 52_000,
+    "batch_size": 64,
+    "learning_rate": 2e-3,
+    "learning_rate_ramp": 2_000,
+}
+DIGITS: dict[str, Any] = {
+    "duration": 10_500,
+    "batch_size": 64,
+    "learning_rate": 3e-4,
+    "discriminator_learning_rate": 3e-4,
+    "learning_rate_decay": "linear",
+    "discriminator": Projected(size=32, width=64),
+}
+
+EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
+    "duration": 200_000_000,
+    "batch_size": 512,
+    "learning_rate_ramp": 10_000_000,
+    "learning_rate_decay": "constant",
+    "objectives": (Denoising(augmentation=Augmentation()),),
+}
+
+RECIPES: dict[str, Recipe] = {
+    "d2o": D2O,
+    "d2o-f": D2O_F,
+    "scratch": SCRATCH,
+    "pretrain": PRETRAIN,
+    "digits-pretrain": replace(PRETRAIN, **DIGITS_PRETRAIN),
+    "digits-d2o": replace(D2O, **DIGITS),
+    "digits-d2o-f": replace(D2O_F, **DIGITS),
+    "cifar10-pretrain": replace(PRETRAIN, **EDM_PRETRAIN, backbone=BACKBONES["ncsnpp-32"]),
+    "cifar10-d2o": replace(D2O, **CIFAR10, duration=5_000_000),
+    "cifar10-d2o-f": replace(D2O_F, **CIFAR10, duration=5_000_000),
+    "ffhq64-d2o-f": replace(D2O_F, **FACES64, duration=10_000_000),
+    "afhqv2-64-d2o": replace(D2O, **FACES64, duration=10_000_000),
+    "afhqv2-64-d2o-f": replace(D2O_F, **FACES64, duration=10_000_000),
+    "imagenet64-d2o": replace(D2O, **IMAGENET64, duration=10_000_000),
+    "imagenet64-d2o-f": replace(D2O_F, **IMAGENET64, duration=10_000_000),
+}
+
+PAPER_FID: dict[str, str] = {  # the paper's one-step FID; none of them has been reproduced here yet
+    "cifar10-d2o": "1.66",
+    "cifar10-d2o-f": "1.54",
+    "ffhq64-d2o-f": "0.85",
+    "afhqv2-64-d2o": "1.23",
+    "afhqv2-64-d2o-f": "1.24",
+    "imagenet64-d2o": "1.4 (read from a figure)",
+    "imagenet64-d2o-f": "1.16",
+}
+
+
+def named(name: str) -> Recipe:
+    """Return a recipe by its name; an unknown one is a ValueError that names the nearest."""
+    if name not in RECIPES:
+        raise ValueError(f"There is no recipe {name!r}: {nearest(name, list(RECIPES))}.")
+    return RECIPES[name]

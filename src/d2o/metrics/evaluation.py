@@ -216,10 +216,11 @@ def _collapse(name: str, recall: float | None, sample: Diversity, reference: Div
         ("mean feature distance", sample.feature_distance, reference.feature_distance),
     )
     signs = [
-        f"vary less than the reference's ({words} {found:.3g} against {wanted:.3g})"
-        for words, found, wanted in measures
-        if found is not None and wanted is not None and found < COLLAPSE * wanted
+        f"vary less than the reference's ({words} {here:.3g} against {wanted:.3g})"
+        for words, here, wanted in measures
+        if here is not None and wanted is not None and here < COLLAPSE * wanted
     ]
     if recall is not None and recall < LOW_RECALL:
         signs.append(f"cover little of the reference (recall {recall:.3g})")
-    return [f"The images of {name} {sign}: look at them for collapse, which the distances can hide." for sign in signs]
+    sentence = f"The images of {name} {', and '.join(signs)}: look at them for collapse, which the distances can hide."
+    return [sentence] if signs else []

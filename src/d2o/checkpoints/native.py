@@ -145,5 +145,5 @@ def description(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
 
 def write(path: str | os.PathLike, tensors: dict[str, torch.Tensor], spec: dict[str, Any]) -> None:
     """Write tensors and their description to one file, completely or not at all."""
-    with atomic(path) as temporary:
+    with atomic(Path(path)) as temporary:
         save_file(tensors, temporary, {SPEC: json.dumps(spec)})

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 import yaml
 
-from d2o.images.datasets import open_images
-from d2o.images.datasets import Images
+from d2o.images.datasets import Images, open_images
 from d2o.training import recipes
 from d2o.training.recipe import Recipe, change, from_dict
 
@@ -20,10 +19,14 @@ Set = tyro.conf.UseAppendAction[tuple[str, ...]]
 """KEY=VALUE, as often as wanted."""
 
 
-def parse(record: type[T], command: str, arguments: Sequence[str], description: str) -> T:
+def parse(record: type[T], command: str, arguments: Sequence[str], description: str | None) -> T:
     """Read the options of a command into a record; exits with code 2 and a hint when they are wrong."""
     return tyro.cli(
-        record, prog=f"d2o {command}", args=arguments, description=description, config=(tyro.conf.OmitArgPrefixes,)
+        record,
+        prog=f"d2o {command}",
+        args=arguments,
+        description=description or "",
+        config=(tyro.conf.OmitArgPrefixes,),
     )
 
 

@@ -2,7 +2,7 @@
 
 examples:
   d2o finetune --from teacher.safetensors --data images.zip --recipe d2o-f --out runs/one-step
-  torchrun --nproc_per_node 8 -m d2o finetune --from edm.safetensors --data c10.zip --recipe cifar10-d2o-f --out runs/c10
+  torchrun --nproc_per_node 8 -m d2o finetune --from teacher.safetensors --data c10.zip --recipe cifar10-d2o-f --out c10
 """
 
 from collections.abc import Sequence

@@ -38,7 +38,9 @@ def main(arguments: Sequence[str]) -> None:
     changes = options.changes()
     if options.backbone is not None:
         if options.backbone not in recipes.BACKBONES:
-            raise ValueError(f"There is no backbone {options.backbone!r}: {nearest(options.backbone, list(recipes.BACKBONES))}.")
+            raise ValueError(
+                f"There is no backbone {options.backbone!r}: {nearest(options.backbone, list(recipes.BACKBONES))}."
+            )
         changes["backbone"] = recipes.BACKBONES[options.backbone]
     recipe = recipe_from(options.recipe, changes, options.set)
     images = options.open()

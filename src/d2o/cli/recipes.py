@@ -43,4 +43,6 @@ def row(name: str, recipe: Recipe) -> str:
     frozen = f", {' and '.join(recipe.frozen)} frozen" if recipe.frozen else ""
     start = "" if recipe.pretrained else ", from random weights"
     paper = f"; the paper's FID {PAPER_FID[name]}, not yet reproduced here" if name in PAPER_FID else ""
-    return f"{name:<18} {objectives}{frozen}{start}, {recipe.duration:,} images in batches of {recipe.batch_size}{paper}"
+    return (
+        f"{name:<18} {objectives}{frozen}{start}, {recipe.duration:,} images in batches of {recipe.batch_size}{paper}"
+    )

@@ -51,7 +51,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
     denoiser = d2o.load(options.model, options.device)
-    labels = labels_for(seeds, denoiser.num_classes, options.class_)
+    classes = labels_for(seeds, denoiser.num_classes, options.class_)
+    labels = None if classes is None else classes.tolist()
     if options.steps == 1 and not options.middle_sigmas and denoiser.preconditioning.kind != "boundary":
         say("This is a diffusion model: one step gives blurred images; --steps 18 gives its own.")
     churn = None if options.churn is None else Churn(options.churn)
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         denoiser,
         seeds,
         steps=options.steps,
-        label=None if labels is None else labels.tolist(),
+        label=labels,
         sampler=options.sampler,
         churn=churn,
         middle_sigmas=options.middle_sigmas,

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable
 
 from d2o.training.run import Moment
@@ -25,10 +26,8 @@ def say(sentence: str) -> None:
 
 
 def _last(moments: Iterable[Moment]) -> Moment | None:
-    moment = None
-    for moment in moments:
-        pass
-    return moment
+    newest = deque(moments, maxlen=1)
+    return newest[0] if newest else None
 
 
 def _live(moments: Iterable[Moment], duration: int, title: str) -> Moment | None:

@@ -57,7 +57,14 @@ class RunOptions:
 
 
 def follow(
-    options: RunOptions, recipe: Recipe, teacher: Denoiser, images: Images, origin: dict[str, Any], *, title: str, steps: int
+    options: RunOptions,
+    recipe: Recipe,
+    teacher: Denoiser,
+    images: Images,
+    origin: dict[str, Any],
+    *,
+    title: str,
+    steps: int,
 ) -> None:
     """Train in the run's directory, showing how it goes; `steps` is the number of sampling steps of grids and KID."""
     check_fit(teacher, images)

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -26,49 +27,6 @@ class Picture(NamedTuple):
     images: np.ndarray
 
 
-PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>d2o: a one-step generator of digits</title>
-<style>
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fafafa; max-width: 68rem; margin: 2rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { margin: 2.4rem 0 .6rem; font-size: 1.25rem; }
-p { max-width: 46rem; } small, .soft { color: #5a5a5a; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; margin: 1.4rem 0; }
-.card { background: #fff; border: 1px solid #ddd; border-radius: .6rem; padding: .8rem 1rem; }
-.card b { display: block; font-size: 1.7rem; line-height: 1.2; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.2rem; }
-figure { margin: 0; background: #fff; border: 1px solid #ddd; border-radius: .6rem; padding: .8rem; }
-figure.student { border: 2px solid #D55E00; }
-figure img { width: 100%; image-rendering: pixelated; display: block; } figcaption { margin-top: .5rem; }
-pre { background: #fff; border: 1px solid #ddd; border-radius: .6rem; padding: 1rem; overflow-x: auto; font-size: .8rem; line-height: 1.45; }
-</style></head><body>
-<h1>One call instead of $calls</h1>
-<p>A small diffusion model learned to draw 8x8 digits from $data. Then a GAN loss alone, with $frozen of its weights
-frozen, turned it into a generator that needs one network call an image (D2O-F, arXiv&nbsp;2506.09376).</p>
-<div class="cards">$cards</div>
-<h2>Same seeds, side by side</h2>
-<p class="soft">Each column is one digit class. The teacher and the student start from the same noise in every cell.</p>
-<div class="pictures">$pictures</div>
-<h2>Numbers</h2>
-<pre>$table</pre>
-<p>A support vector machine that was trained on the real digits reads the requested class in $accuracy_student of the
-student's images and in $accuracy_teacher of the teacher's; the rarest class makes up $share_min of the student's images
-(10&nbsp;% would be even).</p>
-<h2>Learning curves</h2>
-<figure><img style="image-rendering:auto" alt="Learning curves of teacher and student" src="$curves"></figure>
-<h2>What you are looking at</h2>
-<p>A <b>denoiser</b> predicts the clean image behind a noisy one. A <b>sampler</b> walks down a list of noise levels and
-asks the denoiser at each: that is the teacher, with $calls calls. A <b>one-step generator</b> is the same walk with a single
-interval. The untrained shortcut gives the mean of all digits of a class, a blur. The discriminator's verdict then moves
-$moved of $parameters parameters until one call is enough; convolutions stay as diffusion training left them.</p>
-<p class="soft">Seed $seed. Pre-training took $pretrain s, fine-tuning $finetune s, with evaluations on the way. N = $images
-images for each row. The discriminator looks through EfficientNet-lite0, the distances use EfficientNet-lite2: relatives
-that learned from the same photographs, which flatters the student; so look at the pictures and at the classifier too.</p>
-</body></html>
-""")
-
-
 def write_page(
     path: Path,
     pictures: Sequence[Picture],
@@ -79,12 +37,19 @@ def write_page(
     """Write the report as one file without outside references."""
     kid, rates = summary["kid"], summary["images_per_second"]
     cards = [
-        (f"{summary['speed_ratio']:.0f}x", f"as fast: {rates['student']:,.0f} v {rates['teacher']:,.0f} images a second"),
-        (f"{kid['student']:.3f}", f"KID in one call; teacher in 35 calls {kid['teacher']:.3f}, in one {kid['untuned']:.3f}"),
+        (
+            f"{summary['speed_ratio']:.0f}x",
+            f"as fast: {rates['student']:,.0f} v {rates['teacher']:,.0f} images a second",
+        ),
+        (
+            f"{kid['student']:.3f}",
+            f"KID in one call; teacher in 35 calls {kid['teacher']:.3f}, in one {kid['untuned']:.3f}",
+        ),
         (f"{summary['class_accuracy']['student']:.1%}", "of its images show the digit that was asked for"),
         (f"{1 - summary['frozen_share']:.1%}", f"of {summary['parameters']:,} parameters moved"),
     ]
-    html = PAGE.substitute(
+    page = Template(resources.files("d2o.demo").joinpath("page.html").read_text("utf-8"))
+    html = page.substitute(
         calls=35,
         data="1,797 real handwritten ones",
         frozen=f"{summary['frozen_share']:.0%}",
@@ -111,7 +76,9 @@ def figure(picture: Picture, last: bool) -> str:
     style = ' class="student"' if last else ""
     source = png(grid(picture.images, COLUMNS))
     caption = f"<b>{escape(picture.title)}</b><br><small>{escape(picture.text)}</small>"
-    return f'<figure{style}><img alt="{escape(picture.title)}" src="{source}"><figcaption>{caption}</figcaption></figure>'
+    return (
+        f'<figure{style}><img alt="{escape(picture.title)}" src="{source}"><figcaption>{caption}</figcaption></figure>'
+    )
 
 
 def png(pixels: np.ndarray) -> str:

@@ -13,8 +13,7 @@ import torch
 from d2o.checkpoints import load, native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate, labels_for
-from d2o.images.datasets import open_images
-from d2o.images.datasets import Images
+from d2o.images.datasets import Images, open_images
 from d2o.images.files import atomic, to_uint8
 from d2o.metrics.evaluation import Evaluation, Judge
 from d2o.training import recipes
@@ -74,7 +73,9 @@ def demo(out: str | Path, seed: int, watch: Watch, say: Say) -> dict[str, Any]:
     findings.seconds["total"] = sum(findings.seconds.values())
     summary = summarise(seed, findings)
     curves = {name: read_log(out / name / "metrics.jsonl") for name in ("teacher", "student")}
-    write_page(out / "report.html", pictures(digits, teacher, student), summary, list(findings.evaluations.values()), curves)
+    write_page(
+        out / "report.html", pictures(digits, teacher, student), summary, list(findings.evaluations.values()), curves
+    )
     with atomic(out / "report.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     say(f"Done in {time.monotonic() - began:.0f} s. Look at {out / 'report.html'}")
@@ -92,9 +93,7 @@ def train_in(
     return share(made)
 
 
-def measure(
-    digits: Images, teacher: Denoiser, student: Denoiser, recipe: Recipe, moved: Share, out: Path
-) -> Findings:
+def measure(digits: Images, teacher: Denoiser, student: Denoiser, recipe: Recipe, moved: Share, out: Path) -> Findings:
     """Measure the teacher in many calls, the same teacher in one, and the student in one, from the same seeds."""
     began = time.monotonic()
     judge = Judge(digits, images=IMAGES, judged_by=recipe.discriminator.networks)
@@ -124,12 +123,12 @@ def measure(
 
 def reader(digits: Images) -> Callable[[np.ndarray], np.ndarray]:
     """Return a classifier of 8x8 digits, trained on the real ones: uint8 [N,8,8,1] -> classes [N]."""
-    from sklearn.svm import SVC
+    from sklearn.neighbors import KNeighborsClassifier
 
     def flat(pixels: np.ndarray) -> np.ndarray:
         return pixels.reshape(len(pixels), -1) / 255.0
 
-    classifier = SVC(gamma=0.25, C=10.0).fit(flat(digits.pixels(range(len(digits)))), digits.labels)
+    classifier = KNeighborsClassifier(n_neighbors=3).fit(flat(digits.pixels(range(len(digits)))), digits.labels)
     return lambda pixels: classifier.predict(flat(pixels))
 
 
@@ -170,7 +169,9 @@ def pictures(digits: Images, teacher: Denoiser, student: Denoiser) -> list[Pictu
 
     return [
         Picture("Real digits", "from the training set", real),
-        Picture(f"Teacher, {CALLS} calls", "the diffusion model as it was trained to be used", made(teacher, TEACHER_STEPS)),
+        Picture(
+            f"Teacher, {CALLS} calls", "the diffusion model as it was trained to be used", made(teacher, TEACHER_STEPS)
+        ),
         Picture("Teacher, 1 call", "the same weights, un-tuned: one call gives a blur", made(teacher, 1)),
         Picture("D2O-F student, 1 call", "fine-tuned with a GAN loss alone, same seeds", made(student, 1)),
     ]

@@ -37,9 +37,7 @@ def streams(seeds: Iterable[int]) -> list[np.random.Generator]:
     return [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
 
 
-def draw(
-    generators: Sequence[np.random.Generator], shape: Sequence[int], device: torch.device | str = "cpu"
-) -> Tensor:
+def draw(generators: Sequence[np.random.Generator], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Draw the next unit normal noise [N, *shape] from every generator."""
     noise = np.empty((len(generators), *shape), np.float32)
     for generator, row in zip(generators, noise, strict=True):

@@ -1,6 +1,7 @@
 """A sampler walks a list of sigmas. A one-step generator is the same walk with one interval: (80, 0)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -75,14 +76,12 @@ def trajectory(
     """Yield x at every one of `sigmas`, from `sigmas[0] * noise` on, accumulated in float64."""
     x = noise.double() * sigmas[0]
     yield x
-    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, sigma_next in pairwise(sigmas):
         x = step(denoise, x, sigma, sigma_next)
         yield x
 
 
-def sample(
-    denoise: Denoise, noise: Tensor, sigmas: Sequence[float] = ONE_STEP, step: Step = euler_step
-) -> Tensor:
+def sample(denoise: Denoise, noise: Tensor, sigmas: Sequence[float] = ONE_STEP, step: Step = euler_step) -> Tensor:
     """Walk from unit noise [N,C,H,W] to images [N,C,H,W] of the noise's type.
 
     The default is one call of the denoiser; `karras_sigmas(18)` with `heun_step` is EDM's sampler (35 calls).

@@ -24,6 +24,6 @@ def update_ema(ema: nn.Module, student: nn.Module, decay: float) -> None:
     ]
     if pairs:
         averages, currents = zip(*pairs, strict=True)
-        torch._foreach_lerp_(list(averages), list(currents), 1 - decay)
+        torch._foreach_lerp_(list(averages), list(currents), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
     for average, current in zip(ema.buffers(), student.buffers(), strict=True):
         average.copy_(current)

@@ -1,4 +1,4 @@
-"""Freezing by role: which parameters a recipe leaves alone. Every backbone says what role each of its parameters has."""
+"""Freezing by role: which parameters a recipe leaves alone. Every backbone says what role each of its own has."""
 
 from collections import Counter
 from collections.abc import Collection

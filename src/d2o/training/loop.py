@@ -55,7 +55,7 @@ class Progress:
         return self.networks.ema
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return all that continues this run bit for bit: named tensors and numbers (random state has none: see Batch)."""
+        """Return all that continues this run bit for bit: named tensors and numbers (for random numbers see Batch)."""
         parts: dict[str, dict[str, Tensor]] = {
             "student": self.networks.student.state_dict(),
             "ema": self.networks.ema.state_dict(),
@@ -164,7 +164,7 @@ def take(
     rate: float,
     accelerator: Accelerator,
 ) -> tuple[float, bool]:
-    """Take one turn: accumulate gradients, average them over the processes, step. Return the loss and whether it did."""
+    """Accumulate gradients, average them over the processes, and step; return the loss and whether a step was taken."""
     for parameter in everything:
         parameter.requires_grad_(False)
     for parameter in turn.parameters:

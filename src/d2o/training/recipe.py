@@ -88,7 +88,13 @@ def _enter(place: Any, name: str, path: str) -> Any:
         return place[int(name)]
     if isinstance(place, dict) and name in place:
         return place[name]
-    known = list(place) if isinstance(place, dict) else [str(i) for i in range(len(place))] if isinstance(place, list) else []
+    known = (
+        list(place)
+        if isinstance(place, dict)
+        else [str(i) for i in range(len(place))]
+        if isinstance(place, list)
+        else []
+    )
     raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}.")
 
 

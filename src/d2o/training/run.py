@@ -1,12 +1,12 @@
 """A run on disk: its directory holds the recipe, the log, sample grids and a checkpoint from which it continues.
 
-    recipe.json              what was asked for; another run is refused in the same directory
-    metrics.jsonl            one line a moment: losses, rates, evaluations
-    samples/00012800.png     the averaged student on the same seeds
-    checkpoint.safetensors   everything a resumed run needs, in one file
-    best.safetensors         the averaged student with the lowest KID so far
-    ema.safetensors          at the end: the averaged student
-    student.safetensors      at the end: the student itself
+recipe.json              what was asked for; another run is refused in the same directory
+metrics.jsonl            one line a moment: losses, rates, evaluations
+samples/00012800.png     the averaged student on the same seeds
+checkpoint.safetensors   everything a resumed run needs, in one file
+best.safetensors         the averaged student with the lowest KID so far
+ema.safetensors          at the end: the averaged student
+student.safetensors      at the end: the student itself
 """
 
 import json
@@ -255,7 +255,9 @@ def forget_after(log: Path, images: int) -> None:
 def mean(losses: list[dict[str, float]]) -> dict[str, float]:
     """Average dictionaries of numbers, each name over the dictionaries that have it."""
     names = dict.fromkeys(name for row in losses for name in row)
-    return {name: sum(row[name] for row in losses if name in row) / sum(name in row for row in losses) for name in names}
+    return {
+        name: sum(row[name] for row in losses if name in row) / sum(name in row for row in losses) for name in names
+    }
 
 
 def draw_samples(directory: Path, progress: Progress, habits: Habits) -> None:

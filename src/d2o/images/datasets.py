@@ -85,9 +85,9 @@ class Images:
         Every epoch is a fresh permutation; a batch may run over into the next epoch. Of each batch of `batch_size`
         process `rank` of `world` gets its share. Raises ValueError when the batch cannot be shared evenly.
         """
-        if batch_size < 1 or start < 0 or seed < 0 or not 0 <= rank < world:
+        if batch_size < 1 or start < 0 or not 0 <= seed < 2**64 or not 0 <= rank < world:
             raise ValueError(
-                f"Batches need batch_size >= 1, start >= 0, seed >= 0 and 0 <= rank < world, "
+                "The stream of batches needs batch_size >= 1, start >= 0, 0 <= seed < 2^64 and 0 <= rank < world, "
                 f"not {batch_size}, {start}, {seed}, {rank} and {world}."
             )
         if batch_size % world:

@@ -163,7 +163,7 @@ def _npz(path: Path, labels: str) -> Source:
             key = next((name for name in ARRAY_NAMES if name in file), None)
             if key is None:
                 names = ", ".join(file) or "nothing"
-                raise KeyError(f"{path} has no array {' or '.join(ARRAY_NAMES)}, only {names}; save the images as `images`.")
+                raise KeyError(f"{path} has no array {' or '.join(ARRAY_NAMES)}, only {names}; name them `images`.")
             pixels = file[key]
             column = _column(path, labels, list(file))
             found = None if column is None else file[column]

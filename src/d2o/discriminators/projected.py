@@ -116,11 +116,8 @@ class ProjectedDiscriminator(nn.Module):
 
     def load_run_state(self, state: dict[str, Tensor]) -> None:
         """Load what `run_state` returned; a missing, foreign or misshapen entry is a ValueError."""
-        differing = sorted(self.run_state().keys() ^ state.keys())
-        if differing:
-            raise ValueError(f"The state is of another discriminator: {differing[0]} is in one of the two only.")
-        try:
-            self.load_state_dict(state, strict=False)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise ValueError(f"The state is of another discriminator: {reason}") from error
+        own, given = ({(name, tensor.shape) for name, tensor in part.items()} for part in (self.run_state(), state))
+        if own != given:
+            name = min(own ^ given)[0]
+            raise ValueError(f"The state is of another discriminator: {name} is missing, foreign or of another shape.")
+        self.load_state_dict(state, strict=False)

@@ -1,5 +1,6 @@
 """Pyramids: a frozen network tapped at four depths, through which gradients reach the images it looks at."""
 
+from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,7 @@ TAPS = {
     "vgg16_bn": (1, 2, 3, 4),  # after the ReLU that ends convolution groups 2 to 5, before the pooling
     "deit_base_distilled_patch16_224": (2, 5, 8, 11),  # transformer blocks 3, 6, 9, 12, counted from one
 }
+ALTERNATIVES = f"choose for instance {', '.join(TAPS)}"
 TRANSFORMERS = ("vit_", "deit_", "deit3_")  # timm's families of plain vision transformers
 
 
@@ -47,6 +49,8 @@ class Pyramid(nn.Module):
             taps = self(torch.zeros(1, 3, size, size))
         self.channels = tuple(tap.shape[1] for tap in taps)
         self.sides = tuple(tap.shape[2] for tap in taps)
+        if not self.tokens and any(fine <= coarse for fine, coarse in pairwise(self.sides)):
+            raise ValueError(f"{name} does not halve its maps (sides {self.sides} at {size} pixels): {ALTERNATIVES}.")
         self.strides = tuple(round(size / side) for side in self.sides)
 
     def train(self, mode: bool = True) -> Self:
@@ -85,7 +89,7 @@ def last_levels(network: Any, name: str, tokens: bool) -> tuple[int, ...]:
     """Return four taps for a network that TAPS does not know: the last levels, or blocks at every quarter."""
     levels = len(network.blocks) if tokens else len(getattr(network, "feature_info", ()))
     if not hasattr(network, "forward_intermediates") or levels < 4:
-        raise ValueError(f"{name} does not offer four levels of features: choose for instance {', '.join(TAPS)}.")
+        raise ValueError(f"{name} does not offer four levels of features: {ALTERNATIVES}.")
     if tokens:
         return tuple(levels * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
     return tuple(range(levels - 4, levels))

@@ -1,0 +1,202 @@
+"""The projected discriminator's sizes, gradients, state and errors."""
+
+import copy
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from d2o.discriminators import DISCRIMINATORS, Projected, ProjectedDiscriminator
+
+SMALL = Projected(size=32, width=16, weights="random")
+SHAPE = (3, 8, 8)
+
+
+def batch(count: int = 3, channels: int = 3) -> Tensor:
+    return torch.rand(count, channels, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture
+def discriminator() -> ProjectedDiscriminator:
+    return SMALL.build(SHAPE)
+
+
+# Expected: how often each head halves its map, and how many logits all give together.
+@pytest.mark.parametrize(
+    ("size", "halvings", "logits"),
+    [
+        (32, [2, 1, 0, 0], 4),
+        (40, [2, 1, 0, 0], 4 + 4 + 4 + 1),
+        (64, [3, 2, 1, 0], 4),
+        (96, [3, 2, 1, 0], 4 * 9),
+        (128, [4, 3, 2, 1], 4),
+        (224, [4, 3, 2, 1], 4 * 16),
+    ],
+)
+def test_sizes(size: int, halvings: list[int], logits: int) -> None:
+    discriminator = replace(SMALL, size=size).build(SHAPE)
+    assert [len(head.blocks) for head in discriminator.heads[0].children()] == halvings  # pyright: ignore
+    assert discriminator(batch(2))[0].shape == (2, logits)
+
+
+def test_full_widths_double_from_64_to_512() -> None:
+    heads = Projected(size=128, weights="random").build(SHAPE).heads
+    assert sum(parameter.numel() for parameter in heads.parameters()) == 10_331_328
+
+
+@pytest.mark.parametrize(
+    ("projection", "channels"),
+    [("full", [64, 64, 128, 256]), ("channel", [64, 128, 256, 512]), ("none", [24, 40, 112, 320])],
+)
+def test_projections(projection: str, channels: list[int]) -> None:
+    discriminator = replace(SMALL, projection=projection, size=64).build(SHAPE)
+    maps = discriminator.features(batch(2))[0]
+    assert [tap.shape[1] for tap in maps] == channels
+    assert [tap.shape[2] for tap in maps] == ([32, 16, 8, 4] if projection == "full" else [16, 8, 4, 2])
+    assert discriminator.judge([maps])[0].isfinite().all()
+
+
+def test_each_network_gives_a_list_entry_and_transformers_are_reassembled() -> None:
+    spec = replace(SMALL, networks=("tf_efficientnet_lite0", "deit_tiny_distilled_patch16_224"))
+    discriminator = spec.build(SHAPE)
+    maps = discriminator.features(batch())
+    assert [tuple(tap.shape[1:]) for tap in maps[1]] == [(64, 16, 16), (64, 8, 8), (128, 4, 4), (256, 2, 2)]
+    logits = discriminator.judge(maps)
+    assert [tuple(rows.shape) for rows in logits] == [(3, 4), (3, 4)]
+    discriminator.eval()
+    together = discriminator(batch())
+    apart = discriminator.judge(discriminator.features(batch()))
+    assert all(torch.equal(*pair) for pair in zip(together, apart, strict=True))
+
+
+def test_gradients_reach_images_and_heads_and_nothing_else(discriminator: ProjectedDiscriminator) -> None:
+    discriminator.train().requires_grad_(True)
+    images = batch().requires_grad_()
+    discriminator(images)[0].square().sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+    for name, parameter in discriminator.named_parameters():
+        assert parameter.requires_grad == name.startswith("heads.")
+        assert (parameter.grad is not None) == name.startswith("heads."), name
+    discriminator.requires_grad_(False)
+    assert not any(parameter.requires_grad for parameter in discriminator.parameters())
+
+
+def test_gradient_penalty_reaches_the_heads(discriminator: ProjectedDiscriminator) -> None:
+    images = batch().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(images)[0].sum(), images, create_graph=True)
+    gradient.square().sum().backward()
+    last = discriminator.heads[0][0].last  # pyright: ignore
+    weight = last.parametrizations.weight.original
+    assert weight.grad.isfinite().all()
+    assert weight.grad.abs().sum() > 0
+
+
+def test_training_moves_neither_the_frozen_networks_nor_the_projections(discriminator: ProjectedDiscriminator) -> None:
+    before = copy.deepcopy(discriminator.state_dict())
+    discriminator.train()
+    optimizer = torch.optim.Adam([p for p in discriminator.parameters() if p.requires_grad], lr=0.01)
+    discriminator(batch())[0].sum().backward()
+    optimizer.step()
+    for name, tensor in discriminator.state_dict().items():
+        moves = name.startswith("heads.")
+        if not moves:
+            assert torch.equal(tensor, before[name]), name
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in discriminator.run_state().items())
+
+
+def test_images_do_not_see_each_other_in_evaluation(discriminator: ProjectedDiscriminator) -> None:
+    discriminator.eval()
+    torch.testing.assert_close(discriminator(batch())[0][1:2], discriminator(batch()[1:2])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_one_spectral_norm_at_every_convolution(discriminator: ProjectedDiscriminator) -> None:
+    """After power iterations every convolution of the heads has a largest singular value of one."""
+    discriminator.train()
+    for _ in range(100):
+        discriminator(batch())
+    discriminator.eval()
+    convolutions = [module for module in discriminator.heads.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert len(convolutions) == sum((3, 2, 1, 1))
+    for convolution in convolutions:
+        norm = torch.linalg.matrix_norm(convolution.weight.flatten(1), ord=2)
+        assert norm.item() == pytest.approx(1, abs=0.02)
+
+
+def test_seeds_reproduce_and_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, again, other = (SMALL.build(SHAPE, seed=seed).run_state() for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    for part in ("projections.0.channel_mixing.0.weight", "heads.0.0.last.parametrizations.weight.original"):
+        assert not torch.equal(first[part], other[part])
+
+
+def test_run_state_goes_round_and_holds_no_frozen_network(discriminator: ProjectedDiscriminator) -> None:
+    discriminator.train()
+    discriminator(batch())  # moves running statistics and power-iteration vectors
+    state = copy.deepcopy(discriminator.run_state())
+    assert {name.partition(".")[0] for name in state} == {"projections", "heads"}
+    resumed = SMALL.build(SHAPE, seed=9)
+    resumed.load_run_state(state)
+    for mode in (True, False):
+        assert torch.equal(discriminator.train(mode)(batch())[0], resumed.train(mode)(batch())[0])
+
+
+def test_states_of_other_discriminators_are_refused(discriminator: ProjectedDiscriminator) -> None:
+    state = discriminator.run_state()
+    missing = {name: tensor for name, tensor in state.items() if name != "heads.0.1.blocks.0.1.weight"}
+    for wrong in (missing, {**state, "heads.0.9.weight": torch.zeros(1)}, {}):
+        with pytest.raises(ValueError, match="another discriminator"):
+            discriminator.load_run_state(wrong)
+    with pytest.raises(ValueError, match=r"another discriminator: heads\.0\.0.*shape"):
+        replace(SMALL, width=8).build(SHAPE).load_run_state(state)
+
+
+def test_labels_matter_where_there_are_classes() -> None:
+    discriminator = SMALL.build((1, 8, 8), num_classes=10).eval()
+    images = batch(2, channels=1)
+    zero, one = (discriminator(images, torch.full((2,), label))[0] for label in (0, 1))
+    assert zero.shape == one.shape == (2, 4)
+    assert not torch.allclose(zero, one)
+    with pytest.raises(ValueError, match="10 classes: give the label"):
+        discriminator(images)
+
+
+def test_conditional_logits_are_scaled_dot_products() -> None:
+    head = SMALL.build(SHAPE, num_classes=3).eval().heads[0][3]  # pyright: ignore
+    features, label = torch.randn(2, 256, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([2, 0])
+    vectors = head.classes(label)
+    expected = torch.einsum("nchw,nc->nhw", head.last(features), vectors) / 8
+    torch.testing.assert_close(head(features, label), expected.flatten(1))
+
+
+def test_without_classes_labels_are_ignored(discriminator: ProjectedDiscriminator) -> None:
+    discriminator.eval()
+    assert torch.equal(discriminator(batch(), torch.zeros(3, dtype=torch.long))[0], discriminator(batch())[0])
+
+
+def test_the_spec_goes_through_json() -> None:
+    spec = replace(SMALL, networks=("tf_efficientnet_lite0",), weights=("random:3",))
+    record = json.loads(json.dumps(asdict(spec)))
+    again = DISCRIMINATORS["projected"](**record)
+    assert [p.name for p in again.build(SHAPE).pyramids.children()] == ["tf_efficientnet_lite0"]  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape", "message"),
+    [
+        ({"size": 31}, SHAPE, "at least 32 pixels"),
+        ({"networks": ()}, SHAPE, "name at least one"),
+        ({"width": 0}, SHAPE, "at least 1"),
+        ({"weights": ("random", "random")}, SHAPE, "1 networks have 2 weights"),
+        ({}, (4, 8, 8), "1 or 3 channels, not 4"),
+    ],
+)
+def test_mistakes_are_explained(changes: dict[str, object], shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **changes).build(shape)  # pyright: ignore

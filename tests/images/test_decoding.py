@@ -139,6 +139,7 @@ def test_sixteen_bits_are_refused(tmp_path, colour, samples):
     refused(path, "a.png", "8 bits", channels=3)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [20_000, 10_000, 2**31 - 1])
 def test_bombs_are_refused_before_they_are_unpacked(tmp_path, side):
     refused(make_folder(tmp_path, {"a.png": hand_made_png(side, side, 8, 0, b"")}), "a.png", "pixels")
@@ -184,6 +185,7 @@ def test_a_late_odd_size_is_found_at_its_batch(tmp_path, monkeypatch):
 PNG, JPEG = (encode(oblong(8, 8), kind=kind) for kind in ("PNG", "JPEG"))
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from([PNG, JPEG]), st.data())
 def test_any_damage_ends_in_pixels_or_in_a_named_error(tmp_path_factory, good, data):

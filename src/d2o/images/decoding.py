@@ -175,7 +175,8 @@ def open_image(source: Source, index: int, whole: bool = False) -> Image:
     except PIL.UnidentifiedImageError as error:
         raise ValueError(f"{source.image(index)} is damaged or not one of {', '.join(FORMATS)}; remove it.") from error
     except (*DAMAGED, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{source.image(index)} cannot be read ({error}); remove or repair it.") from error
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{source.image(index)} cannot be read ({reason}); remove or repair it.") from error
     if deep:
         raise ValueError(f"{source.image(index)} does not have 8 bits per channel; convert it to 8 bits.")
     return image

@@ -4,18 +4,17 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
+from .backbone import Backbone
 from .dhariwal_unet import DhariwalUNet
 from .options import nearest
 from .song_unet import SongUNet
 
-BACKBONES: dict[str, type[nn.Module]] = {"song_unet": SongUNet, "dhariwal_unet": DhariwalUNet}
+BACKBONES: dict[str, type[Backbone]] = {"song_unet": SongUNet, "dhariwal_unet": DhariwalUNet}
 
-__all__ = ["BACKBONES", "DhariwalUNet", "SongUNet", "build"]
+__all__ = ["BACKBONES", "Backbone", "DhariwalUNet", "SongUNet", "build"]
 
 
-def build(spec: Mapping[str, Any]) -> nn.Module:
+def build(spec: Mapping[str, Any]) -> Backbone:
     """Build the backbone that `{"kind": name, **config}` describes; a wrong spec is a ValueError that names the fix."""
     options = dict(spec)
     kind = options.pop("kind", None)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Block, PositionalEmbedding, Style, checked_augmentation, group_norm, one_hot
+from .backbone import Backbone
+from .layers import Block, PositionalEmbedding, Style, checked_augmentation, full_precision, group_norm, one_hot
 from .options import checked
 from .roles import unet_role
 
@@ -14,7 +15,7 @@ EPS = 1e-5
 ZERO_AT_START = ("conv1", "proj", "out_conv", "map_augment")
 
 
-class DhariwalUNet(nn.Module):
+class DhariwalUNet(Backbone):
     """A U-Net F(x, noise, label); `config` rebuilds it.
 
     `channels` times `channel_multipliers` are the widths of the levels, each half the resolution of the one before.
@@ -97,11 +98,7 @@ class DhariwalUNet(nn.Module):
     def forward(
         self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
-        """Return [N, out_channels, H, W] for x [N, in_channels, H, W] and noise [N] (the c_noise of preconditioning).
-
-        `label` [N] are integer classes, negative or None for no class; `augmentation` is [N, augmentation_dim] or None.
-        """
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             embedding = self.embed(x, noise, label, augmentation)
         skips = []
         for layer in self.enc.values():

@@ -5,6 +5,7 @@ Attribute names are those of the public EDM checkpoints, so that their weights l
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +41,12 @@ class FourierEmbedding(nn.Module):
 
     def forward(self, noise: Tensor) -> Tensor:
         return waves(noise.float()[:, None] * (2 * math.pi * self.freqs.float()))
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Suspend autocast: neighbouring noise levels differ by less than bfloat16 can tell."""
+    active = device.type != "meta" and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if active else nullcontext()
 
 
 def waves(phase: Tensor) -> Tensor:
@@ -224,6 +231,7 @@ class Block(nn.Module):
         """Every pixel looks at every pixel; the channels of `qkv` are ordered (head, channel, which of the three)."""
         count, channels, height, width = x.shape
         split = (count, self.num_heads, channels // self.num_heads, 3, height * width)
-        query, key, value = self.qkv(self.norm2(x)).reshape(split).permute(3, 0, 1, 4, 2)
+        # The fused attention kernels want every head's channels side by side in memory.
+        query, key, value = self.qkv(self.norm2(x)).reshape(split).permute(3, 0, 1, 4, 2).contiguous()
         seen = F.scaled_dot_product_attention(query, key, value)
         return self.proj(seen.transpose(2, 3).reshape(x.shape))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .backbone import Backbone
 from .layers import (
     Block,
     FourierEmbedding,
@@ -19,6 +20,7 @@ from .layers import (
     ResampledConv2d,
     Style,
     checked_augmentation,
+    full_precision,
     group_norm,
     one_hot,
 )
@@ -30,7 +32,7 @@ EPS = 1e-6
 GAINS = {"conv1": 1e-5, "proj": 1e-5, "aux_conv": 1e-5, "qkv": math.sqrt(0.2)}
 
 
-class SongUNet(nn.Module):
+class SongUNet(Backbone):
     """A U-Net F(x, noise, label); `config` rebuilds it.
 
     `channels` times `channel_multipliers` are the widths of the levels, each half the resolution of the one before.
@@ -137,11 +139,7 @@ class SongUNet(nn.Module):
     def forward(
         self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
-        """Return [N, out_channels, H, W] for x [N, in_channels, H, W] and noise [N] (the c_noise of preconditioning).
-
-        `label` [N] are integer classes, negative or None for no class; `augmentation` is [N, augmentation_dim] or None.
-        """
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             embedding = self.embed(x, noise, label, augmentation)
         return self.decode(*self.encode(x, embedding), embedding)
 

@@ -53,5 +53,5 @@ def noise_for(seeds: Iterable[int], shape: Sequence[int], device: torch.device |
 def uniform_for(seeds: Iterable[int], count: int, device: torch.device | str = "cpu") -> Tensor:
     """Return uniform numbers [N, count] in (0, 1) of which row i depends on seed i only."""
     rows = [generator.random(count, dtype=np.float32) for generator in streams(seeds)]
-    tiny = 2.0**-25  # float32 draws are multiples of 2^-24 and may be 0, which has no normal quantile
-    return torch.from_numpy(np.stack(rows) + np.float32(tiny)).to(device)
+    tiny = np.float32(2.0**-25)  # draws are multiples of 2^-24 below 1; 0 has no normal quantile (nor has 1)
+    return torch.from_numpy(np.maximum(np.stack(rows), tiny)).to(device)

@@ -83,6 +83,8 @@ class VE:
 
 
 PRECONDITIONINGS: dict[str, type] = {family.kind: family for family in (EDM, Boundary, VP, VE)}
+LARGEST = 1e9
+"""Above every sensible number of a preconditioning, and small enough for float32."""
 
 
 def to_spec(preconditioning: Preconditioning) -> dict:
@@ -94,10 +96,10 @@ def from_spec(spec: dict) -> Preconditioning:
     """Return the preconditioning that `to_spec` described; an unknown kind or number is a ValueError."""
     numbers = dict(spec)
     kind = numbers.pop("kind", None)
-    if kind not in PRECONDITIONINGS:
+    if not isinstance(kind, str) or kind not in PRECONDITIONINGS:
         raise ValueError(f"Unknown preconditioning {kind!r}; there are {', '.join(PRECONDITIONINGS)}.")
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in numbers.values()):
-        raise ValueError(f"The preconditioning {kind!r} takes numbers only, not {numbers}.")
+    if not all(type(value) in (int, float) and 0 < value < LARGEST for value in numbers.values()):
+        raise ValueError(f"The preconditioning {kind!r} takes positive numbers below {LARGEST:.0e} only, not {spec}.")
     try:
         return PRECONDITIONINGS[kind](**numbers)
     except TypeError as error:

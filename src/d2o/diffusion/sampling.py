@@ -112,8 +112,14 @@ def generate(
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"Unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}.")
+    if batch_size < 1:
+        raise ValueError(f"A batch holds at least one image, not {batch_size}.")
+    if churn is not None and not churn.amount >= 0:
+        raise ValueError(f"Churn adds noise: its amount is 0 or more, not {churn.amount}.")
     labels = labels_for(seeds, denoiser.num_classes, label)
     sigmas = (SIGMA_MAX, *middle_sigmas, 0.0) if middle_sigmas else karras_sigmas(steps)
+    if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
+        raise ValueError(f"Middle sigmas fall from {SIGMA_MAX:g} towards 0; {tuple(middle_sigmas)} do not.")
     device = next((p.device for p in denoiser.parameters()), torch.device("cpu"))
     for first in range(0, len(seeds), batch_size):
         part = slice(first, first + batch_size)

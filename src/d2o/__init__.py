@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from .checkpoints import load, save
     from .diffusion.denoiser import Denoiser
     from .diffusion.sampling import generate, sample
-    from .images.datasets import open_images as images
     from .metrics.evaluation import evaluate
+    from .pixels.datasets import open_images as images
     from .training import recipes
     from .training.loop import train
     from .training.networks import networks
@@ -25,7 +25,7 @@ PUBLIC = {  # name -> module, and the name in it; imported at first use, so that
     "Recipe": ("training.recipe", "Recipe"),
     "evaluate": ("metrics.evaluation", "evaluate"),
     "generate": ("diffusion.sampling", "generate"),
-    "images": ("images.datasets", "open_images"),
+    "images": ("pixels.datasets", "open_images"),
     "load": ("checkpoints", "load"),
     "networks": ("training.networks", "networks"),
     "recipes": ("training.recipes", None),

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from d2o import backbones
 from d2o.diffusion import preconditioning
 from d2o.diffusion.denoiser import Denoiser
-from d2o.images.files import atomic
+from d2o.pixels.files import atomic
 
 from .errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 import yaml
 
-from d2o.images.datasets import Images, open_images
+from d2o.pixels.datasets import Images, open_images
 from d2o.training import recipes
 from d2o.training.recipe import Recipe, change, from_dict
 

@@ -14,7 +14,7 @@ import tyro
 
 import d2o
 from d2o.diffusion.sampling import Churn, generate, labels_for
-from d2o.images.files import parse_seeds, to_uint8, write_images
+from d2o.pixels.files import parse_seeds, to_uint8, write_images
 
 from .arguments import parse
 from .terminal import say

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.images.datasets import Images
+from d2o.pixels.datasets import Images
 from d2o.training.networks import check_fit, networks, share
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits, judge_by, run

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from d2o.images.files import atomic, grid
 from d2o.metrics.evaluation import Evaluation
 from d2o.metrics.report import report
+from d2o.pixels.files import atomic, grid
 
 COLUMNS = 10
 ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#666666"  # of Okabe and Ito's colour-blind-safe set

@@ -13,9 +13,9 @@ import torch
 from d2o.checkpoints import load, native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate, labels_for
-from d2o.images.datasets import Images, open_images
-from d2o.images.files import atomic, to_uint8
 from d2o.metrics.evaluation import Evaluation, Judge
+from d2o.pixels.datasets import Images, open_images
+from d2o.pixels.files import atomic, to_uint8
 from d2o.training import recipes
 from d2o.training.freezing import Share
 from d2o.training.networks import networks, new_denoiser, share

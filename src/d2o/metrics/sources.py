@@ -11,8 +11,8 @@ import torch
 from d2o import checkpoints
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate, labels_for
-from d2o.images.datasets import Images, open_images
-from d2o.images.files import to_uint8
+from d2o.pixels.datasets import Images, open_images
+from d2o.pixels.files import to_uint8
 
 from . import statistics
 from .statistics import Features

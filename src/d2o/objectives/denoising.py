@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from d2o.diffusion.noise import log_normal_sigmas
-from d2o.images.augmentation import AUGMENTATION_DRAWS, Augmentation, augment
+from d2o.pixels.augmentation import AUGMENTATION_DRAWS, Augmentation, augment
 
 from .objective import Batch, Networks
 

@@ -75,7 +75,12 @@ class Batch:
         """Cut into batches of at most `size` images that share nothing."""
         label = self.label
         return [
-            Batch(self.x0[i : i + size], None if label is None else label[i : i + size], self.index[i : i + size], self.seed)
+            Batch(
+                self.x0[i : i + size],
+                None if label is None else label[i : i + size],
+                self.index[i : i + size],
+                self.seed,
+            )
             for i in range(0, len(self), size)
         ]
 

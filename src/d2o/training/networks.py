@@ -8,8 +8,8 @@ import torch
 from d2o import backbones
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.preconditioning import EDM, Boundary
-from d2o.images.datasets import Images
 from d2o.objectives.objective import Networks
+from d2o.pixels.datasets import Images
 
 from .freezing import Share, freeze
 from .recipe import Recipe, to_dict

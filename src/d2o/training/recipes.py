@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from d2o.discriminators import Projected
-from d2o.images.augmentation import Augmentation
 from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.denoising import Denoising
+from d2o.pixels.augmentation import Augmentation
 
 from .freezing import CONVOLUTIONS
 from .recipe import Recipe, nearest

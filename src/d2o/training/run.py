@@ -26,10 +26,10 @@ import d2o
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
-from d2o.images.datasets import Images
-from d2o.images.files import atomic, to_uint8, write_images
 from d2o.metrics.evaluation import Evaluation, Judge
 from d2o.objectives.objective import Networks
+from d2o.pixels.datasets import Images
+from d2o.pixels.files import atomic, to_uint8, write_images
 
 from .loop import Diverged, Progress, train
 from .recipe import Recipe, to_dict

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2o.images.decoding import Decoder, decoder, header, open_image
-from d2o.images.files import to_float
-from d2o.images.sources import Source, find
+from d2o.pixels.decoding import Decoder, decoder, header, open_image
+from d2o.pixels.files import to_float
+from d2o.pixels.sources import Source, find
 
 CHECKED = 2_000  # headers that are read at opening
 MOST_CLASSES = 1 << 20  # a larger label is not a class number

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from d2o.images.sources import DAMAGED, LFS, Source
+from d2o.pixels.sources import DAMAGED, LFS, Source
 
 if TYPE_CHECKING:
     from PIL.Image import Image

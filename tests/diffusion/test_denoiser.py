@@ -25,7 +25,9 @@ def test_every_image_has_its_own_sigma(tiny_denoiser):
     with torch.no_grad():
         together = denoiser(x, sigma)
         for i in range(3):
-            torch.testing.assert_close(denoiser(x[i : i + 1], float(sigma[i])), together[i : i + 1], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                denoiser(x[i : i + 1], float(sigma[i])), together[i : i + 1], rtol=1e-4, atol=1e-5
+            )
 
 
 def test_doubles_come_in_and_float32_goes_out_also_in_bfloat16(tiny_denoiser):

@@ -1,4 +1,4 @@
-"""What every backbone is: F(x, noise, label, augmentation), rebuilt from its spec and frozen by the roles of its parts."""
+"""What every backbone is: F(x, noise, label, augmentation), rebuilt from its spec and frozen by its parts' roles."""
 
 from typing import Any, ClassVar
 

@@ -139,6 +139,12 @@ def test_files_without_tensors_are_named(content: object, tmp_path: Path) -> Non
         weights.find_state(LITE0, str(tmp_path / "odd.pth"))
 
 
+def test_an_empty_file_is_no_reason_to_look_elsewhere(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(ValueError, match=r"empty\.safetensors holds no state dict"):
+        weights.network("resnet10t", str(tmp_path / "empty.safetensors"))
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"conv_stem.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "part.pth")
     for source in (str(tmp_path / "part.pth"), str(weights.package_file(weights.PACKAGES["tf_efficientnet_lite2"]))):

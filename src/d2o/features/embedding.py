@@ -61,7 +61,8 @@ class Embedding(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: np.ndarray | Tensor) -> Tensor:
-        pixels = torch.as_tensor(images)
+        # A copy: torch warns of arrays that it must not write to, as those of memory-mapped data sets.
+        pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
         if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or pixels.dtype != torch.uint8:
             raise ValueError(
                 f"Images for {self.name} must be uint8 [N, H, W, 1 or 3], not {pixels.dtype} {list(pixels.shape)}."

@@ -33,4 +33,6 @@ def freeze(denoiser: Denoiser, roles: Collection[str]) -> Share:
     for role in roles:
         if role not in counts:
             raise ValueError(f"Nothing in this network has the role {role!r} to freeze; it has {', '.join(counts)}.")
+    if counts.keys() == set(roles):
+        raise ValueError(f"All roles of this network are frozen ({', '.join(counts)}): leave one out of `frozen`.")
     return Share(sum(counts[role] for role in set(roles)), sum(counts.values()))

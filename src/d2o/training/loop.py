@@ -223,8 +223,10 @@ def restore(networks: Networks, optimizers: dict[str, Optimizer], tensors: dict[
     if networks.discriminator is not None:
         networks.discriminator.load_run_state(part("discriminator"))
     for name, optimizer in optimizers.items():
+        moving = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in part(f"optimizer.{name}").items():
             index, field = key.split(".")
-            state.setdefault(int(index), {})[field] = value
+            like = moving[int(index)] if value.dim() else value  # fused Adam wants its moments laid out in memory
+            state.setdefault(int(index), {})[field] = torch.empty_like(like).copy_(value)  # as their parameter is
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

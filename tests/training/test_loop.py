@@ -1,0 +1,200 @@
+"""The loop: what moves, what is averaged, and that pieces add up to the whole."""
+
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from d2o.objectives.adversarial import Adversarial
+from d2o.objectives.denoising import Denoising
+from d2o.training import loop
+from d2o.training.loop import PATIENCE, Diverged, schedule, train, turns
+from d2o.training.networks import networks
+from d2o.training.recipe import Recipe
+
+from .tiny import ADVERSARIAL, BATCH, RECIPES, parameters_of, plain_steps, stream
+
+
+def last(recipe, made, batches=None, **options):
+    *_, progress = train(recipe, made, batches or stream(), **options)
+    return progress
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_moves_exactly_the_parameters_that_it_should(tiny_denoiser, name):
+    recipe, teacher = replace(RECIPES[name], duration=2 * BATCH), tiny_denoiser(classes=2)
+    given = parameters_of(teacher)
+    made = networks(recipe, teacher)
+    before, heads = parameters_of(made.student), None
+    if made.discriminator is not None:
+        heads = {n: p.clone() for n, p in made.discriminator.named_parameters()}
+    progress = last(recipe, made)
+    role = made.student.backbone.role
+    assert any(role(n.removeprefix("backbone.")) in recipe.frozen for n in before) == bool(recipe.frozen)
+    for part, network in (("student", made.student), ("ema", progress.ema)):
+        for n, parameter in network.named_parameters():
+            frozen = role(n.removeprefix("backbone.")) in recipe.frozen
+            assert torch.equal(parameter, before[n]) == frozen, (part, n)
+    if heads is not None:
+        for n, parameter in made.discriminator.named_parameters():
+            assert torch.equal(parameter, heads[n]) != n.startswith("heads."), n
+    assert all(torch.equal(parameter, given[n]) for n, parameter in teacher.named_parameters())
+
+
+def test_pretrained_starts_from_the_teacher_and_scratch_from_the_seed(tiny_denoiser):
+    teacher = tiny_denoiser(classes=2)
+    pretrained = networks(ADVERSARIAL, teacher).student.state_dict()
+    scratch, again, other = (
+        networks(replace(ADVERSARIAL, pretrained=False, seed=seed), teacher).student.state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(tensor, pretrained[name]) for name, tensor in teacher.state_dict().items())
+    assert all(torch.equal(tensor, scratch[name]) for name, tensor in again.items())
+    weights = [name for name, tensor in scratch.items() if tensor.dim() > 1 and "resample" not in name]
+    assert all(not torch.equal(scratch[name], seen[name]) for name in weights for seen in (other, pretrained))
+
+
+def test_the_yielded_networks_are_whole_and_free_of_gradients(tiny_denoiser):
+    recipe = RECIPES["d2o-f"]
+    made = networks(recipe, tiny_denoiser(classes=2))
+    moving = {n: p.requires_grad for n, p in made.student.named_parameters()}
+    for iteration, progress in enumerate(train(recipe, made, stream()), 1):
+        assert {n: p.requires_grad for n, p in made.student.named_parameters()} == moving
+        assert all(p.grad is None for p in [*made.student.parameters(), *made.discriminator.parameters()])
+        assert (progress.iteration, progress.images, progress.skipped) == (iteration, iteration * BATCH, 0)
+        assert set(progress.losses) == {"student", "discriminator"} | ({"r1"} if iteration % 2 else set())
+    assert progress.images == recipe.duration
+
+
+def test_the_average_is_that_of_the_weights_seen(tiny_denoiser):
+    recipe = replace(RECIPES["d2o-f"], ema_half_life=float(BATCH))  # half of it is gone in every iteration
+    made = networks(recipe, tiny_denoiser(classes=2))
+    expected = parameters_of(made.ema)
+    for _ in train(recipe, made, stream()):
+        expected = {n: (expected[n] + p.detach()) / 2 for n, p in made.student.named_parameters()}
+    for n, parameter in made.ema.named_parameters():
+        torch.testing.assert_close(parameter, expected[n], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_micro_batches_give_the_step_of_the_whole_batch(tiny_denoiser, monkeypatch, size):
+    monkeypatch.setattr(loop, "Adam", plain_steps)
+    recipe = replace(RECIPES["pretrain"], pretrained=True, duration=2 * BATCH, learning_rate=0.01)
+    weights = []
+    for micro_batch_size in (None, size):
+        made = networks(recipe, tiny_denoiser(classes=2))
+        before = parameters_of(made.student)
+        last(replace(recipe, micro_batch_size=micro_batch_size), made)
+        weights.append(parameters_of(made.student))
+    assert max(float((weights[0][n] - before[n]).abs().max()) for n in before) > 1e-2
+    for n in before:
+        torch.testing.assert_close(weights[1][n], weights[0][n], rtol=1e-4, atol=1e-5)
+
+
+def test_objectives_add_up_with_their_weights(tiny_denoiser):
+    recipe = replace(ADVERSARIAL, objectives=(Denoising(weight=0.5), Adversarial(weight=2.0, r1=0)), duration=BATCH)
+    alone = {
+        kind: last(
+            replace(recipe, objectives=(replace(objective, weight=1.0),)),
+            networks(recipe, tiny_denoiser(classes=2)),
+        ).losses["student"]
+        for kind, objective in zip(("denoising", "adversarial"), recipe.objectives, strict=True)
+    }
+    both = last(recipe, networks(recipe, tiny_denoiser(classes=2)))
+    assert both.losses["student"] == pytest.approx(0.5 * alone["denoising"] + 2 * alone["adversarial"], rel=1e-5)
+    assert [row.name for row in turns(recipe, both.networks)] == ["student", "discriminator"]
+
+
+def test_lazy_r1_shortens_the_memory_of_the_discriminators_optimiser(tiny_denoiser):
+    made = networks(ADVERSARIAL, tiny_denoiser(classes=2))
+    recipe = replace(ADVERSARIAL, objectives=(Adversarial(r1_every=16),), betas=(0.5, 0.99))
+    student, discriminator, r1 = turns(recipe, made)
+    assert r1.optimizer is discriminator.optimizer and (discriminator.every, r1.every) == (1, 16)
+    assert discriminator.optimizer.defaults["betas"] == pytest.approx((0.5 ** (16 / 17), 0.99 ** (16 / 17)))
+    assert discriminator.learning_rate == r1.learning_rate == pytest.approx(1e-3 * 16 / 17)
+    assert student.optimizer.defaults["betas"] == (0.5, 0.99)
+
+
+RESUMED = {
+    "pretrain with dropout": (RECIPES["pretrain"], {"dropout": 0.3}),
+    "pretrain in micro batches": (replace(RECIPES["pretrain"], micro_batch_size=3), {"dropout": 0.3}),
+    "d2o-f": (RECIPES["d2o-f"], {}),
+    "d2o with fresh fakes": (replace(ADVERSARIAL, objectives=(Adversarial(r1_every=2, fresh_fakes=True),)), {}),
+}
+
+
+@pytest.mark.parametrize(("recipe", "config"), RESUMED.values(), ids=RESUMED)
+def test_a_resumed_run_is_the_run_bit_for_bit(tiny_denoiser, tmp_path, recipe, config):
+    wanted = last(recipe, networks(recipe, tiny_denoiser(classes=2, **config))).state()
+
+    first = networks(recipe, tiny_denoiser(classes=2, **config))
+    *_, progress = islice(train(recipe, first, stream()), 3)
+    tensors, numbers = progress.state()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "state.safetensors")
+    tensors = load_file(tmp_path / "state.safetensors")
+    other = networks(
+        replace(recipe, seed=9), tiny_denoiser(seed=5, classes=2, **config)
+    )  # nothing is left of the first
+    torch.manual_seed(12345)
+    got = last(recipe, other, stream(start=numbers["images"]), resume=(tensors, numbers)).state()
+
+    assert got[1] == wanted[1] and got[0].keys() == wanted[0].keys()
+    assert [name for name in wanted[0] if not torch.equal(got[0][name], wanted[0][name])] == []
+
+
+def test_a_finished_run_resumes_to_nothing(tiny_denoiser):
+    recipe = RECIPES["pretrain"]
+    made = networks(recipe, tiny_denoiser(classes=2))
+    state = last(recipe, made).state()
+    assert list(train(recipe, made, stream(), resume=state)) == []
+
+
+class TestDivergence:
+    def test_weights_that_are_not_numbers_stop_the_run(self, tiny_denoiser):
+        made = networks(RECIPES["pretrain"], tiny_denoiser(classes=2))
+        recipe = replace(RECIPES["pretrain"], duration=1000)
+        with torch.no_grad():
+            made.student.backbone.map_layer0.weight[0, 0] = float("nan")
+        before = parameters_of(made.student)
+        seen = []
+        with pytest.raises(Diverged, match=f"student .* {PATIENCE} steps .* image {(PATIENCE - 1) * BATCH}"):
+            seen.extend(progress.skipped for progress in train(recipe, made, stream()))
+        assert seen == list(range(1, PATIENCE))
+        for n, parameter in made.student.named_parameters():
+            assert torch.equal(parameter.nan_to_num(7), before[n].nan_to_num(7))
+
+    @pytest.mark.parametrize("name", ["pretrain", "d2o-f"])
+    def test_a_single_bad_batch_is_left_out_and_counted(self, tiny_denoiser, name):
+        def spoiled():
+            for number, (x0, label, index) in enumerate(stream()):
+                yield (x0 * float("nan") if number == 1 else x0), label, index
+
+        recipe = RECIPES[name]
+        made = networks(recipe, tiny_denoiser(classes=2))
+        progress = last(recipe, made, spoiled())
+        assert progress.skipped == 1 and progress.images == recipe.duration
+        assert all(p.isfinite().all() for p in [*made.student.parameters(), *made.ema.parameters()])
+        if made.discriminator is not None:
+            assert all(p.isfinite().all() for p in made.discriminator.parameters())
+
+
+class TestSchedule:
+    RECIPE = Recipe(objectives=(Denoising(),), duration=1000, batch_size=10)
+
+    def test_constant(self):
+        assert [schedule(self.RECIPE, n) for n in (0, 500, 990)] == [1, 1, 1]
+
+    def test_linear_falls_over_the_second_half(self):
+        recipe = replace(self.RECIPE, learning_rate_decay="linear")
+        assert [schedule(recipe, n) for n in (0, 500, 750, 1000, 1010)] == pytest.approx([1, 1, 0.5, 0, 0])
+
+    def test_cosine_falls_over_all_of_it(self):
+        recipe = replace(self.RECIPE, learning_rate_decay="cosine")
+        assert [schedule(recipe, n) for n in (0, 250, 500, 1000)] == pytest.approx([1, 0.853553, 0.5, 0], abs=1e-6)
+
+    def test_ramp_rises_from_the_first_batch_and_multiplies_the_decay(self):
+        recipe = replace(self.RECIPE, learning_rate_ramp=100)
+        assert [schedule(recipe, n) for n in (0, 40, 90, 500)] == pytest.approx([0.1, 0.5, 1, 1])
+        both = replace(recipe, learning_rate_decay="linear", learning_rate_ramp=1000)
+        assert schedule(both, 740) == pytest.approx(0.52 * 0.75)

@@ -143,7 +143,7 @@ def read_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
 
     try:
         is_plain = path.suffix == ".safetensors"
-        content = load_file(path) if is_plain else torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = load_file(path) if is_plain else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as plain tensors: give a .safetensors or state-dict file.") from error
     content = content.get("state_dict", content.get("model", content)) if isinstance(content, dict) else None

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MAX
 from d2o.diffusion.sampling import sample
 
-from .objective import Batch, Networks, detach
+from .objective import RECORD, Batch, Networks, Real, Whole, detach
 
 LOSSES = {  # of logits that should be high; the generator's hinge loss has no margin
     "non-saturating": (lambda logits: F.softplus(-logits), lambda logits: F.softplus(-logits)),
@@ -20,7 +20,7 @@ LOSSES = {  # of logits that should be high; the generator's hinge loss has no m
 }
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=RECORD)
 class Adversarial:
     """The GAN loss of the student, and the two losses of its discriminator: real against fake, and R1.
 
@@ -31,12 +31,12 @@ class Adversarial:
     """
 
     kind: Literal["adversarial"] = "adversarial"
-    weight: float = 1.0
+    weight: Real = 1.0
     loss: Literal["non-saturating", "hinge"] = "non-saturating"
-    r1: Annotated[float, Field(ge=0)] = 1e-4 / 64
-    r1_every: Annotated[int, Field(ge=1)] = 16
+    r1: Annotated[Real, Field(ge=0)] = 1e-4 / 64
+    r1_every: Annotated[Whole, Field(ge=1)] = 16
     fresh_fakes: bool = False
-    sigma: Annotated[float, Field(gt=0)] = SIGMA_MAX
+    sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
 
     needs: ClassVar[tuple[str, ...]] = ("discriminator",)
     dropout: ClassVar[bool] = False

@@ -2,17 +2,17 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from d2o.diffusion.noise import log_normal_sigmas
 from d2o.pixels.augmentation import AUGMENTATION_DRAWS, Augmentation, augment
 
-from .objective import Batch, Networks
+from .objective import RECORD, Batch, Networks, Real
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=RECORD)
 class Denoising:
     """EDM's loss (arXiv 2206.00364, section 5): squared error, weighted so that every noise level counts alike.
 
@@ -21,10 +21,10 @@ class Denoising:
     """
 
     kind: Literal["denoising"] = "denoising"
-    weight: float = 1.0
-    sigma_mean: float = -1.2
-    sigma_deviation: Annotated[float, Field(gt=0)] = 1.2
-    sigma_data: Annotated[float, Field(gt=0)] = 0.5
+    weight: Real = 1.0
+    sigma_mean: Real = -1.2
+    sigma_deviation: Annotated[Real, Field(gt=0)] = 1.2
+    sigma_data: Annotated[Real, Field(gt=0)] = 0.5
     augmentation: Augmentation | None = None
 
     needs: ClassVar[tuple[str, ...]] = ()

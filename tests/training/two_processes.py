@@ -1,0 +1,43 @@
+"""One of several processes that train together: FOLDER as argument; RANK and its like in the environment."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.training import loop
+from d2o.training.networks import networks
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from training.tiny import BATCH, RECIPES, plain_steps, stream
+
+
+def two_iterations(folder: Path, teacher: Denoiser, accelerator: Accelerator) -> None:
+    """Train two iterations of two recipes, and leave the states and the places of the images that were seen."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    for name in ("pretrain", "d2o-f"):
+        recipe = replace(RECIPES[name], duration=2 * BATCH, pretrained=True)
+        recipe = replace(recipe, learning_rate=0.01, discriminator_learning_rate=0.01)
+        batches = [batch for batch, _ in zip(stream(rank=rank, world=world), range(2), strict=False)]
+        made = networks(recipe, teacher)
+        *_, progress = loop.train(recipe, made, iter(batches), accelerator=accelerator)
+        tensors = {key: tensor.detach().contiguous() for key, tensor in progress.state()[0].items()}
+        losses = {f"loss.{key}": torch.tensor(value) for key, value in progress.losses.items()}
+        seen = torch.cat([index for _, _, index in batches])
+        save_file({**tensors, **losses, "seen": seen}, folder / f"{name}-{rank}-of-{world}.safetensors")
+
+
+if __name__ == "__main__":
+    from conftest import make_denoiser
+
+    loop.Adam = plain_steps  # pyright: ignore[reportAttributeAccessIssue]
+    accelerator = Accelerator(cpu=True)
+    two_iterations(Path(sys.argv[1]), make_denoiser(classes=2), accelerator)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()

@@ -21,6 +21,8 @@ from .errors import CheckpointError, MalformedCheckpointError, MismatchError, Un
 FORMAT = 1
 SPEC = "d2o"
 """The metadata key under which the JSON description stands."""
+LONGEST = 300
+"""Characters that are quoted of what is wrong with a description: a hostile one may be endless."""
 
 
 def save(path: str | os.PathLike, denoiser: Denoiser) -> None:
@@ -68,16 +70,28 @@ def build(path: Path, spec: dict[str, Any]) -> Denoiser:
     try:
         with torch.device("meta"):
             backbone = backbones.build(spec["backbone"])
-        channels, height, width = (int(side) for side in spec["image_shape"])
-        return Denoiser(
-            backbone,
-            preconditioning.from_spec(spec["preconditioning"]),
-            (channels, height, width),
-            int(spec["num_classes"]),
-            spec.get("provenance"),
-        )
+        shape, classes, provenance = spec["image_shape"], spec["num_classes"], spec.get("provenance") or {}
+        check(backbone, shape, classes)
+        if not isinstance(provenance, dict):
+            raise ValueError("its provenance is not a record")
+        return Denoiser(backbone, preconditioning.from_spec(spec["preconditioning"]), shape, classes, provenance)
     except (KeyError, TypeError, ValueError) as error:
-        raise UnsupportedCheckpointError(f"{path} describes a network that cannot be built: {error}.") from error
+        reason = str(error).rstrip(".")
+        reason = reason if len(reason) <= LONGEST else reason[:LONGEST] + "..."
+        raise UnsupportedCheckpointError(f"{path} describes a network that cannot be built: {reason}.") from error
+
+
+def check(backbone: torch.nn.Module, shape: Any, classes: Any) -> None:
+    """Raise a ValueError when a description's image shape [C, H, W] or classes are not those of its network."""
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)):
+        raise ValueError(f"image_shape is {shape}, not three whole numbers")
+    config: Any = backbone.config
+    given = {"in_channels": shape[0], "resolution": shape[1], "num_classes": classes}
+    for name, value in given.items():
+        if type(value) is not int or value != config.get(name, value):
+            raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
+    if "resolution" in config and shape[1] != shape[2]:
+        raise ValueError(f"the network makes square images, but image_shape is {shape}")
 
 
 def fill(path: Path, module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:

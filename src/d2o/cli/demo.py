@@ -5,6 +5,7 @@ examples:
   d2o demo --seed 1 --out runs/demo-1
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ class Demo:
     """Directory of the two runs and of report.html."""
     seed: int = 0
     """Seed of everything random."""
+    processes: int = min(2, os.cpu_count() or 1)
+    """Training processes: two of one thread are faster than one of two."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Demo, "demo", arguments, __doc__)
     from d2o.demo.story import demo
 
-    summary = demo(options.out, options.seed, watch, say)
+    summary = demo(options.out, options.seed, watch, say, options.processes)
     kid = summary["kid"]
     print(
         f"KID: teacher in 35 calls {kid['teacher']:.3f}, teacher in one call {kid['untuned']:.3f}, "

@@ -1,6 +1,7 @@
 """The demo from start to end: a diffusion model of handwritten digits becomes a one-step generator."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from d2o.checkpoints import load, native
 from d2o.diffusion.denoiser import Denoiser
@@ -19,6 +21,7 @@ from d2o.pixels.files import atomic, to_uint8
 from d2o.training import recipes
 from d2o.training.freezing import Share
 from d2o.training.networks import networks, new_denoiser, share
+from d2o.training.processes import in_processes
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits, Moment, judge_by, run
 
@@ -47,11 +50,12 @@ class Findings:
     share: Share
 
 
-def demo(out: str | Path, seed: int, watch: Watch, say: Say) -> dict[str, Any]:
+def demo(out: str | Path, seed: int, watch: Watch, say: Say, processes: int = 1) -> dict[str, Any]:
     """Run the demo in a directory (again: continue it) and return what report.json holds.
 
     `watch` follows a training run to its end, `say` prints a line.
     """
+    torch.set_num_threads(1)  # until the training processes are forked; a pool of threads would not survive it
     began = time.monotonic()
     out = Path(out)
     digits = open_images("digits")
@@ -61,15 +65,18 @@ def demo(out: str | Path, seed: int, watch: Watch, say: Say) -> dict[str, Any]:
     say(f"1/3  Pre-training a diffusion model on {len(digits):,} real handwritten digits")
     assert pretrain.backbone is not None
     untrained = new_denoiser(pretrain.backbone, digits.shape, digits.num_classes, seed)
-    train_in(out / "teacher", pretrain, untrained, digits, watch, evaluations=2, steps=TEACHER_STEPS)
+    pre = Training(out / "teacher", pretrain, untrained, digits, evaluations=2, steps=TEACHER_STEPS)
+    in_processes(processes, lambda: pre.run(watch))
     teacher = load(out / "teacher")
 
     say("2/3  Turning it into a one-step generator with a GAN loss, most of its weights frozen (D2O-F)")
-    moved = train_in(out / "student", finetune, teacher, digits, watch, evaluations=5, steps=1)
+    fine = Training(out / "student", finetune, teacher, digits, evaluations=5, steps=1)
+    in_processes(processes, lambda: fine.run(watch))
     student = load(out / "student")
 
     say(f"3/3  Comparing {IMAGES:,} images of each")
-    findings = measure(digits, teacher, student, finetune, moved, out)
+    torch.set_num_threads(os.cpu_count() or 1)
+    findings = measure(digits, teacher, student, finetune, out)
     findings.seconds["total"] = sum(findings.seconds.values())
     summary = summarise(seed, findings)
     curves = {name: read_log(out / name / "metrics.jsonl") for name in ("teacher", "student")}
@@ -82,18 +89,34 @@ def demo(out: str | Path, seed: int, watch: Watch, say: Say) -> dict[str, Any]:
     return summary
 
 
-def train_in(
-    directory: Path, recipe: Recipe, start: Denoiser, images: Images, watch: Watch, *, evaluations: int, steps: int
-) -> Share:
-    """Train, or continue, in a directory; return how many parameters were frozen."""
-    made = networks(recipe, start)
-    judge = judge_by(images, recipe, count=IMAGES // 2, steps=steps)
-    habits = Habits(evaluate_every=recipe.duration // evaluations, sample_seeds=SHOWN, sample_steps=steps)
-    watch(run(directory, recipe, made, images, habits=habits, judge=judge), recipe.duration, directory.name)
-    return share(made)
+@dataclass(frozen=True)
+class Training:
+    """One of the demo's two runs."""
+
+    directory: Path
+    recipe: Recipe
+    start: Denoiser
+    images: Images
+    evaluations: int
+    steps: int
+
+    def run(self, watch: Watch) -> None:
+        """Train, or continue, to the end; every process of the group calls this."""
+        accelerator = Accelerator(cpu=True)
+        judge = None
+        if accelerator.is_main_process:
+            judge = judge_by(self.images, self.recipe, count=IMAGES // 2, steps=self.steps)
+        habits = Habits(
+            evaluate_every=self.recipe.duration // self.evaluations, sample_seeds=SHOWN, sample_steps=self.steps
+        )
+        made = networks(self.recipe, self.start)
+        moments = run(
+            self.directory, self.recipe, made, self.images, habits=habits, judge=judge, accelerator=accelerator
+        )
+        watch(moments, self.recipe.duration, self.directory.name)
 
 
-def measure(digits: Images, teacher: Denoiser, student: Denoiser, recipe: Recipe, moved: Share, out: Path) -> Findings:
+def measure(digits: Images, teacher: Denoiser, student: Denoiser, recipe: Recipe, out: Path) -> Findings:
     """Measure the teacher in many calls, the same teacher in one, and the student in one, from the same seeds."""
     began = time.monotonic()
     judge = Judge(digits, images=IMAGES, judged_by=recipe.discriminator.networks)
@@ -118,7 +141,7 @@ def measure(digits: Images, teacher: Denoiser, student: Denoiser, recipe: Recipe
         "finetune": native.header(out / "student" / "checkpoint.safetensors")["seconds"],
         "evaluate": time.monotonic() - began,
     }
-    return Findings(evaluations, accuracy, float(shares.min()), rates, spent, moved)
+    return Findings(evaluations, accuracy, float(shares.min()), rates, spent, share(networks(recipe, teacher)))
 
 
 def reader(digits: Images) -> Callable[[np.ndarray], np.ndarray]:

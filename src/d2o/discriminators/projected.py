@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -15,7 +15,7 @@ from d2o.discriminators.projection import Mixing, Projection, sides
 from d2o.features.pyramid import Pyramid
 from d2o.features.weights import seeded
 
-SMALLEST = 32
+SMALLEST, LARGEST = 32, 224  # default sizes of the networks' input
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,16 @@ class Projected:
     networks: tuple[str, ...] = ("tf_efficientnet_lite0",)
     """Frozen networks that look at the images, by their timm names."""
 
-    size: int = 224
-    """Side in pixels, at least 32, to which the networks' input is resized; smaller is faster and coarser."""
+    size: int | None = None
+    """Side in pixels, at least 32, to which the networks' input is resized: smaller is faster and coarser.
+
+    The paper's is 224; by default four times the side of the images, but from 32 to 224."""
 
     weights: str | tuple[str, ...] = "auto"
     """Where the networks' weights come from, once for all or one each: auto, package, hub, random or a file."""
 
-    width: int = 512
-    """Most channels that a layer of a head may have."""
+    width: int | None = None
+    """Most channels of a layer of a head. The paper's is 512; by default twice `size`, but from 64 to 512."""
 
     projection: Mixing = "full"
     """Fixed random mixing of channels and scales (full), of channels alone (channel), or none."""
@@ -51,16 +53,18 @@ class Projected:
             raise ValueError(f"The projected discriminator sees images of 1 or 3 channels, not {image_shape[0]}.")
         if not self.networks:
             raise ValueError("The projected discriminator needs networks: name at least one, as in TAPS.")
-        if self.size < SMALLEST:
-            raise ValueError(f"size={self.size} leaves nothing to judge: use at least {SMALLEST} pixels.")
-        if self.width < 1:
-            raise ValueError(f"width={self.width} leaves the heads no channels: use at least 1.")
+        size = min(max(4 * max(image_shape[1:]), SMALLEST), LARGEST) if self.size is None else self.size
+        if size < SMALLEST:
+            raise ValueError(f"size={size} leaves nothing to judge: use at least {SMALLEST} pixels.")
+        width = min(max(2 * size, 64), 512) if self.width is None else self.width
+        if width < 1:
+            raise ValueError(f"width={width} leaves the heads no channels: use at least 1.")
         weights = (self.weights,) * len(self.networks) if isinstance(self.weights, str) else tuple(self.weights)
         if len(weights) != len(self.networks):
             raise ValueError(f"{len(self.networks)} networks have {len(weights)} weights: give one, or one each.")
-        pyramids = [Pyramid(name, self.size, source) for name, source in zip(self.networks, weights, strict=True)]
+        pyramids = [Pyramid(name, size, source) for name, source in zip(self.networks, weights, strict=True)]
         with seeded(seed):
-            return ProjectedDiscriminator(pyramids, self, num_classes)
+            return ProjectedDiscriminator(pyramids, replace(self, size=size, width=width), num_classes)
 
 
 class ProjectedDiscriminator(nn.Module):
@@ -72,6 +76,7 @@ class ProjectedDiscriminator(nn.Module):
 
     def __init__(self, pyramids: Sequence[Pyramid], spec: Projected, num_classes: int = 0) -> None:
         super().__init__()
+        assert spec.width is not None
         self.spec = spec
         self.num_classes = num_classes
         self.pyramids = nn.ModuleList(pyramids)

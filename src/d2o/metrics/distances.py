@@ -101,9 +101,7 @@ def distances(sample: Features, reference: Features) -> Distances:
     if sample.values is None or reference.values is None:
         return Distances(*counts, frechet(sample, reference))
     kernel = kid(sample.values, reference.values)
-    return Distances(
-        *counts, frechet(sample, reference), *kernel, *precision_recall(sample.values, reference.values)
-    )
+    return Distances(*counts, frechet(sample, reference), *kernel, *precision_recall(sample.values, reference.values))
 
 
 def _double(values: np.ndarray) -> torch.Tensor:

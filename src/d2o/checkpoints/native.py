@@ -43,7 +43,13 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Denoise
         tensors = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}
     denoiser = build(path, spec)
     fill(path, denoiser, tensors)
-    return denoiser.to(device).eval()
+    try:
+        return denoiser.to(device).eval()
+    except (RuntimeError, AssertionError) as error:  # torch's words for no such device, no driver, no memory
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"The model cannot be put on the device {str(device)!r} ({reason}); cpu always works."
+        ) from error
 
 
 def describe(denoiser: Denoiser) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""The house stands: imports run downward, no circles, short files, and tests that need nothing from outside."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+SOURCE = TESTS.parent / "src" / "d2o"
+MODULES = {
+    ".".join(file.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): file
+    for file in SOURCE.rglob("*.py")
+}
+FLOORS = {
+    "diffusion": 1,
+    "backbones": 1,
+    "features": 1,
+    "pixels": 1,
+    "discriminators": 2,
+    "objectives": 2,
+    "checkpoints": 2,
+    "analysis": 2,
+    "metrics": 3,
+    "training": 4,
+    "demo": 5,
+    "app": 5,
+    "cli": 6,
+}
+LONGEST = 320
+
+
+def imports(module: str, text: str, package: bool) -> Iterator[str]:
+    """Yield the d2o modules that a module imports, anywhere in it: also within functions and by relative names."""
+    for node in ast.walk(ast.parse(text)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = module.split(".") if package else module.split(".")[:-1]
+            parts = start[: len(start) - node.level + 1] if node.level else []
+            origin = ".".join([*parts, *([node.module] if node.module else [])])
+            names = [
+                f"{origin}.{alias.name}" if f"{origin}.{alias.name}" in MODULES else origin for alias in node.names
+            ]
+        yield from (name for name in names if name.split(".")[0] == "d2o")
+
+
+def imported_by(module: str) -> set[str]:
+    file = MODULES[module]
+    return set(imports(module, file.read_text(), file.name == "__init__.py"))
+
+
+GRAPH = {module: imported_by(module) for module in MODULES}
+
+
+def folder(module: str) -> str:
+    """Return the folder of `d2o.folder.module`; empty for d2o itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_every_folder_has_a_floor():
+    assert {folder(module) for module in MODULES} - {"", "__main__"} <= FLOORS.keys()
+
+
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if folder(module) in FLOORS))
+def test_imports_run_strictly_downward(module):
+    for name in GRAPH[module]:
+        if folder(name) not in ("", folder(module)):
+            assert FLOORS[folder(name)] < FLOORS[folder(module)], f"{module} imports {name}, which is not below it"
+
+
+def test_only_the_top_floors_use_the_front_door():
+    """`import d2o` reaches every floor: below the demo it may give nothing but the version."""
+    for module, file in MODULES.items():
+        if "d2o" in GRAPH[module] and FLOORS.get(folder(module), 9) < FLOORS["demo"]:
+            used = re.findall(r"(?<![\w./`])d2o\.(\w+)", re.sub(r"(?m)^\s*(from|import) .*$", "", file.read_text()))
+            assert set(used) <= {"__version__"}, f"{module} takes {used} from d2o instead of from the folder below"
+
+
+def test_nothing_imports_the_command_line_except_its_start():
+    users = {module for module, names in GRAPH.items() if any(folder(name) == "cli" for name in names)}
+    assert {module for module in users if folder(module) != "cli"} == {"d2o.__main__"}
+
+
+def test_no_module_imports_itself_through_others():
+    seen: dict[str, str] = {}
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert seen.get(module) != "open", f"an import circle: {' -> '.join((*path, module))}"
+        if module in seen or module not in GRAPH:
+            return
+        seen[module] = "open"
+        for name in sorted(GRAPH[module] - {"d2o", module}):
+            visit(name, (*path, module))
+        seen[module] = "done"
+
+    for module in sorted(MODULES):
+        if module != "d2o":  # the front door is lazy
+            visit(module, ())
+
+
+@pytest.mark.parametrize("file", sorted({*SOURCE.rglob("*.py"), *TESTS.rglob("*.py")}), ids=lambda file: file.name)
+def test_a_file_can_be_read_in_one_go(file):
+    text = file.read_text()
+    length = len(text.splitlines())
+    assert length <= LONGEST, f"{file.name} has {length} lines: who opens it should see one idea whole; split it"
+    tree = ast.parse(text)
+    assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
+
+
+def test_the_project_needs_nothing_from_outside_it():
+    outside = ["/" + "work/", "../" + "shared", "/home" + "/", "/root" + "/"]
+    for file in [*SOURCE.rglob("*.py"), *TESTS.rglob("*.py")]:
+        found = [place for place in outside if place in file.read_text()]
+        assert not found, f"{file.name} mentions {found}"
+
+
+class TestTheReaderOfImports:
+    """The other tests would pass if imports were overlooked."""
+
+    @pytest.mark.parametrize(
+        ("text", "found"),
+        [
+            ("import d2o", {"d2o"}),
+            ("import d2o.cli.main as m", {"d2o.cli.main"}),
+            ("from d2o import backbones", {"d2o.backbones"}),
+            ("from d2o.cli import main", {"d2o.cli.main"}),
+            ("from d2o.cli.main import run", {"d2o.cli.main"}),
+            ("from .ema import update_ema", {"d2o.training.ema"}),
+            ("from . import ema", {"d2o.training.ema"}),
+            ("from ..cli import main", {"d2o.cli.main"}),
+            ("from .. import metrics", {"d2o.metrics"}),
+            ("def f():\n    if True:\n        from d2o.cli.main import run", {"d2o.cli.main"}),
+            ("import torch, d2operations\nfrom torch import d2o", set()),
+        ],
+    )
+    def test_it_finds(self, text, found):
+        assert set(imports("d2o.training.loop", text, False)) == found
+
+    def test_it_finds_in_a_package(self):
+        assert set(imports("d2o.training", "from .ema import a\nfrom ..cli import main", True)) == {
+            "d2o.training.ema",
+            "d2o.cli.main",
+        }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .training import recipes
     from .training.loop import train
     from .training.networks import networks
+    from .training.networks import new_denoiser as untrained
     from .training.recipe import Recipe
 
 PUBLIC = {  # name -> module, and the name in it; imported at first use, so that `import d2o` is fast
@@ -32,10 +33,16 @@ PUBLIC = {  # name -> module, and the name in it; imported at first use, so that
     "sample": ("diffusion.sampling", "sample"),
     "save": ("checkpoints", "save"),
     "train": ("training.loop", "train"),
+    "untrained": ("training.networks", "new_denoiser"),
 }
 
 
+FOLDERS = ["backbones", "checkpoints", "diffusion", "discriminators", "features", "metrics", "objectives", "pixels", "training"]
+
+
 def __getattr__(name: str) -> Any:
+    if name in FOLDERS:
+        return import_module(f"{__name__}.{name}")
     if name not in PUBLIC:
         raise AttributeError(f"module 'd2o' has no attribute {name!r}")
     module, attribute = PUBLIC[name]
@@ -60,4 +67,5 @@ __all__ = [
     "sample",
     "save",
     "train",
+    "untrained",
 ]

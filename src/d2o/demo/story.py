@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from d2o.checkpoints import load, native
 from d2o.diffusion.denoiser import Denoiser
@@ -20,6 +19,7 @@ from d2o.pixels.datasets import Images, open_images
 from d2o.pixels.files import atomic, to_uint8
 from d2o.training import recipes
 from d2o.training.freezing import Share
+from d2o.training.loop import group
 from d2o.training.networks import networks, new_denoiser, share
 from d2o.training.processes import in_processes
 from d2o.training.recipe import Recipe
@@ -102,7 +102,7 @@ class Training:
 
     def run(self, watch: Watch) -> None:
         """Train, or continue, to the end; every process of the group calls this."""
-        accelerator = Accelerator(cpu=True)
+        accelerator = group()
         judge = None
         if accelerator.is_main_process:
             judge = judge_by(self.images, self.recipe, count=IMAGES // 2, steps=self.steps)

@@ -23,11 +23,12 @@ class Share(NamedTuple):
 def freeze(denoiser: Denoiser, roles: Collection[str]) -> Share:
     """Stop the gradients of all parameters with one of these roles, and let all others move.
 
-    A role that no parameter has is a ValueError.
+    A role that no parameter has is a ValueError. A backbone without roles of its own has one: "parameter".
     """
+    role_of = getattr(denoiser.backbone, "role", lambda _: "parameter")
     counts = Counter()
     for name, parameter in denoiser.backbone.named_parameters():
-        role = denoiser.backbone.role(name)  # type: ignore[operator]
+        role = role_of(name)
         counts[role] += parameter.numel()
         parameter.requires_grad_(role not in roles)
     for role in roles:

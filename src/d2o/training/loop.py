@@ -69,6 +69,11 @@ class Progress:
         return tensors, {"images": self.images, "iteration": self.iteration, "skipped": self.skipped}
 
 
+def group() -> Accelerator:
+    """Return this process's place among those that `torchrun` started (alone without it), and its device."""
+    return Accelerator(cpu=not torch.accelerator.is_available())
+
+
 def turns(recipe: Recipe, networks: Networks) -> list[Turn]:
     """Return the rows of one iteration: the student; then, with a GAN, its discriminator and now and then R1."""
 
@@ -107,7 +112,7 @@ def train(
     place [n] of every image in the endless stream. `resume` is a `Progress.state()`; the batches must then start at
     its `images`. Raises Diverged after PATIENCE unusable steps in a row.
     """
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or group()
     device = accelerator.device
     for network in (networks.student, networks.ema, networks.teacher, networks.discriminator):
         if isinstance(network, nn.Module):

@@ -8,7 +8,7 @@ import torch
 from d2o import backbones
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.preconditioning import EDM, Boundary
-from d2o.objectives.objective import Networks
+from d2o.objectives.objective import Discriminator, Networks
 from d2o.pixels.datasets import Images
 
 from .freezing import Share, freeze
@@ -17,10 +17,11 @@ from .recipe import Recipe, to_dict
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def networks(recipe: Recipe, teacher: Denoiser) -> Networks:
+def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | None = None) -> Networks:
     """Return the networks of a run that starts from `teacher`, which itself is left as it is.
 
-    A recipe that is not `pretrained` takes from it the architecture only (see `new_denoiser`).
+    A recipe that is not `pretrained` takes from it the architecture only (see `new_denoiser`). A `discriminator` of
+    your own takes the place of the recipe's.
     """
     student = deepcopy(teacher) if recipe.pretrained else untrained(teacher, recipe.seed)
     if "discriminator" in recipe.needs and isinstance(student.preconditioning, EDM):
@@ -31,8 +32,7 @@ def networks(recipe: Recipe, teacher: Denoiser) -> Networks:
     freeze(student, recipe.frozen)
     ema = deepcopy(student).eval().requires_grad_(False)
     student.train(any(objective.dropout for objective in recipe.objectives))
-    discriminator = None
-    if "discriminator" in recipe.needs:
+    if "discriminator" in recipe.needs and discriminator is None:
         discriminator = recipe.discriminator.build(student.image_shape, student.num_classes, recipe.seed)
     frozen_teacher = deepcopy(teacher).eval().requires_grad_(False) if "teacher" in recipe.needs else None
     return Networks(student, ema, frozen_teacher, discriminator)
@@ -54,10 +54,16 @@ def new_denoiser(
 
 def untrained(denoiser: Denoiser, seed: int) -> Denoiser:
     """Return a denoiser of the same kind with fresh random weights."""
+    fresh = deepcopy(denoiser)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = backbones.build({"kind": denoiser.backbone.kind, **denoiser.backbone.config})  # type: ignore[dict-item]
-    return Denoiser(backbone, denoiser.preconditioning, denoiser.image_shape, denoiser.num_classes)
+        if isinstance(denoiser.backbone, backbones.Backbone):
+            fresh.backbone = backbones.build({"kind": denoiser.backbone.kind, **denoiser.backbone.config})
+        else:
+            for module in fresh.backbone.modules():
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+    return fresh
 
 
 def check_fit(denoiser: Denoiser, images: Images) -> None:

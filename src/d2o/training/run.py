@@ -31,7 +31,7 @@ from d2o.objectives.objective import Networks
 from d2o.pixels.datasets import Images
 from d2o.pixels.files import atomic, to_uint8, write_images
 
-from .loop import Diverged, Progress, train
+from .loop import Diverged, Progress, group, train
 from .recipe import Recipe, to_dict
 
 SAVE_SECONDS = 300
@@ -80,7 +80,7 @@ def run(
     denoiser (its `kid` chooses best.safetensors). Raises Interrupted after Ctrl-C, ValueError for a directory that
     holds another run, Diverged when the gradients are not finite.
     """
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or group()
     main = accelerator.is_main_process
     habits = habits or Habits()
     directory = Path(directory)

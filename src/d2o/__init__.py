@@ -37,7 +37,10 @@ PUBLIC = {  # name -> module, and the name in it; imported at first use, so that
 }
 
 
-FOLDERS = ["backbones", "checkpoints", "diffusion", "discriminators", "features", "metrics", "objectives", "pixels", "training"]
+FOLDERS = {
+    *("backbones", "diffusion", "features", "pixels"),
+    *("checkpoints", "discriminators", "objectives", "metrics", "training"),
+}
 
 
 def __getattr__(name: str) -> Any:

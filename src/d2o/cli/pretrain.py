@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from d2o.objectives.denoising import Denoising
 from d2o.training import recipes
 from d2o.training.networks import new_denoiser
 from d2o.training.recipe import nearest
@@ -30,6 +31,8 @@ class Pretrain(DataOptions, RunOptions):
     """A name (see `d2o recipes`) or a .json or .yaml file."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="|".join(recipes.BACKBONES))] = None
     """The network, when the recipe names none: small learns on two processor cores."""
+    augment: bool = False
+    """Show the network moved, scaled, turned and mirrored images, and tell it so; not for digits or letters."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -42,9 +45,12 @@ def main(arguments: Sequence[str]) -> None:
                 f"There is no backbone {options.backbone!r}: {nearest(options.backbone, list(recipes.BACKBONES))}."
             )
         changes["backbone"] = recipes.BACKBONES[options.backbone]
+    if options.augment:
+        changes["objectives.0.augmentation"] = {}
     recipe = recipe_from(options.recipe, changes, options.set)
     images = options.open()
     backbone = recipe.backbone or recipes.BACKBONES["small"]
-    denoiser = new_denoiser(backbone, images.shape, images.num_classes, recipe.seed)
+    augmentation = any(isinstance(row, Denoising) and row.augmentation for row in recipe.objectives)
+    denoiser = new_denoiser(backbone, images.shape, images.num_classes, augmentation=augmentation, seed=recipe.seed)
     follow(options, recipe, denoiser, images, {}, title=options.recipe, steps=TEACHER_STEPS)
     say(f"Next: d2o finetune --from {options.out} --data {options.data} --recipe d2o-f --out {options.out}-one-step")

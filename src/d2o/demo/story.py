@@ -64,7 +64,7 @@ def demo(out: str | Path, seed: int, watch: Watch, say: Say, processes: int = 1)
 
     say(f"1/3  Pre-training a diffusion model on {len(digits):,} real handwritten digits")
     assert pretrain.backbone is not None
-    untrained = new_denoiser(pretrain.backbone, digits.shape, digits.num_classes, seed)
+    untrained = new_denoiser(pretrain.backbone, digits.shape, digits.num_classes, seed=seed)
     pre = Training(out / "teacher", pretrain, untrained, digits, evaluations=2, steps=TEACHER_STEPS)
     in_processes(processes, lambda: pre.run(watch))
     teacher = load(out / "teacher")

@@ -9,6 +9,7 @@ from d2o import backbones
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.preconditioning import EDM, Boundary
 from d2o.objectives.objective import Discriminator, Networks
+from d2o.pixels.augmentation import AUGMENTATION_DIM
 from d2o.pixels.datasets import Images
 
 from .freezing import Share, freeze
@@ -39,13 +40,23 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
 
 
 def new_denoiser(
-    backbone: dict[str, Any], image_shape: tuple[int, int, int], num_classes: int = 0, seed: int = 0
+    backbone: dict[str, Any],
+    image_shape: tuple[int, int, int],
+    num_classes: int = 0,
+    *,
+    augmentation: bool = False,
+    seed: int = 0,
 ) -> Denoiser:
-    """Return an untrained EDM denoiser; `backbone` is {"kind": ..., settings} and sizes are taken from the images."""
+    """Return an untrained EDM denoiser; `backbone` is {"kind": ..., settings} and sizes are taken from the images.
+
+    With `augmentation` it takes the labels of augmented images.
+    """
     channels, height, width = image_shape
     if height != width:
         raise ValueError(f"Networks here take square images, not {height}x{width}: crop them when opening the data.")
     sizes = {"resolution": height, "in_channels": channels, "out_channels": channels, "num_classes": num_classes}
+    if augmentation:
+        sizes["augmentation_dim"] = AUGMENTATION_DIM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = backbones.build({**backbone, **sizes})

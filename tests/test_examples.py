@@ -1,0 +1,54 @@
+"""The examples run as they stand, and do what they say."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, *arguments: str) -> str:
+    """Run an example in a process of its own and return what it prints."""
+    command = [sys.executable, name, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_examples_are_short() -> None:
+    assert {path.name: n for path in EXAMPLES.glob("*.py") if (n := len(path.read_text().splitlines())) > 40} == {}
+
+
+def test_own_backbone_learns_the_covariance() -> None:
+    found = [float(number) for number in re.findall(r"-?\d+\.\d{4,}", run("own_backbone.py"))]
+    assert found == pytest.approx([0.25, 0.15, 0.15, 0.13], abs=0.04)
+
+
+def test_own_discriminator_trains() -> None:
+    assert run("own_discriminator.py").count("'discriminator'") == 20
+
+
+def test_toy_mixture_student_beats_its_teacher_in_one_call() -> None:
+    truth, teacher, untuned, student = (float(share) for share in re.findall(r"([\d.]+)%", run("toy_mixture.py")))
+    assert truth > 95
+    assert teacher > 60
+    assert untuned < 20
+    assert student > 60
+
+
+def test_one_step_on_own_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(40):
+        pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    out = tmp_path / "one_step.safetensors"
+    run("one_step_on_own_folder.py", str(folder), str(out), "256")
+    assert out.exists()

@@ -101,6 +101,25 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize(("line", "hint"), WRONG.values(), ids=WRONG)
+def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path, model, tiny_data, capsys, line, hint):
+    places = {"MODEL": str(model), "DATA": str(tiny_data), "OUT": str(tmp_path / "out")}
+    for name, place in places.items():
+        line = line.replace(name, place)
+    assert exit_code(line.split()) == 2
+    complaint = [row for row in capsys.readouterr().err.splitlines() if row.startswith("d2o: ")]
+    assert len(complaint) == 1 and hint in complaint[0]
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_a_broken_recipe_file_is_named(tmp_path, model, tiny_data, capsys):
+    for name, text in {"a.yaml": "{", "b.json": "[1]", "c.yaml": "objectives: 3", "d.yaml": "\x00"}.items():
+        (tmp_path / name).write_text(text)
+        words = ["finetune", "--from", model, "--data", tiny_data, "--out", tmp_path / "out"]
+        assert exit_code([*words, "--recipe", tmp_path / name]) == 2, name
+        assert capsys.readouterr().err.count("d2o: ") == 1
+
+
 @pytest.mark.parametrize("line", ["sample", "sample model --out", "finetune --bach 3", "recipes a b"])
 def test_options_that_are_wrong_exit_with_2_and_no_traceback(line, capsys):
     assert exit_code(line.split()) == 2

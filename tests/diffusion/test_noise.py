@@ -72,6 +72,14 @@ def test_a_generator_goes_on_and_the_shape_does_not_matter_to_its_numbers():
     assert torch.equal(torch.cat([first, second], 1).flatten(1), noise_for([3, 4], (8,)))
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(SEEDS, min_size=1, max_size=4))
+def test_one_generator_wound_back_is_as_good_as_many(seeds):
+    assert torch.equal(noise_for(seeds, (7,)), draw(streams(seeds), (7,)))
+    fresh = [generator.random(3, dtype=np.float32) for generator in streams(seeds)]
+    assert np.array_equal(uniform_for(seeds, 3).numpy(), np.stack(fresh))
+
+
 def test_uniform_numbers_are_inside_their_interval_and_even():
     uniform = uniform_for(range(2000), 10)
     assert uniform.min() > 0 and uniform.max() < 1
@@ -96,5 +104,7 @@ def test_the_ends_of_the_generators_range_have_a_normal_quantile(monkeypatch):
         def random(self, count, dtype):
             return np.array([0, 1 - 2.0**-24], dtype)[:count]
 
-    monkeypatch.setattr(noise_module, "streams", lambda seeds: [Ends() for _ in seeds])
-    assert log_normal_sigmas(uniform_for([0], 2)).isfinite().all()
+    monkeypatch.setattr(noise_module, "rewound", lambda seeds: [Ends() for _ in seeds])
+    uniform = uniform_for([0], 2)
+    assert uniform[0] == 2.0**-25 and uniform[1] == 1 - 2.0**-24
+    assert log_normal_sigmas(uniform).isfinite().all()

@@ -57,8 +57,8 @@ def noise_for(seeds: Iterable[int], shape: Sequence[int], device: torch.device |
 def uniform_for(seeds: Iterable[int], count: int, device: torch.device | str = "cpu") -> Tensor:
     """Return uniform numbers [N, count] in (0, 1) of which row i depends on seed i only."""
     rows = [generator.random(count, dtype=np.float32) for generator in rewound(seeds)]
-    tiny = 2.0**-25  # float32 draws are multiples of 2^-24 and may be 0, which has no normal quantile
-    return torch.from_numpy(np.stack(rows) + np.float32(tiny)).to(device)
+    tiny = np.float32(2.0**-25)  # draws are multiples of 2^-24 from 0 on, and 0 has no normal quantile;
+    return torch.from_numpy(np.maximum(np.stack(rows), tiny)).to(device)  # adding it would round the largest to 1
 
 
 def rewound(seeds: Iterable[int]) -> Iterator[np.random.Generator]:

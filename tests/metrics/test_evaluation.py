@@ -12,11 +12,11 @@ from d2o import checkpoints
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.preconditioning import EDM
 from d2o.diffusion.sampling import generate
-from d2o.images.datasets import open_images
-from d2o.images.files import to_uint8, write_images
 from d2o.metrics import sources
 from d2o.metrics.evaluation import Judge, evaluate
 from d2o.metrics.statistics import accumulate, features_of, save
+from d2o.pixels.datasets import open_images
+from d2o.pixels.files import to_uint8, write_images
 
 
 class Noisy(nn.Module):

@@ -55,15 +55,10 @@ def run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         return complain(f"there is no command {name!r}: {f'did you mean {close[0]}?' if close else 'see d2o --help.'}")
-    from d2o.training.run import Interrupted
-
     try:
         import_module(f"d2o.cli.{name}").main(rest)
-    except Interrupted:
-        print("\nStopped and saved. The same command again continues where it stopped.", file=sys.stderr)
-        return INTERRUPTED
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `d2o recipes | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -39,13 +39,17 @@ class Turn(NamedTuple):
 
 @dataclass
 class Progress:
-    """Where a run stands after an iteration. `losses` are the means of this iteration's turns, by name."""
+    """Where a run stands after an iteration. `losses` are the means of this iteration's turns, by name.
+
+    `skipped` counts the steps left out because their gradients were not finite; `failing` says that the last one was.
+    """
 
     images: int
     iteration: int
     losses: dict[str, float]
     learning_rate: float
     skipped: int
+    failing: bool
     networks: Networks
     optimizers: dict[str, Optimizer]
 
@@ -158,7 +162,16 @@ def train(
             networks.student,
             ema_decay(images, recipe.batch_size, recipe.ema_half_life, recipe.ema_ramp),
         )
-        yield Progress(images, iteration, losses, rate * recipe.learning_rate, skipped, networks, optimizers)
+        yield Progress(
+            images,
+            iteration,
+            losses,
+            rate * recipe.learning_rate,
+            skipped,
+            any(failures.values()),
+            networks,
+            optimizers,
+        )
 
 
 def take(

@@ -6,19 +6,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from d2o.discriminators import Projected
 from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.denoising import Denoising
+from d2o.objectives.objective import RECORD, Real, Whole
 
 Objective = Annotated[Denoising | Adversarial, Field(discriminator="kind")]
-Images = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
+Images = Annotated[Whole, Field(ge=1)]
+Rate = Annotated[Real, Field(gt=0)]
+Share = Annotated[Real, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=RECORD)
 class Recipe:
     """Which objectives, from which weights, what stays frozen, how long. Durations are counted in images seen."""
 
@@ -39,9 +41,9 @@ class Recipe:
     discriminator: Projected = Projected()
     learning_rate: Rate = 1e-4
     discriminator_learning_rate: Rate = 1e-4
-    betas: tuple[float, float] = (0.0, 0.99)
+    betas: tuple[Share, Share] = (0.0, 0.99)
     """Adam's, of student and discriminator alike."""
-    learning_rate_ramp: Annotated[int, Field(ge=0)] = 0
+    learning_rate_ramp: Annotated[Whole, Field(ge=0)] = 0
     """Images over which the student's learning rate rises from 0."""
     learning_rate_decay: Literal["constant", "linear", "cosine"] = "constant"
     """linear: falls to 0 over the second half of the run; cosine: over all of it. For both networks."""
@@ -51,7 +53,7 @@ class Recipe:
     """Bounds the half-life by this share of the images seen so far."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the student's backbone; weights, sums and the discriminator stay float32."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
 
     @property
     def needs(self) -> set[str]:

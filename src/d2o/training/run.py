@@ -10,6 +10,7 @@ student.safetensors      at the end: the student itself
 """
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -38,8 +39,11 @@ SAVE_SECONDS = 300
 """A checkpoint is written at least this often."""
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """The run was asked to stop (Ctrl-C or SIGTERM), has saved itself and can be continued."""
+
+    def __str__(self) -> str:
+        return "Stopped and saved. The same command again continues where it stopped."
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def run(
     directory = Path(directory)
     if main:
         claim(directory, recipe, origin or {}, images)
+        for temporary in leftovers(directory):
+            temporary.unlink()
     accelerator.wait_for_everyone()
     checkpoint = directory / "checkpoint.safetensors"
     resume, seconds, best, evaluation = None, 0.0, float("inf"), None
@@ -114,7 +120,7 @@ def run(
     losses: list[dict[str, float]] = []
 
     def save() -> None:
-        if not main or progress is None:
+        if not main or progress is None or progress.failing:  # the last good checkpoint stays
             return
         tensors, numbers = progress.state()
         spec = {
@@ -222,11 +228,16 @@ def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Image
                 f"{f' (and {len(differing) - 1} more differ)' if len(differing) > 1 else ''}; choose another directory."
             )
         return
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if directory.exists() and (not directory.is_dir() or set(directory.iterdir()) - leftovers(directory)):
         raise ValueError(f"{directory} exists and is not a run of d2o; choose another directory for the output.")
     directory.mkdir(parents=True, exist_ok=True)
     with atomic(file) as temporary:
         temporary.write_text(json.dumps(asked, indent=2) + "\n")
+
+
+def leftovers(directory: Path) -> set[Path]:
+    """Return the temporary files that a kill has left behind."""
+    return {path for path in directory.glob(".*") if re.fullmatch(r"\..+-[0-9a-f]{8}(\.\w+)?", path.name)}
 
 
 def flatten(tree: Any, path: str = "") -> dict[str, Any]:

@@ -8,11 +8,16 @@ examples:
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
 import d2o
 from d2o.metrics.report import report
+from d2o.metrics.sources import is_checkpoint
+from d2o.metrics.statistics import holds_statistics
+from d2o.pixels.datasets import Images, open_images
 
 from .arguments import parse
 
@@ -35,6 +40,12 @@ class Evaluate:
     """Sampling steps of A, if it is a model (18: EDM's)."""
     reference_steps: int | None = None
     """Sampling steps of B, if it is a model."""
+    resolution: int | None = None
+    """Bring data sets to this side, as in training; needs --resize."""
+    resize: Annotated[str | None, tyro.conf.arg(metavar="area|bilinear|lanczos|center-crop")] = None
+    """How images are brought to --resolution."""
+    channels: Literal[1, 3] | None = None
+    """Convert data sets to grey (1) or RGB (3)."""
     batch: int = 64
     """Images at once; it does not change the result."""
     device: str = "cpu"
@@ -42,13 +53,21 @@ class Evaluate:
     json: bool = False
     """Print JSON instead of a table."""
 
+    def source(self, name: str) -> str | Images:
+        """Return data sets opened as asked, and everything else by its name."""
+        asked = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
+        path = Path(name)
+        if not any(asked.values()) or is_checkpoint(path) or holds_statistics(path):
+            return name
+        return open_images(name, **asked)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o evaluate`."""
     options = parse(Evaluate, "evaluate", arguments, __doc__)
     evaluation = d2o.evaluate(
-        options.a,
-        options.b,
+        options.source(options.a),
+        options.source(options.b),
         features=options.features,
         images=options.images,
         steps=options.steps,

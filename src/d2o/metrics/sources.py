@@ -49,7 +49,7 @@ def open_source(
         path = Path(source)
         if statistics.holds_statistics(path):
             return statistics.load(path)
-        if path.suffix in CHECKPOINT_SUFFIXES or any((path / name).is_file() for name in CHECKPOINT_FILES):
+        if is_checkpoint(path):
             denoiser = checkpoints.load(path).to(device)
             return generated(denoiser, seeds, steps=steps, batch_size=batch_size, name=path.stem)
         source = open_images(source)
@@ -65,6 +65,11 @@ def open_source(
         return chosen("images", source.__getitem__, len(source), shape, labels, images, batch_size)
     labels = None if source.labels is None else np.asarray(source.labels)
     return chosen(source.name, source.pixels, len(source), source.shape, labels, images, batch_size)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a path names a model rather than images."""
+    return path.suffix in CHECKPOINT_SUFFIXES or any((path / name).is_file() for name in CHECKPOINT_FILES)
 
 
 def chosen(

@@ -77,11 +77,12 @@ DIGITS_PRETRAIN: dict[str, Any] = {
     "learning_rate_ramp": 2_000,
 }
 DIGITS: dict[str, Any] = {
-    "duration": 10_500,
+    "objectives": (Adversarial(r1=5e-4),),
+    "duration": 24_000,
     "batch_size": 64,
     "learning_rate": 3e-4,
-    "discriminator_learning_rate": 3e-4,
-    "learning_rate_decay": "linear",
+    "discriminator_learning_rate": 6e-4,
+    "ema_ramp": 0.2,
     "discriminator": Projected(size=32, width=64),
 }
 

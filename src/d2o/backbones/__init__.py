@@ -6,12 +6,19 @@ from typing import Any
 
 from .backbone import Backbone
 from .dhariwal_unet import DhariwalUNet
+from .diffusers_unet import DiffusersUNet
+from .edm2_unet import Edm2UNet
 from .options import nearest
 from .song_unet import SongUNet
 
-BACKBONES: dict[str, type[Backbone]] = {"song_unet": SongUNet, "dhariwal_unet": DhariwalUNet}
+BACKBONES: dict[str, type[Backbone]] = {
+    "song_unet": SongUNet,
+    "dhariwal_unet": DhariwalUNet,
+    "edm2_unet": Edm2UNet,
+    "diffusers_unet": DiffusersUNet,
+}
 
-__all__ = ["BACKBONES", "Backbone", "DhariwalUNet", "SongUNet", "build"]
+__all__ = ["BACKBONES", "Backbone", "DhariwalUNet", "DiffusersUNet", "Edm2UNet", "SongUNet", "build"]
 
 
 def build(spec: Mapping[str, Any]) -> Backbone:

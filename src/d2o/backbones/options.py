@@ -1,5 +1,6 @@
 """What the options of every backbone may be: one table, checked in one place before a network is built."""
 
+import math
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -35,6 +36,19 @@ def share() -> Option:
     return Option(lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1")
 
 
+def balance() -> Option:
+    """The share of the second of two inputs that are joined."""
+    return Option(lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
+
+
+def limit() -> Option:
+    """A positive number, or None for no limit."""
+    return Option(
+        lambda value: value is None or (type(value) in (int, float) and 0 < value < math.inf),
+        "a positive number or None",
+    )
+
+
 def choice(*names: str) -> Option:
     """One of the given words."""
     return Option(lambda value: isinstance(value, str) and value in names, "one of " + ", ".join(map(repr, names)))
@@ -54,6 +68,12 @@ OPTIONS: dict[str, Option] = {
     "attention_resolutions": wholes(0, 10, 1, 4096),
     "dropout": share(),
     "label_dropout": share(),
+    "head_channels": whole(1, 4096),
+    "label_balance": balance(),
+    "concat_balance": balance(),
+    "residual_balance": balance(),
+    "attention_balance": balance(),
+    "clip": limit(),
     "embedding": choice("positional", "fourier"),
     "noise_embedding_multiplier": whole(1, 64),
     "encoder": choice("standard", "skip", "residual"),

@@ -1,6 +1,7 @@
 """What every parameter of a U-Net is for, so that recipes freeze by role and never by a substring of a name."""
 
 import re
+from collections.abc import Sequence
 
 # The first row that matches decides. The names are those of the public EDM checkpoints.
 ROLES: tuple[tuple[str, str], ...] = (
@@ -23,7 +24,12 @@ def unet_role(parameter_name: str) -> str:
     "convolution" is conv0 and conv1 of every block, those that resample included; "residual" brings the input image
     into deeper levels; "skip" is a block's own 1x1 shortcut.
     """
-    for pattern, role in ROLES:
+    return first_role(ROLES, parameter_name)
+
+
+def first_role(rows: Sequence[tuple[str, str]], parameter_name: str) -> str:
+    """Return the role in the first row (pattern, role) that matches a parameter's name."""
+    for pattern, role in rows:
         if re.search(pattern, parameter_name):
             return role
     raise ValueError(f"No role is known for the parameter {parameter_name!r}.")

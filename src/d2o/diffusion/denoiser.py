@@ -5,7 +5,7 @@ Shapes: N images, C channels, H height, W width. Images are float in [-1, 1]; `x
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,25 @@ from torch import Tensor, nn
 from .preconditioning import Preconditioning
 
 
+class Codec(Protocol):
+    """What stands between pixels and the latent images that some denoisers work on; gradients pass through both ways."""
+
+    def encode(self, images: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def pixel_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]: ...
+
+
 class Denoiser(nn.Module):
     """Predict the clean image behind a noisy one, whatever family the network comes from.
 
     `image_shape` is (C, H, W); `num_classes` is 0 without labels; `provenance` is JSON-able and travels with the file.
-    With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32.
+    With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32. A denoiser of latent
+    images has a `codec`, which is no part of its weights.
     """
+
+    codec: Codec | None = None
 
     def __init__(
         self,
@@ -48,6 +61,24 @@ class Denoiser(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
             prediction = self.backbone(scale * x, coefficients.noise, label, augmentation)
         return skip * x + output * prediction.float()
+
+    @property
+    def sigma_max(self) -> float:
+        """The noise level that sampling starts from."""
+        return self.preconditioning.sigma_max
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of decoded images: `image_shape`, unless the denoiser works on latent ones."""
+        return self.image_shape if self.codec is None else self.codec.pixel_shape(self.image_shape)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return what the denoiser works on [N,C,H,W] for images in pixels."""
+        return images if self.codec is None else self.codec.encode(images)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Return images in pixels for what the denoiser makes [N,C,H,W]."""
+        return x0 if self.codec is None else self.codec.decode(x0)
 
 
 @dataclass(frozen=True)

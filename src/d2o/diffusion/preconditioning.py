@@ -1,6 +1,7 @@
 """How a network becomes a denoiser: D(x, sigma) = skip * x + output * network(input * x, noise).
 
 A family of diffusion models is one row of four coefficients. `sigma` is a float tensor of any shape; so are the rows.
+Every family has `sigma_max`, the noise level that sampling starts from.
 """
 
 from dataclasses import asdict, dataclass
@@ -9,7 +10,8 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .noise import SIGMA_MIN
+from .noise import SIGMA_MAX, SIGMA_MIN
+from .schedules import LONGEST, SCHEDULES, noise_levels
 
 
 class Coefficients(NamedTuple):
@@ -26,6 +28,9 @@ class Preconditioning(Protocol):
 
     kind: ClassVar[str]
 
+    @property
+    def sigma_max(self) -> float: ...
+
     def __call__(self, sigma: Tensor) -> Coefficients: ...
 
 
@@ -35,6 +40,7 @@ class EDM:
 
     kind: ClassVar[str] = "edm"
     sigma_data: float = 0.5
+    sigma_max: float = SIGMA_MAX
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         norm = (sigma**2 + self.sigma_data**2).sqrt()
@@ -48,6 +54,7 @@ class Boundary:
     kind: ClassVar[str] = "boundary"
     sigma_data: float = 0.5
     sigma_min: float = SIGMA_MIN
+    sigma_max: float = SIGMA_MAX
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         above = sigma - self.sigma_min
@@ -64,6 +71,7 @@ class VP:
     beta_range: float = 19.9
     beta_min: float = 0.1
     time_scale: float = 999.0
+    sigma_max: float = SIGMA_MAX
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         variance = (1 + sigma**2).log()
@@ -76,13 +84,65 @@ class VE:
     """Variance exploding: the network predicts the negated noise (arXiv 2206.00364, table 1)."""
 
     kind: ClassVar[str] = "ve"
+    sigma_max: float = SIGMA_MAX
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         one = torch.ones_like(sigma)
         return Coefficients(one, sigma, one, (sigma / 2).log())
 
 
-PRECONDITIONINGS: dict[str, type] = {family.kind: family for family in (EDM, Boundary, VP, VE)}
+@dataclass(frozen=True)
+class Discrete:
+    """Variance preserving, discrete times 0 to steps - 1: the schedule's name and range, or `betas` themselves.
+
+    At time t the noise level is sqrt((1 - a) / a), where a is the product of 1 - beta up to t; the network is told the
+    time whose level is nearest in ln(sigma). `sigma_max` is at most the schedule's own.
+    """
+
+    schedule: str = "linear"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    steps: int = 1000
+    betas: tuple[float, ...] = ()
+    sigma_max: float = SIGMA_MAX
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "sigma_max", min(self.sigma_max, self.levels[-1].item()))
+
+    @property
+    def levels(self) -> Tensor:
+        """The noise level [steps] of every time, float64."""
+        return noise_levels(self.schedule, self.beta_start, self.beta_end, self.steps, self.betas)
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """Return the time, a whole number of sigma's type, whose noise level is nearest."""
+        between = (self.levels[1:] * self.levels[:-1]).sqrt().to(sigma)
+        return (sigma[..., None] > between).sum(-1).to(sigma)
+
+
+@dataclass(frozen=True)
+class Epsilon(Discrete):
+    """DDPM: the network predicts the noise (arXiv 2006.11239). Its errors are multiplied by sigma."""
+
+    kind: ClassVar[str] = "epsilon"
+
+    def __call__(self, sigma: Tensor) -> Coefficients:
+        return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time(sigma))
+
+
+@dataclass(frozen=True)
+class Velocity(Discrete):
+    """The network predicts v = sqrt(a) noise - sqrt(1 - a) x0, where a = 1 / (1 + sigma^2) (arXiv 2202.00512, D)."""
+
+    kind: ClassVar[str] = "velocity"
+
+    def __call__(self, sigma: Tensor) -> Coefficients:
+        scale = (1 + sigma**2).rsqrt()
+        return Coefficients(scale**2, -sigma * scale, scale, self.time(sigma))
+
+
+PRECONDITIONINGS: dict[str, type] = {family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity)}
 LARGEST = 1e9
 """Above every sensible number of a preconditioning, and small enough for float32."""
 
@@ -94,13 +154,38 @@ def to_spec(preconditioning: Preconditioning) -> dict:
 
 def from_spec(spec: dict) -> Preconditioning:
     """Return the preconditioning that `to_spec` described; an unknown kind or number is a ValueError."""
-    numbers = dict(spec)
-    kind = numbers.pop("kind", None)
+    settings = dict(spec)
+    kind = settings.pop("kind", None)
     if not isinstance(kind, str) or kind not in PRECONDITIONINGS:
         raise ValueError(f"Unknown preconditioning {kind!r}; there are {', '.join(PRECONDITIONINGS)}.")
-    if not all(type(value) in (int, float) and 0 < value < LARGEST for value in numbers.values()):
-        raise ValueError(f"The preconditioning {kind!r} takes positive numbers below {LARGEST:.0e} only, not {spec}.")
+    for name, value in settings.items():
+        if not ALLOWED.get(name, positive)(value):
+            shown = repr(value)[:100]
+            raise ValueError(f"The preconditioning {kind!r} cannot use {name} = {shown}: {MEANING.get(name, NUMBER)}.")
     try:
-        return PRECONDITIONINGS[kind](**numbers)
+        return PRECONDITIONINGS[kind](**settings)
     except TypeError as error:
-        raise ValueError(f"The preconditioning {kind!r} does not take {sorted(numbers)}.") from error
+        raise ValueError(f"The preconditioning {kind!r} does not take {sorted(settings)}.") from error
+
+
+def positive(value: object) -> bool:
+    """Return whether this is a number that a preconditioning can use."""
+    return type(value) in (int, float) and 0 < value < LARGEST  # type: ignore[operator]
+
+
+def is_betas(values: object) -> bool:
+    """Return whether these are variances that a schedule adds: none, or many between 0 and 1."""
+    return isinstance(values, list | tuple) and len(values) <= LONGEST and all(positive(v) and v < 1 for v in values)
+
+
+NUMBER = f"it must be a positive number below {LARGEST:.0e}"
+ALLOWED = {
+    "schedule": lambda value: isinstance(value, str) and value in SCHEDULES,
+    "steps": lambda value: type(value) is int and 1 <= value <= LONGEST,
+    "betas": is_betas,
+}
+MEANING = {
+    "schedule": f"there are {', '.join(SCHEDULES)}",
+    "steps": f"it must be a whole number 1 to {LONGEST}",
+    "betas": f"they must be at most {LONGEST} numbers between 0 and 1",
+}

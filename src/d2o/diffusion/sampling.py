@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .noise import ONE_STEP, SIGMA_MAX, draw, karras_sigmas, streams
+from .noise import ONE_STEP, draw, karras_sigmas, streams
 
 Denoise = Callable[[Tensor, float], Tensor]
 """x [N,C,H,W], sigma -> x0 [N,C,H,W]: a denoiser whose label is already chosen."""
@@ -107,6 +107,7 @@ def generate(
 ) -> Iterator[Tensor]:
     """Yield batches of images [n,C,H,W] float32 in about [-1, 1]; image i depends on `seeds[i]` (and its label) only.
 
+    The walk starts at the denoiser's `sigma_max`; latent images are decoded.
     `label` is one class for all or one a seed; by default image i of a conditional model gets class
     `seed modulo num_classes`. `sampler` "renoise" visits sigma_max and then `middle_sigmas` (or Karras sigmas).
     """
@@ -117,9 +118,10 @@ def generate(
     if churn is not None and not churn.amount >= 0:
         raise ValueError(f"Churn adds noise: its amount is 0 or more, not {churn.amount}.")
     labels = labels_for(seeds, denoiser.num_classes, label)
-    sigmas = (SIGMA_MAX, *middle_sigmas, 0.0) if middle_sigmas else karras_sigmas(steps)
+    start = denoiser.sigma_max
+    sigmas = (start, *middle_sigmas, 0.0) if middle_sigmas else karras_sigmas(steps, sigma_max=start)
     if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
-        raise ValueError(f"Middle sigmas fall from {SIGMA_MAX:g} towards 0; {tuple(middle_sigmas)} do not.")
+        raise ValueError(f"Middle sigmas fall from {start:g} towards 0; {tuple(middle_sigmas)} do not.")
     device = next((p.device for p in denoiser.parameters()), torch.device("cpu"))
     for first in range(0, len(seeds), batch_size):
         part = slice(first, first + batch_size)
@@ -129,7 +131,7 @@ def generate(
         step = {"heun": heun_step, "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
         if churn is not None:
             step = churned_step(step, churn, len(sigmas) - 1, generators)
-        yield sample(lambda x, sigma, c=classes: denoiser(x, sigma, c), noise, sigmas, step)
+        yield denoiser.decode(sample(lambda x, sigma, c=classes: denoiser(x, sigma, c), noise, sigmas, step))
 
 
 def labels_for(seeds: Sequence[int], num_classes: int, label: int | Sequence[int] | None = None) -> Tensor | None:

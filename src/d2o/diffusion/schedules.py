@@ -1,0 +1,48 @@
+"""Discrete noise schedules: the variance that every step of a DDPM-style model adds, and its noise levels."""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+LONGEST = 100_000
+"""Times of a schedule; real ones have a thousand."""
+
+
+def line(start: float, end: float, steps: int) -> Tensor:
+    """Return numbers [steps] from `start` to `end`."""
+    return torch.linspace(start, end, steps, dtype=torch.float64, device="cpu")
+
+
+def cosine(_start: float, _end: float, steps: int) -> Tensor:
+    """Return variances [steps], at most 0.999, under which the signal falls as a squared cosine (arXiv 2102.09672)."""
+    signal = ((line(0, 1, steps + 1) + 0.008) / 1.008 * math.pi / 2).cos().square()
+    return (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
+
+
+# The names are those of diffusers' schedulers.
+SCHEDULES: dict[str, Callable[[float, float, int], Tensor]] = {
+    "linear": line,
+    "scaled_linear": lambda start, end, steps: line(start**0.5, end**0.5, steps).square(),
+    "squaredcos_cap_v2": cosine,
+    "sigmoid": lambda start, end, steps: line(-6, 6, steps).sigmoid() * (end - start) + start,
+}
+
+
+@lru_cache(maxsize=16)
+def noise_levels(schedule: str, start: float, end: float, steps: int, betas: tuple[float, ...] = ()) -> Tensor:
+    """Return the noise level sqrt((1 - a) / a) of every time, rising; `betas` take the place of the named schedule.
+
+    A variance that is not between 0 and 1 is a ValueError: its noise level would not be finite.
+    """
+    variances = (
+        torch.tensor(betas, dtype=torch.float64, device="cpu") if betas else SCHEDULES[schedule](start, end, steps)
+    )
+    if not bool(((variances > 0) & (variances < 1)).all()):
+        raise ValueError("A schedule's betas must lie between 0 and 1.")
+    signal = (1 - variances).cumprod(0)
+    if not signal[-1] > 0:
+        raise ValueError("A schedule's betas must leave some signal at the last time.")
+    return ((1 - signal) / signal).sqrt()

@@ -15,3 +15,7 @@ class UnsupportedCheckpointError(CheckpointError):
 
 class MismatchError(CheckpointError):
     """The weights do not fit the network that the file describes."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """The file asks for something that weights never need; nothing of it was run and nothing was loaded."""

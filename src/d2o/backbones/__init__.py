@@ -7,6 +7,7 @@ from typing import Any
 from .backbone import Backbone
 from .dhariwal_unet import DhariwalUNet
 from .diffusers_unet import DiffusersUNet
+from .dit import DiT
 from .edm2_unet import Edm2UNet
 from .options import nearest
 from .song_unet import SongUNet
@@ -16,9 +17,10 @@ BACKBONES: dict[str, type[Backbone]] = {
     "dhariwal_unet": DhariwalUNet,
     "edm2_unet": Edm2UNet,
     "diffusers_unet": DiffusersUNet,
+    "dit": DiT,
 }
 
-__all__ = ["BACKBONES", "Backbone", "DhariwalUNet", "DiffusersUNet", "Edm2UNet", "SongUNet", "build"]
+__all__ = ["BACKBONES", "Backbone", "DhariwalUNet", "DiT", "DiffusersUNet", "Edm2UNet", "SongUNet", "build"]
 
 
 def build(spec: Mapping[str, Any]) -> Backbone:

@@ -55,12 +55,21 @@ def waves(phase: Tensor) -> Tensor:
 
 
 def one_hot(label: Tensor | None, x: Tensor, num_classes: int, dropout: float = 0.0) -> Tensor:
-    """Return float32 rows [N, num_classes] for N images `x`: all zero for no class (None, a negative entry, dropout).
-
-    A class that does not exist is a ValueError on the CPU and no class elsewhere, where looking would stall.
-    """
+    """Return float32 rows [N, num_classes] for N images `x`: zero for no class (None, a negative entry, dropout)."""
     if label is None:
         return x.new_zeros(len(x), num_classes, dtype=torch.float32)
+    label = checked_label(label, x, num_classes)
+    rows = (label[:, None] == torch.arange(num_classes, device=label.device)).float()
+    if dropout:
+        rows = rows * (torch.rand(len(rows), 1, device=rows.device) >= dropout)
+    return rows
+
+
+def checked_label(label: Tensor, x: Tensor, num_classes: int) -> Tensor:
+    """Return the classes [N] of N images `x`; those that are not integers, one an image, are a ValueError.
+
+    So is a class that does not exist, on the CPU; elsewhere looking would stall.
+    """
     if label.shape != x.shape[:1] or label.is_floating_point():
         raise ValueError(
             f"Labels must be {len(x)} integers, one an image, not {tuple(label.shape)} numbers of type {label.dtype}."
@@ -68,10 +77,7 @@ def one_hot(label: Tensor | None, x: Tensor, num_classes: int, dropout: float = 
     if label.device.type == "cpu" and not torch.compiler.is_compiling() and bool((label >= num_classes).any()):
         limit = f"classes are 0 to {num_classes - 1}" if num_classes else "this network has no classes"
         raise ValueError(f"The label {int(label.max())} does not exist: {limit}.")
-    rows = (label[:, None] == torch.arange(num_classes, device=label.device)).float()
-    if dropout:
-        rows = rows * (torch.rand(len(rows), 1, device=rows.device) >= dropout)
-    return rows
+    return label
 
 
 def checked_augmentation(augmentation: Tensor, x: Tensor, size: int) -> Tensor:

@@ -49,6 +49,16 @@ def limit() -> Option:
     )
 
 
+def number(most: float) -> Option:
+    """A positive number up to `most`."""
+    return Option(lambda value: type(value) in (int, float) and 0 < value <= most, f"a positive number up to {most:g}")
+
+
+def flag() -> Option:
+    """Yes or no."""
+    return Option(lambda value: type(value) is bool, "true or false")
+
+
 def choice(*names: str) -> Option:
     """One of the given words."""
     return Option(lambda value: isinstance(value, str) and value in names, "one of " + ", ".join(map(repr, names)))
@@ -79,6 +89,12 @@ OPTIONS: dict[str, Option] = {
     "encoder": choice("standard", "skip", "residual"),
     "decoder": choice("standard", "skip"),
     "resample_filter": wholes(2, 16, 1, 1_000_000),
+    "patch_size": whole(1, 64),
+    "num_heads": whole(1, 256),
+    "mlp_multiplier": whole(1, 64),
+    "mlp_eps": number(1),
+    "time_endpoint": flag(),
+    "embedders": choice("shared", "per block"),
 }
 
 
@@ -88,7 +104,7 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         if not OPTIONS[name].allows(value):
             raise ValueError(f"The backbone option {name} must be {OPTIONS[name].meaning}, not {value!r}.")
-    halvings = len(config["channel_multipliers"]) - 1
+    halvings = len(config.get("channel_multipliers", (1,))) - 1
     if config["resolution"] % 2**halvings:
         raise ValueError(
             f"The backbone halves its images {halvings} times: resolution {config['resolution']} must be a multiple "

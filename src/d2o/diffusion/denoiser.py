@@ -14,7 +14,7 @@ from .preconditioning import Preconditioning
 
 
 class Codec(Protocol):
-    """What stands between pixels and the latent images that some denoisers work on; gradients pass through both ways."""
+    """What stands between pixels and the latent images of some denoisers; gradients pass through both ways."""
 
     def encode(self, images: Tensor) -> Tensor: ...
 

@@ -63,7 +63,7 @@ def describe(kwargs: Mapping[str, Any], path: Path, extras: Mapping[str, Any]) -
     """Return the description, as in our own files, of the denoiser that EDM2's class Precond makes of `kwargs`."""
     options = backbone_options(kwargs, path)
     size, channels = options["resolution"], options["in_channels"]
-    provenance = {"format": "edm2", "class": "Precond", **extras.get("provenance", {})}
+    provenance = dict(extras.get("provenance", {}))
     if latents := latents_of(extras.get("encoder"), channels, path):
         provenance["latents"] = latents
     return {
@@ -100,7 +100,10 @@ def backbone_options(kwargs: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def latents_of(encoder: Mapping[str, Any] | None, channels: int, path: Path) -> dict[str, Any] | None:
-    """Return how a codec's latents become the network's images, `scale * latent + bias`; None for pixels."""
+    """Return how the images of a latent network are made, `scale * latent + bias`; None for networks of pixels.
+
+    The latents are those of a codec, before any factor of its own, that is given pixels within `pixel_range`.
+    """
     if encoder is None or encoder.get("class_name") == "StandardRGBEncoder":
         return None
     if encoder.get("class_name") not in ENCODERS:
@@ -114,7 +117,7 @@ def latents_of(encoder: Mapping[str, Any] | None, channels: int, path: Path) -> 
             f"{path} holds an image encoder without a finite scale and bias for each of {channels} channels."
         )
     vae = encoder.get("vae_name")
-    record = {"encoder": encoder["class_name"], "scale": scale, "bias": bias}
+    record = {"encoder": encoder["class_name"], "scale": scale, "bias": bias, "pixel_range": [0, 1]}
     return record | ({"vae": vae[:200]} if isinstance(vae, str) else {})
 
 

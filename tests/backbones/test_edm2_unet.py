@@ -1,0 +1,316 @@
+"""Edm2UNet: magnitudes are preserved, the public networks have their published sizes, outputs are the reference's."""
+
+import json
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from d2o.backbones import Edm2UNet, build
+from d2o.backbones.edm2_unet import ROLES, MPBlock, MPConv, MPFourier, MPStyle, mp_cat, mp_silu, mp_sum, unit
+
+from .conftest import fill, images
+
+SMALL = {"kind": "edm2_unet", "resolution": 8, "in_channels": 3, "out_channels": 3, "num_classes": 4, "num_blocks": 1}
+SMALL |= {"channels": 16, "channel_multipliers": [1, 2], "attention_resolutions": [4], "head_channels": 8}
+STYLE = MPStyle(32, head_channels=8, dropout=0.0, residual_balance=0.3, attention_balance=0.3, clip=256.0)
+
+
+def magnitude(x: Tensor) -> float:
+    return float(x.detach().square().mean().sqrt())
+
+
+def distance(first: Tensor, second: Tensor) -> float:
+    """Return the largest difference relative to the deviation."""
+    return float((first - second).detach().abs().max() / second.detach().std())
+
+
+@torch.no_grad()
+def make(**change: Any) -> Edm2UNet:
+    """Return a small network whose every path matters: fresh ones have gains of zero."""
+    network = fill(build(SMALL | change)).eval()
+    assert isinstance(network, Edm2UNet)
+    for name, parameter in network.named_parameters():
+        if name.endswith("gain"):
+            parameter.fill_(0.8)
+    network.emb_fourier.phases.copy_(torch.linspace(0, 6, len(network.emb_fourier.phases)))
+    return network
+
+
+@pytest.fixture
+def batch() -> dict[str, Any]:
+    return {"x": images(4), "noise": torch.tensor([-1.5, -0.3, 0.4, 1.1]), "label": torch.tensor([0, 3, 1, 2])}
+
+
+class TestOperations:
+    """On independent numbers of magnitude 1, every operation gives magnitude 1."""
+
+    @pytest.fixture(autouse=True)
+    def seed(self) -> None:
+        torch.manual_seed(0)
+
+    def test_silu(self) -> None:
+        assert abs(magnitude(mp_silu(torch.randn(1_000_000))) - 1) < 2e-3
+
+    @pytest.mark.parametrize("balance", [0.0, 0.3, 0.5, 1.0])
+    def test_sum(self, balance: float) -> None:
+        a, b = torch.randn(2, 500_000)
+        joined = mp_sum(a, b, balance)
+        assert abs(magnitude(joined) - 1) < 3e-3
+        torch.testing.assert_close(joined * math.sqrt((1 - balance) ** 2 + balance**2), (1 - balance) * a + balance * b)
+
+    @pytest.mark.parametrize("balance", [0.2, 0.5])
+    @pytest.mark.parametrize("widths", [(24, 24), (8, 40)])
+    def test_concatenation(self, balance: float, widths: tuple[int, int]) -> None:
+        a, b = torch.randn(8, widths[0], 32, 32), torch.randn(8, widths[1], 32, 32)
+        joined = mp_cat(a, b, balance)
+        assert abs(magnitude(joined) - 1) < 5e-3
+        energy = joined.square().sum((0, 2, 3))
+        assert abs(float(energy[: widths[0]].sum() / energy[widths[0] :].sum()) - ((1 - balance) / balance) ** 2) < 0.25
+        assert torch.equal(mp_cat(a, b, 0.0)[:, widths[0] :], torch.zeros_like(b))
+
+    def test_fourier(self) -> None:
+        assert abs(magnitude(MPFourier(4096)(torch.linspace(-1.5, 1.1, 50))) - 1) < 2e-2
+
+    @pytest.mark.parametrize("kernel", [0, 1, 3])
+    def test_convolution(self, kernel: int) -> None:
+        layer = MPConv(64, 96, kernel)
+        output = layer(torch.randn(64, 64, *([32, 32] if kernel else [])))
+        inside = output[..., 1:-1, 1:-1] if kernel else output
+        assert abs(magnitude(inside) - 1) < 2e-2
+        assert not layer(torch.ones(1, 64, *([4, 4] if kernel else [])), 0.0).any()
+
+    def test_unit_is_idempotent_and_survives_zeros(self) -> None:
+        x = 7 * torch.randn(4, 10, 3)
+        once = unit(x, [1, 2])
+        torch.testing.assert_close(once.square().mean((1, 2)), torch.ones(4), atol=3e-4, rtol=0)
+        torch.testing.assert_close(unit(once, [1, 2]), once, atol=0, rtol=2e-4)
+        assert not unit(torch.zeros(2, 3), [1]).any()
+
+    def test_only_the_direction_of_weights_counts(self) -> None:
+        layer, x = MPConv(8, 5, 3), torch.randn(2, 8, 6, 6)
+        before = layer(x)
+        layer.weight.data *= torch.tensor([1e-1, 1, 2, 10, 1e3])[:, None, None, None]
+        assert distance(layer(x), before) < 3e-3
+
+    @pytest.mark.parametrize("flavour", ["encoder", "decoder"])
+    @pytest.mark.parametrize("widths", [(32, 32), (24, 40)])
+    def test_blocks(self, flavour: Any, widths: tuple[int, int]) -> None:
+        block = MPBlock(STYLE, *widths, flavour)
+        output = block(torch.randn(4, widths[0], 32, 32), mp_silu(torch.randn(4, 32)))
+        assert 0.9 < magnitude(output) < 1.05
+        assert MPBlock(STYLE, 8, 8, flavour, "up")(torch.randn(2, 8, 4, 4), torch.zeros(2, 32)).shape[-1] == 8
+        assert MPBlock(STYLE, 8, 8, flavour, "down")(torch.randn(2, 8, 4, 4), torch.zeros(2, 32)).shape[-1] == 2
+
+    def test_attention_is_softmax_of_cosines(self) -> None:
+        block = MPBlock(STYLE, 16, 16, "decoder", attention=True)
+        qkv = torch.randn(2, 48, 3, 3)
+        seen = block._attention(qkv).reshape(2, 16, 9)
+        for head in range(2):
+            query, key, value = (unit(qkv.reshape(2, 2, 8, 3, 9)[:, head, :, part], [1]) for part in range(3))
+            weights = (query.transpose(1, 2) @ key / math.sqrt(8)).softmax(2)
+            torch.testing.assert_close(seen[:, 8 * head : 8 * head + 8], value @ weights.transpose(1, 2))
+
+    def test_a_whole_network_keeps_magnitudes(self) -> None:
+        network = make(resolution=32, channels=32, attention_resolutions=[])
+        for name, parameter in network.named_parameters():
+            parameter.data = torch.zeros([]) if name.endswith("gain") else torch.randn_like(parameter)
+        assert not network(torch.randn(2, 3, 32, 32), torch.zeros(2)).any(), "the output's gain starts at zero"
+        network.out_gain.data.fill_(1)
+
+        def keep(_m: Any, _x: Any, y: Tensor) -> None:
+            seen.append(magnitude(y))
+
+        seen: list[float] = []
+        for module in network.modules():
+            if isinstance(module, MPBlock):
+                module.register_forward_hook(keep)
+        assert 0.6 < magnitude(network(torch.randn(4, 3, 32, 32), torch.randn(4))) < 1.1
+        assert len(seen) == 3 + 7
+        assert all(0.7 < value < 1.1 for value in seen), seen
+
+
+# The paper's sizes, in millions, of the networks for ImageNet: latents of 4 channels or images of 3, 64 x 64.
+PUBLIC = {"XS": (128, 125), "S": (192, 280), "M": (256, 498), "L": (320, 777), "XL": (384, 1119), "XXL": (448, 1523)}
+
+
+@pytest.mark.parametrize(("channels", "millions"), PUBLIC.values(), ids=PUBLIC)
+@pytest.mark.parametrize("colours", [3, 4])
+def test_public_networks(channels: int, millions: int, colours: int) -> None:
+    with torch.device("meta"):
+        sizes = {"resolution": 64, "in_channels": colours, "out_channels": colours, "num_classes": 1000}
+        network = build({"kind": "edm2_unet", **sizes, "channels": channels})
+    roles: Counter[str] = Counter()
+    for name, parameter in network.named_parameters():
+        roles[network.role(name)] += parameter.numel()
+    assert abs(roles.total() / 1e6 - millions) < 0.6
+    if (channels, colours) == (192, 3):
+        assert roles.total() == 280_209_253
+    assert len(network.state_dict()) == 200
+    assert set(roles) == {role for _, role in ROLES}
+    assert 0.837 < (roles["convolution"] + roles["projection"]) / roles.total() < 0.841  # what D2O-F freezes
+    assert 0.912 < (roles["convolution"] + roles["projection"] + roles["qkv"]) / roles.total() < 0.916
+
+
+def test_names_and_roles() -> None:
+    names = dict(make().named_parameters())
+    expected = {
+        "emb_noise.weight": "embedding",
+        "emb_label.weight": "embedding",
+        "enc.8x8_conv.weight": "input",
+        "enc.8x8_block0.conv_res0.weight": "convolution",
+        "enc.4x4_down.conv_res1.weight": "convolution",
+        "enc.4x4_block0.conv_skip.weight": "skip",
+        "enc.4x4_block0.attn_qkv.weight": "qkv",
+        "dec.4x4_in0.attn_proj.weight": "projection",
+        "dec.4x4_in1.emb_gain": "gain",
+        "dec.8x8_up.emb_linear.weight": "affine",
+        "dec.8x8_block1.conv_skip.weight": "skip",
+        "out_conv.weight": "output",
+        "out_gain": "output",
+    }
+    assert expected.keys() <= names.keys()
+    assert {name: Edm2UNet.role(name) for name in expected} == expected
+    assert {name for name, _ in make().named_buffers()} == {"emb_fourier.freqs", "emb_fourier.phases"}
+    with pytest.raises(ValueError, match=r"No role is known for the parameter 'logvar_linear\.weight'"):
+        Edm2UNet.role("logvar_linear.weight")
+
+
+EXPECTED = (
+    "-0.527059 -0.245951 0.175328 -1.189677 0.775034 -0.518350 1.111097 -0.660192 1.452467 "
+    "0.370804 0.574525 -0.063951 1.510953 -0.719102 -1.199791 0.855555 2.027041 0.428502 "
+)
+
+
+def test_reference_outputs() -> None:
+    """The numbers are outputs of the reference implementation for the same formula weights."""
+    expected = torch.tensor([float(number) for number in EXPECTED.split()])
+    with torch.no_grad():
+        output = make()(images(2), torch.tensor([-1.2, 0.9]), torch.tensor([2, -1]))
+    torch.testing.assert_close(output[:, :, 1::3, 7].flatten(), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_spec_round_trip(batch: dict[str, Any]) -> None:
+    network = make(clip=None, label_balance=0.3)
+    spec = json.loads(json.dumps({"kind": network.kind, **network.config}))
+    rebuilt = build(spec).eval()
+    rebuilt.load_state_dict(network.state_dict())
+    assert (SMALL | {"clip": None, "label_balance": 0.3}).items() <= spec.items()
+    assert torch.equal(rebuilt(**batch), network(**batch))
+    with torch.device("meta"):
+        assert build(spec)(torch.zeros(2, 3, 8, 8), torch.zeros(2)).shape == (2, 3, 8, 8)
+
+
+def test_no_class_is_none_or_negative(batch: dict[str, Any]) -> None:
+    network = make()
+    nothing = network(**batch | {"label": None})
+    assert torch.equal(network(**batch | {"label": torch.full((4,), -1)}), nothing)
+    assert distance(nothing, network(**batch)) > 1e-3
+
+
+@pytest.mark.parametrize("argument", ["x", "noise", "label"])
+def test_every_argument_matters(batch: dict[str, Any], argument: str) -> None:
+    network = make()
+    assert distance(network(**batch | {argument: batch[argument].roll(1, 0)}), network(**batch)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "option", ["label_balance", "concat_balance", "residual_balance", "attention_balance", "clip", "head_channels"]
+)
+def test_every_option_matters(batch: dict[str, Any], option: str) -> None:
+    other = make(**{option: 4 if option == "head_channels" else 0.15})
+    assert distance(other(**batch), make()(**batch)) > 1e-3
+
+
+def test_images_do_not_see_each_other(batch: dict[str, Any]) -> None:
+    network = make()
+    together = network(**batch)
+    for index in range(4):
+        alone = network(**{name: value[index : index + 1] for name, value in batch.items()})
+        assert distance(alone, together[index : index + 1]) < 1e-4
+    assert network(torch.zeros(0, 3, 8, 8), torch.zeros(0)).shape == (0, 3, 8, 8)
+
+
+def test_channels_last_changes_nothing(batch: dict[str, Any]) -> None:
+    network = make()
+    expected = network(**batch)
+    network.to(memory_format=torch.channels_last)
+    assert distance(network(**batch), expected) < 1e-4
+
+
+def test_dropout_acts_in_training_only(batch: dict[str, Any]) -> None:
+    network = make(dropout=0.5)
+    assert torch.equal(network(**batch), network(**batch))
+    network.train()
+    assert distance(network(**batch), network(**batch)) > 1e-2
+
+
+def test_training_normalises_the_weights_that_it_trains_and_no_others(batch: dict[str, Any]) -> None:
+    network = make()
+    before, expected = {name: value.clone() for name, value in network.state_dict().items()}, network(**batch)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), "not in evaluation"
+    frozen = {name for name, _ in network.named_parameters() if network.role(name) == "convolution"}
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    network.train()
+    assert distance(network(**batch), expected) < 3e-2  # the formula's weights are small: the epsilon of norms counts
+    for name, parameter in network.named_parameters():
+        if name in frozen or parameter.dim() == 0:
+            assert torch.equal(parameter, before[name])
+        else:
+            assert torch.allclose(parameter.flatten(1).square().mean(1), torch.ones(len(parameter)), atol=3e-3)
+
+
+def test_two_passes_before_one_step(batch: dict[str, Any]) -> None:
+    """Objectives may call the student twice: the second normalisation must not spoil what the first pass saved."""
+    network = make().train()
+    (network(**batch) - network(**batch | {"label": None})).square().sum().backward()
+    untouched = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert untouched == []
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_gradients_are_orthogonal_to_the_weights(batch: dict[str, Any]) -> None:
+    network = make()
+    network(**batch).square().sum().backward()
+    for layer in network.modules():
+        if isinstance(layer, MPConv):
+            gradient, weight = layer.weight.grad, layer.weight.detach()
+            assert gradient is not None
+            assert nn.functional.cosine_similarity(gradient.flatten(1), weight.flatten(1)).abs().max() < 1e-2
+
+
+def test_autocast_is_close(batch: dict[str, Any]) -> None:
+    network = make()
+    exact = network(**batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network(**batch)
+        rounded.float().square().mean().backward()
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded.float() - exact).square().mean().sqrt() < 0.1 * exact.std()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"concat_balance": 1.5}, "concat_balance must be a number from 0 to 1"),
+        ({"label_balance": math.nan}, "label_balance must be a number"),
+        ({"clip": 0}, "clip must be a positive number or None"),
+        ({"clip": math.inf}, "clip must be a positive number"),
+        ({"head_channels": 0}, "head_channels must be a whole number"),
+        ({"channels": 20, "head_channels": 6}, "20 channels do not split into 3 attention heads"),
+        ({"encoder": "skip"}, "'edm2_unet' has no option 'encoder'"),
+    ],
+)
+def test_bad_specs(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        build(SMALL | {"channel_multipliers": [1]} | change)
+
+
+def test_augmentation_is_refused(batch: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"Augmentation labels must be \[4, 0\]"):
+        make()(**batch, augmentation=torch.zeros(4, 9))

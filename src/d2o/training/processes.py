@@ -70,7 +70,9 @@ def _child(work: Callable[[], None], environment: dict[str, str], writer: Connec
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.update({"GLOO_SOCKET_IFNAME": "lo", **environment} if sys.platform == "linux" else environment)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(environment["WORLD_SIZE"])))
+    threads = max(1, (os.cpu_count() or 1) // int(environment["WORLD_SIZE"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # or accelerate would give every process all cores
+    torch.set_num_threads(threads)
     code = 1
     try:
         work()

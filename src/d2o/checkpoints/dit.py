@@ -101,7 +101,7 @@ def to_diffusers(denoiser: Denoiser) -> tuple[dict[str, Any], dict[str, Tensor]]
         for name, embedder in backbone.named_modules():
             if isinstance(embedder, TimeEmbedder):
                 tensors[f"{name}.mlp.0.bias"] = embedder.mlp[0](embedder.waves(time))[0].detach()
-                tensors[f"{name}.mlp.0.weight"] = torch.zeros_like(embedder.mlp[0].weight)
+                tensors[f"{name}.mlp.0.weight"] = torch.zeros_like(tensors[f"{name}.mlp.0.weight"])
     shared = {name: tensors.pop(name) for name in list(tensors) if name.startswith(("t_embedder.", "y_embedder."))}
     for index in range(options["num_blocks"]):
         tensors |= {f"blocks.{index}.{name}": tensor.clone() for name, tensor in shared.items()}

@@ -11,6 +11,7 @@ import torch
 from d2o import checkpoints
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate, labels_for
+from d2o.pixels.codec import check_pixels
 from d2o.pixels.datasets import Images, open_images
 from d2o.pixels.files import to_uint8
 
@@ -94,6 +95,7 @@ def generated(
     denoiser: Denoiser, seeds: Sequence[int], *, steps: int, batch_size: int, name: str = "generator"
 ) -> Stream:
     """Return a stream of one image a seed; a conditional generator makes class `seed modulo num_classes`."""
+    check_pixels(denoiser)
     labels = labels_for(seeds, denoiser.num_classes)
 
     def batches() -> Iterator[np.ndarray]:
@@ -115,7 +117,7 @@ def generated(
             denoiser.train(training)
 
     classes = None if labels is None else labels.numpy()
-    shape, networks = denoiser.image_shape, discriminator_networks(denoiser.provenance)
+    shape, networks = denoiser.pixel_shape, discriminator_networks(denoiser.provenance)
     return Stream(name, len(seeds), shape, batches(), classes, tuple(seeds), networks)
 
 

@@ -27,7 +27,8 @@ class Adversarial:
     `r1` is gamma of the gradient penalty for losses that are means over images (the released code's 1e-4 divided by
     its 64 images per processor); it acts every `r1_every` iterations, that much stronger. With `fresh_fakes` the
     discriminator's turn draws new noise and runs the student again, as the released code does; without, it reuses the
-    generator's images and their features.
+    generator's images and their features. The student starts from the noise level `sigma`, or from the model's largest
+    where that is smaller.
     """
 
     kind: Literal["adversarial"] = "adversarial"
@@ -73,9 +74,10 @@ class Adversarial:
         return self.r1_every * self.r1 / 2 * gradient.square().sum((1, 2, 3))
 
     def generate(self, student: Denoiser, batch: Batch, purpose: str) -> Tensor:
-        """Return one-step images of the student [N,C,H,W] from the batch's noise."""
-        sigmas = (self.sigma, 0.0)
-        return sample(lambda x, sigma: student(x, sigma, batch.label), batch.noise(purpose), sigmas)
+        """Return one-step images of the student [N,C,H,W], in pixels, from the batch's noise."""
+        sigmas = (min(self.sigma, student.sigma_max), 0.0)
+        noise = batch.noise(purpose, student.image_shape)
+        return student.decode(sample(lambda x, sigma: student(x, sigma, batch.label), noise, sigmas))
 
 
 def per_image(loss, logits: list[Tensor]) -> Tensor:

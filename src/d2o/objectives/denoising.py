@@ -32,11 +32,11 @@ class Denoising:
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the weighted squared error per image [N]."""
-        x0, augmentation = batch.x0, None
+        x0, augmentation = networks.student.encode(batch.x0), None
         if self.augmentation is not None:
             x0, augmentation = augment(x0, batch.uniform("augmentation", AUGMENTATION_DRAWS), self.augmentation)
         sigma = log_normal_sigmas(batch.uniform("level", 1)[:, 0], self.sigma_mean, self.sigma_deviation)
-        noise = sigma.view(-1, 1, 1, 1) * batch.noise("noise")
+        noise = sigma.view(-1, 1, 1, 1) * batch.noise("noise", x0.shape[1:])
         error = networks.student(x0 + noise, sigma, batch.label, augmentation) - x0
         weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
         return weight * error.square().mean((1, 2, 3))

@@ -70,9 +70,9 @@ class Batch:
     seed: int = 0
     shared: dict[str, Any] = field(default_factory=dict)
 
-    def noise(self, purpose: str) -> Tensor:
-        """Return unit normal noise of x0's shape."""
-        return noise_for(self._keys(purpose), self.x0.shape[1:], self.x0.device)
+    def noise(self, purpose: str, shape: Sequence[int] | None = None) -> Tensor:
+        """Return unit normal noise [N, *shape], by default of x0's shape."""
+        return noise_for(self._keys(purpose), self.x0.shape[1:] if shape is None else shape, self.x0.device)
 
     def uniform(self, purpose: str, count: int) -> Tensor:
         """Return uniform numbers [N, count] in (0, 1)."""

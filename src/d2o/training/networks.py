@@ -1,15 +1,18 @@
 """Make the networks of a run: the student with its average, and what its objectives want beside it."""
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from d2o import backbones
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.preconditioning import EDM, Boundary
+from d2o.diffusion.preconditioning import EDM, Boundary, Preconditioning
+from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.objective import Discriminator, Networks
 from d2o.pixels.augmentation import AUGMENTATION_DIM
+from d2o.pixels.codec import Autoencoder, check_pixels
 from d2o.pixels.datasets import Images
 
 from .freezing import Share, freeze
@@ -25,18 +28,33 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     your own takes the place of the recipe's.
     """
     student = deepcopy(teacher) if recipe.pretrained else untrained(teacher, recipe.seed)
-    if "discriminator" in recipe.needs and isinstance(student.preconditioning, EDM):
-        student.preconditioning = Boundary(student.preconditioning.sigma_data)
+    student.preconditioning = started(student.preconditioning, recipe)
     student.provenance = {"recipe": to_dict(recipe), "from": teacher.provenance}
+    if isinstance(student.codec, Autoencoder):
+        student.codec = replace(student.codec, precision=recipe.precision)
+        student.provenance["codec"] = student.codec.record()
     student.precision = PRECISIONS[recipe.precision]
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     freeze(student, recipe.frozen)
     ema = deepcopy(student).eval().requires_grad_(False)
     student.train(any(objective.dropout for objective in recipe.objectives))
     if "discriminator" in recipe.needs and discriminator is None:
-        discriminator = recipe.discriminator.build(student.image_shape, student.num_classes, recipe.seed)
+        discriminator = recipe.discriminator.build(student.pixel_shape, student.num_classes, recipe.seed)
     frozen_teacher = deepcopy(teacher).eval().requires_grad_(False) if "teacher" in recipe.needs else None
     return Networks(student, ema, frozen_teacher, discriminator)
+
+
+def started(preconditioning: Preconditioning, recipe: Recipe) -> Preconditioning:
+    """Return the preconditioning with the noise level that the recipe's student starts from, now and when it is used.
+
+    Discrete families limit it to their schedule's.
+    """
+    sigmas = [objective.sigma for objective in recipe.objectives if isinstance(objective, Adversarial)]
+    if not sigmas:
+        return preconditioning
+    if isinstance(preconditioning, EDM):
+        return Boundary(preconditioning.sigma_data, sigma_max=sigmas[0])
+    return replace(preconditioning, sigma_max=sigmas[0])  # type: ignore[type-var]
 
 
 def new_denoiser(
@@ -79,7 +97,8 @@ def untrained(denoiser: Denoiser, seed: int) -> Denoiser:
 
 def check_fit(denoiser: Denoiser, images: Images) -> None:
     """Raise a ValueError when a model cannot be trained on these images, saying what differs and what to do."""
-    made, given = denoiser.image_shape, images.shape
+    check_pixels(denoiser)
+    made, given = denoiser.pixel_shape, images.shape
     if made[0] != given[0]:
         raise ValueError(
             f"The model makes images of {made[0]} channels but {images.name} has {given[0]}: use --channels {made[0]}."

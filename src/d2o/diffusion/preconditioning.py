@@ -49,18 +49,22 @@ class EDM:
 
 @dataclass(frozen=True)
 class Boundary:
-    """The boundary form of consistency models, used by D2O students: D(x, sigma_min) = x (arXiv 2303.01469, C)."""
+    """The boundary form of consistency models, used by D2O students: D(x, sigma_min) = x (arXiv 2303.01469, C).
+
+    The network is told time_scale times ln(sigma): EDM's is a quarter, that of OpenAI's consistency models 250.
+    """
 
     kind: ClassVar[str] = "boundary"
     sigma_data: float = 0.5
     sigma_min: float = SIGMA_MIN
     sigma_max: float = SIGMA_MAX
+    time_scale: float = 0.25
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         above = sigma - self.sigma_min
         norm = (sigma**2 + self.sigma_data**2).sqrt()
         skip = self.sigma_data**2 / (above**2 + self.sigma_data**2)
-        return Coefficients(skip, above * self.sigma_data / norm, 1 / norm, sigma.log() / 4)
+        return Coefficients(skip, above * self.sigma_data / norm, 1 / norm, self.time_scale * sigma.log())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Weights in and out, always as data."""
 
 from .errors import CheckpointError
-from .native import load, save
+from .formats import load
+from .inspection import inspect
+from .native import save
 
-__all__ = ["CheckpointError", "load", "save"]
+__all__ = ["CheckpointError", "inspect", "load", "save"]

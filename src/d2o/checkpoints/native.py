@@ -32,19 +32,24 @@ def save(path: str | os.PathLike, denoiser: Denoiser) -> None:
     write(path, tensors, spec)
 
 
-def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Denoiser:
+def load(path: str | os.PathLike, device: torch.device | str = "cpu", ghosts: bool = False) -> Denoiser:
     """Read a denoiser from a file or a run directory (its averaged student); in eval mode.
 
-    Everything that can be wrong with it is a CheckpointError.
+    With `ghosts` it is on the meta device, and no weights are read. Everything that can be wrong is a CheckpointError.
     """
     path = locate(Path(path))
-    tensors, spec = read(path)
+    tensors, spec = read(path, ghosts)
     if spec.get("content") == "run":  # the checkpoint of an unfinished run
         tensors = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}
     denoiser = build(path, spec)
     fill(path, denoiser, tensors)
+    return denoiser.eval() if ghosts else placed(denoiser, device).eval()
+
+
+def placed(denoiser: Denoiser, device: torch.device | str) -> Denoiser:
+    """Put a denoiser on a device; one that there is not is a ValueError."""
     try:
-        return denoiser.to(device).eval()
+        return denoiser.to(device)
     except (RuntimeError, AssertionError) as error:  # torch's words for no such device, no driver, no memory
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(
@@ -129,10 +134,18 @@ def locate(path: Path) -> Path:
     return path
 
 
-def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the tensors and the JSON description of one of our files."""
+def read(path: Path, ghosts: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors (with `ghosts`: only their shapes) and the JSON description of one of our files."""
     with opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, description(path, file.metadata())  # noqa: SIM118
+        return tensors_of(file, ghosts), description(path, file.metadata())
+
+
+def tensors_of(file: Any, ghosts: bool = False) -> dict[str, torch.Tensor]:
+    """Return all tensors of an open safetensors file; with `ghosts` on the meta device, their shapes only."""
+    names = file.keys()
+    if ghosts:
+        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
+    return {name: file.get_tensor(name) for name in names}
 
 
 def header(path: Path) -> dict[str, Any]:

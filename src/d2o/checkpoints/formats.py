@@ -1,0 +1,223 @@
+"""Open any checkpoint: recognise what a file is by its content, never by its name, and make it a denoiser."""
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2o.diffusion.denoiser import Denoiser
+
+from . import consistency, diffusers_folder, dit, edm, edm2, native, persistence, torch_state, urls
+from .errors import CheckpointError, MalformedCheckpointError, UnsupportedCheckpointError
+from .storages import LEGACY_START
+
+KEY = "ema"
+START = 1024
+"""Bytes of a file that are looked at to recognise it."""
+EDM2_CLASS = "Precond"
+CLASSES = (*edm.FAMILIES, EDM2_CLASS)
+# The first digits of the hashes of the source files that public releases embed.
+SOURCES = {
+    "5db27dcd96674b95": "EDM, November 21, 2022",
+    "2294828d5f59f5fd": "EDM, October 31, 2022",
+    "81e38320ab57f2c9": "D2O",
+    "f3acb74fd073a19b": "D2O, an earlier revision",
+    "7298880db4bf955d": "EDM2",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to read: `key` chooses among several networks; with `ghosts` no tensor is read, only types and shapes."""
+
+    path: Path
+    key: str = KEY
+    ghosts: bool = False
+
+
+def load(
+    path: str | os.PathLike, *, key: str = KEY, sha256: str | None = None, device: torch.device | str = "cpu"
+) -> Denoiser:
+    """Read a denoiser from a file, a folder or an address (https://, hf://), in eval mode; nothing in it is executed.
+
+    `key` chooses among the networks of one file ("ema" or "net"); `sha256` is the hash that the file must have. All
+    that can be wrong is a CheckpointError.
+    """
+    place = located(path, sha256)
+    denoiser = read(Request(place, key))
+    if sha256:
+        denoiser.provenance = {**denoiser.provenance, "sha256": sha256.lower()}
+    return native.placed(denoiser, device).eval()
+
+
+def located(path: str | os.PathLike, sha256: str | None = None) -> Path:
+    """Return the file or folder that a path or an address stands for, its hash compared where one is given."""
+    if urls.is_address(path):
+        return urls.fetch(str(path), sha256)
+    place = Path(path)
+    if not place.exists():
+        raise CheckpointError(f"There is no checkpoint at {place}.")
+    if sha256 and (found := file_sha256(place)) != sha256.lower():
+        raise MalformedCheckpointError(f"{place} has SHA-256 {found}, not {sha256}: fetch the file again.")
+    return place
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; a folder has none."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, and sha256 is the hash of a file: leave it out.")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(request: Request) -> Denoiser:
+    """Return the denoiser that a file or folder holds (with ghosts: on the meta device)."""
+    return READERS[recognise(request.path)](request)
+
+
+def recognise(path: Path) -> str:
+    """Return which of READERS reads a file or folder, by looking at its content."""
+    if path.is_dir():
+        native_names = ("ema.safetensors", "checkpoint.safetensors")
+        if any((path / name).exists() for name in native_names):
+            return "d2o"
+        if any((path / name).exists() for name in ("model_index.json", "config.json")):
+            return "diffusers"
+        raise CheckpointError(
+            f"{path} is a folder without model files: name a file, a run directory, or a diffusers folder with its "
+            f"model_index.json or config.json."
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(START)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+    for pattern, meaning in NOT_CHECKPOINTS:
+        if re.match(pattern, start, re.IGNORECASE):
+            raise MalformedCheckpointError(f"{path} {meaning}.")
+    for pattern, kind in STARTS:
+        if re.match(pattern, start, re.DOTALL):
+            return safetensors_kind(path) if kind == "safetensors" else kind
+    raise MalformedCheckpointError(
+        f"{path} is no checkpoint that d2o knows: neither safetensors, nor an EDM, D2O or EDM2 pickle, nor a torch "
+        f"file, nor a diffusers folder."
+    )
+
+
+NOT_CHECKPOINTS = (
+    (rb"$", "is empty: fetch the file again"),
+    (rb"version https://git-lfs", "is a git-LFS pointer, not the file itself: run `git lfs pull`"),
+    (
+        rb"\s*<(!doctype|html|head|\?xml|!--)",
+        "is a web page that was saved instead of the file: download the file itself",
+    ),
+)
+STARTS = (
+    (re.escape(LEGACY_START), "torch"),
+    (rb"\x80[\x02-\x05]", "pickle"),
+    (re.escape(torch_state.ZIP_START), "torch"),
+    (rb".{8}\{", "safetensors"),
+    (rb".{0,8}$", "safetensors"),  # too short even for its header: its reader says so
+)
+
+
+def safetensors_kind(path: Path) -> str:
+    """Return whether a safetensors file describes its network as ours do or as EDM's classes."""
+    with native.opened(path) as file:
+        metadata = file.metadata() or {}
+    return "edm" if native.SPEC not in metadata and "config" in metadata else "d2o"
+
+
+def read_native(request: Request) -> Denoiser:
+    """Read one of our own files or a run directory."""
+    return native.load(request.path, ghosts=request.ghosts)
+
+
+def read_edm_safetensors(request: Request) -> Denoiser:
+    """Read a safetensors file with EDM's names, whose metadata hold the class and its arguments as JSON `config`."""
+    path = request.path
+    with native.opened(path) as file:
+        config = json_record(path, file.metadata()["config"])
+        state = native.tensors_of(file, request.ghosts)
+    class_name = config.pop("precond", None)
+    if not isinstance(class_name, str):
+        raise UnsupportedCheckpointError(f"{path} has a `config` that does not name its class as `precond`.")
+    provenance = {"format": "edm safetensors", "file": path.name, "class": class_name[:100]}
+    return edm.denoiser(class_name[:100], config, {}, state, path, provenance)
+
+
+def json_record(path: Path, text: str) -> dict[str, Any]:
+    """Return a JSON text's record."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnsupportedCheckpointError(f"{path} has a `config` that is not JSON.") from error
+    if not isinstance(record, dict):
+        raise UnsupportedCheckpointError(f"{path} has a `config` that is not a JSON record.")
+    return record
+
+
+def read_pickle(request: Request) -> Denoiser:
+    """Read one of NVIDIA's pickles as data."""
+    path = request.path
+    with persistence.opened(path) as content:
+        network = content.network(request.key, CLASSES)
+        known = SOURCES.get(network.source_sha256[:16])
+        provenance = {
+            "format": "nvidia pickle",
+            "file": path.name,
+            "class": network.class_name,
+            "entry": request.key,
+            "source_sha256": network.source_sha256,
+            "source": known or "unknown",
+        }
+        if known is None and not request.ghosts:
+            warnings.warn(
+                f"{path}: the file's own network source differs from the releases that d2o knows; its weights are used "
+                f"with d2o's implementation, and its source was not run.",
+                stacklevel=3,
+            )
+        settings = content.settings(network)
+        state = content.tensors(network, request.ghosts)
+        if network.class_name != EDM2_CLASS:
+            return edm.denoiser(network.class_name, settings, content.attributes(network), state, path, provenance)
+        extras: dict[str, Any] = {"provenance": provenance}
+        if isinstance(content.entries.get("encoder"), persistence.Node):
+            encoder = content.object(content.entries["encoder"])
+            extras["encoder"] = {**content.attributes(encoder), "class_name": encoder.class_name}
+        return edm2.denoiser(settings, state, path, extras)
+
+
+def read_torch(request: Request) -> Denoiser:
+    """Read a state dict that torch.save wrote, of an architecture that its names reveal."""
+    path = request.path
+    state = torch_state.read_state(path, request.key, request.ghosts)
+    for family in (dit, consistency):
+        if family.recognise(state):
+            return family.from_state(state, path)
+    shown = ", ".join(name[:60] for name in list(state)[:5])
+    raise UnsupportedCheckpointError(
+        f"{path} holds the weights of a network that d2o does not know (its first are {shown}); it knows DiT and "
+        f"consistency_models."
+    )
+
+
+def read_diffusers(request: Request) -> Denoiser:
+    """Read a diffusers folder."""
+    return diffusers_folder.load(request.path, request.ghosts)
+
+
+READERS: dict[str, Callable[[Request], Denoiser]] = {
+    "d2o": read_native,
+    "edm": read_edm_safetensors,
+    "pickle": read_pickle,
+    "torch": read_torch,
+    "diffusers": read_diffusers,
+}

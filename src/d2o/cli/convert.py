@@ -1,0 +1,44 @@
+"""Turn any checkpoint that d2o reads into one safetensors file with its description inside.
+
+examples:
+  d2o convert edm-cifar10-32x32-uncond-ve.pkl teacher.safetensors
+  d2o convert d2o-cifar10.pkl student.safetensors --key net
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from d2o.checkpoints import load, save
+from d2o.checkpoints.formats import file_sha256, located
+
+from .arguments import parse
+from .terminal import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """The options of `d2o convert`."""
+
+    model: tyro.conf.Positional[str]
+    """A file, a folder, or an address (https://, hf://)."""
+    out: tyro.conf.Positional[str]
+    """The file to write, OUT.safetensors."""
+    key: str = "ema"
+    """Which network of a file that holds several: ema, net."""
+    sha256: str | None = None
+    """The hash that the file must have."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o convert`."""
+    options = parse(Convert, "convert", arguments, __doc__)
+    if not options.out.endswith(".safetensors"):
+        raise ValueError(f"The name {options.out} must end in .safetensors: that is what convert writes.")
+    place = located(options.model, options.sha256)
+    denoiser = load(place, key=options.key)
+    if not place.is_dir():
+        denoiser.provenance = {**denoiser.provenance, "sha256": file_sha256(place)}
+    save(options.out, denoiser)
+    say(f"{options.out}: {sum(p.numel() for p in denoiser.parameters()):,} parameters from {options.model}")

@@ -67,20 +67,9 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     blocks = 1 + max(int(name.split(".")[1]) for name in state if re.match(r"input_blocks\.\d+\.", name))
     if state["input_blocks.1.0.emb_layers.1.weight"].shape[0] != 2 * width:
         raise ValueError("its blocks shift without scaling, which d2o's ADM network does not")
-    for resolution, multipliers in MULTIPLIERS.items():
-        levels = len(multipliers)
-        count, rest = divmod(blocks - levels, levels)
-        ends = [level * (count + 1) + 1 for level in range(levels)]
-        firsts = [state.get(f"input_blocks.{place}.0.out_layers.3.weight") for place in ends] if not rest else [None]
-        if all(
-            first is not None and len(first) == width * times for first, times in zip(firsts, multipliers, strict=False)
-        ):
-            break
-    else:
-        raise ValueError("its levels are not those of the released models for 64, 128 or 256 pixels")
-    attention = [
-        resolution >> level for level, place in enumerate(ends) if f"input_blocks.{place}.1.qkv.weight" in state
-    ]
+    resolution, multipliers, count, firsts = levels_of(state, width, blocks)
+    attended = [f"input_blocks.{place}.1.qkv.weight" in state for place in firsts]
+    attention = [resolution >> level for level, attends in enumerate(attended) if attends]
     channels = state["out.2.weight"].shape[0]
     classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
     sizes = {"resolution": resolution, "in_channels": channels, "out_channels": channels, "num_classes": classes}
@@ -93,6 +82,18 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "image_shape": [channels, resolution, resolution],
         "num_classes": classes,
     }  # fmt: skip
+
+
+def levels_of(state: Mapping[str, Tensor], width: int, blocks: int) -> tuple[int, tuple[int, ...], int, list[int]]:
+    """Return resolution, multipliers, blocks a level, and the place of every level's first block."""
+    for resolution, multipliers in MULTIPLIERS.items():
+        count, rest = divmod(blocks - len(multipliers), len(multipliers))
+        firsts = [level * (count + 1) + 1 for level in range(len(multipliers))]
+        weights = [state.get(f"input_blocks.{place}.0.out_layers.3.weight") for place in firsts]
+        widths = [None if weight is None else len(weight) for weight in weights]
+        if not rest and widths == [width * times for times in multipliers]:
+            return resolution, multipliers, count, firsts
+    raise ValueError("its levels are not those of the released models for 64, 128 or 256 pixels")
 
 
 def layout(backbone: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

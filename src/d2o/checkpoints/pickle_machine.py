@@ -1,7 +1,7 @@
 """A symbolic pickle machine: it follows a pickle's instructions with inert records, so that nothing in it can run.
 
-A name is looked up in a closed table and never imported; a call becomes a `Node` that nobody calls; long strings stay in
-the file as `Span`s. Instructions of protocols 2 to 5 that honest checkpoints use are known, all others are refused.
+A name is looked up in a closed table and never imported; a call becomes a `Node` that nobody calls; bytes and long texts
+stay in the file as `Span`s. Instructions of protocols 2 to 5 that honest files use are known, all others are refused.
 """
 
 import struct

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o sample`."""
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
-    denoiser = d2o.load(options.model, options.device)
+    denoiser = d2o.load(options.model, device=options.device)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)
     labels = None if classes is None else classes.tolist()
     if options.steps == 1 and not options.middle_sigmas and denoiser.preconditioning.kind != "boundary":

@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from .errors import UnsupportedCheckpointError
-from .pickle_machine import Node, Source, run
+from .pickle_machine import Node, run
+from .source import Source
 from .storages import Storage, Stored, legacy, materialise, outside, stored
 from .values import NAMES, items, plain, words
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .pickle_machine import OUTSIDE, Name, Names, Node, Program, Source, Span, run
+from .pickle_machine import OUTSIDE, Name, Names, Node, Program, run
+from .source import Source, Span
 
 STORAGE_NAMES: Names = {
     ("torch", f"{kind}Storage"): word

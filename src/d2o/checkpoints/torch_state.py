@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from .errors import UnsupportedCheckpointError
-from .pickle_machine import Node, Program, Source, Span, run
+from .pickle_machine import Node, Program, run
+from .source import Source, Span
 from .storages import MOST_PARTS, STORAGE_NAMES, Storage, attach, legacy, materialise, outside, reference, stored
 from .values import NAMES, items
 

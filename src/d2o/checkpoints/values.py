@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from .errors import UnsupportedCheckpointError
-from .pickle_machine import Names, Node, Source
+from .pickle_machine import Names, Node
+from .source import Source
 from .storages import octets
 
 NAMES: Names = {

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 import yaml
 
+from d2o.diffusion.denoiser import Denoiser
+from d2o.pixels.codec import attach
 from d2o.pixels.datasets import Images, open_images
 from d2o.training import recipes
 from d2o.training.recipe import Recipe, change, from_dict
@@ -50,6 +52,12 @@ class DataOptions:
         return open_images(
             self.data, resolution=self.resolution, resize=self.resize, channels=self.channels, labels=self.labels
         )
+
+
+def with_codec(denoiser: Denoiser, folder: str | None) -> Denoiser:
+    """Return a denoiser with the autoencoder in a folder, or, without one, that which its own file names."""
+    attach(denoiser, folder)
+    return denoiser
 
 
 def recipe_from(name: str, changes: dict[str, Any], settings: Sequence[str]) -> Recipe:

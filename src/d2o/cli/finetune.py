@@ -2,6 +2,7 @@
 
 examples:
   d2o finetune --from teacher.safetensors --data images.zip --recipe d2o-f --out runs/one-step
+  d2o finetune --from DiT-XL-2-256x256.pt --codec vae --data imagenet --recipe dit-d2o-f --out runs/dit
   torchrun --nproc_per_node 8 -m d2o finetune --from teacher.safetensors --data c10.zip --recipe cifar10-d2o-f --out c10
 """
 
@@ -13,7 +14,7 @@ import tyro
 
 import d2o
 
-from .arguments import DataOptions, parse, recipe_from
+from .arguments import DataOptions, parse, recipe_from, with_codec
 from .terminal import say
 from .training import RunOptions, follow
 
@@ -26,6 +27,8 @@ class Finetune(DataOptions, RunOptions):
     """The pre-trained model: a checkpoint or a run directory."""
     recipe: str = "d2o-f"
     """A name (see `d2o recipes`) or a .json or .yaml file."""
+    codec: str | None = None
+    """Folder of the autoencoder (AutoencoderKL) of a latent model, through which its images are judged in pixels."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,6 +36,6 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Finetune, "finetune", arguments, __doc__)
     recipe = recipe_from(options.recipe, options.changes(), options.set)
     images = options.open()
-    teacher = d2o.load(options.from_)
+    teacher = with_codec(d2o.load(options.from_), options.codec)
     follow(options, recipe, teacher, images, {"from": options.from_}, title=options.recipe, steps=1)
     say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

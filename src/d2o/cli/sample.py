@@ -2,6 +2,7 @@
 
 examples:
   d2o sample runs/one-step --seeds 0-63 --out grid.png
+  d2o sample DiT-XL-2-256x256.pt --codec vae --steps 32 --out grid.png
   d2o sample runs/teacher --seeds 0-9999 --steps 18 --class 3 --out threes.npz
 """
 
@@ -13,10 +14,12 @@ from typing import Annotated, Literal
 import tyro
 
 import d2o
+from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import Churn, generate, labels_for
+from d2o.pixels.codec import check_pixels
 from d2o.pixels.files import parse_seeds, to_uint8, write_images
 
-from .arguments import parse
+from .arguments import parse, with_codec
 from .terminal import say
 
 
@@ -42,18 +45,28 @@ class Sample:
     """Amount of fresh noise for the stochastic variant."""
     batch: int = 64
     """Images at once; it does not change them."""
+    codec: str | None = None
+    """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
     device: str = "cpu"
     """cpu, cuda, mps."""
+
+
+def one_step(denoiser: Denoiser) -> bool:
+    """Return whether a denoiser was made for images in one step, as far as its file tells."""
+    recipe = denoiser.provenance.get("recipe") or {}
+    kinds = [objective.get("kind") for objective in recipe.get("objectives", [])]
+    return denoiser.preconditioning.kind == "boundary" or "adversarial" in kinds
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o sample`."""
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
-    denoiser = d2o.load(options.model, device=options.device)
+    denoiser = with_codec(d2o.load(options.model, device=options.device), options.codec)
+    check_pixels(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)
     labels = None if classes is None else classes.tolist()
-    if options.steps == 1 and not options.middle_sigmas and denoiser.preconditioning.kind != "boundary":
+    if options.steps == 1 and not options.middle_sigmas and not one_step(denoiser):
         say("This is a diffusion model: one step gives blurred images; --steps 18 gives its own.")
     churn = None if options.churn is None else Churn(options.churn)
     batches = generate(

@@ -9,6 +9,16 @@ from d2o.diffusion.denoiser import Denoiser
 CONVOLUTIONS = ("convolution", "projection")
 """The roles that D2O-F freezes in the released code: both convolutions and the attention projection of every block."""
 
+# Of a transformer, with the shares of DiT-XL/2. Its biases have a role of their own, and so always move.
+QUERIES_MOVE = ("projection", "mlp", "modulation")
+"""82.6 %: what makes queries, keys and values moves, as in a U-Net under D2O-F."""
+MODULATION_MOVES = ("qkv", "projection", "mlp")
+"""66.1 %: attention and MLP are frozen; the adaptive norms, a third of the network, move."""
+BIASES_MOVE = ("qkv", "projection", "mlp", "modulation")
+"""99.1 %: every matrix of every block is frozen."""
+OTHERS: dict[str, tuple[str, ...]] = {"dit": QUERIES_MOVE}
+"""What D2O-F freezes in backbones that have no convolutions, by kind."""
+
 
 class Share(NamedTuple):
     """How many of a network's parameters do not move."""
@@ -18,6 +28,11 @@ class Share(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.frozen:,} of {self.total:,} parameters frozen ({self.frozen / self.total:.2%})"
+
+
+def d2o_f(denoiser: Denoiser) -> tuple[str, ...]:
+    """Return the roles that D2O-F freezes in a denoiser of this kind."""
+    return OTHERS.get(getattr(denoiser.backbone, "kind", ""), CONVOLUTIONS)
 
 
 def freeze(denoiser: Denoiser, roles: Collection[str]) -> Share:
@@ -33,7 +48,9 @@ def freeze(denoiser: Denoiser, roles: Collection[str]) -> Share:
         parameter.requires_grad_(role not in roles)
     for role in roles:
         if role not in counts:
-            raise ValueError(f"Nothing in this network has the role {role!r} to freeze; it has {', '.join(counts)}.")
+            hint = "; for transformers there is the recipe dit-d2o-f" if "modulation" in counts else ""
+            known = ", ".join(counts)
+            raise ValueError(f"Nothing in this network has the role {role!r} to freeze; it has {known}{hint}.")
     if counts.keys() == set(roles):
         raise ValueError(f"All roles of this network are frozen ({', '.join(counts)}): leave one out of `frozen`.")
     return Share(sum(counts[role] for role in set(roles)), sum(counts.values()))

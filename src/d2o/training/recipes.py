@@ -8,7 +8,7 @@ from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.denoising import Denoising
 from d2o.pixels.augmentation import Augmentation
 
-from .freezing import CONVOLUTIONS
+from .freezing import BIASES_MOVE, CONVOLUTIONS, MODULATION_MOVES, QUERIES_MOVE
 from .recipe import Recipe, nearest
 
 D2O = Recipe(objectives=(Adversarial(),))
@@ -68,6 +68,14 @@ IMAGENET64: dict[str, Any] = {
     "objectives": (Adversarial(r1=1e-4 / 128),),
 }
 
+# A first guess for transformers on latents of 256x256 images, measured nowhere yet: the paper leaves them open.
+DIT256: dict[str, Any] = {
+    **IMAGENET64,
+    "batch_size": 256,
+    "micro_batch_size": 8,
+    "learning_rate": 1e-5,
+}
+
 # Two CPU cores, minutes: the demo's settings for 8x8 digits.
 DIGITS_PRETRAIN: dict[str, Any] = {
     "backbone": {**BACKBONES["tiny"], "attention_resolutions": [4]},
@@ -110,6 +118,10 @@ RECIPES: dict[str, Recipe] = {
     "afhqv2-64-d2o-f": replace(D2O_F, **FACES64, duration=10_000_000),
     "imagenet64-d2o": replace(D2O, **IMAGENET64, duration=10_000_000),
     "imagenet64-d2o-f": replace(D2O_F, **IMAGENET64, duration=10_000_000),
+    "dit-d2o": replace(D2O, **DIT256, duration=5_000_000),
+    "dit-d2o-f": replace(D2O, **DIT256, duration=5_000_000, frozen=QUERIES_MOVE),
+    "dit-d2o-f-modulation": replace(D2O, **DIT256, duration=5_000_000, frozen=MODULATION_MOVES),
+    "dit-d2o-f-biases": replace(D2O, **DIT256, duration=5_000_000, frozen=BIASES_MOVE),
 }
 
 PAPER_FID: dict[str, str] = {  # the paper's one-step FID; none of them has been reproduced here yet

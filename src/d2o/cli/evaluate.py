@@ -14,12 +14,13 @@ from typing import Annotated, Literal
 import tyro
 
 import d2o
+from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.report import report
 from d2o.metrics.sources import is_checkpoint
 from d2o.metrics.statistics import holds_statistics
 from d2o.pixels.datasets import Images, open_images
 
-from .arguments import parse
+from .arguments import parse, with_codec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +49,19 @@ class Evaluate:
     """Convert data sets to grey (1) or RGB (3)."""
     batch: int = 64
     """Images at once; it does not change the result."""
+    codec: str | None = None
+    """Folder of the autoencoder (AutoencoderKL) that decodes the images of latent models."""
     device: str = "cpu"
     """cpu, cuda, mps."""
     json: bool = False
     """Print JSON instead of a table."""
 
-    def source(self, name: str) -> str | Images:
-        """Return data sets opened as asked, and everything else by its name."""
+    def source(self, name: str) -> str | Images | Denoiser:
+        """Return data sets opened as asked, models with the codec that was named, and everything else by its name."""
         asked = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
         path = Path(name)
+        if self.codec is not None and is_checkpoint(path):
+            return with_codec(d2o.load(path, device=self.device), self.codec)
         if not any(asked.values()) or is_checkpoint(path) or holds_statistics(path):
             return name
         return open_images(name, **asked)

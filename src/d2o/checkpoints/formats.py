@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from d2o.diffusion.denoiser import Denoiser
+from d2o.pixels import codec
 
 from . import consistency, diffusers_folder, dit, edm, edm2, native, persistence, torch_state, urls
 from .errors import CheckpointError, MalformedCheckpointError, UnsupportedCheckpointError
@@ -52,6 +53,10 @@ def load(
     """
     place = located(path, sha256)
     denoiser = read(Request(place, key))
+    try:
+        codec.attach(denoiser)
+    except ValueError as error:
+        raise UnsupportedCheckpointError(f"{place} cannot be used: {error}") from error
     if sha256:
         denoiser.provenance = {**denoiser.provenance, "sha256": sha256.lower()}
     return native.placed(denoiser, device).eval()

@@ -84,6 +84,8 @@ def attach(denoiser: Latent, folder: str | Path | None = None) -> None:
     Where the provenance tells how its latents are scaled, that is followed.
     """
     record = denoiser.provenance.get("codec") or denoiser.provenance.get("latents") or {}
+    if not isinstance(record, Mapping):
+        raise ValueError(f"The model's codec is not described as one: {str(record)[:200]}.")
     fields = {name: record[name] for name in ("scale", "bias", "pixel_range", "folder") if name in record}
     if folder is not None:
         config_of(str(folder))  # what is wrong with it is said at once

@@ -1,6 +1,5 @@
 """DiffusersUNet: the UNet2DModel of diffusers (DDPM and its descendants, arXiv 2006.11239) as a backbone."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from .backbone import Backbone
 from .layers import full_precision, one_hot
 from .options import OPTIONS, Option, choice, nearest, share, whole, wholes
+from .roles import first_role
 
 
 def number() -> Option:
@@ -126,10 +126,7 @@ class DiffusersUNet(Backbone):
     @staticmethod
     def role(parameter_name: str) -> str:
         """Return the role of a parameter; "convolution" includes the samplers between the levels."""
-        for pattern, role in ROLES:
-            if re.search(pattern, parameter_name):
-                return role
-        raise ValueError(f"No role is known for the parameter {parameter_name!r}.")
+        return first_role(ROLES, parameter_name)
 
     def forward(
         self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None

@@ -108,7 +108,7 @@ class DiT(Backbone):
 
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None) -> list[Tensor]:
         """Return for each block the vectors [N, channels] that tell it about time and class."""
-        none = torch.full((len(x),), self.num_classes, device=x.device)
+        none = torch.full((x.shape[0],), self.num_classes, device=x.device)
         label = none if label is None else checked_label(label, x, self.num_classes)
         label = torch.where(label < 0, none, label)
         holders: list[Any] = [self] if self.t_embedder is not None else list(self.blocks)

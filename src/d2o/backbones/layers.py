@@ -57,7 +57,7 @@ def waves(phase: Tensor) -> Tensor:
 def one_hot(label: Tensor | None, x: Tensor, num_classes: int, dropout: float = 0.0) -> Tensor:
     """Return float32 rows [N, num_classes] for N images `x`: zero for no class (None, a negative entry, dropout)."""
     if label is None:
-        return x.new_zeros(len(x), num_classes, dtype=torch.float32)
+        return x.new_zeros(x.shape[0], num_classes, dtype=torch.float32)
     label = checked_label(label, x, num_classes)
     rows = (label[:, None] == torch.arange(num_classes, device=label.device)).float()
     if dropout:

@@ -55,7 +55,7 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Return x0 [N,C,H,W] float32 for x [N,C,H,W], sigma [N] or one number, label [N] or None."""
         x = x.float()
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
         coefficients = self.preconditioning(sigma)
         skip, output, scale = (c.view(-1, 1, 1, 1) for c in coefficients[:3])
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import torch
@@ -42,7 +43,7 @@ def in_processes(count: int, work: Callable[[], None]) -> None:
     codes = {child.exitcode or 0 for child in children}
     if codes == {0}:
         return None
-    if reader.poll():
+    with suppress(EOFError):  # no process said why
         raise ValueError(reader.recv())
     if codes & {130, -signal.SIGINT, -signal.SIGTERM}:
         raise Interrupted

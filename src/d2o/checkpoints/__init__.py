@@ -1,8 +1,9 @@
 """Weights in and out, always as data."""
 
 from .errors import CheckpointError
+from .export import export
 from .formats import load
 from .inspection import inspect
 from .native import save
 
-__all__ = ["CheckpointError", "inspect", "load", "save"]
+__all__ = ["CheckpointError", "export", "inspect", "load", "save"]

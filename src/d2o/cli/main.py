@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "Measure how far images or models are from each other.",
     "inspect": "Say what a checkpoint is, without running it or reading its weights.",
     "convert": "Turn any checkpoint that d2o reads into one safetensors file.",
+    "export": "Write a one-step generator for others: safetensors, diffusers, ONNX, torch.",
     "recipes": "List the named recipes, or show one.",
 }
 

@@ -1,0 +1,70 @@
+"""One-step generators for the world outside: safetensors with JSON, folders of diffusers, ONNX, torch programs."""
+
+import os
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.pixels.files import atomic
+
+from ..errors import CheckpointError
+from . import pipelines, plain, programs
+from .one_step import DTYPES
+
+
+class Format(NamedTuple):
+    """A form of export: its writer, and how its file's name ends; a folder's has no ending."""
+
+    write: Callable[[Denoiser, Path, str, str | None], tuple[float, tuple[str, ...]]]
+    suffix: str
+
+
+FORMATS = {
+    "safetensors": Format(plain.write, ".safetensors"),
+    "diffusers": Format(pipelines.write, ""),
+    "onnx": Format(programs.write_onnx, ".onnx"),
+    "torch": Format(programs.write_torch, ".pt2"),
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. `error` is the largest difference to the denoiser's images, which span -1 to 1."""
+
+    path: Path
+    error: float
+    notes: tuple[str, ...]
+
+
+def export(
+    denoiser: Denoiser, path: str | os.PathLike, to: str, *, dtype: str = "float32", codec: str | None = None
+) -> Exported:
+    """Write a denoiser as a one-step generator, load what was written, and compare its images with the denoiser's.
+
+    `to` is one of FORMATS. `dtype` is how weights are stored; all are computed with in float32. `codec` is the folder
+    of the autoencoder that a diffusers folder of a latent model should hold.
+    """
+    path = Path(path)
+    if to not in FORMATS:
+        raise CheckpointError(f"There is no export to {to!r}; there are {', '.join(FORMATS)}.")
+    if dtype not in DTYPES:
+        raise CheckpointError(f"Weights cannot be stored as {dtype!r}; there are {', '.join(DTYPES)}.")
+    form = FORMATS[to]
+    if path.suffix and path.suffix in [other.suffix for name, other in FORMATS.items() if name != to]:
+        raise CheckpointError(
+            f"The name {path} is one of another form than {to}: end it in {form.suffix or 'no suffix'}."
+        )
+    if not form.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CheckpointError(f"{path} exists already: name a new folder.")
+    alone = deepcopy(denoiser).cpu().float().eval()
+    with atomic(path) as temporary:
+        error, notes = form.write(alone, temporary, dtype, codec)
+    if to == "safetensors":
+        notes = (*notes, f"and beside it in {plain.write_description(alone, path).name}")
+    return Exported(path, error, notes)
+
+
+__all__ = ["FORMATS", "Exported", "export"]

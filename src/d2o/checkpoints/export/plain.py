@@ -1,0 +1,30 @@
+"""One-step generators as a safetensors file with its description as JSON, inside and once more beside it."""
+
+import json
+from pathlib import Path
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.pixels.files import atomic
+
+from .. import native
+from .one_step import difference, numbers, one_step, rounded
+
+
+def write(denoiser: Denoiser, path: Path, dtype: str, codec: str | None) -> tuple[float, tuple[str, ...]]:
+    """Write a safetensors file, load it again, and return how far its images are from the denoiser's, and notes."""
+    del codec
+    spec = native.describe(denoiser)
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
+    native.write(path, rounded(tensors, dtype), spec)
+    again = native.load(path)
+    error = difference(denoiser, lambda noise, label: one_step(again, noise, label))
+    return error, ("loads with d2o.load; its JSON stands in its metadata under `d2o`",)
+
+
+def write_description(denoiser: Denoiser, path: Path) -> Path:
+    """Write what is needed to run the weights elsewhere as a JSON file beside `path`: network, formula, one step."""
+    beside = path.with_suffix(".json")
+    record = native.describe(denoiser) | {"one_step": {"sigma": denoiser.sigma_max, **numbers(denoiser)}}
+    with atomic(beside) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+    return beside

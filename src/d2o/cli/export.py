@@ -1,0 +1,41 @@
+"""Write a one-step generator in a form that others use, and compare what was written with the model.
+
+examples:
+  d2o export runs/one-step --to onnx generator.onnx
+  d2o export runs/one-step --to diffusers folder --dtype float16
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from d2o.checkpoints import export, load
+
+from .arguments import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The options of `d2o export`."""
+
+    model: tyro.conf.Positional[str]
+    """A checkpoint, a run directory, or a folder of diffusers."""
+    out: tyro.conf.Positional[str]
+    """The file to write (.safetensors, .onnx, .pt2), or the folder (diffusers)."""
+    to: Literal["safetensors", "diffusers", "onnx", "torch"]
+    """safetensors: with JSON; diffusers: a pipeline's folder; onnx: for onnxruntime; torch: an exported program."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """How weights are stored; all are computed with in float32."""
+    codec: str | None = None
+    """The folder of the autoencoder (AutoencoderKL of diffusers) of a latent model, for --to diffusers."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o export`."""
+    options = parse(Export, "export", arguments, __doc__)
+    made = export(load(options.model), options.out, options.to, dtype=options.dtype, codec=options.codec)
+    print(f"{made.path}: largest difference to the model's images, which span -1 to 1: {made.error:.1e}")
+    for note in made.notes:
+        print(f"  {note}")

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.backbone is not None:
         if options.backbone not in recipes.BACKBONES:
             raise ValueError(
-                f"There is no backbone {options.backbone!r}: {nearest(options.backbone, list(recipes.BACKBONES))}."
+                f"There is no backbone {options.backbone!r}: {nearest(options.backbone, list(recipes.BACKBONES))}"
             )
         changes["backbone"] = recipes.BACKBONES[options.backbone]
     if options.augment:

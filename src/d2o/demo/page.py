@@ -102,13 +102,13 @@ def learning_curves(logs: dict[str, list[dict[str, Any]]], floor: float | None) 
     drawing = Figure(figsize=(10, 3.2), layout="constrained")
     losses, game, quality = drawing.subplots(1, 3)
     curve(losses, logs["teacher"], "student", BLUE, "denoising loss")
-    losses.set(title="Pre-training", ylabel="weighted squared error", yscale="log")
+    losses.set(title="Pre-training", ylabel="weighted squared error", ylim=(0, None))
     curve(game, logs["student"], "student", ORANGE, "student")
     curve(game, logs["student"], "discriminator", GREY, "discriminator")
     game.set(title="Fine-tuning", ylabel="GAN loss")
     game.legend(frameon=False)
     for name, color in (("teacher", BLUE), ("student", ORANGE)):
-        points = [(row["images"], row["evaluation"]["kid"]) for row in logs[name] if "evaluation" in row]
+        points = [(row["images"] / 1000, row["evaluation"]["kid"]) for row in logs[name] if "evaluation" in row]
         calls = {"teacher": "teacher, 35 calls", "student": "student, 1 call"}[name]
         quality.plot(*zip(*points, strict=True), "o-", color=color, label=calls)
     if floor is not None:
@@ -116,7 +116,7 @@ def learning_curves(logs: dict[str, list[dict[str, Any]]], floor: float | None) 
     quality.set(title="Quality", ylabel="KID (lite2 features)")
     quality.legend(frameon=False)
     for axes in (losses, game, quality):
-        axes.set_xlabel("images seen")
+        axes.set_xlabel("thousand images seen")
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=160)
@@ -125,5 +125,5 @@ def learning_curves(logs: dict[str, list[dict[str, Any]]], floor: float | None) 
 
 def curve(axes: Any, log: list[dict[str, Any]], name: str, color: str, label: str) -> None:
     """Plot one loss of a log against the images seen."""
-    points = [(row["images"], row["loss"][name]) for row in log if name in row.get("loss", {})]
+    points = [(row["images"] / 1000, row["loss"][name]) for row in log if name in row.get("loss", {})]
     axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.2)

@@ -146,5 +146,6 @@ def labels_for(seeds: Sequence[int], num_classes: int, label: int | Sequence[int
     if len(labels) != len(seeds):
         raise ValueError(f"There are {len(seeds)} seeds but {len(labels)} classes.")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise ValueError(f"Classes of this model are 0 to {num_classes - 1}; {labels.tolist()[:5]} are not.")
+        wrong = sorted({k for k in labels.tolist() if not 0 <= k < num_classes})
+        raise ValueError(f"The classes of this model are 0 to {num_classes - 1}, not {', '.join(map(str, wrong[:5]))}.")
     return labels

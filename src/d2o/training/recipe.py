@@ -97,13 +97,13 @@ def _enter(place: Any, name: str, path: str) -> Any:
         if isinstance(place, list)
         else []
     )
-    raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}.")
+    raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}")
 
 
 def nearest(word: str, known: list[str]) -> str:
     """Return a hint: the known word that looks most like this one, or all of them."""
     close = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
 
 
 def explain(error: ValidationError) -> str:

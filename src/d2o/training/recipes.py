@@ -138,5 +138,5 @@ PAPER_FID: dict[str, str] = {  # the paper's one-step FID; none of them has been
 def named(name: str) -> Recipe:
     """Return a recipe by its name; an unknown one is a ValueError that names the nearest."""
     if name not in RECIPES:
-        raise ValueError(f"There is no recipe {name!r}: {nearest(name, list(RECIPES))}.")
+        raise ValueError(f"There is no recipe {name!r}: {nearest(name, list(RECIPES))}")
     return RECIPES[name]

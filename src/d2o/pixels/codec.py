@@ -74,7 +74,6 @@ class Latent(Protocol):
     """A denoiser as far as its codec is concerned."""
 
     codec: Any
-    image_shape: tuple[int, int, int]
     provenance: dict[str, Any]
 
 

@@ -13,8 +13,7 @@ from typing import Any
 import tyro
 
 from d2o.checkpoints import inspect
-from d2o.training.freezing import freeze
-from d2o.training.recipes import D2O_F
+from d2o.training.freezing import d2o_f, freeze
 
 from .arguments import parse
 
@@ -39,10 +38,11 @@ def main(arguments: Sequence[str]) -> None:
     found = inspect(options.model, key=options.key, sha256=options.sha256)
     record = found.as_dict()
     try:
-        share = freeze(found.denoiser, D2O_F.frozen)
-        record["d2o_f"] = {"roles": list(D2O_F.frozen), "frozen": share.frozen, "total": share.total}
+        roles = d2o_f(found.denoiser)
+        share = freeze(found.denoiser, roles)
+        record["d2o_f"] = {"roles": list(roles), "frozen": share.frozen, "total": share.total}
         record["d2o_f"]["share"] = share.frozen / share.total
-        frozen = f"{' and '.join(D2O_F.frozen)}: {share}"
+        frozen = f"{' and '.join(roles)}: {share}"
     except ValueError as error:
         record["d2o_f"] = None
         frozen = str(error)

@@ -44,6 +44,7 @@ class Encoder:
         self.out = bytearray(b"\x80" + bytes([protocol]))
         self.memo: dict[Any, int] = {}
         self.count = 0
+        self.kept: list[Call] = []
 
     def done(self) -> bytes:
         body = bytes(self.out[2:]) + b"."
@@ -122,10 +123,13 @@ class Encoder:
             self.out += b"u"
 
     def call(self, call: Call) -> None:
+        if self.recall(id(call)):
+            return
+        self.kept.append(call)  # an id is its own for as long as the object lives
         self.word(call.name)
         self.tuple(call.arguments)
         self.out += b"\x81" if call.new else b"R"
-        self.remember()
+        self.remember(id(call))
         self.set_items(call.items or {})
         if call.state is not None:
             self.value(call.state)

@@ -32,6 +32,7 @@ SOURCES = {
     "f3acb74fd073a19b": "D2O, an earlier revision",
     "7298880db4bf955d": "EDM2",
 }
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ def load(
     """
     place = located(path, sha256)
     denoiser = read(Request(place, key))
+    if denoiser.provenance.get("source") == UNKNOWN:
+        warnings.warn(
+            f"{place}: the file's own network source differs from the releases that d2o knows; its weights are used "
+            f"with d2o's implementation, and its source was not run.",
+            stacklevel=2,
+        )
     try:
         codec.attach(denoiser)
     except ValueError as error:
@@ -174,21 +181,14 @@ def read_pickle(request: Request) -> Denoiser:
     path = request.path
     with persistence.opened(path) as content:
         network = content.network(request.key, CLASSES)
-        known = SOURCES.get(network.source_sha256[:16])
         provenance = {
             "format": "nvidia pickle",
             "file": path.name,
             "class": network.class_name,
             "entry": request.key,
             "source_sha256": network.source_sha256,
-            "source": known or "unknown",
+            "source": SOURCES.get(network.source_sha256[:16], UNKNOWN),
         }
-        if known is None and not request.ghosts:
-            warnings.warn(
-                f"{path}: the file's own network source differs from the releases that d2o knows; its weights are used "
-                f"with d2o's implementation, and its source was not run.",
-                stacklevel=3,
-            )
         settings = content.settings(network)
         state = content.tensors(network, request.ghosts)
         if network.class_name != EDM2_CLASS:

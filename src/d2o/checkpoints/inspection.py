@@ -1,7 +1,6 @@
 """Say what a checkpoint is without reading its weights: the same readers, given tensors without numbers."""
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,5 @@ class Inspection:
 def inspect(path: str | os.PathLike, *, key: str = KEY, sha256: str | None = None) -> Inspection:
     """Return what a file, folder or address holds, after the same checks as `load`, but without its tensors."""
     place = located(path, sha256)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        denoiser = read(Request(place, key, ghosts=True))
+    denoiser = read(Request(place, key, ghosts=True))
     return Inspection(place, KINDS[recognise(place)], None if place.is_dir() else file_sha256(place), denoiser)

@@ -3,6 +3,7 @@
 Whatever stands beside the weights (optimizers, arguments) is followed symbolically and ignored.
 """
 
+import codecs
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from .values import NAMES, items
 ZIP_START = b"PK\x03\x04"
 OTHER_KEYS = ("ema", "state_dict", "model_state_dict", "model", "net")
 """Under which training checkpoints keep their weights, best first."""
+codecs.lookup("cp437")  # zipfile would import it only while a file is read
 LOCAL_HEADER = struct.Struct("<26xHH")
 
 
@@ -101,9 +103,9 @@ def entries(source: Source) -> dict[str, Span]:
     for entry in listed:
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.file_size != entry.compress_size:
             raise source.malformed("a file within it is compressed or encrypted, which torch never does")
-        header = source.part(entry.header_offset, LOCAL_HEADER.size)
-        if entry.header_offset + LOCAL_HEADER.size > source.end:
+        if not 0 <= entry.header_offset <= source.end - LOCAL_HEADER.size:
             raise source.malformed("a file within it lies beyond its end")
+        header = source.part(entry.header_offset, LOCAL_HEADER.size)
         name_length, extra_length = LOCAL_HEADER.unpack(header.take(LOCAL_HEADER.size))
         start = entry.header_offset + LOCAL_HEADER.size + name_length + extra_length
         if start + entry.file_size > source.end:

@@ -45,12 +45,12 @@ def cache_folder() -> Path:
 def resolved(address: str) -> str:
     """Return the https address that is meant; http is allowed on this machine only."""
     if address.startswith("hf://"):
-        match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?/([^@?#]+)", address)
+        match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/([^@?#]+)", address)
         if match is None or ".." in address:
             raise CheckpointError(f"{address} does not name a file: write hf://OWNER/REPOSITORY/FILE.")
         repository, revision, file = match.groups()
         hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
-        address = f"{hub}/{repository}/resolve/{quote(revision or 'main', safe='')}/{quote(file)}"
+        address = f"{hub}/{repository}/resolve/{revision or 'main'}/{quote(file)}"
     check(address)
     return address
 

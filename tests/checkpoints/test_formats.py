@@ -1,0 +1,92 @@
+"""Files are recognised by what they hold, and one that is no checkpoint is told apart from a damaged one."""
+
+import hashlib
+import json
+import warnings
+
+import pytest
+import torch
+
+import d2o
+from d2o.checkpoints import CheckpointError, inspect
+from d2o.checkpoints.errors import MalformedCheckpointError
+from d2o.cli.main import run
+
+from . import honest
+from .test_edm import SONG, network
+
+NOT_CHECKPOINTS = {
+    "is empty": b"",
+    "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 225813967\n",
+    "web page": b"\n<!DOCTYPE html><html><head><title>Sign in</title></head></html>",
+    "web page that": b"<HTML><body>404</body></HTML>",
+    "no checkpoint that d2o knows": b"PNG or anything else, longer than a header would be",
+}
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model.safetensors", "model.pt", "model"])
+@pytest.mark.parametrize("sentence", NOT_CHECKPOINTS)
+def test_what_is_no_checkpoint(tmp_path, name, sentence):
+    (tmp_path / name).write_bytes(NOT_CHECKPOINTS[sentence])
+    with pytest.raises(MalformedCheckpointError, match=sentence if name == "model.pkl" else name):
+        d2o.load(tmp_path / name)
+
+
+def test_folders_and_missing_files(tmp_path):
+    with pytest.raises(CheckpointError, match="folder without model files"):
+        d2o.load(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*nothing\.pkl"):
+        d2o.load(tmp_path / "nothing.pkl")
+    with pytest.raises(CheckpointError, match="sha256 is the hash of a file"):
+        d2o.load(tmp_path, sha256="0" * 64)
+
+
+@pytest.fixture
+def pickle(tmp_path):
+    """Return an EDM pickle under a name that tells nothing."""
+    (tmp_path / "download").write_bytes(honest.edm_file(honest.network("EDMPrecond", network(SONG), SONG)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield tmp_path / "download"
+
+
+def test_the_name_does_not_matter(tmp_path, pickle):
+    for name in ("edm.safetensors", "edm.pt", "edm-ve"):
+        (tmp_path / name).write_bytes(pickle.read_bytes())
+        assert d2o.load(tmp_path / name).provenance["class"] == "EDMPrecond"
+
+
+def test_hashes(pickle):
+    digest = hashlib.sha256(pickle.read_bytes()).hexdigest()
+    assert d2o.load(pickle, sha256=digest.upper()).provenance["sha256"] == digest
+    assert inspect(pickle, sha256=digest).sha256 == digest
+    with pytest.raises(MalformedCheckpointError, match="has SHA-256"):
+        d2o.load(pickle, sha256="0" * 64)
+
+
+def test_a_device_that_is_not_there(pickle):
+    with pytest.raises(ValueError, match="cpu always works"):
+        d2o.load(pickle, device="cuda:77")
+
+
+class TestCommands:
+    def test_convert_and_inspect(self, tmp_path, pickle, capsys):
+        out = tmp_path / "teacher.safetensors"
+        assert run(["convert", str(pickle), str(out)]) == 0
+        before, after = d2o.load(pickle), d2o.load(out)
+        assert all(torch.equal(t, after.state_dict()[name]) for name, t in before.state_dict().items())
+        assert after.provenance["sha256"] == hashlib.sha256(pickle.read_bytes()).hexdigest()
+        for path, kind in ((pickle, "NVIDIA pickle"), (out, "d2o safetensors")):
+            capsys.readouterr()
+            assert run(["inspect", str(path), "--json"]) == 0
+            record = json.loads(capsys.readouterr().out)
+            assert record["kind"] == kind and record["class"] == "EDMPrecond" and 0.5 < record["d2o_f"]["share"] < 1
+            assert run(["inspect", str(path)]) == 0
+            assert f"{record['parameters']:,}" in capsys.readouterr().out
+
+    def test_bad_input(self, tmp_path, pickle, capsys):
+        assert run(["convert", str(pickle), str(tmp_path / "teacher.pkl")]) == 2
+        assert "must end in .safetensors" in capsys.readouterr().err
+        assert run(["inspect", str(tmp_path / "nothing")]) == 2
+        assert run(["inspect", str(pickle), "--key", "net"]) == 2
+        assert "name 'ema'" in capsys.readouterr().err

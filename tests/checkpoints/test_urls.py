@@ -1,0 +1,191 @@
+"""Addresses, against a server on this machine: fetched once, continued where it broke, verified, never half."""
+
+import hashlib
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+import d2o
+from d2o.checkpoints import CheckpointError, urls
+from d2o.checkpoints.errors import MalformedCheckpointError
+
+CONTENT = bytes(range(256)) * 4000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serve CONTENT at every path; `break_at` ends a connection early, `tag` is the file's ETag."""
+
+    break_at: int | None = None
+    tag = '"first"'
+    content = CONTENT
+    redirect: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[tuple[str, str | None]] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answer with all of the content, or from the byte that a Range header names."""
+
+    server: Server
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers.get("Range")
+        server.requests.append((self.path, wanted))
+        if server.redirect:
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            self.end_headers()
+            return
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        start = int(re.findall(r"\d+", wanted)[0]) if wanted else 0
+        if self.headers.get("If-Range", server.tag) != server.tag:
+            start, wanted = 0, None
+        if wanted and start >= len(server.content):
+            self.send_error(416)
+            return
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
+        self.send_header("ETag", server.tag)
+        self.send_header("Content-Length", str(len(server.content) - start))
+        self.end_headers()
+        self.wfile.write(server.content[start : server.break_at])
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("D2O_CACHE", str(tmp_path / "cache"))
+    for name in (*urls.OFFLINE_VARIABLES, "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+    thread.join()
+
+
+def kept(tmp_path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock")
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    for _ in range(2):
+        path = urls.fetch(f"{server.address}/edm.pkl", SHA256)
+        assert path.read_bytes() == CONTENT and path.name.endswith("-edm.pkl")
+    assert len(server.requests) == 1 and kept(tmp_path) == [path.name]
+
+
+def test_a_broken_download_is_continued(server, tmp_path):
+    server.break_at = 300_000
+    with pytest.raises(CheckpointError, match=r"broke at 300,000 of 1,024,000 bytes; the same call again continues"):
+        urls.fetch(f"{server.address}/edm.pkl")
+    server.break_at = None
+    path = urls.fetch(f"{server.address}/edm.pkl", SHA256)
+    assert path.read_bytes() == CONTENT and kept(tmp_path) == [path.name]
+    assert [wanted for _, wanted in server.requests] == [None, "bytes=300000-"]
+
+
+def test_another_file_at_the_address_is_fetched_whole(server):
+    server.break_at = 300_000
+    with pytest.raises(CheckpointError):
+        urls.fetch(f"{server.address}/edm.pkl")
+    server.break_at, server.tag, server.content = None, '"second"', CONTENT[::-1]
+    assert urls.fetch(f"{server.address}/edm.pkl").read_bytes() == CONTENT[::-1]
+
+
+def test_a_partial_file_that_is_longer_than_the_file(server):
+    path = urls.fetch(f"{server.address}/edm.pkl")
+    path.rename(path.with_name(f"{path.name}.part"))
+    assert urls.fetch(f"{server.address}/edm.pkl").read_bytes() == CONTENT
+
+
+def test_a_wrong_hash_leaves_nothing(server, tmp_path):
+    with pytest.raises(MalformedCheckpointError, match="has SHA-256"):
+        urls.fetch(f"{server.address}/edm.pkl", "0" * 64)
+    assert kept(tmp_path) == []
+
+
+def test_a_cached_file_is_verified_too(server):
+    path = urls.fetch(f"{server.address}/edm.pkl")
+    path.write_bytes(b"changed")
+    with pytest.raises(MalformedCheckpointError, match="has SHA-256"):
+        urls.fetch(f"{server.address}/edm.pkl", SHA256)
+
+
+def test_the_hub(server, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    urls.fetch("hf://owner/model/sub/file.safetensors", SHA256)
+    urls.fetch("hf://owner/model@v2/file.safetensors")
+    assert [path for path, _ in server.requests] == [
+        "/owner/model/resolve/main/sub/file.safetensors",
+        "/owner/model/resolve/v2/file.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("address", ["hf://model", "hf://owner/model", "hf://owner/model/../x", "hf:///x/y"])
+@pytest.mark.usefixtures("server")
+def test_addresses_that_name_no_file(address):
+    with pytest.raises(CheckpointError, match="hf://OWNER/REPOSITORY/FILE"):
+        d2o.load(address)
+
+
+@pytest.mark.parametrize("address", ["http://example.com/x.pkl", "ftp://example.com/x", "file:///etc/passwd"])
+@pytest.mark.usefixtures("server")
+def test_other_addresses_are_not_fetched(address):
+    with pytest.raises(CheckpointError, match="https://"):
+        d2o.load(address)
+
+
+def test_redirects_lead_nowhere_else(server):
+    server.redirect = "file:///etc/passwd"
+    with pytest.raises(CheckpointError, match="not fetched"):
+        d2o.load(f"{server.address}/edm.pkl")
+    server.redirect = "http://example.com/x"
+    with pytest.raises(CheckpointError, match="not fetched"):
+        d2o.load(f"{server.address}/edm.pkl")
+
+
+def test_answers_that_are_no_file(server, tmp_path):
+    with pytest.raises(CheckpointError, match="answered 404"):
+        d2o.load(f"{server.address}/missing.pkl")
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("variable", urls.OFFLINE_VARIABLES)
+def test_offline_is_an_error_at_once(server, monkeypatch, variable):
+    cached = urls.fetch(f"{server.address}/cached.pkl")
+    monkeypatch.setenv(variable, "1")
+    assert urls.fetch(f"{server.address}/cached.pkl") == cached
+    with pytest.raises(CheckpointError, match=rf"{variable}.*download the file by hand"):
+        d2o.load(f"{server.address}/other.pkl")
+
+
+def test_no_network_is_an_error_at_once(server):
+    address = server.address
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(CheckpointError, match="cannot be fetched"):
+        d2o.load(f"{address}/edm.pkl")
+
+
+def test_a_model_at_an_address(server, tiny_denoiser, tmp_path):
+    d2o.save(tmp_path / "model.safetensors", tiny_denoiser())
+    server.content = (tmp_path / "model.safetensors").read_bytes()
+    digest = hashlib.sha256(server.content).hexdigest()
+    assert d2o.load(f"{server.address}/model.safetensors", sha256=digest).provenance["sha256"] == digest

@@ -145,6 +145,36 @@ def pictures(tmp_path_factory):
     return file
 
 
+def test_a_u_net_of_diffusers_becomes_a_one_step_generator(tmp_path, tiny_data, capsys):
+    diffusers = pytest.importorskip("diffusers")
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    network = diffusers.UNet2DModel(
+        8, 1, 1, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, **blocks
+    )
+    network.save_pretrained(tmp_path / "ddpm" / "unet")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "ddpm" / "scheduler")
+    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}
+    (tmp_path / "ddpm" / "model_index.json").write_text(json.dumps(index))
+    words = [
+        "finetune",
+        "--from",
+        tmp_path / "ddpm",
+        "--data",
+        tiny_data,
+        "--recipe",
+        "d2o-f",
+        "--out",
+        tmp_path / "run",
+    ]
+    words += ["--images", 8, "--batch", 4, "--set", "discriminator.weights=random", "--set", "objectives.0.sigma=20"]
+    words += ["--set", "discriminator.size=32", "--set", "discriminator.width=16"]
+    assert run([str(word) for word in words]) == 0, capsys.readouterr().err
+    student = d2o.load(tmp_path / "run")
+    assert isinstance(student.preconditioning, Epsilon) and student.sigma_max == 20
+    (image,) = generate(student, [3])
+    torch.testing.assert_close(image, student(20 * noise_for([3], (1, 8, 8)), 20.0), rtol=0, atol=1e-4)
+
+
 class TestLatents:
     def test_students_are_judged_in_pixels_with_gradients(self, pipeline):
         teacher = transformer(channels=4)

@@ -18,9 +18,10 @@ from torch import Tensor
 class Autoencoder:
     """The AutoencoderKL in `folder`, whose latents a denoiser sees as `scale * latent + bias`, a number each channel.
 
-    Without a scale it is the folder's own. `pixel_range` is what the autoencoder calls black and white. The gradient of
-    one 256x256 image through Stable Diffusion's decoder keeps 1.4 GiB; with `checkpointing` 0.2 GiB and one more pass,
-    half of either in bfloat16. The network is opened at its first use, once for all copies of this record.
+    Without a scale it is the folder's own. `pixel_range` is what the autoencoder calls black and white; `precision` is
+    the decoder's. The gradient of one 256x256 image through Stable Diffusion's decoder keeps 1.4 GiB; with
+    `checkpointing` 0.2 GiB, at most 0.7 more at a time, and the decoder runs twice (benchmarks/decoder_memory.py).
+    bfloat16 halves both. The network is opened at its first use, once for all copies of this record.
     """
 
     folder: str
@@ -34,19 +35,17 @@ class Autoencoder:
     def encode(self, images: Tensor) -> Tensor:
         """Return the mean latents [N, c, h, w] of images [N, C, H, W] in [-1, 1]."""
         low, high = self.pixel_range
-        with self._autocast(images):
-            found = opened(self.folder).to(images.device).encode(low + (images + 1) / 2 * (high - low)).latent_dist
+        found = opened(self.folder).to(images.device).encode(low + (images + 1) / 2 * (high - low)).latent_dist
         scale, bias = self._affine(images)
-        return scale * found.mode().float() + bias
+        return scale * found.mode() + bias
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [N, C, H, W] in about [-1, 1] for latents [N, c, h, w]; gradients reach the latents."""
         low, high = self.pixel_range
         scale, bias = self._affine(latents)
-        network = opened(self.folder).to(latents.device)
+        network = opened(self.folder, self.precision).to(latents.device)
         (network.enable_gradient_checkpointing if self.checkpointing else network.disable_gradient_checkpointing)()
-        with self._autocast(latents):
-            images = network.decode((latents - bias) / scale).sample
+        images = network.decode(((latents - bias) / scale).to(network.dtype)).sample
         return (images.float() - low) / (high - low) * 2 - 1
 
     def pixel_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -65,9 +64,6 @@ class Autoencoder:
         scale = self.scale or (factor,)
         bias = self.bias or (0.0 if self.scale else -factor * (config.get("shift_factor") or 0.0),)
         return tuple(torch.tensor(row, device=like.device).view(1, -1, 1, 1) for row in (scale, bias))  # type: ignore[return-value]
-
-    def _autocast(self, like: Tensor) -> torch.autocast:
-        return torch.autocast(like.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
 class Latent(Protocol):
@@ -130,7 +126,7 @@ def config_of(folder: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def opened(folder: str) -> Any:
+def opened(folder: str, precision: str = "float32") -> Any:
     """Return the frozen AutoencoderKL in a folder; nothing is downloaded."""
     config_of(folder)
     try:
@@ -138,7 +134,7 @@ def opened(folder: str) -> Any:
     except ImportError as error:
         raise ValueError("Latent images need diffusers: pip install 'd2o[diffusers]'.") from error
     try:
-        network = AutoencoderKL.from_pretrained(folder, local_files_only=True)
+        network = AutoencoderKL.from_pretrained(folder, local_files_only=True, torch_dtype=getattr(torch, precision))
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"The autoencoder in {folder} cannot be opened: {str(error).splitlines()[0]}") from error
     return network.eval().requires_grad_(False)

@@ -164,10 +164,24 @@ def read_transformer(folder: Folder, ghosts: bool) -> Denoiser:
     return dit.from_diffusers(folder.config, folder_weights.read(folder.path), folder.path, family)
 
 
+def read_own(folder: Folder, ghosts: bool) -> Denoiser:
+    """Return the denoiser that d2o once exported as a model of diffusers."""
+    config = folder.config
+    size, channels, classes = (config.get(name) for name in ("sample_size", "in_channels", "num_class_embeds"))
+    spec = {"backbone": config.get("backbone"), "preconditioning": config.get("family")}
+    if not all(isinstance(part, dict) for part in spec.values()):
+        raise UnsupportedCheckpointError(f"{folder.path} lacks the description that d2o writes into its {CONFIG}.")
+    denoiser = native.build(folder.path, {**spec, "image_shape": [channels, size, size], "num_classes": classes or 0})
+    tensors = folder_weights.read(folder.path, ghosts)
+    native.fill(folder.path, denoiser, {name.removeprefix("denoiser."): tensor for name, tensor in tensors.items()})
+    return denoiser
+
+
 NETWORKS: dict[str, Callable[[Folder, bool], Denoiser]] = {
     "UNet2DModel": read_unet,
     "DiTTransformer2DModel": read_transformer,
     "Transformer2DModel": read_transformer,  # what the published DiT folders say
+    "D2OModel": read_own,
 }
 
 

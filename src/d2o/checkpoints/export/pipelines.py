@@ -22,6 +22,8 @@ from .one_step import difference, numbers, quiet, store
 
 CONSISTENCY_TIME = 250.0
 """What stock consistency models are told: this times ln(sigma)."""
+NO_BOUNDARY = 1e-8
+"""The `sigma_min` with which the boundary form is EDM's, to the last bit at the noise levels that one starts from."""
 
 
 class Parts(NamedTuple):
@@ -127,7 +129,7 @@ def consistency_scheduler(denoiser: Denoiser, family: Any = None) -> Any:
     """Return the scheduler that starts at the denoiser's `sigma_max` with the coefficients of the boundary form."""
     family = family or denoiser.preconditioning
     return import_diffusers().CMStochasticIterativeScheduler(
-        sigma_min=getattr(family, "sigma_min", 0.0),  # without a boundary it is EDM's form
+        sigma_min=getattr(family, "sigma_min", NO_BOUNDARY),
         sigma_max=denoiser.sigma_max,
         sigma_data=family.sigma_data,
         clip_denoised=False,

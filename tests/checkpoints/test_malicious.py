@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._utils import _rebuild_tensor_v2
 
 import d2o
 from d2o.checkpoints import CheckpointError, inspect
@@ -192,7 +193,7 @@ def test_nothing_runs(tmp_path, name, use):
     canary, path = tmp_path / "canary", tmp_path / "model.pkl"
     path.write_bytes(MALICIOUS[name](canary))
     modules, directory = set(sys.modules), set(tmp_path.iterdir())
-    function = torch._utils._rebuild_tensor_v2
+    function = _rebuild_tensor_v2
     before, memory = function.__defaults__, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match=r"model\.pkl") as error:
         use(path)

@@ -3,17 +3,20 @@
 import hashlib
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 import d2o
 from d2o.checkpoints import CheckpointError, inspect
-from d2o.checkpoints.errors import MalformedCheckpointError
+from d2o.checkpoints.errors import MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
 from d2o.cli.main import run
 
 from . import honest
-from .test_edm import SONG, network
+from .test_edm import NCSNPP, SONG, assert_same_weights, network, no_warnings, write
 
 NOT_CHECKPOINTS = {
     "is empty": b"",
@@ -30,6 +33,9 @@ def test_what_is_no_checkpoint(tmp_path, name, sentence):
     (tmp_path / name).write_bytes(NOT_CHECKPOINTS[sentence])
     with pytest.raises(MalformedCheckpointError, match=sentence if name == "model.pkl" else name):
         d2o.load(tmp_path / name)
+
+
+__all__ = ["no_warnings"]  # a fixture for all tests here
 
 
 def test_folders_and_missing_files(tmp_path):
@@ -67,6 +73,45 @@ def test_hashes(pickle):
 def test_a_device_that_is_not_there(pickle):
     with pytest.raises(ValueError, match="cpu always works"):
         d2o.load(pickle, device="cuda:77")
+
+
+class TestSafetensorsWithTheirNames:
+    def write(self, tmp_path: Path, config: object, made: nn.Module) -> Path:
+        tensors = {f"model.{name}": tensor.contiguous() for name, tensor in made.state_dict().items()}
+        text = config if isinstance(config, str) else json.dumps(config)
+        save_file(tensors, tmp_path / "teacher.safetensors", {"config": text, "note": "a teacher"})
+        return tmp_path / "teacher.safetensors"
+
+    def test_it_is_read(self, tmp_path):
+        made = network(NCSNPP)
+        path = self.write(tmp_path, {"precond": "EDMPrecond", "sigma_data": 0.5, **NCSNPP}, made)
+        assert_same_weights(d2o.load(path), made)
+        assert inspect(path).parameters == sum(p.numel() for p in made.parameters())
+
+    @pytest.mark.parametrize("config", ["", "[]", "{", {}, {"precond": 3}, {"precond": "Generator"}, "[" * 100_000])
+    def test_wrong_descriptions(self, tmp_path, config):
+        with pytest.raises(UnsupportedCheckpointError, match=r"teacher\.safetensors"):
+            d2o.load(self.write(tmp_path, config, network(SONG)))
+
+
+class TestInspection:
+    def test_no_weights_are_read(self, tmp_path, monkeypatch):
+        made = network(NCSNPP)
+        path = write(tmp_path, honest.edm_file(honest.network("EDMPrecond", made, NCSNPP)))
+        monkeypatch.setattr("d2o.checkpoints.storages.Stored.read", lambda _: pytest.fail("weights were read"))
+        found = inspect(path)
+        assert found.parameters == sum(parameter.numel() for parameter in made.parameters())
+        assert all(tensor.is_meta for tensor in found.denoiser.state_dict().values())
+        record = json.loads(json.dumps(found.as_dict()))
+        assert record["class"] == "EDMPrecond" and record["kind"] == "NVIDIA pickle" and len(record["sha256"]) == 64
+        assert record["configuration"]["encoder"] == "residual"
+
+    def test_it_checks_what_load_checks(self, tmp_path):
+        content = honest.edm_file(honest.network("EDMPrecond", network(SONG), SONG | {"model_channels": 32}))
+        with pytest.raises(MismatchError):
+            inspect(write(tmp_path, content))
+        with pytest.raises(MalformedCheckpointError, match="SHA-256"):
+            inspect(write(tmp_path, content), sha256="0" * 64)
 
 
 class TestCommands:

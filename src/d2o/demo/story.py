@@ -1,7 +1,6 @@
 """The demo from start to end: a diffusion model of handwritten digits becomes a one-step generator."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -13,15 +12,16 @@ import torch
 
 from d2o.checkpoints import load, native
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.sampling import generate, labels_for
+from d2o.diffusion.sampling import generate
 from d2o.metrics.evaluation import Evaluation, Judge
+from d2o.metrics.sources import generated
 from d2o.pixels.datasets import Images, open_images
 from d2o.pixels.files import atomic, to_uint8
 from d2o.training import recipes
 from d2o.training.freezing import Share
 from d2o.training.loop import group
 from d2o.training.networks import networks, new_denoiser, share
-from d2o.training.processes import in_processes
+from d2o.training.processes import in_processes, side_by_side
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits, Moment, judge_by, run
 
@@ -55,7 +55,7 @@ def demo(out: str | Path, seed: int, watch: Watch, say: Say, processes: int = 1)
 
     `watch` follows a training run to its end, `say` prints a line.
     """
-    torch.set_num_threads(1)  # until the training processes are forked; a pool of threads would not survive it
+    torch.set_num_threads(1)  # processes are forked from here, and a pool of threads would not survive that
     began = time.monotonic()
     out = Path(out)
     digits = open_images("digits")
@@ -75,8 +75,7 @@ def demo(out: str | Path, seed: int, watch: Watch, say: Say, processes: int = 1)
     student = load(out / "student")
 
     say(f"3/3  Comparing {IMAGES:,} images of each")
-    torch.set_num_threads(os.cpu_count() or 1)
-    findings = measure(digits, teacher, student, finetune, out)
+    findings = measure(digits, teacher, student, finetune, out, processes)
     findings.seconds["total"] = sum(findings.seconds.values())
     summary = summarise(seed, findings)
     curves = {name: read_log(out / name / "metrics.jsonl") for name in ("teacher", "student")}
@@ -116,32 +115,50 @@ class Training:
         watch(moments, self.recipe.duration, self.directory.name)
 
 
-def measure(digits: Images, teacher: Denoiser, student: Denoiser, recipe: Recipe, out: Path) -> Findings:
+def measure(
+    digits: Images, teacher: Denoiser, student: Denoiser, recipe: Recipe, out: Path, processes: int
+) -> Findings:
     """Measure the teacher in many calls, the same teacher in one, and the student in one, from the same seeds."""
     began = time.monotonic()
     judge = Judge(digits, images=IMAGES, judged_by=recipe.discriminator.networks)
-    evaluations = {
-        "teacher": judge(teacher, name=f"teacher, {CALLS} calls", steps=TEACHER_STEPS),
-        "untuned": judge(teacher, name="teacher, 1 call", steps=1),
-        "student": judge(student, name="D2O-F student, 1 call", steps=1),
+    rows = {
+        "teacher": (f"teacher, {CALLS} calls", teacher, TEACHER_STEPS),
+        "untuned": ("teacher, 1 call", teacher, 1),
+        "student": ("D2O-F student, 1 call", student, 1),
     }
-    asked = labels_for(range(IMAGES), digits.num_classes)
-    assert asked is not None
-    read = reader(digits)
-    rates, accuracy, found = {}, {}, np.zeros(0)
-    for name, denoiser, steps in (("teacher", teacher, TEACHER_STEPS), ("student", student, 1)):
-        start = time.perf_counter()
-        made = to_uint8(torch.cat(list(generate(denoiser, range(IMAGES), steps=steps, batch_size=250))))
-        rates[name] = IMAGES / (time.perf_counter() - start)
-        found = read(made)
-        accuracy[name] = float((found == asked.numpy()).mean())
-    shares = np.bincount(found, minlength=digits.num_classes) / IMAGES  # the student's, the last
+
+    def examine(row: str) -> tuple[Evaluation, np.ndarray]:
+        name, denoiser, steps = rows[row]
+        stream = generated(denoiser, judge.seeds, steps=steps, batch_size=250)
+        images = list(stream.batches)
+        return judge(replace(stream, batches=iter(images)), name=name), np.concatenate(images)
+
+    found = dict(zip(rows, side_by_side(examine, list(rows), processes), strict=True))
+    asked = np.array([seed % digits.num_classes for seed in judge.seeds])
+    read = {name: reader(digits)(images) for name, (_, images) in found.items()}
+    shares = np.bincount(read["student"], minlength=digits.num_classes) / IMAGES
     spent = {
         "pretrain": native.header(out / "teacher" / "checkpoint.safetensors")["seconds"],
         "finetune": native.header(out / "student" / "checkpoint.safetensors")["seconds"],
         "evaluate": time.monotonic() - began,
     }
-    return Findings(evaluations, accuracy, float(shares.min()), rates, spent, share(networks(recipe, teacher)))
+    return Findings(
+        evaluations={name: evaluation for name, (evaluation, _) in found.items()},
+        accuracy={name: float((read[name] == asked).mean()) for name in ("teacher", "student")},
+        class_share_min=float(shares.min()),
+        images_per_second={"teacher": rate(teacher, TEACHER_STEPS, 250), "student": rate(student, 1, IMAGES)},
+        seconds=spent,
+        share=share(networks(recipe, teacher)),
+    )
+
+
+def rate(denoiser: Denoiser, steps: int, count: int) -> float:
+    """Return how many images a second a generator makes, after a first batch that is not counted."""
+    batches = generate(denoiser, range(count + 50), steps=steps, batch_size=50)
+    next(batches)
+    began = time.perf_counter()
+    made = sum(len(batch) for batch in batches)
+    return made / (time.perf_counter() - began)
 
 
 def reader(digits: Images) -> Callable[[np.ndarray], np.ndarray]:

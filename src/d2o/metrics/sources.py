@@ -18,9 +18,6 @@ from d2o.pixels.files import to_uint8
 from . import statistics
 from .statistics import Features
 
-Source = Denoiser | Images | np.ndarray | Features | str | Path
-"""A generator, a data set, uint8 images [N,H,W,C], stored statistics, or the path or name of one of them."""
-
 CHECKPOINT_SUFFIXES = (".safetensors", ".pkl", ".pt", ".pth", ".ckpt")
 CHECKPOINT_FILES = ("ema.safetensors", "model_index.json", "config.json")
 """A folder with one of these holds a run or a model rather than images."""
@@ -42,6 +39,10 @@ class Stream:
     judged_by: tuple[str, ...] = ()
 
 
+Source = Denoiser | Images | np.ndarray | Features | Stream | str | Path
+"""A generator, a data set, uint8 images [N,H,W,C], stored statistics, a stream, or the path or name of one of them."""
+
+
 def open_source(
     source: Source, *, images: int, seeds: Sequence[int], steps: int, batch_size: int, device: torch.device | str
 ) -> Stream | Features:
@@ -54,7 +55,7 @@ def open_source(
             denoiser = checkpoints.load(path).to(device)
             return generated(denoiser, seeds, steps=steps, batch_size=batch_size, name=path.stem)
         source = open_images(source)
-    if isinstance(source, Features):
+    if isinstance(source, Features | Stream):
         return source
     if isinstance(source, Denoiser):
         return generated(source, seeds, steps=steps, batch_size=batch_size)

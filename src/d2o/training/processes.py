@@ -6,14 +6,17 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
 import torch
 
 from .run import Interrupted
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 PR_SET_PDEATHSIG = 1  # Linux: which signal a child gets when its parent dies
 
 
@@ -48,6 +51,27 @@ def in_processes(count: int, work: Callable[[], None]) -> None:
     if codes & {130, -signal.SIGINT, -signal.SIGTERM}:
         raise Interrupted
     raise RuntimeError(f"A training process ended with exit code {max(codes, key=abs)}.")
+
+
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], count: int) -> list[Result]:
+    """Return `work(item)` for all items, each in a forked process of one thread; with `count` 1 one after another."""
+    if count == 1 or not hasattr(os, "fork"):
+        return [work(item) for item in items]
+    fork = multiprocessing.get_context("fork")
+    pipes = [fork.Pipe(duplex=False) for _ in items]
+
+    def answer(item: Item, writer: Connection) -> None:
+        torch.set_num_threads(1)
+        writer.send(work(item))
+
+    children = [
+        fork.Process(target=answer, args=(item, writer), daemon=True)
+        for item, (_, writer) in zip(items, pipes, strict=True)
+    ]
+    for child, (_, writer) in zip(children, pipes, strict=True):
+        child.start()
+        writer.close()
+    return [reader.recv() for reader, _ in pipes]
 
 
 def _wait(children: list) -> None:

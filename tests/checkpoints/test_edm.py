@@ -259,6 +259,10 @@ def test_an_unknown_source_is_a_warning_and_in_the_provenance(tmp_path):
     with pytest.warns(UserWarning, match="source differs from the releases"):
         denoiser = d2o.load(path)
     assert denoiser.provenance["source"] == "unknown" and len(denoiser.provenance["source_sha256"]) == 64
+    d2o.save(tmp_path / "ours.safetensors", denoiser)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert d2o.load(tmp_path / "ours.safetensors").provenance == denoiser.provenance
 
 
 def test_numpy_numbers_everywhere(tmp_path):

@@ -54,7 +54,7 @@ def load(
     """
     place = located(path, sha256)
     denoiser = read(Request(place, key))
-    if denoiser.provenance.get("source") == UNKNOWN:
+    if recognise(place) == "pickle" and denoiser.provenance.get("source") == UNKNOWN:
         warnings.warn(
             f"{place}: the file's own network source differs from the releases that d2o knows; its weights are used "
             f"with d2o's implementation, and its source was not run.",

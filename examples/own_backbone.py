@@ -1,4 +1,4 @@
-"""A backbone of your own: any module that predicts from (x, noise, label, augmentation). Here a perceptron of points."""
+"""A backbone of your own: any module that predicts from (x, noise, label, augmentation); here a perceptron."""
 
 from dataclasses import replace
 from itertools import count

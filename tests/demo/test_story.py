@@ -1,9 +1,8 @@
-"""The demo runs from start to end, can be repeated, and reports what scripts rely on. (Short: quality is not judged.)"""
+"""The demo runs from start to end, can be repeated, and reports what scripts rely on; its quality is not judged."""
 
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest

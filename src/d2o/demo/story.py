@@ -70,7 +70,7 @@ def demo(out: str | Path, seed: int, watch: Watch, say: Say, processes: int = 1)
     teacher = load(out / "teacher")
 
     say("2/3  Turning it into a one-step generator with a GAN loss, most of its weights frozen (D2O-F)")
-    fine = Training(out / "student", finetune, teacher, digits, evaluations=5, steps=1)
+    fine = Training(out / "student", finetune, teacher, digits, evaluations=4, steps=1)
     in_processes(processes, lambda: fine.run(watch))
     student = load(out / "student")
 
@@ -104,7 +104,7 @@ class Training:
         accelerator = group()
         judge = None
         if accelerator.is_main_process:
-            judge = judge_by(self.images, self.recipe, count=IMAGES // 2, steps=self.steps)
+            judge = judge_by(self.images, self.recipe, count=IMAGES // 4, steps=self.steps)
         habits = Habits(
             evaluate_every=self.recipe.duration // self.evaluations, sample_seeds=SHOWN, sample_steps=self.steps
         )

@@ -1,6 +1,6 @@
 """What an objective is, and what it is handed: networks and a batch in, one loss an image out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 from zlib import crc32
@@ -30,7 +30,8 @@ class Discriminator(Protocol):
     """A module that judges images in two halves, so that turns can share the first.
 
     `features` may be any nested lists of tensors; `judge` returns logits [N, K], one tensor a feature network; calling
-    it does both. `run_state` holds all that a resumed run needs; frozen pre-trained networks are left out.
+    it does both. What a resumed run needs is its `run_state()`, where there is one that leaves frozen pre-trained networks
+    out (with `load_run_state`), or else its `state_dict()`.
     """
 
     def __call__(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]: ...
@@ -41,9 +42,9 @@ class Discriminator(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
-    def run_state(self) -> dict[str, Tensor]: ...
+    def state_dict(self) -> dict[str, Any]: ...
 
-    def load_run_state(self, state: dict[str, Tensor]) -> None: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
 @dataclass

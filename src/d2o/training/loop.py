@@ -65,7 +65,8 @@ class Progress:
             "ema": self.networks.ema.state_dict(),
         }
         if self.networks.discriminator is not None:
-            parts["discriminator"] = self.networks.discriminator.run_state()
+            critic = self.networks.discriminator
+            parts["discriminator"] = getattr(critic, "run_state", critic.state_dict)()
         for name, optimizer in self.optimizers.items():
             state = optimizer.state_dict()["state"]
             parts[f"optimizer.{name}"] = {f"{i}.{key}": value for i, row in state.items() for key, value in row.items()}
@@ -239,7 +240,8 @@ def restore(networks: Networks, optimizers: dict[str, Optimizer], tensors: dict[
     networks.student.load_state_dict(part("student"))
     networks.ema.load_state_dict(part("ema"))
     if networks.discriminator is not None:
-        networks.discriminator.load_run_state(part("discriminator"))
+        critic = networks.discriminator
+        getattr(critic, "load_run_state", critic.load_state_dict)(part("discriminator"))
     for name, optimizer in optimizers.items():
         moving = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}

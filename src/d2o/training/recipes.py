@@ -79,14 +79,14 @@ DIT256: dict[str, Any] = {
 # Two CPU cores, minutes: the demo's settings for 8x8 digits.
 DIGITS_PRETRAIN: dict[str, Any] = {
     "backbone": {**BACKBONES["tiny"], "attention_resolutions": [4]},
-    "duration": 52_000,
+    "duration": 46_000,
     "batch_size": 64,
     "learning_rate": 2e-3,
     "learning_rate_ramp": 2_000,
 }
 DIGITS: dict[str, Any] = {
     "objectives": (Adversarial(r1=5e-4),),
-    "duration": 24_000,
+    "duration": 23_000,
     "batch_size": 64,
     "learning_rate": 3e-4,
     "discriminator_learning_rate": 6e-4,

@@ -34,7 +34,6 @@ def batches(size: int):  # points of a tilted Gaussian; the index makes their no
 if __name__ == "__main__":
     recipe = replace(d2o.recipes.PRETRAIN, duration=50_000)
     start = d2o.Denoiser(Perceptron(), EDM(), image_shape=(2, 1, 1))
-    for progress in d2o.train(recipe, d2o.networks(recipe, start), batches(recipe.batch_size)):
-        pass
+    *_, progress = d2o.train(recipe, d2o.networks(recipe, start), batches(recipe.batch_size))
     made = torch.cat(list(d2o.generate(progress.ema, range(1_000), steps=18))).flatten(1)
     print("covariance, should be near [[.25, .15], [.15, .13]]:", made.T.cov().tolist())

@@ -79,7 +79,9 @@ class VP:
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         variance = (1 + sigma**2).log()
-        time = ((self.beta_min**2 + 2 * self.beta_range * variance).sqrt() - self.beta_min) / self.beta_range
+        square = self.beta_min**2 + 2 * self.beta_range * variance
+        root = square.double().sqrt().to(square)  # a float32 root may miss the last bit, and Fourier features tell
+        time = (root - self.beta_min) / self.beta_range
         return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time_scale * time)
 
 

@@ -30,8 +30,8 @@ class Discriminator(Protocol):
     """A module that judges images in two halves, so that turns can share the first.
 
     `features` may be any nested lists of tensors; `judge` returns logits [N, K], one tensor a feature network; calling
-    it does both. What a resumed run needs is its `run_state()`, where there is one that leaves frozen pre-trained networks
-    out (with `load_run_state`), or else its `state_dict()`.
+    it does both. What a resumed run needs is its `run_state()` (and `load_run_state`), where it has one that leaves
+    frozen pre-trained networks out, or else its `state_dict()`.
     """
 
     def __call__(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]: ...

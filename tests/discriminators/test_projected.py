@@ -42,7 +42,7 @@ def test_sizes(size: int, halvings: list[int], logits: int) -> None:
 
 
 def test_full_widths_double_from_64_to_512() -> None:
-    heads = Projected(size=128, weights="random").build(SHAPE).heads
+    heads = Projected(size=128, width=512, weights="random").build(SHAPE).heads
     assert sum(parameter.numel() for parameter in heads.parameters()) == 10_331_328
 
 

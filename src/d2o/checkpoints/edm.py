@@ -64,7 +64,7 @@ def iddpm(numbers: Numbers) -> Preconditioning:
     """Return iDDPM's preconditioning: a discrete squared cosine."""
     if (numbers["C_1"], numbers["C_2"]) != (0.001, 0.008):
         raise ValueError("its noise schedule has other constants than iDDPM's")
-    return Epsilon("squaredcos_cap_v2", steps=int(numbers["M"]))
+    return Epsilon("squaredcos_cap_v2", steps=int(numbers["M"]), nearest="difference")
 
 
 RANGE = {"sigma_min": 0.0, "sigma_max": float("inf")}

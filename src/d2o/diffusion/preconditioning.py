@@ -97,12 +97,16 @@ class VE:
         return Coefficients(one, sigma, one, (sigma / 2).log())
 
 
+NEAREST = ("ratio", "difference")
+
+
 @dataclass(frozen=True)
 class Discrete:
     """Variance preserving, discrete times 0 to steps - 1: the schedule's name and range, or `betas` themselves.
 
     At time t the noise level is sqrt((1 - a) / a), where a is the product of 1 - beta up to t; the network is told the
-    time whose level is nearest in ln(sigma). `sigma_max` is at most the schedule's own.
+    time whose level is nearest, by `nearest` "ratio" (in ln(sigma)) or "difference" (as EDM does for iDDPM).
+    `sigma_max` is at most the schedule's own.
     """
 
     schedule: str = "linear"
@@ -111,8 +115,10 @@ class Discrete:
     steps: int = 1000
     betas: tuple[float, ...] = ()
     sigma_max: float = SIGMA_MAX
+    nearest: str = "ratio"
 
     def __post_init__(self) -> None:
+        assert self.nearest in NEAREST, self.nearest
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "sigma_max", min(self.sigma_max, self.levels[-1].item()))
 
@@ -123,7 +129,8 @@ class Discrete:
 
     def time(self, sigma: Tensor) -> Tensor:
         """Return the time, a whole number of sigma's type, whose noise level is nearest."""
-        between = (self.levels[1:] * self.levels[:-1]).sqrt().to(sigma)
+        upper, lower = self.levels[1:], self.levels[:-1]
+        between = ((upper * lower).sqrt() if self.nearest == "ratio" else (upper + lower) / 2).to(sigma)
         return (sigma[..., None] > between).sum(-1).to(sigma)
 
 
@@ -189,9 +196,11 @@ ALLOWED = {
     "schedule": lambda value: isinstance(value, str) and value in SCHEDULES,
     "steps": lambda value: type(value) is int and 1 <= value <= LONGEST,
     "betas": is_betas,
+    "nearest": lambda value: value in NEAREST,
 }
 MEANING = {
     "schedule": f"there are {', '.join(SCHEDULES)}",
     "steps": f"it must be a whole number 1 to {LONGEST}",
     "betas": f"they must be at most {LONGEST} numbers between 0 and 1",
+    "nearest": f"there are {', '.join(NEAREST)}",
 }

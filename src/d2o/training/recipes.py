@@ -86,11 +86,11 @@ DIGITS_PRETRAIN: dict[str, Any] = {
 }
 DIGITS: dict[str, Any] = {
     "objectives": (Adversarial(r1=5e-4),),
-    "duration": 23_000,
+    "duration": 20_000,
     "batch_size": 64,
     "learning_rate": 3e-4,
     "discriminator_learning_rate": 6e-4,
-    "ema_ramp": 0.2,
+    "ema_ramp": 0.08,
     "discriminator": Projected(size=32, width=64),
 }
 

@@ -14,6 +14,7 @@ MODULES = {
     for file in SOURCE.rglob("*.py")
 }
 FLOORS = {
+    "compute": 0,
     "diffusion": 1,
     "backbones": 1,
     "features": 1,

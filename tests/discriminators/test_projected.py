@@ -200,3 +200,20 @@ def test_the_spec_goes_through_json() -> None:
 def test_mistakes_are_explained(changes: dict[str, object], shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **changes).build(shape)  # pyright: ignore
+
+
+def test_images_that_come_back_are_remembered_until_they_are_forgotten() -> None:
+    discriminator = replace(SMALL, networks=("tf_efficientnet_lite0", "resnet10t")).build(SHAPE)
+    looks = []
+    for pyramid in discriminator.pyramids:
+        pyramid.register_forward_hook(lambda *_: looks.append(1))
+    expected = discriminator.features(batch())
+    looks.clear()
+    for found in (discriminator.remembered(batch(), [7, 8, 9]), discriminator.remembered(batch(), [7, 8, 9])):
+        for one, other in zip(found, expected, strict=True):
+            assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(one, other, strict=True))
+            assert not any(tensor.requires_grad for tensor in one)
+    assert len(looks) == 2
+    discriminator.forget()
+    others = discriminator.remembered(-batch(), [7, 8, 9])[0][0]
+    assert not torch.allclose(others, expected[0][0], atol=1e-3)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2o.compute.convolution import Convolution, Geometry, convolve
+
 Direction = Literal["up", "down"]
 
 
@@ -135,14 +137,14 @@ class ResampledConv2d(Resample):
     def forward(self, x: Tensor) -> Tensor:
         margin = self.weight.shape[-1] // 2
         if not self.filter_last:
-            return F.conv2d(self.resample(x), self.weight, self.bias, padding=margin)
+            return convolve(self.resample(x), self.weight, self.bias, Geometry(padding=(margin, margin)))
         if self.box:
-            return self.resample(F.conv2d(x, self.weight, self.bias, padding=margin))
+            return self.resample(convolve(x, self.weight, self.bias, Geometry(padding=(margin, margin))))
         if self.direction == "up":
-            return self.resample(F.conv2d(x, self.weight), self.bias)
+            return self.resample(convolve(x, self.weight), self.bias)
         # The convolution sees the image's surroundings, so the filter finds values there instead of zeros.
         margin += (self.resample_filter.shape[-1] - 1) // 2
-        return self.resample(F.conv2d(x, self.weight, padding=margin), self.bias, padding=0)
+        return self.resample(convolve(x, self.weight, None, Geometry(padding=(margin, margin))), self.bias, padding=0)
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
@@ -193,11 +195,11 @@ class Block(nn.Module):
         self.conv0 = (
             ResampledConv2d(in_channels, out_channels, 3, resample, taps)
             if resample
-            else nn.Conv2d(in_channels, out_channels, 3, padding=1)
+            else Convolution(in_channels, out_channels, 3, padding=1)
         )
         self.affine = nn.Linear(style.embedding_channels, out_channels * (1 + style.adaptive_scale))
         self.norm1 = group_norm(out_channels, style.eps)
-        self.conv1 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv1 = Convolution(out_channels, out_channels, 3, padding=1)
         self.skip = self._shortcut(resample)
         self.num_heads = 0
         if attention:
@@ -205,8 +207,8 @@ class Block(nn.Module):
             if out_channels % self.num_heads:
                 raise ValueError(f"{out_channels} channels do not split into {self.num_heads} attention heads.")
             self.norm2 = group_norm(out_channels, style.eps)
-            self.qkv = nn.Conv2d(out_channels, 3 * out_channels, 1)
-            self.proj = nn.Conv2d(out_channels, out_channels, 1)
+            self.qkv = Convolution(out_channels, 3 * out_channels, 1)
+            self.proj = Convolution(out_channels, out_channels, 1)
 
     def _shortcut(self, resample: Direction | None) -> nn.Module | None:
         widens = self.in_channels != self.out_channels
@@ -214,7 +216,7 @@ class Block(nn.Module):
             return ResampledConv2d(self.in_channels, self.out_channels, 1, resample, self.style.resample_filter)
         if resample:
             return Resample(resample, self.style.resample_filter)
-        return nn.Conv2d(self.in_channels, self.out_channels, 1) if widens else None
+        return Convolution(self.in_channels, self.out_channels, 1) if widens else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Return [N, out_channels, H', W'] for x [N, in_channels, H, W] and embedding [N, embedding_channels]."""

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from d2o.compute.convolution import Convolution
 from d2o.discriminators.batch_norm import SynchronisedBatchNorm
 
 WIDTHS = (64, 128, 256, 512)  # by nominal side 64, 32, 16, 8
@@ -26,12 +27,12 @@ class Head(nn.Module):
         for wanted in WIDTHS[level:]:
             if side // 2 < KERNEL:
                 break
-            convolution = spectral_norm(nn.Conv2d(channels, min(wanted, width), KERNEL, stride=2, padding=1))
+            convolution = spectral_norm(Convolution(channels, min(wanted, width), KERNEL, stride=2, padding=1))
             channels, side = min(wanted, width), side // 2
             self.blocks.append(nn.Sequential(convolution, normalise(channels), nn.LeakyReLU(0.2, inplace=True)))
         self.classes = ClassVectors(classes) if classes else None
         outputs = ClassVectors.width if classes else 1
-        self.last = spectral_norm(nn.Conv2d(channels, outputs, min(KERNEL, side), bias=False))
+        self.last = spectral_norm(Convolution(channels, outputs, min(KERNEL, side), bias=False))
 
     def forward(self, features: Tensor, label: Tensor | None = None) -> Tensor:
         logits = self.last(self.blocks(features))

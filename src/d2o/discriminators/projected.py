@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from d2o.discriminators.head import Head
 from d2o.discriminators.projection import Mixing, Projection, sides
+from d2o.features.memory import Memory
 from d2o.features.pyramid import Pyramid
 from d2o.features.weights import seeded
 
@@ -80,6 +81,7 @@ class ProjectedDiscriminator(nn.Module):
         self.spec = spec
         self.num_classes = num_classes
         self.pyramids = nn.ModuleList(pyramids)
+        self.memories = [Memory() for _ in pyramids]
         self.projections = nn.ModuleList()
         self.heads = nn.ModuleList()
         for pyramid in pyramids:
@@ -97,6 +99,16 @@ class ProjectedDiscriminator(nn.Module):
         """Return for each network its four projected maps; gradients reach the images."""
         looks = zip(self.pyramids, self.projections, strict=True)
         return [projection(pyramid(images)) for pyramid, projection in looks]
+
+    @torch.no_grad()
+    def remembered(self, images: Tensor, numbers: Sequence[int]) -> list[list[Tensor]]:
+        """Return the features of images that come back, each known by its number; the networks see it only once."""
+        looks = zip(self.pyramids, self.projections, self.memories, strict=True)
+        return [projection(memory.maps(images, numbers, pyramid)) for pyramid, projection, memory in looks]
+
+    def forget(self) -> None:
+        """Forget the images that were seen: other ones come now."""
+        self.memories = [memory.emptied() for memory in self.memories]
 
     def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
         """Return the logits of features; `label` [N] is needed if the discriminator has classes, and else ignored."""

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2o.compute.convolution import Convolution
+
 Mixing = Literal["full", "channel", "none"]
 MIXED = (64, 128, 256, 512)  # channels after mixing channels, finest map first
 CROSSED = (64, 64, 128, 256)  # channels after mixing scales
@@ -31,9 +33,9 @@ class Projection(nn.Module):
         self.channel_mixing = nn.ModuleList()
         self.scale_mixing = nn.ModuleList()
         if mixing != "none":
-            self.channel_mixing.extend(nn.Conv2d(*widths, 1) for widths in zip(channels, MIXED, strict=True))
+            self.channel_mixing.extend(Convolution(*widths, 1) for widths in zip(channels, MIXED, strict=True))
         if mixing == "full":
-            self.scale_mixing.extend(nn.Conv2d(*widths, 1) for widths in zip(MIXED, CROSSED, strict=True))
+            self.scale_mixing.extend(Convolution(*widths, 1) for widths in zip(MIXED, CROSSED, strict=True))
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -75,7 +77,7 @@ class Reassembly(nn.ModuleList):
             nn.Conv2d(coarse, coarse, 3, stride=2, padding=1),
         )
         layers = zip(channels, REASSEMBLED, resize, strict=True)
-        super().__init__(nn.Sequential(nn.Conv2d(given, wanted, 1), last) for given, wanted, last in layers)
+        super().__init__(nn.Sequential(Convolution(given, wanted, 1), last) for given, wanted, last in layers)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         return [layer(tap) for layer, tap in zip(self, taps, strict=True)]

@@ -59,7 +59,8 @@ class Adversarial:
         with torch.no_grad():
             if fake is None or self.fresh_fakes:
                 fake = discriminator.features(self.generate(networks.student, batch, "discriminator"))
-            real = discriminator.features(batch.x0)
+            remembered = None if batch.number is None else getattr(discriminator, "remembered", None)
+            real = remembered(batch.x0, batch.number) if remembered else discriminator.features(batch.x0)
         high, _ = LOSSES[self.loss]
         loss = per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.label))
         return loss + per_image(high, discriminator.judge(real, batch.label))

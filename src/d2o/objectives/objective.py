@@ -62,7 +62,8 @@ class Batch:
     """Real images x0 [N,C,H,W] in [-1, 1] with their labels [N] or None, and the random numbers that go with them.
 
     Every random number is a function of (`seed`, the image's place in the stream, what it is for): a resumed run and
-    a run on more processes draw the same ones. `shared` is where one turn leaves its work for the next.
+    a run on more processes draw the same ones. `shared` is where one turn leaves its work for the next. `number` tells
+    images of the data set apart, so that what is known of them can be remembered; None: every image is new.
     """
 
     x0: Tensor
@@ -70,6 +71,7 @@ class Batch:
     index: Sequence[int]
     seed: int = 0
     shared: dict[str, Any] = field(default_factory=dict)
+    number: Sequence[int] | None = None
 
     def noise(self, purpose: str, shape: Sequence[int] | None = None) -> Tensor:
         """Return unit normal noise [N, *shape], by default of x0's shape."""
@@ -88,13 +90,14 @@ class Batch:
 
     def split(self, size: int) -> list["Batch"]:
         """Cut into batches of at most `size` images that share nothing."""
-        label = self.label
+        label, number = self.label, self.number
         return [
             Batch(
                 self.x0[i : i + size],
                 None if label is None else label[i : i + size],
                 self.index[i : i + size],
                 self.seed,
+                number=None if number is None else number[i : i + size],
             )
             for i in range(0, len(self), size)
         ]

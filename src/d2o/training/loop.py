@@ -106,7 +106,7 @@ def turns(recipe: Recipe, networks: Networks) -> list[Turn]:
 def train(
     recipe: Recipe,
     networks: Networks,
-    batches: Iterator[tuple[Tensor, Tensor | None, Tensor]],
+    batches: Iterator[tuple[Tensor, Tensor | None, Tensor] | tuple[Tensor, Tensor | None, Tensor, Tensor]],
     *,
     resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
     accelerator: Accelerator | None = None,
@@ -114,7 +114,8 @@ def train(
     """Train the networks in place and yield after every iteration; the networks are consistent at that moment.
 
     `batches` yields this process's part of each global batch: x0 [n,C,H,W] in [-1, 1], label [n] or None, and the
-    place [n] of every image in the endless stream. `resume` is a `Progress.state()`; the batches must then start at
+    place [n] of every image in the endless stream; where images come back unchanged, also the number [n] of each, by
+    which the features of real images are remembered. `resume` is a `Progress.state()`; the batches must then start at
     its `images`. Raises Diverged after PATIENCE unusable steps in a row.
     """
     accelerator = accelerator or group()
@@ -129,15 +130,19 @@ def train(
         images, iteration, skipped = (resume[1][key] for key in ("images", "iteration", "skipped"))
         restore(networks, optimizers, resume[0])
     everything = [p for row in rows for p in row.parameters]
+    if (forget := getattr(networks.discriminator, "forget", None)) is not None:
+        forget()  # the images of another data set have the same numbers
     dropout = any(objective.dropout for objective in recipe.objectives)
     failures = dict.fromkeys((row.name for row in rows), 0)
 
     while images < recipe.duration:
-        x0, label, index = next(batches)
+        x0, label, index, *number = next(batches)
         x0 = x0.to(device, memory_format=torch.channels_last)
         if label is not None:
             label = label.to(device) if networks.student.num_classes else None
-        batch = Batch(x0, label, index.tolist(), recipe.seed)
+        # A processor that is not the host would wait longer for remembered features than for new ones.
+        known = number[0].tolist() if number and device.type == "cpu" else None
+        batch = Batch(x0, label, index.tolist(), recipe.seed, number=known)
         micro_batches = batch.split(recipe.micro_batch_size or len(batch))
         if dropout:  # the only randomness that is not the batch's own
             torch.manual_seed(crc32(f"{recipe.seed} {images} {accelerator.process_index}".encode()))

@@ -86,7 +86,7 @@ DIGITS_PRETRAIN: dict[str, Any] = {
 }
 DIGITS: dict[str, Any] = {
     "objectives": (Adversarial(r1=5e-4),),
-    "duration": 20_000,
+    "duration": 28_000,
     "batch_size": 64,
     "learning_rate": 3e-4,
     "discriminator_learning_rate": 6e-4,

@@ -25,6 +25,7 @@ FLOORS = {
     "analysis": 2,
     "metrics": 3,
     "training": 4,
+    "bench": 5,
     "demo": 5,
     "app": 5,
     "cli": 6,

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .switch import Switch
+
 FEW_ROWS = 1024
 """On CPUs a 1x1 convolution of at most so many pixels, over the batch, is faster as a product of matrices."""
 
@@ -32,7 +34,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, geometry: Ge
         rows = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
         return rows.permute(0, 3, 1, 2)
     moves = weight.requires_grad or (bias is not None and bias.requires_grad)
-    if moves or not (torch.is_grad_enabled() and x.requires_grad):
+    if moves or Switch.plain or not (torch.is_grad_enabled() and x.requires_grad):
         return F.conv2d(x, weight, bias, *geometry)
     kind = x.device.type
     if torch.is_autocast_enabled(kind):  # which does not reach the backward pass of a function of our own
@@ -49,6 +51,7 @@ def is_product(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
         and weight.shape[2:] == (1, 1)
         and geometry == PLAIN
         and not torch.compiler.is_compiling()
+        and not Switch.plain
         and x.shape[0] * x.shape[2] * x.shape[3] <= FEW_ROWS
         and x.is_contiguous(memory_format=torch.channels_last)
     )

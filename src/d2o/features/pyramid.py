@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2o.compute.folding import folded
+from d2o.compute.switch import Switch
 from d2o.features import weights as weight_files
 
 # Indices into timm's levels (convolutional networks) or blocks (transformers).
@@ -39,8 +40,7 @@ class Pyramid(nn.Module):
         for module in network.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False  # the fused kernel has no second derivative, which R1 needs
-        with torch.no_grad():
-            self.network = folded(network.eval(), torch.zeros(1, 3, size, size))
+        self.network = network.eval() if Switch.plain else folded(network.eval(), torch.zeros(1, 3, size, size))
         mean, deviation = (torch.tensor(network.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
         # Images in [-1, 1] are moved to [0, 1] and normalised in one step.
         self.register_buffer("scale", 0.5 / deviation, persistent=False)
@@ -73,7 +73,7 @@ class Pyramid(nn.Module):
             images = images.float() * self.scale + self.shift
             if images.shape[-2:] != (self.size, self.size):
                 images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = images if Switch.plain else images.contiguous(memory_format=torch.channels_last)
             if not (self.tokens and self.network.num_prefix_tokens):
                 return self.intermediates(images)
             # Class tokens (DeiT has two) hold what belongs to the whole image: every patch is given their mean.

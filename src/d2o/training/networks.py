@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from d2o import backbones
+from d2o.compute.switch import Switch
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.preconditioning import EDM, Boundary, Preconditioning
 from d2o.objectives.adversarial import Adversarial
@@ -34,7 +35,8 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
         student.codec = replace(student.codec, precision=recipe.precision)
         student.provenance["codec"] = student.codec.record()
     student.precision = PRECISIONS[recipe.precision]
-    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not Switch.plain:
+        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     freeze(student, recipe.frozen)
     ema = deepcopy(student).eval().requires_grad_(False)
     student.train(any(objective.dropout for objective in recipe.objectives))

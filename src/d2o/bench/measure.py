@@ -1,0 +1,132 @@
+"""Everything that `d2o bench` measures, in one process and one run."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.metrics.evaluation import Judge
+from d2o.pixels.datasets import Images
+from d2o.training.networks import networks
+from d2o.training.recipe import Recipe
+
+from . import generation, machine
+from .memory import Run, peak
+from .problem import Choice, Problem, noise_images
+from .steps import Steps, medians, race
+
+EVALUATED = 32
+"""Side of the images of the evaluation."""
+Say = Callable[[str], Any]
+
+
+def measure(choice: Choice, repeats: int, plain: bool, say: Say) -> dict[str, Any]:
+    """Return all figures; with `plain` beside those of plain training, the ratios' other half."""
+    problem = choice.problem()
+    found: dict[str, Any] = {
+        "machine": machine.describe(),
+        "settings": {"batch": problem.student.batch_size, "repeats": repeats, "parameters": size(problem.teacher)},
+        "ratio": {}, "memory_ratio": {}, "images_per_second": {}, "peak_share": {}, "parts": {}, "spread": {},
+        "memory_mib": {}, "notes": [],
+    }  # fmt: skip
+    say("the machine's peak")
+    found["machine"]["peak_gflops"] = (best := machine.peak()) / 1e9
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        images = noise_images(512, problem.teacher.pixel_shape, problem.teacher.num_classes, folder)
+        if plain:
+            say("memory")
+            found |= memory(choice)
+        for kind, recipe in problem.recipes().items():
+            say(f"training steps: {kind}")
+            training(kind, recipe, problem, images, repeats, plain, best, found)
+        say("sampling")
+        student = networks(problem.student, problem.teacher).ema
+        sampling(problem.teacher, student, repeats, folder, found)
+        say("loading and evaluation")
+        found["images_per_second"]["loads"] = 1 / generation.loading(student, repeats, folder)
+        evaluation(folder, found)
+    return found
+
+
+def size(denoiser: Denoiser) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in denoiser.parameters())
+
+
+def memory(choice: Choice) -> dict[str, Any]:
+    """Return the peak memory of training in MiB, and D2O-F's share of plain D2O's."""
+    runs = {"d2o_f": ("d2o_f", False), "d2o_f_plain": ("d2o_f", True), "d2o_plain": ("d2o", True)}
+    found = {name: peak(Run(choice, *run)) for name, run in runs.items()}
+    mib = {name: value / 2**20 for name, value in found.items() if value is not None}
+    ratio = {"d2o_f": mib["d2o_f"] / mib["d2o_plain"]} if mib else {}
+    return {"memory_mib": mib, "memory_ratio": ratio}
+
+
+def training(
+    kind: str, recipe: Recipe, problem: Problem, images: Images, repeats: int, plain: bool, best: float, found: dict
+) -> None:
+    """Measure one kind of training."""
+    ours = Steps(recipe, problem.teacher, images)
+    if plain:
+        rounds = race(ours, Steps(recipe, problem.teacher, images, plain=True), repeats)
+    else:
+        rounds = {"ours": [ours.step() for _ in range(repeats + 2)][2:]}
+    for name, parts in rounds.items():
+        label = kind if name == "ours" else f"{kind}_plain"
+        found["parts"][label] = {part: seconds / recipe.batch_size for part, seconds in medians(parts).items()}
+        totals = [sum(row.values()) for row in parts]
+        found["images_per_second"][label] = recipe.batch_size / median(totals)
+        found["spread"][label] = (max(totals) - min(totals)) / median(totals)
+    if plain:
+        pairs = zip(rounds["plain"], rounds["ours"], strict=True)
+        found["ratio"][f"{kind}_step"] = median(sum(a.values()) / sum(b.values()) for a, b in pairs)
+    found["peak_share"][kind] = operations(ours) * found["images_per_second"][kind] / best
+
+
+def operations(steps: Steps) -> float:
+    """Return the floating-point operations of an iteration an image, R1's spread over its interval."""
+    with FlopCounterMode(display=False) as every_turn:
+        steps.step()
+    r1 = [turn for turn in steps.turns if turn.every > 1]
+    turns, steps.turns = steps.turns, [turn for turn in steps.turns if turn.every == 1]
+    with FlopCounterMode(display=False) as without:
+        steps.step()
+    steps.turns = turns
+    usual, all_turns = without.get_total_flops(), every_turn.get_total_flops()
+    return (usual + ((all_turns - usual) / r1[0].every if r1 else 0)) / steps.recipe.batch_size
+
+
+def sampling(teacher: Denoiser, student: Denoiser, repeats: int, folder: Path, found: dict) -> None:
+    """Measure images written to disk, and engines alone."""
+    rates = generation.sampling(teacher, student, max(repeats // 3, 3), folder)
+    found["images_per_second"] |= {f"sample_{name}": median(values) for name, values in rates.items()}
+    found["ratio"]["sampling"] = median(s / t for s, t in zip(rates["student"], rates["teacher"], strict=True))
+    ready, missing = generation.engines(student, folder)
+    found["notes"] += missing
+    for batch in (1, 64):
+        engine = generation.engine_rates(student, batch, max(repeats, 10), ready)
+        found["images_per_second"] |= {f"{name}_batch{batch}": rate for name, rate in engine.items()}
+        found["ratio"][f"engine_batch{batch}"] = max(engine.values()) / engine["eager"]
+
+
+def evaluation(folder: Path, found: dict, count: int = 2000) -> None:
+    """Measure what share of the feature network's own speed a whole evaluation of images reaches."""
+    images = noise_images(2 * count, (3, EVALUATED, EVALUATED), 0, folder)
+    judge = Judge(images.subset(range(64)), images=16)
+    batches = [images.pixels(range(first, first + 64)) for first in range(0, 640, 64)]
+    judge.embedding(batches[0])
+    began = time.perf_counter()
+    for batch in batches:
+        judge.embedding(batch)
+    alone = 640 / (time.perf_counter() - began)
+    began = time.perf_counter()
+    Judge(images, images=count)(images.subset(range(count)))
+    whole = 3 * count / (time.perf_counter() - began)  # the reference is looked at twice, for its floor
+    found["images_per_second"] |= {"features": alone, "evaluation": whole}
+    found["ratio"]["evaluation"] = whole / alone

@@ -11,6 +11,7 @@ from torch import Tensor
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MAX
 from d2o.diffusion.sampling import sample
+from d2o.pixels.diffaugment import DRAWS, Name, augmented
 
 from .objective import RECORD, Batch, Networks, Real, Whole, detach
 
@@ -28,7 +29,7 @@ class Adversarial:
     its 64 images per processor); it acts every `r1_every` iterations, that much stronger. With `fresh_fakes` the
     discriminator's turn draws new noise and runs the student again, as the released code does; without, it reuses the
     generator's images and their features. The student starts from the noise level `sigma`, or from the model's largest
-    where that is smaller.
+    where that is smaller. `augmentation` names what is done to real and generated images before they are judged.
     """
 
     kind: Literal["adversarial"] = "adversarial"
@@ -38,6 +39,7 @@ class Adversarial:
     r1_every: Annotated[Whole, Field(ge=1)] = 16
     fresh_fakes: bool = False
     sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
+    augmentation: tuple[Name, ...] = ()
 
     needs: ClassVar[tuple[str, ...]] = ("discriminator",)
     dropout: ClassVar[bool] = False
@@ -46,7 +48,7 @@ class Adversarial:
         """Return the generator's loss per image [N]: its images should be judged real."""
         discriminator = networks.discriminator
         assert discriminator is not None
-        features = discriminator.features(self.generate(networks.student, batch, "generator"))
+        features = discriminator.features(self.shown(self.generate(networks.student, batch, "generator"), batch, "fake"))
         batch.shared["fake features"] = detach(features)
         _, fool = LOSSES[self.loss]
         return per_image(fool, discriminator.judge(features, batch.label))
@@ -58,8 +60,9 @@ class Adversarial:
         fake = batch.shared.pop("fake features", None)
         with torch.no_grad():
             if fake is None or self.fresh_fakes:
-                fake = discriminator.features(self.generate(networks.student, batch, "discriminator"))
-            real = discriminator.features(batch.x0)
+                images = self.generate(networks.student, batch, "discriminator")
+                fake = discriminator.features(self.shown(images, batch, "fresh fake"))
+            real = discriminator.features(self.shown(batch.x0, batch, "real"))
         high, _ = LOSSES[self.loss]
         loss = per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.label))
         return loss + per_image(high, discriminator.judge(real, batch.label))
@@ -69,9 +72,16 @@ class Adversarial:
         discriminator = networks.discriminator
         assert discriminator is not None
         images = batch.x0.detach().requires_grad_()
-        logits = torch.cat([rows.flatten() for rows in discriminator(images, batch.label)])
+        logits = torch.cat([rows.flatten() for rows in discriminator(self.shown(images, batch, "r1"), batch.label)])
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
         return self.r1_every * self.r1 / 2 * gradient.square().sum((1, 2, 3))
+
+    def shown(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
+        """Return what the discriminator is shown of images: the same, or augmented by the batch's random numbers."""
+        if not self.augmentation:
+            return images
+        draws = batch.uniform(f"augment {purpose}", DRAWS * len(self.augmentation))
+        return augmented(images, self.augmentation, draws)
 
     def generate(self, student: Denoiser, batch: Batch, purpose: str) -> Tensor:
         """Return one-step images of the student [N,C,H,W], in pixels, from the batch's noise."""

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .errors import CheckpointError, MalformedCheckpointError, MismatchError, Un
 FORMAT = 1
 SPEC = "d2o"
 """The metadata key under which the JSON description stands."""
+MOST_STEPS = 1000
 LONGEST = 300
 """Characters that are quoted of what is wrong with a description: a hostile one may be endless."""
 
@@ -73,6 +75,7 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
         "image_shape": list(denoiser.image_shape),
         "num_classes": denoiser.num_classes,
         "provenance": denoiser.provenance,
+        **({"middle_sigmas": list(denoiser.middle_sigmas)} if denoiser.middle_sigmas else {}),
     }
 
 
@@ -85,11 +88,21 @@ def build(path: Path, spec: dict[str, Any]) -> Denoiser:
         check(backbone, shape, classes)
         if not isinstance(provenance, dict):
             raise ValueError("its provenance is not a record")
-        return Denoiser(backbone, preconditioning.from_spec(spec["preconditioning"]), shape, classes, provenance)
+        denoiser = Denoiser(backbone, preconditioning.from_spec(spec["preconditioning"]), shape, classes, provenance)
+        denoiser.middle_sigmas = walk(spec.get("middle_sigmas", []), denoiser.sigma_max)
+        return denoiser
     except (KeyError, TypeError, ValueError) as error:
         reason = str(error).rstrip(".")
         reason = reason if len(reason) <= LONGEST else reason[:LONGEST] + "..."
         raise UnsupportedCheckpointError(f"{path} describes a network that cannot be built: {reason}.") from error
+
+
+def walk(sigmas: Any, sigma_max: float) -> tuple[float, ...]:
+    """Return the middle sigmas of a description; those that do not fall from `sigma_max` to above 0 are a ValueError."""
+    known = isinstance(sigmas, list) and len(sigmas) <= MOST_STEPS and all(type(s) in (int, float) for s in sigmas)
+    if not known or not all(a > b > 0 for a, b in pairwise([sigma_max, *sigmas])):
+        raise ValueError(f"its middle_sigmas, {sigmas}, do not fall from {sigma_max:g} to above 0")
+    return tuple(map(float, sigmas))
 
 
 def check(backbone: torch.nn.Module, shape: Any, classes: Any) -> None:

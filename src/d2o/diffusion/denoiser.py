@@ -28,10 +28,12 @@ class Denoiser(nn.Module):
 
     `image_shape` is (C, H, W); `num_classes` is 0 without labels; `provenance` is JSON-able and travels with the file.
     With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32. A denoiser of latent
-    images has a `codec`, which is no part of its weights.
+    images has a `codec`, which is no part of its weights. A generator of more than one step has the `middle_sigmas`
+    that it goes back to after its first ones.
     """
 
     codec: Codec | None = None
+    middle_sigmas: tuple[float, ...] = ()
 
     def __init__(
         self,

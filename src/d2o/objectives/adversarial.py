@@ -1,5 +1,7 @@
 """D2O's only objective: fool a discriminator, in one step from pure noise (arXiv 2506.09376, section 4)."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -30,6 +32,8 @@ class Adversarial:
     discriminator's turn draws new noise and runs the student again, as the released code does; without, it reuses the
     generator's images and their features. The student starts from the noise level `sigma`, or from the model's largest
     where that is smaller. `augmentation` names what is done to real and generated images before they are judged.
+    With `middle_sigmas` it makes images in more steps, back to noise of these levels after each (arXiv 2303.01469,
+    algorithm 1); every image of a batch is judged after a random one of its steps, all of which should be real.
     """
 
     kind: Literal["adversarial"] = "adversarial"
@@ -40,9 +44,15 @@ class Adversarial:
     fresh_fakes: bool = False
     sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
     augmentation: tuple[Name, ...] = ()
+    middle_sigmas: tuple[Annotated[Real, Field(gt=0)], ...] = ()
 
     needs: ClassVar[tuple[str, ...]] = ("discriminator",)
     dropout: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        walk = (self.sigma, *self.middle_sigmas)
+        if not all(sigma > sigma_next for sigma, sigma_next in pairwise(walk)):
+            raise ValueError(f"middle_sigmas must fall from sigma, {self.sigma:g}, towards 0")
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the generator's loss per image [N]: its images should be judged real."""
@@ -84,10 +94,33 @@ class Adversarial:
         return augmented(images, self.augmentation, draws)
 
     def generate(self, student: Denoiser, batch: Batch, purpose: str) -> Tensor:
-        """Return one-step images of the student [N,C,H,W], in pixels, from the batch's noise."""
-        sigmas = (min(self.sigma, student.sigma_max), 0.0)
-        noise = batch.noise(purpose, student.image_shape)
-        return student.decode(sample(lambda x, sigma: student(x, sigma, batch.label), noise, sigmas))
+        """Return images of the student [N,C,H,W], in pixels, from the batch's noise."""
+        sigmas = (min(self.sigma, student.sigma_max), *self.middle_sigmas)
+        noise = [batch.noise(purpose if k == 0 else f"{purpose} {k}", student.image_shape) for k in range(len(sigmas))]
+        if len(sigmas) == 1:
+            return student.decode(sample(lambda x, sigma: student(x, sigma, batch.label), noise[0], (*sigmas, 0.0)))
+        return student.decode(staged(student, noise, sigmas, batch.choices(f"{purpose} stage", len(sigmas)), batch.label))
+
+
+def staged(
+    student: Denoiser, noise: Sequence[Tensor], sigmas: Sequence[float], stages: Sequence[int], label: Tensor | None
+) -> Tensor:
+    """Return for image i what the walk by renoising has made after its call number `stages[i]`, counted from 0.
+
+    Gradients pass through that call alone: what the walk brings there is taken as it is, as when images are made.
+    """
+    stage, x = torch.tensor(stages), sigmas[0] * noise[0]
+    made, order = [], []
+    for k, sigma in enumerate(sigmas):
+        here, later = ((stage == k).nonzero()[:, 0], (stage > k).nonzero()[:, 0])
+        if len(here):
+            made.append(student(x[here], sigma, None if label is None else label[here]))
+            order.append(here)
+        if len(later):
+            with torch.no_grad():
+                x0 = student(x[later], sigma, None if label is None else label[later])
+            x = x.index_copy(0, later.to(x.device), x0 + sigmas[k + 1] * noise[k + 1][later])
+    return torch.cat(made)[torch.cat(order).argsort()]
 
 
 def per_image(loss, logits: list[Tensor]) -> Tensor:

@@ -10,12 +10,21 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from d2o.discriminators import DISCRIMINATORS, Convolutional, Perceptual, Projected, StyleGAN2
-from d2o.objectives.adversarial import Adversarial
-from d2o.objectives.denoising import Denoising
+from d2o.objectives import (
+    OBJECTIVES,
+    Adversarial,
+    Consistency,
+    Denoising,
+    Progressive,
+    ReverseConsistency,
+    Trajectory,
+)
+from d2o.objectives.distance import DISTANCES
 from d2o.objectives.objective import RECORD, Real, Whole
 
-Objective = Annotated[Denoising | Adversarial, Field(discriminator="kind")]
-OBJECTIVES = {record.__dataclass_fields__["kind"].default: record for record in (Denoising, Adversarial)}
+Objective = Annotated[
+    Denoising | Adversarial | Consistency | Progressive | Trajectory | ReverseConsistency, Field(discriminator="kind")
+]
 
 
 def projected_by_default(value: Any) -> Any:
@@ -134,7 +143,7 @@ def explain(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-RECORDS: dict[str, Any] = {**OBJECTIVES, **DISCRIMINATORS}
+RECORDS: dict[str, Any] = {**OBJECTIVES, **DISTANCES, **DISCRIMINATORS}
 """The records that a recipe holds, by their kinds."""
 
 __all__ = ["Recipe", "change", "explain", "from_dict", "nearest", "replace", "to_dict"]

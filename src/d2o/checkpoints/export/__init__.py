@@ -52,6 +52,11 @@ def export(
         raise CheckpointError(f"There is no export to {to!r}; there are {', '.join(FORMATS)}.")
     if dtype not in DTYPES:
         raise CheckpointError(f"Weights cannot be stored as {dtype!r}; there are {', '.join(DTYPES)}.")
+    if denoiser.middle_sigmas and to != "safetensors":
+        raise CheckpointError(
+            f"This generator makes images in {1 + len(denoiser.middle_sigmas)} steps, and an export to {to} holds one "
+            f"step: export it to safetensors."
+        )
     form = FORMATS[to]
     if path.suffix and path.suffix in [other.suffix for name, other in FORMATS.items() if name != to]:
         raise CheckpointError(

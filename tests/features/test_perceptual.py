@@ -21,7 +21,7 @@ def vgg() -> Any:
 @pytest.fixture(scope="module")
 def files(vgg, tmp_path_factory) -> Any:
     folder = tmp_path_factory.mktemp("weights")
-    save_file(dict(vgg.state_dict()), folder / "vgg16.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in vgg.state_dict().items()}, folder / "vgg16.safetensors")
     rows = {f"lin{i}.model.1.weight": torch.rand(1, width, 1, 1) for i, width in enumerate(CHANNELS)}
     save_file(rows, folder / "lpips_vgg.safetensors")
     return folder, rows
@@ -36,7 +36,7 @@ def test_the_maps_are_torchvisions_with_unit_length(vgg):
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     x, expected = ((IMAGES + 1) / 2 - mean[:, None, None]) / deviation[:, None, None], []
     with torch.no_grad():
-        for number, layer in enumerate(reference):
+        for number, layer in enumerate(reference[:30]):
             x = layer(x.clone())
             if number in TAPS:
                 expected.append(x / x.norm(dim=1, keepdim=True))

@@ -5,7 +5,7 @@ One of D2O's ablations (arXiv 2506.09376, section 4): every depth of VGG-16 is j
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,11 @@ class PerceptualDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]:
         return self.judge(self.features(images), label)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Switch the gradients of the heads; VGG-16 stays frozen."""
+        self.heads.requires_grad_(requires_grad)
+        return self
 
     def run_state(self) -> dict[str, Tensor]:
         """Return what a resumed run needs: everything but the frozen network, which can be had again."""

@@ -94,6 +94,11 @@ class LPIPS(nn.Module):
         for depth, row in enumerate(rows):
             self.register_buffer(f"linear{depth}", row)
 
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Stay frozen, whatever `requires_grad` says."""
+        del requires_grad
+        return super().requires_grad_(False)
+
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
         total = images.new_zeros(len(images))
         for depth, (one, other) in enumerate(zip(self.network(images), self.network(others), strict=True)):

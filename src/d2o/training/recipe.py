@@ -57,7 +57,7 @@ class Recipe:
     pretrained: bool = True
     """Start from the given weights; if not, from random ones."""
     frozen: tuple[str, ...] = ()
-    """Roles of the parameters that do not move."""
+    """What does not move: roles (convolution), or name:PATTERN, block:PATTERN, resolution:SIDE, all-but:RULE."""
     backbone: dict[str, Any] | None = None
     """The network of a recipe that starts from nothing: {"kind": ..., settings}; sizes come from the data."""
     discriminator: Discriminator = Projected()

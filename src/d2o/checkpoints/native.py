@@ -17,6 +17,7 @@ from d2o.diffusion import preconditioning
 from d2o.diffusion.denoiser import Denoiser
 from d2o.pixels.files import atomic
 
+from . import delta
 from .errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
 
 FORMAT = 1
@@ -27,23 +28,40 @@ LONGEST = 300
 """Characters that are quoted of what is wrong with a description: a hostile one may be endless."""
 
 
-def save(path: str | os.PathLike, denoiser: Denoiser) -> None:
-    """Write a denoiser to one file, under a temporary name first; its backbone must be of a registered kind."""
+def save(path: str | os.PathLike, denoiser: Denoiser, base: Denoiser | None = None) -> None:
+    """Write a denoiser to one file, under a temporary name first; its backbone must be of a registered kind.
+
+    With `base`, the model that it was fine-tuned from, only the tensors that moved: `load` then wants the same base.
+    """
     spec = describe(denoiser)
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
+    if base is not None:
+        tensors, spec["base"] = delta.moved(tensors, base)
+        spec["content"] = delta.CONTENT
     write(path, tensors, spec)
 
 
-def load(path: str | os.PathLike, device: torch.device | str = "cpu", ghosts: bool = False) -> Denoiser:
+def load(
+    path: str | os.PathLike, device: torch.device | str = "cpu", ghosts: bool = False, base: Denoiser | None = None
+) -> Denoiser:
     """Read a denoiser from a file or a run directory (its averaged student); in eval mode.
 
-    With `ghosts` it is on the meta device, and no weights are read. Everything that can be wrong is a CheckpointError.
+    With `ghosts` it is on the meta device, and no weights are read. `base` is what the rest of a file is taken from
+    that holds only what has moved. Everything that can be wrong is a CheckpointError.
     """
     path = locate(Path(path))
     tensors, spec = read(path, ghosts)
     if spec.get("content") == "run":  # the checkpoint of an unfinished run
         tensors = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}
     denoiser = build(path, spec)
+    if spec.get("content") == delta.CONTENT:
+        if ghosts:
+            return denoiser.eval()
+        if base is None:
+            raise delta.needed(path)
+        tensors = delta.completed(path, tensors, spec, base)
+    elif base is not None:
+        raise CheckpointError(f"{path} is complete and needs no base: leave it out.")
     fill(path, denoiser, tensors)
     return denoiser.eval() if ghosts else placed(denoiser, device).eval()
 

@@ -47,6 +47,8 @@ class Sample:
     """Images at once; it does not change them."""
     codec: str | None = None
     """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
+    base: str | None = None
+    """The model that it was fine-tuned from, where the file holds only what moved since."""
     device: str = "cpu"
     """cpu, cuda, mps."""
 
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o sample`."""
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
-    denoiser = with_codec(d2o.load(options.model, device=options.device), options.codec)
+    denoiser = with_codec(d2o.load(options.model, device=options.device, base=options.base), options.codec)
     check_pixels(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)
     labels = None if classes is None else classes.tolist()

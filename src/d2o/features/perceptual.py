@@ -65,8 +65,7 @@ class VGG(nn.Module):
         side = min(images.shape[-2:]) if self.size is None else self.size
         if side < SMALLEST:
             raise ValueError(f"VGG-16 halves its images four times, and {side} pixels are too few: set a size of 32.")
-        kind = images.device.type
-        with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and kind != "cpu"):
+        with weight_files.precision_for(images.device):
             images = images.float() * self.scale + self.shift
             if self.size is not None and images.shape[-2:] != (self.size, self.size):
                 images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)

@@ -263,8 +263,10 @@ def work(study: Study) -> int:
     """Do whatever is not done and nobody else is doing; return how many steps failed."""
     failures = 0
     for name, act, _ in list(jobs(study)):
-        with alone(study.runs / "locks" / name.replace(" ", "-"), wait=name in ("images", "classifier", "teacher")) as free:
-            if not free or dict((n, done) for n, _, done in jobs(study))[name]:
+        with alone(
+            study.runs / "locks" / name.replace(" ", "-"), wait=name in ("images", "classifier", "teacher")
+        ) as free:
+            if not free or {n: done for n, _, done in jobs(study)}[name]:
                 continue
             note(study, step=name, event="started", process=os.getpid())
             began = time.monotonic()

@@ -1,4 +1,4 @@
-"""How the CIFAR-10 study measures images: two unrelated feature spaces, one set of held-out images, one JSON a result."""
+"""How the CIFAR-10 study measures images: two unrelated feature spaces, images held out, one JSON file a result."""
 
 import json
 from pathlib import Path

@@ -28,7 +28,12 @@ if __name__ == "__main__":
     (name,) = options.names
     began = time.monotonic()
     shapes = rehearse(name)
-    print(f"{name}: {shapes.share}; discriminator {shapes.discriminator:,}; turns {', '.join(shapes.losses)}", flush=True)
+    assert shapes.operations is not None
+    print(
+        f"{name}: {shapes.share}; discriminator {shapes.discriminator:,}; turns {', '.join(shapes.turns)}; "
+        f"{shapes.operations / 1e9:.0f} G operations an image",
+        flush=True,
+    )
     if not options.meta:
         found = rehearse(name, "cpu")
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -8,6 +8,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from d2o.pixels.files import atomic
 HERE = Path(__file__).parent
 SPACES = {"lite2": "EfficientNet-lite2 at 64 px", "classifier": "the study's own classifier"}
 DISTILLED = ("cd", "pd")
+NUMBERS = ("kid", "frechet", "floor", "precision", "recall", "diversity", "seconds")
 ORDER = (
     "real", "blurred", "teacher-18", "teacher-9", "teacher-4", "teacher-2", "untuned",
     "d2o", "d2o-f", "cd", "pd", "cd-gan", "scratch", "d2o-stylegan2", "cd-2", "cd-4", "cd-9", "cd-18",
@@ -118,8 +120,8 @@ def claims(results: Results) -> list[Claim]:
     for space in SPACES:
         gap = [between.get((f"cd-{k} against its teacher", space)) for k in steps]
         data = [results.mean(f"teacher-{k}", space, 0) for k in steps]
-        grows += [less(a, b) for a, b in zip(gap, gap[1:], strict=False)]
-        stays += [less(b, a) for a, b in zip(data, data[1:], strict=False)]
+        grows += [less(a, b) for a, b in pairwise(gap)]
+        stays += [less(b, a) for a, b in pairwise(data)]
         apart.append(
             f"{space}: teachers of {', '.join(map(str, steps))} steps are {', '.join(map(show, gap))} from their "
             f"students and {', '.join(map(show, data))} from data (kid)"
@@ -131,7 +133,9 @@ def claims(results: Results) -> list[Claim]:
             every([v for mark in marks for other in DISTILLED for v in below("d2o-f", other, mark)]),
             "; ".join(line(("d2o-f", *DISTILLED), mark) for mark in (first, last)),
         ),
-        Claim("b", "frozen beats full at few images", every(below("d2o-f", "d2o", first)), line(("d2o-f", "d2o"), first)),
+        Claim(
+            "b", "frozen beats full at few images", every(below("d2o-f", "d2o", first)), line(("d2o-f", "d2o"), first)
+        ),
         Claim(
             "c",
             "adding CD to the GAN slows the start",
@@ -165,18 +169,18 @@ def table(results: Results, space: str) -> list[str]:
             if not found:
                 continue
 
-            def mean(what: str, name: str = name, mark: int = mark) -> float:
-                return results.mean(name, space, mark, what) or 0.0
-
             spread = f" ({min(found):.3f} to {max(found):.3f})" if len(found) > 1 else ""
-            lines.append(
-                f"| {WORDS.get(name, name)} | {len(found)} | {mark or '-':,} | {mean('kid'):.3f}{spread} "
-                f"| {mean('frechet'):.1f} ({mean('floor'):.1f}) | {mean('precision'):.3f} | {mean('recall'):.3f} "
-                f"| {mean('diversity'):.3f} | {mean('seconds') / 60:.0f} |"
-                if mark
-                else f"| {WORDS.get(name, name)} | - | - | {mean('kid'):.3f} | {mean('frechet'):.1f} "
-                f"({mean('floor'):.1f}) | {mean('precision'):.3f} | {mean('recall'):.3f} | {mean('diversity'):.3f} | - |"
-            )
+            mean = {what: results.mean(name, space, mark, what) or 0.0 for what in NUMBERS}
+            cells = [
+                WORDS.get(name, name),
+                f"{len(found)}" if mark else "-",
+                f"{mark:,}" if mark else "-",
+                f"{mean['kid']:.3f}{spread}",
+                f"{mean['frechet']:.1f} ({mean['floor']:.1f})",
+                *(f"{mean[what]:.3f}" for what in ("precision", "recall", "diversity")),
+                f"{mean['seconds'] / 60:.0f}" if mark else "-",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -186,7 +190,9 @@ def curves(results: Results, path: Path) -> None:
 
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     panels = figure.subplots(2, len(SPACES), sharex=True, squeeze=False)
-    names = [name for name in results.names() if results.values(name, "lite2", results.marks[-1])] if results.marks else []
+    names = (
+        [name for name in results.names() if results.values(name, "lite2", results.marks[-1])] if results.marks else []
+    )
     for panel_row, what in zip(panels, ("kid", "recall"), strict=True):
         for panel, space in zip(panel_row, SPACES, strict=True):
             for name in names:
@@ -249,8 +255,8 @@ def write(results: Results, out: Path, reasons: dict[str, str]) -> None:
         f"its own command. {any_row['examined']:,} images of every row, always from the same seeds, against "
         f"{any_row['reference_images']:,} held-out real images.",
         "",
-        "Read with care: the discriminator looks through EfficientNet-lite0, a relative of lite2, which flatters the GAN "
-        "rows in lite2's space; the classifier has seen the training images of this data set only. A Frechet distance "
+        "Read with care: the discriminator looks through EfficientNet-lite0, a relative of lite2, which flatters the "
+        "GAN rows in lite2's space; the classifier has seen the training images of this data set only. A Frechet distance "
         "means something only beside its floor (as many real training images), and a falling distance can hide a "
         "collapse: recall and pixel deviation stand beside it.",
         "",
@@ -269,7 +275,11 @@ def write(results: Results, out: Path, reasons: dict[str, str]) -> None:
     for space, words in SPACES.items():
         lines += [f"## By {words}", "", *table(results, space), ""]
     log = results.folder / "log.jsonl"
-    failed = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "failed"] if log.exists() else []
+    failed = (
+        [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "failed"]
+        if log.exists()
+        else []
+    )
     lines += ["## What failed", ""]
     lines += [f"- {line['time']} {line['step']}: {line['error']}" for line in failed] or ["Nothing so far."]
     with atomic(out) as temporary:

@@ -51,9 +51,9 @@ def test_upon_its_base_it_is_the_student_bit_for_bit(pair, as_path):
 def test_mistakes_are_named(pair, tiny_denoiser):
     teacher, _, folder = pair
     delta = folder / "delta.safetensors"
-    with pytest.raises(CheckpointError, match="only what a fine-tuning moved.*--base"):
+    with pytest.raises(CheckpointError, match=r"only what a fine-tuning moved.*--base"):
         d2o.load(delta)
-    with pytest.raises(CheckpointError, match="belongs to another base.*started from"):
+    with pytest.raises(CheckpointError, match=r"belongs to another base.*started from"):
         d2o.load(delta, base=tiny_denoiser(seed=1))
     with pytest.raises(CheckpointError, match="is complete and needs no base"):
         d2o.load(folder / "teacher.safetensors", base=teacher)

@@ -88,7 +88,7 @@ def test_a_recipe_from_before_there_were_kinds_still_loads():
 
 
 def test_an_unknown_kind_and_an_unknown_key_are_named():
-    with pytest.raises(ValueError, match="discriminator.*stylegan2"):
+    with pytest.raises(ValueError, match=r"discriminator.*stylegan2"):
         change(D2O, "discriminator", {"kind": "stylegan3"})
     with pytest.raises(ValueError, match=r"discriminator\.widht.*did you mean 'width'"):
         change(D2O, "discriminator", {"kind": "stylegan2", "widht": 8})

@@ -76,7 +76,7 @@ def test_missing_weights_are_one_sentence(files, monkeypatch):
     vgg = str(files[0] / "vgg16.safetensors")
     with pytest.raises(ValueError, match="weights of vgg16 are not on this machine"):
         LPIPS()
-    with pytest.raises(ValueError, match="LPIPS' weights for VGG are not on this machine.*linear='mean'"):
+    with pytest.raises(ValueError, match=r"LPIPS' weights for VGG are not on this machine.*linear='mean'"):
         LPIPS(None, vgg)
     with pytest.raises(ValueError, match="do not fit vgg16"):
         LPIPS(None, str(files[0] / "lpips_vgg.safetensors"))

@@ -28,7 +28,9 @@ def test_the_exact_consistency_function_costs_nothing_on_fine_grids():
 
 def test_euler_steps_cost_more():
     networks, batch = scene(consistent)
-    euler, heun = (Consistency(steps=72, solver=s, distance=Squared())(networks, batch).mean() for s in ("euler", "heun"))
+    euler, heun = (
+        Consistency(steps=72, solver=s, distance=Squared())(networks, batch).mean() for s in ("euler", "heun")
+    )
     assert euler > 100 * heun
 
 
@@ -93,7 +95,10 @@ class TestSecondTime:
         from d2o import backbones
 
         sizes = {"resolution": 8, "in_channels": 1, "out_channels": 1}
-        small = {"dit": {"channels": 32, "num_blocks": 1, "num_heads": 2}, "edm2_unet": {"channels": 32, "num_blocks": 1}}
+        small = {
+            "dit": {"channels": 32, "num_blocks": 1, "num_heads": 2},
+            "edm2_unet": {"channels": 32, "num_blocks": 1},
+        }
         with torch.device("meta"):
             backbone = backbones.build({"kind": kind, **sizes, **small[kind]})
         with pytest.raises(ValueError, match=f"{kind} has no augmentation labels.*song_unet"):
@@ -135,7 +140,8 @@ class TestProgressive:
     def test_the_weight_is_the_truncated_signal_to_noise_ratio(self):
         networks, batch = scene(denoised)
         plain, weighted = (
-            Progressive(steps=8, distance=PseudoHuber(), weighting=w)(networks, batch) for w in ("none", "truncated-snr")
+            Progressive(steps=8, distance=PseudoHuber(), weighting=w)(networks, batch)
+            for w in ("none", "truncated-snr")
         )
         ratio = weighted / plain
         assert float(ratio.min()) == pytest.approx(1) and float(ratio.max()) > 10

@@ -20,10 +20,9 @@ BATCH = 256
 class Perceptron(nn.Module):
     """Predicts points [N,2,1,1] from points and the noise number; the labels of jumps enter without weight."""
 
-    config: Any = {"augmentation_dim": SECOND_TIME}
-
     def __init__(self, width: int = 128) -> None:
         super().__init__()
+        self.config = {"augmentation_dim": SECOND_TIME}
         self.first = nn.Linear(3, width)
         self.told = nn.Linear(SECOND_TIME, width, bias=False)
         nn.init.zeros_(self.told.weight)
@@ -62,6 +61,7 @@ def exact(x: Tensor, sigma: Any, label: Any = None) -> Tensor:
 
 def energy(one: Tensor, other: Tensor) -> float:
     """Return the energy distance of two clouds [N,2], 0 for equal distributions: 2 E|a - b| - E|a - a'| - E|b - b'|."""
+
     def mean(a: Tensor, b: Tensor) -> Tensor:
         return torch.cdist(a, b).mean()
 

@@ -39,8 +39,7 @@ def networks(recipe: Any, teacher: Any) -> Any:
 def test_a_resumed_run_is_the_run_bit_for_bit(tiny_denoiser, tmp_path, recipe):
     *_, progress = train(recipe, networks(recipe, tiny_denoiser(classes=2)), stream())
     wanted = progress.state()
-    for progress in islice(train(recipe, networks(recipe, tiny_denoiser(classes=2)), stream()), 3):
-        pass
+    *_, progress = islice(train(recipe, networks(recipe, tiny_denoiser(classes=2)), stream()), 3)
     tensors, numbers = progress.state()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "state.safetensors")
     tensors = load_file(tmp_path / "state.safetensors")
@@ -80,7 +79,9 @@ def test_after_each_round_the_teacher_is_the_students_copy(tiny_denoiser):
 
 def test_only_consistency_and_the_gan_take_the_boundary_form(tiny_denoiser):
     forms = {
-        name: type(networks(replace(recipe, discriminator=ADVERSARIAL.discriminator), tiny_denoiser()).student.preconditioning)
+        name: type(
+            networks(replace(recipe, discriminator=ADVERSARIAL.discriminator), tiny_denoiser()).student.preconditioning
+        )
         for name, recipe in METHODS.items()
         if name in ("d2o", "cd", "pd", "ctm", "rcd", "cd-gan", "pd-gan", "pretrain")
     }
@@ -104,7 +105,7 @@ def test_a_generator_of_two_steps_remembers_them_in_its_file(tiny_denoiser, tmp_
     checkpoints.save(tmp_path / "a.safetensors", made.ema)
     assert checkpoints.load(tmp_path / "a.safetensors").middle_sigmas == (0.8,)
     assert networks(ADVERSARIAL, checkpoints.load(tmp_path / "a.safetensors")).student.middle_sigmas == ()
-    with pytest.raises(ValueError, match="2 steps.*one step: export it to safetensors"):
+    with pytest.raises(ValueError, match=r"2 steps.*one step: export it to safetensors"):
         checkpoints.export(made.ema, tmp_path / "a.onnx", "onnx")
 
 

@@ -19,8 +19,9 @@ CHOSEN = {
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_preset_fits_together_at_full_size(name):
     found = rehearse(name)
-    assert (found.share.total, set(found.losses)) == CHOSEN[name]
-    assert (found.discriminator > 0) == ("r1" in found.losses)
+    assert (found.share.total, set(found.turns)) == CHOSEN[name]
+    assert (found.discriminator > 0) == ("r1" in found.turns)
+    assert found.operations is not None and found.operations > 1e10
 
 
 def test_every_preset_has_a_network():

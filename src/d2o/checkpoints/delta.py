@@ -1,4 +1,4 @@
-"""A fine-tuned model as what has moved: the tensors that are not its base's, and the hash of the base they belong to."""
+"""A fine-tuned model as what has moved: the tensors that are not its base's, and the hash of that base."""
 
 import hashlib
 from collections.abc import Mapping

@@ -116,7 +116,7 @@ def build(path: Path, spec: dict[str, Any]) -> Denoiser:
 
 
 def walk(sigmas: Any, sigma_max: float) -> tuple[float, ...]:
-    """Return the middle sigmas of a description; those that do not fall from `sigma_max` to above 0 are a ValueError."""
+    """Return the middle sigmas of a description; ValueError where they do not fall from `sigma_max` to above 0."""
     known = isinstance(sigmas, list) and len(sigmas) <= MOST_STEPS and all(type(s) in (int, float) for s in sigmas)
     if not known or not all(a > b > 0 for a, b in pairwise([sigma_max, *sigmas])):
         raise ValueError(f"its middle_sigmas, {sigmas}, do not fall from {sigma_max:g} to above 0")

@@ -1,4 +1,4 @@
-"""What conditional discriminators do with classes: each has a learned vector that images' features are compared with."""
+"""What conditional discriminators do with classes: each has a learned vector, with which features are compared."""
 
 from torch import Tensor, nn
 

@@ -43,7 +43,9 @@ class Perceptual:
             raise ValueError(f"The discriminator perceptual sees images of 1 or 3 channels, not {image_shape[0]}.")
         size = max(*image_shape[1:], 2 * SMALLEST) if self.size is None else self.size
         if size < SMALLEST:
-            raise ValueError(f"The discriminator perceptual cannot take {size} pixels: use size={2 * SMALLEST} or more.")
+            raise ValueError(
+                f"The discriminator perceptual cannot take {size} pixels: use size={2 * SMALLEST} or more."
+            )
         if self.width < 1:
             raise ValueError(f"width={self.width} leaves the heads no channels: use at least 1.")
         network = VGG(size, self.weights)

@@ -6,6 +6,7 @@ It has no features but what it learns: D2O's ablation in which modes are lost.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -50,7 +51,9 @@ class StyleGAN2:
             )
         for name in ("channels", "width", "group"):
             if getattr(self, name) < 1:
-                raise ValueError(f"The discriminator stylegan2 cannot have {name}={getattr(self, name)}: use 1 or more.")
+                raise ValueError(
+                    f"The discriminator stylegan2 cannot have {name}={getattr(self, name)}: use 1 or more."
+                )
         with seeded(seed):
             return StyleGAN2Discriminator(self, channels, height, num_classes)
 
@@ -67,7 +70,7 @@ class StyleGAN2Discriminator(nn.Module):
         sides = [side >> level for level in range(side.bit_length()) if side >> level >= SMALLEST]
         widths = [max(min(spec.channels // size, spec.width), 1) for size in sides]
         self.first = Convolution(channels, widths[0], 1)
-        self.blocks = nn.Sequential(*(Block(*pair) for pair in zip(widths, widths[1:], strict=False)))
+        self.blocks = nn.Sequential(*(Block(*pair) for pair in pairwise(widths)))
         self.last = Convolution(widths[-1] + 1, widths[-1], 3)
         self.hidden = Convolution(widths[-1] * SMALLEST**2, widths[-1], 1)
         self.classes = ClassVectors(num_classes) if num_classes else None

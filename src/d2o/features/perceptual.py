@@ -45,7 +45,9 @@ class VGG(nn.Module):
             try:
                 self.load_state_dict(own)
             except RuntimeError as error:
-                raise ValueError(f"weights={weights!r} do not fit {NAME}: give torchvision's or timm's file.") from error
+                raise ValueError(
+                    f"weights={weights!r} do not fit {NAME}: give torchvision's or timm's file."
+                ) from error
         deviation, mean = torch.tensor(DEVIATION)[:, None, None], torch.tensor(MEAN)[:, None, None]
         self.register_buffer("scale", 0.5 / deviation, persistent=False)
         self.register_buffer("shift", (0.5 - mean) / deviation, persistent=False)

@@ -58,7 +58,9 @@ class Adversarial:
         """Return the generator's loss per image [N]: its images should be judged real."""
         discriminator = networks.discriminator
         assert discriminator is not None
-        features = discriminator.features(self.shown(self.generate(networks.student, batch, "generator"), batch, "fake"))
+        features = discriminator.features(
+            self.shown(self.generate(networks.student, batch, "generator"), batch, "fake")
+        )
         batch.shared["fake features"] = detach(features)
         _, fool = LOSSES[self.loss]
         return per_image(fool, discriminator.judge(features, batch.label))
@@ -99,7 +101,9 @@ class Adversarial:
         noise = [batch.noise(purpose if k == 0 else f"{purpose} {k}", student.image_shape) for k in range(len(sigmas))]
         if len(sigmas) == 1:
             return student.decode(sample(lambda x, sigma: student(x, sigma, batch.label), noise[0], (*sigmas, 0.0)))
-        return student.decode(staged(student, noise, sigmas, batch.choices(f"{purpose} stage", len(sigmas)), batch.label))
+        return student.decode(
+            staged(student, noise, sigmas, batch.choices(f"{purpose} stage", len(sigmas)), batch.label)
+        )
 
 
 def staged(

@@ -92,7 +92,6 @@ EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
 }
 
 
-
 class Data(NamedTuple):
     """What a data set's recipes are made for: a network by its name in BACKBONES, image shape [C,H,W] and classes."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from d2o import backbones
 from d2o.diffusion.denoiser import Denoiser
@@ -32,14 +33,17 @@ PRESETS = tuple(name for name in RECIPES if name.startswith((*DATA, "dit-")))
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was seen: frozen and all parameters of the student, those of the discriminator, and the last losses.
+    """What was seen: frozen and all parameters of the student, those of the discriminator, and every turn.
 
-    `losses` are None on the meta device, where nothing is computed.
+    `losses` are the last ones, on a real device. `operations` counts multiplications and additions of matrix products
+    and convolutions an image, on the meta device; those of R1 are spread over the iterations between.
     """
 
     share: Share
     discriminator: int
-    losses: dict[str, float | None]
+    turns: tuple[str, ...]
+    losses: dict[str, float]
+    operations: float | None = None
 
 
 class Stretch:
@@ -68,12 +72,12 @@ def rehearse(name: str, device: str = "meta", iterations: int = 2, batch_size: i
     critic: Any = made.discriminator
     size = 0 if critic is None else sum(p.numel() for p in critic.parameters() if p.requires_grad)
     if device == "meta":
-        return Rehearsal(share(made), size, dict.fromkeys(shapes_alone(recipe, made)))
-    progress = None
-    for progress in train(recipe, made, noise_stream(made.student, batch_size)):
-        pass
-    assert progress is not None
-    return Rehearsal(share(made), size, dict(progress.losses))
+        spent = shapes_alone(recipe, made)
+        every = {"r1": next((o.r1_every for o in named(name).objectives if isinstance(o, Adversarial)), 1)}
+        operations = sum(count / batch_size / every.get(turn, 1) for turn, count in spent.items())
+        return Rehearsal(share(made), size, tuple(spent), {}, operations)
+    *_, progress = train(recipe, made, noise_stream(made.student, batch_size))
+    return Rehearsal(share(made), size, tuple(progress.losses), dict(progress.losses))
 
 
 def with_random_weights(recipe: Recipe) -> Recipe:
@@ -103,17 +107,20 @@ def teacher(name: str, recipe: Recipe) -> Denoiser:
     return denoiser
 
 
-def shapes_alone(recipe: Recipe, made: Networks) -> Iterator[str]:
-    """Send a batch of shapes through the losses and gradients of every turn; yield the turns' names."""
+def shapes_alone(recipe: Recipe, made: Networks) -> dict[str, int]:
+    """Send a batch of shapes through the losses and gradients of every turn; return the operations of each."""
     images = torch.empty(recipe.batch_size, *made.student.pixel_shape, device="meta")
     classes = made.student.num_classes
     label = torch.empty(recipe.batch_size, dtype=torch.long, device="meta") if classes else None
     batch = Batch(images, label, range(recipe.batch_size), recipe.seed)
+    spent = {}
     for turn in turns(recipe, made):
-        loss = turn.loss(made, batch)
-        assert loss.shape == (recipe.batch_size,), f"{turn.name} is not a loss an image but {tuple(loss.shape)}"
-        loss.mean().backward()
-        yield turn.name
+        with FlopCounterMode(display=False) as counter:
+            loss = turn.loss(made, batch)
+            assert loss.shape == (recipe.batch_size,), f"{turn.name} is not a loss an image but {tuple(loss.shape)}"
+            loss.mean().backward()
+        spent[turn.name] = counter.get_total_flops()
+    return spent
 
 
 def noise_stream(student: Denoiser, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:

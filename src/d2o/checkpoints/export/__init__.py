@@ -53,8 +53,9 @@ def export(
 ) -> Exported:
     """Write a denoiser as a one-step generator, load what was written, and compare its images with the denoiser's.
 
-    `to` is one of FORMATS, or `delta` for what has moved since `base`. `dtype` is how weights are stored; all are computed with in float32. `codec` is the folder
-    of the autoencoder that a diffusers folder of a latent model should hold.
+    `to` is one of FORMATS, or `delta` for what has moved since `base`. `dtype` is how weights are stored; all are
+    computed with in float32. `codec` is the folder of the autoencoder that a diffusers folder of a latent model should
+    hold.
     """
     path = Path(path)
     if to not in (*FORMATS, DELTA):
@@ -69,7 +70,11 @@ def export(
             f"step: export it to safetensors."
         )
     form = FORMATS[to] if base is None else Format(partial(plain.write_delta, base=base), ".safetensors")
-    if path.suffix and path.suffix != form.suffix and path.suffix in [other.suffix for name, other in FORMATS.items() if name != to]:
+    if (
+        path.suffix
+        and path.suffix != form.suffix
+        and path.suffix in [other.suffix for name, other in FORMATS.items() if name != to]
+    ):
         raise CheckpointError(
             f"The name {path} is one of another form than {to}: end it in {form.suffix or 'no suffix'}."
         )

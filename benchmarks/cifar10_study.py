@@ -103,7 +103,9 @@ def rows(size: Size) -> list[Row]:
         "pd": replace(seen, objectives=(Progressive(),)),
         "cd-gan": replace(seen, objectives=(Consistency(), gan)),
         "scratch": replace(seen, pretrained=False),
-        "d2o-stylegan2": replace(seen, discriminator=StyleGAN2(channels=2048, width=128)),
+        "d2o-stylegan2": replace(
+            seen, discriminator=StyleGAN2(channels=2048, width=128), objectives=METHODS["d2o-stylegan2"].objectives
+        ),
     }
     first = [Row(name, recipe, 0, size.marks) for name, recipe in table.items()]
     again = [Row(name, replace(table[name], seed=1), 1, size.marks) for name in ("d2o", "d2o-f", "cd")]

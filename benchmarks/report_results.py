@@ -256,9 +256,9 @@ def write(results: Results, out: Path, reasons: dict[str, str]) -> None:
         f"{any_row['reference_images']:,} held-out real images.",
         "",
         "Read with care: the discriminator looks through EfficientNet-lite0, a relative of lite2, which flatters the "
-        "GAN rows in lite2's space; the classifier has seen the training images of this data set only. A Frechet distance "
-        "means something only beside its floor (as many real training images), and a falling distance can hide a "
-        "collapse: recall and pixel deviation stand beside it.",
+        "GAN rows in lite2's space; the classifier has seen the training images of this data set only. A Frechet "
+        "distance means something only beside its floor (as many real training images), and a falling distance can "
+        "hide a collapse: recall and pixel deviation stand beside it.",
         "",
         f"The teacher's KID in 35 calls is {show(teacher)}, that of blurred images {show(blurred)}: the teacher "
         + {True: "is", False: "is **not**", None: "has not been compared to be"}[good]

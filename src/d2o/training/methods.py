@@ -54,7 +54,7 @@ METHODS: dict[str, Recipe] = {
     # Other discriminators and losses.
     "d2o-unprojected": replace(D2O, discriminator=Projected(projection="none")),
     "d2o-channel": replace(D2O, discriminator=Projected(projection="channel")),
-    "d2o-stylegan2": replace(D2O, discriminator=StyleGAN2()),
+    "d2o-stylegan2": replace(D2O, discriminator=StyleGAN2(), objectives=(Adversarial(r1=0.01),)),
     "d2o-perceptual": replace(D2O, discriminator=Perceptual()),
     "d2o-convolutional": replace(D2O, discriminator=Convolutional()),
     "d2o-hinge": replace(D2O, objectives=(Adversarial(loss="hinge"),)),

@@ -126,6 +126,7 @@ class Study:
     runs: Path
     results: Path
     processes: int
+    given: str | None = None
     opened: dict[str, Any] = field(default_factory=dict)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -146,10 +147,15 @@ class Study:
                     np.savez(temporary, images=part.pixels(range(len(part))), labels=part.labels)
         return self.once("images", lambda: tuple(open_images(self.runs / f"{n}.npz") for n in ("train", "held_out")))
 
+    @property
+    def teacher_place(self) -> Path:
+        """Where the teacher is: the model that was given, or the study's own run."""
+        return Path(self.given) if self.given else self.runs / "teacher"
+
     def teacher(self) -> Denoiser:
         """Return the teacher, trained to the end."""
-        place = self.runs / "teacher"
-        if not (place / "ema.safetensors").exists():
+        place = self.teacher_place
+        if not self.given and not (place / "ema.safetensors").exists():
             train, _ = self.images()
             backbone = {**BACKBONES["small"], "attention_resolutions": [self.size.resolution // 2]}
             recipe = replace(
@@ -184,13 +190,13 @@ def train_row(study: Study, row: Row) -> None:
     train, _ = study.images()
     if not (place / "ema.safetensors").exists():
         made = networks(row.recipe, study.teacher())
-        for moment in run(place, row.recipe, made, train, origin={"from": str(study.runs / "teacher")}):
+        for moment in run(place, row.recipe, made, train, origin={"from": str(study.teacher_place)}):
             now = moment.progress.images
             for mark in row.marks:
                 if now - row.recipe.batch_size < mark <= now:
                     native.save(place / f"ema-{mark:08d}.safetensors", moment.progress.ema)
     command = (
-        f"d2o finetune --from {study.runs / 'teacher'} --data {study.runs / 'train.npz'} "
+        f"d2o finetune --from {study.teacher_place} --data {study.runs / 'train.npz'} "
         f"--recipe {place / 'recipe.json'} --out {place}"
     )
     log = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
@@ -209,7 +215,8 @@ def train_row(study: Study, row: Row) -> None:
 def fixed_rows(study: Study) -> None:
     """Examine what no student has touched: real images, blurred ones, and the teacher in one call and in more."""
     examiner, teacher = study.examiner(), study.teacher()
-    seconds = native.header(study.runs / "teacher" / "checkpoint.safetensors")["seconds"]
+    run_file = study.teacher_place / "checkpoint.safetensors"
+    seconds = native.header(run_file)["seconds"] if run_file.exists() else 0.0
     command = f"python benchmarks/cifar10_study.py --data {study.data}"
     made = {"real": examiner.real, "blurred": examiner.blurred()}
     made |= {f"teacher-{steps}": examiner.generated(teacher, steps) for steps in TEACHER_STEPS}
@@ -224,7 +231,7 @@ def jobs(study: Study) -> Iterator[tuple[str, Callable[[], Any], bool]]:
     """Yield every step: its name, what to do, and whether its results are all there."""
     yield "images", study.images, (study.runs / "train.npz").exists()
     yield "classifier", study.classifier, (study.runs / "classifier.safetensors").exists()
-    yield "teacher", study.teacher, (study.runs / "teacher" / "ema.safetensors").exists()
+    yield "teacher", study.teacher, bool(study.given) or (study.teacher_place / "ema.safetensors").exists()
     fixed = ("real", "blurred", *(f"teacher-{steps}" for steps in TEACHER_STEPS), "untuned")
     yield "fixed rows", lambda: fixed_rows(study), all(known(study, name, 0, 0) for name in fixed)
     for row in rows(study.size):
@@ -291,6 +298,9 @@ def main() -> int:
     parser.add_argument("--data", help="CIFAR-10's training images in any form that d2o opens")
     parser.add_argument("--quick", action="store_true", help="toy sizes, by default on digits")
     parser.add_argument("--list", action="store_true", help="say what is done, and do nothing")
+    parser.add_argument("--teacher", help="a trained model, instead of one of the study's own")
+    parser.add_argument("--teacher-images", type=int, help="images that the study's own teacher sees")
+    parser.add_argument("--marks", help="images seen at which students are examined, the last ends them: 50000,100000")
     parser.add_argument("--runs", type=Path, help="folder of the runs; by default runs/STUDY")
     parser.add_argument("--results", type=Path, help="folder of the results; by default benchmarks/results/STUDY")
     parser.add_argument("--processes", type=int, default=1, help="processes that train the teacher")
@@ -298,11 +308,15 @@ def main() -> int:
     size = QUICK if options.quick else FULL
     if options.data is None and not options.quick:
         parser.error("name CIFAR-10's training images with --data")
+    if options.teacher_images:
+        size = replace(size, teacher=options.teacher_images)
+    if options.marks:
+        size = replace(size, marks=tuple(int(mark) for mark in options.marks.split(",")))
     torch.set_num_threads(1)
     folder = options.runs or Path("runs") / size.name
     folder.mkdir(parents=True, exist_ok=True)
     results = options.results or HERE / "results" / size.name
-    study = Study(size, options.data or "digits", folder, results, options.processes)
+    study = Study(size, options.data or "digits", folder, results, options.processes, options.teacher)
     if options.list:
         for name, _, done in jobs(study):
             print(f"{'done' if done else '-':<5} {name}")

@@ -11,7 +11,6 @@ sys.path.insert(0, str(PLACE))
 import cifar10_study as study  # type: ignore[import-not-found]  # noqa: E402
 import report_results as report  # type: ignore[import-not-found]  # noqa: E402
 
-
 FACTS = {
     "floor": 5.0, "floor_kid": 0.0, "precision": 0.5, "recall": 0.5, "diversity": 0.4, "seconds": 60.0,
     "command": "d2o finetune", "examined": 64, "reference_images": 100, "reference": "held-out real images",

@@ -78,6 +78,7 @@ def test_a_student_that_grew_keeps_what_its_base_has_not(tiny_denoiser, tmp_path
 def test_inspecting_needs_no_base(pair):
     _, _, folder = pair
     found = d2o.checkpoints.inspect(folder / "delta.safetensors")
+    assert "moved" in found.kind and "moved" not in d2o.checkpoints.inspect(folder / "teacher.safetensors").kind
     assert found.parameters == sum(p.numel() for p in pair[0].parameters())
 
 

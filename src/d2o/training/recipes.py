@@ -148,6 +148,7 @@ RECIPES: dict[str, Recipe] = {
 PAPER_FID: dict[str, str] = {  # the paper's one-step FID; none of them has been reproduced here yet
     "cifar10-d2o": "1.66",
     "cifar10-d2o-f": "1.54",
+    "cifar10-d2o-f-200k": "about 4.1",
     "ffhq64-d2o-f": "0.85",
     "afhqv2-64-d2o": "1.23",
     "afhqv2-64-d2o-f": "1.24",

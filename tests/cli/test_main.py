@@ -80,6 +80,35 @@ WRONG = {
     "negative batch": ("finetune --from MODEL --data DATA --out OUT --batch -8", "batch_size"),
     "no images": ("finetune --from MODEL --data DATA --out OUT --images 0", "duration"),
     "unknown role": ("finetune --from MODEL --data DATA --out OUT --set frozen=[convolutoin]", "convolution"),
+    "nothing of that resolution": ("finetune --from MODEL --data DATA --out OUT --set frozen=[resolution:64]", "has 8"),
+    "no rule": ("finetune --from MODEL --data DATA --out OUT --set frozen=[colour:red]", "all-but:"),
+    "steps that are not halved": (
+        "finetune --from MODEL --data DATA --out OUT --recipe pd --set objectives.0.steps=12",
+        "use 8 or 16",
+    ),
+    "lpips without weights": (
+        "finetune --from MODEL --data DATA --out OUT --recipe cd --set objectives.0.distance=lpips",
+        "weights of vgg16",
+    ),
+    "a distance that is none": (
+        "finetune --from MODEL --data DATA --out OUT --recipe cd --set objectives.0.distance=l3",
+        "pseudo-huber",
+    ),
+    "a teacher's recipe without a teacher": ("pretrain --data DATA --out OUT --recipe cd", "d2o finetune --from MODEL"),
+    "too few pixels to judge": (
+        "finetune --from MODEL --data DATA --out OUT --recipe d2o-perceptual --set discriminator.size=8",
+        "size=32",
+    ),
+    "a discriminator that is none": (
+        "finetune --from MODEL --data DATA --out OUT --set discriminator.kind=stylegan3",
+        "stylegan2",
+    ),
+    "middle sigmas that rise": (
+        "finetune --from MODEL --data DATA --out OUT --set objectives.0.middle_sigmas=[1,2]",
+        "must fall",
+    ),
+    "a base that is not needed": ("sample MODEL --base MODEL --out OUT.png", "leave it out"),
+    "a delta without a base": ("export MODEL OUT.safetensors --to delta", "needs the base"),
     "three channels": ("finetune --from MODEL --data DATA --out OUT --channels 3", "--channels 1"),
     "another size": ("finetune --from MODEL --data DATA --out OUT --resolution 16 --resize area", "--resolution 8"),
     "size without resize": ("finetune --from MODEL --data DATA --out OUT --resolution 16", "resize"),

@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from .backbone import Backbone
 from .dhariwal_unet import DhariwalUNet
 from .diffusers_unet import DiffusersUNet
@@ -20,7 +22,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "dit": DiT,
 }
 
-__all__ = ["BACKBONES", "Backbone", "DhariwalUNet", "DiT", "DiffusersUNet", "Edm2UNet", "SongUNet", "build"]
+__all__ = ["BACKBONES", "Backbone", "DhariwalUNet", "DiT", "DiffusersUNet", "Edm2UNet", "SongUNet", "build", "widened"]
 
 
 def build(spec: Mapping[str, Any]) -> Backbone:
@@ -37,3 +39,27 @@ def build(spec: Mapping[str, Any]) -> Backbone:
     if missing:
         raise ValueError(f"The backbone {kind!r} needs the options {', '.join(missing)}.")
     return BACKBONES[kind](**options)
+
+
+def widened(backbone: torch.nn.Module, extra: int) -> torch.nn.Module:
+    """Return a backbone that takes `extra` more augmentation labels, behind its own; they have no weight yet.
+
+    A backbone of one's own is returned as it is where its `config` tells at least so many as `augmentation_dim`.
+    ValueError for one without augmentation labels.
+    """
+    config = getattr(backbone, "config", {})
+    if not isinstance(backbone, Backbone) and config.get("augmentation_dim", 0) >= extra:
+        return backbone
+    if not isinstance(backbone, Backbone) or "augmentation_dim" not in config:
+        kind = getattr(backbone, "kind", type(backbone).__name__)
+        raise ValueError(
+            f"The backbone {kind} has no augmentation labels, through which trajectory and reverse-consistency tell "
+            f"where a jump ends: use song_unet or dhariwal_unet, or another objective."
+        )
+    made = build({"kind": backbone.kind, **config, "augmentation_dim": config["augmentation_dim"] + extra})
+    state, name = dict(backbone.state_dict()), "map_augment.weight"
+    weight = made.state_dict()[name].zero_()
+    if name in state:
+        weight[:, : config["augmentation_dim"]] = state[name]
+    made.load_state_dict({**state, name: weight})
+    return made.to(weight.device)

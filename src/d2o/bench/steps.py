@@ -13,7 +13,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.objective import Batch
 from d2o.pixels.datasets import Images
-from d2o.training.ema import ema_decay, update_ema
+from d2o.training.ema import follow
 from d2o.training.loop import take, turns
 from d2o.training.networks import networks
 from d2o.training.recipe import Recipe
@@ -67,7 +67,7 @@ class Steps:
                 for name, seconds in {**seen, "other": spent - sum(s for k, s in seen.items() if k != "data")}.items():
                     parts[name] = parts.get(name, 0.0) + seconds
             with watch.part("EMA"):
-                update_ema(self.networks.ema, self.networks.student, ema_decay(10**6, len(batch), 5e5, 0.05))
+                follow(self.recipe, self.networks, self.recipe.batch_size)
             parts |= watch.take()
         return parts
 

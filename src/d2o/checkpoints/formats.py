@@ -42,18 +42,27 @@ class Request:
     path: Path
     key: str = KEY
     ghosts: bool = False
+    base: Denoiser | None = None
 
 
 def load(
-    path: str | os.PathLike, *, key: str = KEY, sha256: str | None = None, device: torch.device | str = "cpu"
+    path: str | os.PathLike,
+    *,
+    key: str = KEY,
+    sha256: str | None = None,
+    device: torch.device | str = "cpu",
+    base: Denoiser | str | os.PathLike | None = None,
 ) -> Denoiser:
     """Read a denoiser from a file, a folder or an address (https://, hf://), in eval mode; nothing in it is executed.
 
-    `key` chooses among the networks of one file ("ema" or "net"); `sha256` is the hash that the file must have. All
-    that can be wrong is a CheckpointError.
+    `key` chooses among the networks of one file ("ema" or "net"); `sha256` is the hash that the file must have. `base`,
+    a model or its path, completes a file that holds only what a fine-tuning moved. All that can be wrong is a
+    CheckpointError.
     """
     place = located(path, sha256)
-    denoiser = read(Request(place, key))
+    if base is not None and recognise(place) != "d2o":
+        raise CheckpointError(f"{place} is complete and needs no base: leave it out.")
+    denoiser = read(Request(place, key, base=base if base is None or isinstance(base, Denoiser) else load(base)))
     if recognise(place) == "pickle" and denoiser.provenance.get("source") == UNKNOWN:
         warnings.warn(
             f"{place}: the file's own network source differs from the releases that d2o knows; its weights are used "
@@ -149,7 +158,7 @@ def safetensors_kind(path: Path) -> str:
 
 def read_native(request: Request) -> Denoiser:
     """Read one of our own files or a run directory."""
-    return native.load(request.path, ghosts=request.ghosts)
+    return native.load(request.path, ghosts=request.ghosts, base=request.base)
 
 
 def read_edm_safetensors(request: Request) -> Denoiser:

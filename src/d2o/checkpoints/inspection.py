@@ -7,6 +7,7 @@ from typing import Any
 
 from d2o.diffusion.denoiser import Denoiser
 
+from . import delta, native
 from .formats import KEY, Request, file_sha256, located, read, recognise
 from .native import describe
 
@@ -59,4 +60,7 @@ def inspect(path: str | os.PathLike, *, key: str = KEY, sha256: str | None = Non
     """Return what a file, folder or address holds, after the same checks as `load`, but without its tensors."""
     place = located(path, sha256)
     denoiser = read(Request(place, key, ghosts=True))
-    return Inspection(place, KINDS[recognise(place)], None if place.is_dir() else file_sha256(place), denoiser)
+    kind = KINDS[recognise(place)]
+    if recognise(place) == "d2o" and native.header(native.locate(place)).get("content") == delta.CONTENT:
+        kind += ", what has moved since a base"
+    return Inspection(place, kind, None if place.is_dir() else file_sha256(place), denoiser)

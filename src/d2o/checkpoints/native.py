@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,51 @@ from d2o.diffusion import preconditioning
 from d2o.diffusion.denoiser import Denoiser
 from d2o.pixels.files import atomic
 
+from . import delta
 from .errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
 
 FORMAT = 1
 SPEC = "d2o"
 """The metadata key under which the JSON description stands."""
+MOST_STEPS = 1000
 LONGEST = 300
 """Characters that are quoted of what is wrong with a description: a hostile one may be endless."""
 
 
-def save(path: str | os.PathLike, denoiser: Denoiser) -> None:
-    """Write a denoiser to one file, under a temporary name first; its backbone must be of a registered kind."""
+def save(path: str | os.PathLike, denoiser: Denoiser, base: Denoiser | None = None) -> None:
+    """Write a denoiser to one file, under a temporary name first; its backbone must be of a registered kind.
+
+    With `base`, the model that it was fine-tuned from, only the tensors that moved: `load` then wants the same base.
+    """
     spec = describe(denoiser)
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
+    if base is not None:
+        tensors, spec["base"] = delta.moved(tensors, base)
+        spec["content"] = delta.CONTENT
     write(path, tensors, spec)
 
 
-def load(path: str | os.PathLike, device: torch.device | str = "cpu", ghosts: bool = False) -> Denoiser:
+def load(
+    path: str | os.PathLike, device: torch.device | str = "cpu", ghosts: bool = False, base: Denoiser | None = None
+) -> Denoiser:
     """Read a denoiser from a file or a run directory (its averaged student); in eval mode.
 
-    With `ghosts` it is on the meta device, and no weights are read. Everything that can be wrong is a CheckpointError.
+    With `ghosts` it is on the meta device, and no weights are read. `base` is what the rest of a file is taken from
+    that holds only what has moved. Everything that can be wrong is a CheckpointError.
     """
     path = locate(Path(path))
     tensors, spec = read(path, ghosts)
     if spec.get("content") == "run":  # the checkpoint of an unfinished run
         tensors = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}
     denoiser = build(path, spec)
+    if spec.get("content") == delta.CONTENT:
+        if ghosts:
+            return denoiser.eval()
+        if base is None:
+            raise delta.needed(path)
+        tensors = delta.completed(path, tensors, spec, base)
+    elif base is not None:
+        raise CheckpointError(f"{path} is complete and needs no base: leave it out.")
     fill(path, denoiser, tensors)
     return denoiser.eval() if ghosts else placed(denoiser, device).eval()
 
@@ -73,6 +93,7 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
         "image_shape": list(denoiser.image_shape),
         "num_classes": denoiser.num_classes,
         "provenance": denoiser.provenance,
+        **({"middle_sigmas": list(denoiser.middle_sigmas)} if denoiser.middle_sigmas else {}),
     }
 
 
@@ -85,11 +106,21 @@ def build(path: Path, spec: dict[str, Any]) -> Denoiser:
         check(backbone, shape, classes)
         if not isinstance(provenance, dict):
             raise ValueError("its provenance is not a record")
-        return Denoiser(backbone, preconditioning.from_spec(spec["preconditioning"]), shape, classes, provenance)
+        denoiser = Denoiser(backbone, preconditioning.from_spec(spec["preconditioning"]), shape, classes, provenance)
+        denoiser.middle_sigmas = walk(spec.get("middle_sigmas", []), denoiser.sigma_max)
+        return denoiser
     except (KeyError, TypeError, ValueError) as error:
         reason = str(error).rstrip(".")
         reason = reason if len(reason) <= LONGEST else reason[:LONGEST] + "..."
         raise UnsupportedCheckpointError(f"{path} describes a network that cannot be built: {reason}.") from error
+
+
+def walk(sigmas: Any, sigma_max: float) -> tuple[float, ...]:
+    """Return the middle sigmas of a description; ValueError where they do not fall from `sigma_max` to above 0."""
+    known = isinstance(sigmas, list) and len(sigmas) <= MOST_STEPS and all(type(s) in (int, float) for s in sigmas)
+    if not known or not all(a > b > 0 for a, b in pairwise([sigma_max, *sigmas])):
+        raise ValueError(f"its middle_sigmas, {sigmas}, do not fall from {sigma_max:g} to above 0")
+    return tuple(map(float, sigmas))
 
 
 def check(backbone: torch.nn.Module, shape: Any, classes: Any) -> None:

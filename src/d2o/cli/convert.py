@@ -29,6 +29,8 @@ class Convert:
     """Which network of a file that holds several: ema, net."""
     sha256: str | None = None
     """The hash that the file must have."""
+    base: str | None = None
+    """The model that it was fine-tuned from, where the file holds only what moved since."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     if not options.out.endswith(".safetensors"):
         raise ValueError(f"The name {options.out} must end in .safetensors: that is what convert writes.")
     place = located(options.model, options.sha256)
-    denoiser = load(place, key=options.key)
+    denoiser = load(place, key=options.key, base=options.base)
     if not place.is_dir():
         denoiser.provenance = {**denoiser.provenance, "sha256": file_sha256(place)}
     save(options.out, denoiser)

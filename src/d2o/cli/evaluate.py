@@ -51,17 +51,19 @@ class Evaluate:
     """Images at once; it does not change the result."""
     codec: str | None = None
     """Folder of the autoencoder (AutoencoderKL) that decodes the images of latent models."""
+    base: str | None = None
+    """The model that A was fine-tuned from, where its file holds only what moved since."""
     device: str = "cpu"
     """cpu, cuda, mps."""
     json: bool = False
     """Print JSON instead of a table."""
 
-    def source(self, name: str) -> str | Images | Denoiser:
+    def source(self, name: str, base: str | None = None) -> str | Images | Denoiser:
         """Return data sets opened as asked, models with the codec that was named, and everything else by its name."""
         asked = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
         path = Path(name)
-        if self.codec is not None and is_checkpoint(path):
-            return with_codec(d2o.load(path, device=self.device), self.codec)
+        if (self.codec is not None or base is not None) and is_checkpoint(path):
+            return with_codec(d2o.load(path, device=self.device, base=base), self.codec)
         if not any(asked.values()) or is_checkpoint(path) or holds_statistics(path):
             return name
         return open_images(name, **asked)
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o evaluate`."""
     options = parse(Evaluate, "evaluate", arguments, __doc__)
     evaluation = d2o.evaluate(
-        options.source(options.a),
+        options.source(options.a, options.base),
         options.source(options.b),
         features=options.features,
         images=options.images,

@@ -3,6 +3,7 @@
 examples:
   d2o export runs/one-step --to onnx generator.onnx
   d2o export runs/one-step --to diffusers folder --dtype float16
+  d2o export runs/one-step --to delta --base teacher.safetensors what-moved.safetensors
 """
 
 from collections.abc import Sequence
@@ -24,8 +25,11 @@ class Export:
     """A checkpoint, a run directory, or a folder of diffusers."""
     out: tyro.conf.Positional[str]
     """The file to write (.safetensors, .onnx, .pt2), or the folder (diffusers)."""
-    to: Literal["safetensors", "diffusers", "onnx", "torch"]
-    """safetensors: with JSON; diffusers: a pipeline's folder; onnx: for onnxruntime; torch: an exported program."""
+    to: Literal["safetensors", "delta", "diffusers", "onnx", "torch"]
+    """safetensors: with JSON; delta: only what moved since --base; diffusers: a pipeline's folder; onnx: for
+    onnxruntime; torch: an exported program."""
+    base: str | None = None
+    """The model that this one was fine-tuned from, for --to delta."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How weights are stored; all are computed with in float32."""
     codec: str | None = None
@@ -35,7 +39,9 @@ class Export:
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o export`."""
     options = parse(Export, "export", arguments, __doc__)
-    made = export(load(options.model), options.out, options.to, dtype=options.dtype, codec=options.codec)
+    base = None if options.base is None else load(options.base)
+    model = load(options.model)
+    made = export(model, options.out, options.to, dtype=options.dtype, codec=options.codec, base=base)
     print(f"{made.path}: largest difference to the model's images, which span -1 to 1: {made.error:.1e}")
     for note in made.notes:
         print(f"  {note}")

@@ -25,6 +25,8 @@ class Finetune(DataOptions, RunOptions):
 
     from_: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL")]
     """The pre-trained model: a checkpoint or a run directory."""
+    base: str | None = None
+    """The model that it was fine-tuned from, where the file holds only what moved since."""
     recipe: str = "d2o-f"
     """A name (see `d2o recipes`) or a .json or .yaml file."""
     codec: str | None = None
@@ -36,6 +38,6 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Finetune, "finetune", arguments, __doc__)
     recipe = recipe_from(options.recipe, options.changes(), options.set)
     images = options.open()
-    teacher = with_codec(d2o.load(options.from_), options.codec)
+    teacher = with_codec(d2o.load(options.from_, base=options.base), options.codec)
     follow(options, recipe, teacher, images, {"from": options.from_}, title=options.recipe, steps=1)
     say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

@@ -48,6 +48,11 @@ def main(arguments: Sequence[str]) -> None:
     if options.augment:
         changes["objectives.0.augmentation"] = {}
     recipe = recipe_from(options.recipe, changes, options.set)
+    if "teacher" in recipe.needs:
+        raise ValueError(
+            f"The recipe {options.recipe} learns from a teacher, and pretrain has none: use d2o finetune --from MODEL "
+            f"--recipe {options.recipe}."
+        )
     images = options.open()
     backbone = recipe.backbone or recipes.BACKBONES["small"]
     augmentation = any(isinstance(row, Denoising) and row.augmentation for row in recipe.objectives)

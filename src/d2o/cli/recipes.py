@@ -43,6 +43,7 @@ def row(name: str, recipe: Recipe) -> str:
     frozen = f", {' and '.join(recipe.frozen)} frozen" if recipe.frozen else ""
     start = "" if recipe.pretrained else ", from random weights"
     paper = f"; the paper's FID {PAPER_FID[name]}, not yet reproduced here" if name in PAPER_FID else ""
-    return (
-        f"{name:<18} {objectives}{frozen}{start}, {recipe.duration:,} images in batches of {recipe.batch_size}{paper}"
-    )
+    other = "discriminator" in recipe.needs and recipe.discriminator.kind != "projected"
+    judge = f", judged by {recipe.discriminator.kind}" if other else ""
+    length = f"{recipe.duration:,} images in batches of {recipe.batch_size}"
+    return f"{name:<28} {objectives}{judge}{frozen}{start}, {length}{paper}"

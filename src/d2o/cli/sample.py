@@ -39,14 +39,16 @@ class Sample:
     """The class of all images; by default seed modulo the number of classes."""
     sampler: Literal["heun", "euler", "renoise"] = "heun"
     """renoise: back to noise after each step, for few-step sampling of one-step generators."""
-    middle_sigmas: tuple[float, ...] = ()
-    """Noise levels between 80 and 0, instead of Karras's: --sampler renoise --middle-sigmas 0.8."""
+    middle_sigmas: tuple[float, ...] | None = None
+    """Noise levels between 80 and 0, instead of Karras's or the model's own: --sampler renoise --middle-sigmas 0.8."""
     churn: float | None = None
     """Amount of fresh noise for the stochastic variant."""
     batch: int = 64
     """Images at once; it does not change them."""
     codec: str | None = None
     """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
+    base: str | None = None
+    """The model that it was fine-tuned from, where the file holds only what moved since."""
     device: str = "cpu"
     """cpu, cuda, mps."""
 
@@ -55,14 +57,14 @@ def one_step(denoiser: Denoiser) -> bool:
     """Return whether a denoiser was made for images in one step, as far as its file tells."""
     recipe = denoiser.provenance.get("recipe") or {}
     kinds = [objective.get("kind") for objective in recipe.get("objectives", [])]
-    return denoiser.preconditioning.kind == "boundary" or "adversarial" in kinds
+    return denoiser.preconditioning.kind == "boundary" or any(kind != "denoising" for kind in kinds)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o sample`."""
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
-    denoiser = with_codec(d2o.load(options.model, device=options.device), options.codec)
+    denoiser = with_codec(d2o.load(options.model, device=options.device, base=options.base), options.codec)
     check_pixels(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)
     labels = None if classes is None else classes.tolist()

@@ -4,6 +4,7 @@ Shapes: N images, C channels, H height, W width. Images are float in [-1, 1]; `x
 `sigma` the standard deviation of the noise in image units, `label` an integer class or None.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,10 +29,12 @@ class Denoiser(nn.Module):
 
     `image_shape` is (C, H, W); `num_classes` is 0 without labels; `provenance` is JSON-able and travels with the file.
     With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32. A denoiser of latent
-    images has a `codec`, which is no part of its weights.
+    images has a `codec`, which is no part of its weights. A generator of more than one step has the `middle_sigmas`
+    that it goes back to after its first ones.
     """
 
     codec: Codec | None = None
+    middle_sigmas: tuple[float, ...] = ()
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class Denoiser(nn.Module):
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
         coefficients = self.preconditioning(sigma)
         skip, output, scale = (c.view(-1, 1, 1, 1) for c in coefficients[:3])
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+        with autocast(x.device, self.precision):
             prediction = self.backbone(scale * x, coefficients.noise, label, augmentation)
         return skip * x + output * prediction.float()
 
@@ -79,6 +82,13 @@ class Denoiser(nn.Module):
     def decode(self, x0: Tensor) -> Tensor:
         """Return images in pixels for what the denoiser makes [N,C,H,W]."""
         return x0 if self.codec is None else self.codec.decode(x0)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """Return what runs matrix products in bfloat16 where that is the precision; the meta device computes nothing."""
+    if device.type == "meta":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,21 +11,26 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .noise import ONE_STEP, draw, karras_sigmas, streams
 
-Denoise = Callable[[Tensor, float], Tensor]
+Denoise = Callable[[Tensor, Any], Tensor]
 """x [N,C,H,W], sigma -> x0 [N,C,H,W]: a denoiser whose label is already chosen."""
 Step = Callable[[Denoise, Tensor, float, float], Tensor]
 """denoise, x, sigma, sigma_next -> the x at sigma_next."""
+Level = float | Tensor
+"""One noise level for all images, or a tensor [N,1,1,1] of one for each."""
 
 
-def euler_step(denoise: Denoise, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+def euler_step(denoise: Denoise, x: Tensor, sigma: Level, sigma_next: Level) -> Tensor:
     """Move x in a straight line towards its denoised image; exactly that image at `sigma_next` = 0."""
     x0 = denoise(x, sigma)
     return x0 + (sigma_next / sigma) * (x - x0)
 
 
-def heun_step(denoise: Denoise, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """Move x along the mean of the slopes at both ends: second order (arXiv 2206.00364, algorithm 1)."""
-    if sigma_next == 0:
+def heun_step(denoise: Denoise, x: Tensor, sigma: Level, sigma_next: Level) -> Tensor:
+    """Move x along the mean of the slopes at both ends: second order (arXiv 2206.00364, algorithm 1).
+
+    A tensor `sigma_next` must be positive; the number 0 is reached by an Euler step.
+    """
+    if not isinstance(sigma_next, Tensor) and sigma_next == 0:
         return euler_step(denoise, x, sigma, sigma_next)
     slope = (x - denoise(x, sigma)) / sigma
     guess = x + (sigma_next - sigma) * slope
@@ -102,7 +107,7 @@ def generate(
     label: int | Sequence[int] | None = None,
     sampler: str = "heun",
     churn: Churn | None = None,
-    middle_sigmas: Sequence[float] = (),
+    middle_sigmas: Sequence[float] | None = None,
     batch_size: int = 64,
 ) -> Iterator[Tensor]:
     """Yield batches of images [n,C,H,W] float32 in about [-1, 1]; image i depends on `seeds[i]` (and its label) only.
@@ -110,6 +115,7 @@ def generate(
     The walk starts at the denoiser's `sigma_max`; latent images are decoded.
     `label` is one class for all or one a seed; by default image i of a conditional model gets class
     `seed modulo num_classes`. `sampler` "renoise" visits sigma_max and then `middle_sigmas` (or Karras sigmas).
+    A generator of several steps walks its own middle sigmas by "renoise" where neither these nor `steps` are given.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"Unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}.")
@@ -119,9 +125,12 @@ def generate(
         raise ValueError(f"Churn adds noise: its amount is 0 or more, not {churn.amount}.")
     labels = labels_for(seeds, denoiser.num_classes, label)
     start = denoiser.sigma_max
+    if middle_sigmas is None and steps == 1:
+        middle_sigmas, sampler = denoiser.middle_sigmas, "renoise" if denoiser.middle_sigmas else sampler
+    middle_sigmas = tuple(middle_sigmas or ())
     sigmas = (start, *middle_sigmas, 0.0) if middle_sigmas else karras_sigmas(steps, sigma_max=start)
     if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
-        raise ValueError(f"Middle sigmas fall from {start:g} towards 0; {tuple(middle_sigmas)} do not.")
+        raise ValueError(f"Middle sigmas fall from {start:g} towards 0; {middle_sigmas} do not.")
     device = next((p.device for p in denoiser.parameters()), torch.device("cpu"))
     for first in range(0, len(seeds), batch_size):
         part = slice(first, first + batch_size)

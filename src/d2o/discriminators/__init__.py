@@ -1,7 +1,16 @@
 """Networks that tell generated images from real ones: each maps images and labels to logits."""
 
+from d2o.discriminators.convolutional import Convolutional
+from d2o.discriminators.perceptual import Perceptual
 from d2o.discriminators.projected import Projected, ProjectedDiscriminator
+from d2o.discriminators.stylegan2 import StyleGAN2
 
-DISCRIMINATORS = {Projected.kind: Projected}
+DISCRIMINATORS = {
+    "projected": Projected,
+    "stylegan2": StyleGAN2,
+    "perceptual": Perceptual,
+    "convolutional": Convolutional,
+}
+"""Every record of a discriminator by its `kind`: `build(image_shape, num_classes, seed)` makes the network."""
 
-__all__ = ["DISCRIMINATORS", "Projected", "ProjectedDiscriminator"]
+__all__ = ["DISCRIMINATORS", "Convolutional", "Perceptual", "Projected", "ProjectedDiscriminator", "StyleGAN2"]

@@ -5,6 +5,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from d2o.compute.convolution import Convolution
 from d2o.discriminators.batch_norm import SynchronisedBatchNorm
+from d2o.discriminators.labels import ClassVectors
 
 WIDTHS = (64, 128, 256, 512)  # by nominal side 64, 32, 16, 8
 KERNEL = 4
@@ -40,17 +41,3 @@ class Head(nn.Module):
             assert label is not None
             logits = (logits * self.classes(label)[:, :, None, None]).sum(1) / ClassVectors.width**0.5
         return logits.flatten(1)
-
-
-class ClassVectors(nn.Module):
-    """Map labels [N] to learned vectors [N, 64]: an embedding and a linear projection of it."""
-
-    width = 64
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(classes, self.width)
-        self.projection = nn.Linear(self.width, self.width)
-
-    def forward(self, label: Tensor) -> Tensor:
-        return self.projection(self.embedding(label))

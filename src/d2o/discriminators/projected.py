@@ -5,12 +5,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from d2o.discriminators.head import Head
+from d2o.discriminators.labels import needed
 from d2o.discriminators.projection import Mixing, Projection, sides
 from d2o.features.memory import Memory
 from d2o.features.pyramid import Pyramid
@@ -23,7 +24,7 @@ SMALLEST, LARGEST = 32, 224  # default sizes of the networks' input
 class Projected:
     """The projected discriminator as plain numbers and names; `build` makes the network."""
 
-    kind: ClassVar[str] = "projected"
+    kind: Literal["projected"] = "projected"
 
     networks: tuple[str, ...] = ("tf_efficientnet_lite0",)
     """Frozen networks that look at the images, by their timm names."""
@@ -112,8 +113,7 @@ class ProjectedDiscriminator(nn.Module):
 
     def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
         """Return the logits of features; `label` [N] is needed if the discriminator has classes, and else ignored."""
-        if self.num_classes and label is None:
-            raise ValueError(f"This discriminator knows {self.num_classes} classes: give the label of every image.")
+        label = needed(label, self.num_classes)
         return [
             torch.cat([head(level, label) for head, level in zip(heads.children(), maps, strict=True)], dim=1).float()
             for heads, maps in zip(self.heads, features, strict=True)

@@ -67,9 +67,7 @@ class Pyramid(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         assert images.ndim == 4 and images.shape[1] in (1, 3), "images are [N, 1 or 3, H, W]"
-        # On CPUs the backward pass of these networks is slower in bfloat16 than in float32.
-        kind = images.device.type
-        with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and kind != "cpu"):
+        with weight_files.precision_for(images.device):
             images = images.float() * self.scale + self.shift
             if images.shape[-2:] != (self.size, self.size):
                 images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)

@@ -1,1 +1,19 @@
 """What a denoiser should learn: each objective is a loss per image. They are handed their networks and build none."""
+
+from .adversarial import Adversarial
+from .consistency import Consistency
+from .denoising import Denoising
+from .progressive import Progressive
+from .trajectory import ReverseConsistency, Trajectory
+
+OBJECTIVES = {
+    "denoising": Denoising,
+    "adversarial": Adversarial,
+    "consistency": Consistency,
+    "progressive": Progressive,
+    "trajectory": Trajectory,
+    "reverse-consistency": ReverseConsistency,
+}
+"""Every objective by its `kind`."""
+
+__all__ = ["OBJECTIVES", "Adversarial", "Consistency", "Denoising", "Progressive", "ReverseConsistency", "Trajectory"]

@@ -1,5 +1,7 @@
 """D2O's only objective: fool a discriminator, in one step from pure noise (arXiv 2506.09376, section 4)."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -11,8 +13,9 @@ from torch import Tensor
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MAX
 from d2o.diffusion.sampling import sample
+from d2o.pixels.diffaugment import DRAWS, Name, augmented
 
-from .objective import RECORD, Batch, Networks, Real, Whole, detach
+from .objective import RECORD, Batch, Discriminator, Networks, Real, Whole, detach
 
 LOSSES = {  # of logits that should be high; the generator's hinge loss has no margin
     "non-saturating": (lambda logits: F.softplus(-logits), lambda logits: F.softplus(-logits)),
@@ -28,7 +31,9 @@ class Adversarial:
     its 64 images per processor); it acts every `r1_every` iterations, that much stronger. With `fresh_fakes` the
     discriminator's turn draws new noise and runs the student again, as the released code does; without, it reuses the
     generator's images and their features. The student starts from the noise level `sigma`, or from the model's largest
-    where that is smaller.
+    where that is smaller. `augmentation` names what is done to real and generated images before they are judged.
+    With `middle_sigmas` it makes images in more steps, back to noise of these levels after each (arXiv 2303.01469,
+    algorithm 1); every image of a batch is judged after a random one of its steps, all of which should be real.
     """
 
     kind: Literal["adversarial"] = "adversarial"
@@ -38,15 +43,24 @@ class Adversarial:
     r1_every: Annotated[Whole, Field(ge=1)] = 16
     fresh_fakes: bool = False
     sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
+    augmentation: tuple[Name, ...] = ()
+    middle_sigmas: tuple[Annotated[Real, Field(gt=0)], ...] = ()
 
     needs: ClassVar[tuple[str, ...]] = ("discriminator",)
     dropout: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        walk = (self.sigma, *self.middle_sigmas)
+        if not all(sigma > sigma_next for sigma, sigma_next in pairwise(walk)):
+            raise ValueError(f"middle_sigmas must fall from sigma, {self.sigma:g}, towards 0")
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the generator's loss per image [N]: its images should be judged real."""
         discriminator = networks.discriminator
         assert discriminator is not None
-        features = discriminator.features(self.generate(networks.student, batch, "generator"))
+        features = discriminator.features(
+            self.shown(self.generate(networks.student, batch, "generator"), batch, "fake")
+        )
         batch.shared["fake features"] = detach(features)
         _, fool = LOSSES[self.loss]
         return per_image(fool, discriminator.judge(features, batch.label))
@@ -58,27 +72,66 @@ class Adversarial:
         fake = batch.shared.pop("fake features", None)
         with torch.no_grad():
             if fake is None or self.fresh_fakes:
-                fake = discriminator.features(self.generate(networks.student, batch, "discriminator"))
-            remembered = None if batch.number is None else getattr(discriminator, "remembered", None)
-            real = remembered(batch.x0, batch.number) if remembered else discriminator.features(batch.x0)
+                images = self.generate(networks.student, batch, "discriminator")
+                fake = discriminator.features(self.shown(images, batch, "fresh fake"))
+            real = self.features_of_real(discriminator, batch)
         high, _ = LOSSES[self.loss]
         loss = per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.label))
         return loss + per_image(high, discriminator.judge(real, batch.label))
+
+    def features_of_real(self, discriminator: Discriminator, batch: Batch) -> list:
+        """Return the features of the real images, which need no new look where they come back unchanged."""
+        remembered = getattr(discriminator, "remembered", None)
+        if remembered is None or batch.number is None or self.augmentation:
+            return discriminator.features(self.shown(batch.x0, batch, "real"))
+        return remembered(batch.x0, batch.number)
 
     def penalty(self, networks: Networks, batch: Batch) -> Tensor:
         """Return R1 per image [N]: gamma / 2 times the squared gradient of the real images' logits."""
         discriminator = networks.discriminator
         assert discriminator is not None
         images = batch.x0.detach().requires_grad_()
-        logits = torch.cat([rows.flatten() for rows in discriminator(images, batch.label)])
+        logits = torch.cat([rows.flatten() for rows in discriminator(self.shown(images, batch, "r1"), batch.label)])
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
         return self.r1_every * self.r1 / 2 * gradient.square().sum((1, 2, 3))
 
+    def shown(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
+        """Return what the discriminator is shown of images: the same, or augmented by the batch's random numbers."""
+        if not self.augmentation:
+            return images
+        draws = batch.uniform(f"augment {purpose}", DRAWS * len(self.augmentation))
+        return augmented(images, self.augmentation, draws)
+
     def generate(self, student: Denoiser, batch: Batch, purpose: str) -> Tensor:
-        """Return one-step images of the student [N,C,H,W], in pixels, from the batch's noise."""
-        sigmas = (min(self.sigma, student.sigma_max), 0.0)
-        noise = batch.noise(purpose, student.image_shape)
-        return student.decode(sample(lambda x, sigma: student(x, sigma, batch.label), noise, sigmas))
+        """Return images of the student [N,C,H,W], in pixels, from the batch's noise."""
+        sigmas = (min(self.sigma, student.sigma_max), *self.middle_sigmas)
+        noise = [batch.noise(purpose if k == 0 else f"{purpose} {k}", student.image_shape) for k in range(len(sigmas))]
+        if len(sigmas) == 1:
+            return student.decode(sample(lambda x, sigma: student(x, sigma, batch.label), noise[0], (*sigmas, 0.0)))
+        return student.decode(
+            staged(student, noise, sigmas, batch.choices(f"{purpose} stage", len(sigmas)), batch.label)
+        )
+
+
+def staged(
+    student: Denoiser, noise: Sequence[Tensor], sigmas: Sequence[float], stages: Sequence[int], label: Tensor | None
+) -> Tensor:
+    """Return for image i what the walk by renoising has made after its call number `stages[i]`, counted from 0.
+
+    Gradients pass through that call alone: what the walk brings there is taken as it is, as when images are made.
+    """
+    stage, x = torch.tensor(stages), sigmas[0] * noise[0]
+    made, order = [], []
+    for k, sigma in enumerate(sigmas):
+        here, later = ((stage == k).nonzero()[:, 0], (stage > k).nonzero()[:, 0])
+        if len(here):
+            made.append(student(x[here], sigma, None if label is None else label[here]))
+            order.append(here)
+        if len(later):
+            with torch.no_grad():
+                x0 = student(x[later], sigma, None if label is None else label[later])
+            x = x.index_copy(0, later.to(x.device), x0 + sigmas[k + 1] * noise[k + 1][later])
+    return torch.cat(made)[torch.cat(order).argsort()]
 
 
 def per_image(loss, logits: list[Tensor]) -> Tensor:

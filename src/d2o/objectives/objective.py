@@ -49,12 +49,19 @@ class Discriminator(Protocol):
 
 @dataclass
 class Networks:
-    """All networks of a run. `teacher` and `discriminator` are there only if an objective needs them."""
+    """All networks of a run; those after `ema` are there only if an objective needs them.
+
+    `target` is a short average of the student, `perceptual` the network of a distance between images. `kept` names
+    those besides student and ema that change in a run and so belong to its state.
+    """
 
     student: Denoiser
     ema: Denoiser
     teacher: Denoiser | None = None
     discriminator: Discriminator | None = None
+    target: Denoiser | None = None
+    perceptual: nn.Module | None = None
+    kept: tuple[str, ...] = ()
 
 
 @dataclass
@@ -62,8 +69,9 @@ class Batch:
     """Real images x0 [N,C,H,W] in [-1, 1] with their labels [N] or None, and the random numbers that go with them.
 
     Every random number is a function of (`seed`, the image's place in the stream, what it is for): a resumed run and
-    a run on more processes draw the same ones. `shared` is where one turn leaves its work for the next. `number` tells
-    images of the data set apart, so that what is known of them can be remembered; None: every image is new.
+    a run on more processes draw the same ones. `shared` is where one turn leaves its work for the next; `done` is the
+    share of the run, 0 to 1, that lies behind; `number` tells images of the data set apart, so that what is known of
+    them can be remembered (None: every image is new).
     """
 
     x0: Tensor
@@ -71,6 +79,7 @@ class Batch:
     index: Sequence[int]
     seed: int = 0
     shared: dict[str, Any] = field(default_factory=dict)
+    done: float = 0.0
     number: Sequence[int] | None = None
 
     def noise(self, purpose: str, shape: Sequence[int] | None = None) -> Tensor:
@@ -80,6 +89,10 @@ class Batch:
     def uniform(self, purpose: str, count: int) -> Tensor:
         """Return uniform numbers [N, count] in (0, 1)."""
         return uniform_for(self._keys(purpose), count, self.x0.device)
+
+    def choices(self, purpose: str, count: int) -> list[int]:
+        """Return random whole numbers from 0 to below `count`, one an image."""
+        return (uniform_for(self._keys(purpose), 1)[:, 0] * count).long().clamp(max=count - 1).tolist()
 
     def _keys(self, purpose: str) -> list[int]:
         stream = (self.seed % 2**32) << 96 | crc32(purpose.encode()) << 64
@@ -97,6 +110,7 @@ class Batch:
                 None if label is None else label[i : i + size],
                 self.index[i : i + size],
                 self.seed,
+                done=self.done,
                 number=None if number is None else number[i : i + size],
             )
             for i in range(0, len(self), size)
@@ -116,7 +130,9 @@ class Objective(Protocol):
     @property
     def weight(self) -> float: ...
 
-    needs: tuple[str, ...]
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
     dropout: bool
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor: ...

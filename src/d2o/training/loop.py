@@ -15,7 +15,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.objective import Batch, Networks
 
-from .ema import ema_decay, update_ema
+from .ema import follow
 from .recipe import Recipe
 
 PATIENCE = 5
@@ -67,6 +67,7 @@ class Progress:
         if self.networks.discriminator is not None:
             critic = self.networks.discriminator
             parts["discriminator"] = getattr(critic, "run_state", critic.state_dict)()
+        parts |= {name: getattr(self.networks, name).state_dict() for name in self.networks.kept}
         for name, optimizer in self.optimizers.items():
             state = optimizer.state_dict()["state"]
             parts[f"optimizer.{name}"] = {f"{i}.{key}": value for i, row in state.items() for key, value in row.items()}
@@ -118,9 +119,16 @@ def train(
     which the features of real images are remembered. `resume` is a `Progress.state()`; the batches must then start at
     its `images`. Raises Diverged after PATIENCE unusable steps in a row.
     """
+    for objective in recipe.objectives:
+        for need in objective.needs:
+            if getattr(networks, need) is None:
+                raise ValueError(
+                    f"The objective {objective.kind} needs a network that is not there, the {need}: make the networks "
+                    f"with d2o.networks(recipe, teacher)."
+                )
     accelerator = accelerator or group()
     device = accelerator.device
-    for network in (networks.student, networks.ema, networks.teacher, networks.discriminator):
+    for network in vars(networks).values():
         if isinstance(network, nn.Module):
             network.to(device)
     rows = turns(recipe, networks)
@@ -142,7 +150,7 @@ def train(
             label = label.to(device) if networks.student.num_classes else None
         # A processor that is not the host would wait longer for remembered features than for new ones.
         known = number[0].tolist() if number and device.type == "cpu" else None
-        batch = Batch(x0, label, index.tolist(), recipe.seed, number=known)
+        batch = Batch(x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=known)
         micro_batches = batch.split(recipe.micro_batch_size or len(batch))
         if dropout:  # the only randomness that is not the batch's own
             torch.manual_seed(crc32(f"{recipe.seed} {images} {accelerator.process_index}".encode()))
@@ -163,11 +171,7 @@ def train(
             parameter.requires_grad_(True)
         iteration += 1
         images += recipe.batch_size
-        update_ema(
-            networks.ema,
-            networks.student,
-            ema_decay(images, recipe.batch_size, recipe.ema_half_life, recipe.ema_ramp),
-        )
+        follow(recipe, networks, images)
         yield Progress(
             images,
             iteration,
@@ -247,6 +251,8 @@ def restore(networks: Networks, optimizers: dict[str, Optimizer], tensors: dict[
     if networks.discriminator is not None:
         critic = networks.discriminator
         getattr(critic, "load_run_state", critic.load_state_dict)(part("discriminator"))
+    for name in networks.kept:
+        getattr(networks, name).load_state_dict(part(name))
     for name, optimizer in optimizers.items():
         moving = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}

@@ -10,8 +10,10 @@ from d2o import backbones
 from d2o.compute.switch import Switch
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.preconditioning import EDM, Boundary, Preconditioning
-from d2o.objectives.adversarial import Adversarial
+from d2o.objectives import Adversarial, Consistency, Denoising, Progressive
+from d2o.objectives.distance import Lpips
 from d2o.objectives.objective import Discriminator, Networks
+from d2o.objectives.trajectory import SECOND_TIME, ReverseConsistency, Trajectory
 from d2o.pixels.augmentation import AUGMENTATION_DIM
 from d2o.pixels.codec import Autoencoder, check_pixels
 from d2o.pixels.datasets import Images
@@ -28,8 +30,18 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     A recipe that is not `pretrained` takes from it the architecture only (see `new_denoiser`). A `discriminator` of
     your own takes the place of the recipe's.
     """
+    if not isinstance(teacher, Denoiser):
+        raise ValueError(
+            f"A run starts from a denoiser, not {type(teacher).__name__}: load a teacher with d2o.load, or make an "
+            f"untrained one with d2o.untrained."
+        )
     student = deepcopy(teacher) if recipe.pretrained else untrained(teacher, recipe.seed)
+    if any(isinstance(objective, Trajectory | ReverseConsistency) for objective in recipe.objectives):
+        student.backbone = backbones.widened(student.backbone, SECOND_TIME)
     student.preconditioning = started(student.preconditioning, recipe)
+    student.middle_sigmas = next(
+        (objective.middle_sigmas for objective in recipe.objectives if isinstance(objective, Adversarial)), ()
+    )
     student.provenance = {"recipe": to_dict(recipe), "from": teacher.provenance}
     if isinstance(student.codec, Autoencoder):
         student.codec = replace(student.codec, precision=recipe.precision)
@@ -42,8 +54,25 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     student.train(any(objective.dropout for objective in recipe.objectives))
     if "discriminator" in recipe.needs and discriminator is None:
         discriminator = recipe.discriminator.build(student.pixel_shape, student.num_classes, recipe.seed)
-    frozen_teacher = deepcopy(teacher).eval().requires_grad_(False) if "teacher" in recipe.needs else None
-    return Networks(student, ema, frozen_teacher, discriminator)
+    kept = (
+        *(["target"] if "target" in recipe.needs else []),
+        *(["teacher"] if any(isinstance(objective, Progressive) for objective in recipe.objectives) else []),
+    )
+    return Networks(
+        student,
+        ema,
+        deepcopy(teacher).eval().requires_grad_(False) if "teacher" in recipe.needs else None,
+        discriminator,
+        target=deepcopy(ema) if "target" in recipe.needs else None,
+        perceptual=perceptual(recipe),
+        kept=kept,
+    )
+
+
+def perceptual(recipe: Recipe) -> torch.nn.Module | None:
+    """Return the network of the first distance that wants one."""
+    distances = [getattr(objective, "distance", None) for objective in recipe.objectives]
+    return next((distance.build() for distance in distances if isinstance(distance, Lpips)), None)
 
 
 def started(preconditioning: Preconditioning, recipe: Recipe) -> Preconditioning:
@@ -51,10 +80,11 @@ def started(preconditioning: Preconditioning, recipe: Recipe) -> Preconditioning
 
     Discrete families limit it to their schedule's.
     """
-    sigmas = [objective.sigma for objective in recipe.objectives if isinstance(objective, Adversarial)]
+    sigmas = [objective.sigma for objective in recipe.objectives if not isinstance(objective, Denoising)]
     if not sigmas:
         return preconditioning
-    if isinstance(preconditioning, EDM):
+    boundary = any(isinstance(objective, Adversarial | Consistency) for objective in recipe.objectives)
+    if boundary and isinstance(preconditioning, EDM):
         return Boundary(preconditioning.sigma_data, sigma_max=sigmas[0])
     return replace(preconditioning, sigma_max=sigmas[0])  # type: ignore[type-var]
 

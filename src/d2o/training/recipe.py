@@ -3,18 +3,40 @@
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from d2o.discriminators import Projected
-from d2o.objectives.adversarial import Adversarial
-from d2o.objectives.denoising import Denoising
+from d2o.discriminators import DISCRIMINATORS, Convolutional, Perceptual, Projected, StyleGAN2
+from d2o.objectives import (
+    OBJECTIVES,
+    Adversarial,
+    Consistency,
+    Denoising,
+    Progressive,
+    ReverseConsistency,
+    Trajectory,
+)
+from d2o.objectives.distance import DISTANCES
 from d2o.objectives.objective import RECORD, Real, Whole
 
-Objective = Annotated[Denoising | Adversarial, Field(discriminator="kind")]
+Objective = Annotated[
+    Denoising | Adversarial | Consistency | Progressive | Trajectory | ReverseConsistency, Field(discriminator="kind")
+]
+
+
+def projected_by_default(value: Any) -> Any:
+    """Read a discriminator without a kind as the projected one, which was once the only one."""
+    return {"kind": "projected", **value} if isinstance(value, Mapping) else value
+
+
+Discriminator = Annotated[
+    Projected | StyleGAN2 | Perceptual | Convolutional,
+    Field(discriminator="kind"),
+    BeforeValidator(projected_by_default),
+]
 Images = Annotated[Whole, Field(ge=1)]
 Rate = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(ge=0, lt=1)]
@@ -35,10 +57,10 @@ class Recipe:
     pretrained: bool = True
     """Start from the given weights; if not, from random ones."""
     frozen: tuple[str, ...] = ()
-    """Roles of the parameters that do not move."""
+    """What does not move: roles (convolution), or name:PATTERN, block:PATTERN, resolution:SIDE, all-but:RULE."""
     backbone: dict[str, Any] | None = None
     """The network of a recipe that starts from nothing: {"kind": ..., settings}; sizes come from the data."""
-    discriminator: Projected = Projected()
+    discriminator: Discriminator = Projected()
     learning_rate: Rate = 1e-4
     discriminator_learning_rate: Rate = 1e-4
     betas: tuple[Share, Share] = (0.0, 0.99)
@@ -110,18 +132,18 @@ def explain(error: ValidationError) -> str:
     """Return pydantic's list of errors as one sentence with paths and nearest names."""
     parts = []
     for item in error.errors():
-        where = ".".join(str(step) for step in item["loc"])
+        steps = [str(step) for step in item["loc"]]
+        kinds = [step for step in steps[:-1] if step in RECORDS]  # pydantic names the kind; a recipe's path does not
+        where = ".".join(step for step in steps if step not in kinds)
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            known = [f.name for f in fields(Recipe)] if len(item["loc"]) == 1 else _siblings(item["loc"])
-            parts.append(f"unknown key {where!r} ({nearest(str(item['loc'][-1]), known)})")
+            known = [f.name for f in fields(RECORDS[kinds[-1]] if kinds else Recipe)]
+            parts.append(f"unknown key {where!r} ({nearest(steps[-1], known)})")
         else:
             parts.append(f"{where} is {item['input']!r}: {item['msg'].lower()}")
     return "; ".join(parts)
 
 
-def _siblings(location: tuple) -> list[str]:
-    record = {"discriminator": Projected, "denoising": Denoising, "adversarial": Adversarial}.get(str(location[-2]))
-    return [f.name for f in fields(record)] if record and is_dataclass(record) else []
-
+RECORDS: dict[str, Any] = {**OBJECTIVES, **DISTANCES, **DISCRIMINATORS}
+"""The records that a recipe holds, by their kinds."""
 
 __all__ = ["Recipe", "change", "explain", "from_dict", "nearest", "replace", "to_dict"]

@@ -1,27 +1,16 @@
-"""Named recipes. D2O is one line, D2O-F one more; settings of data sets go on top: `replace(D2O_F, **CIFAR10)`."""
+"""Named recipes: the methods, with the settings of data sets on top: `replace(D2O_F, **CIFAR10)`."""
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
 
 from d2o.discriminators import Projected
-from d2o.objectives.adversarial import Adversarial
-from d2o.objectives.denoising import Denoising
+from d2o.objectives import Adversarial, Denoising
+from d2o.objectives.distance import Lpips
 from d2o.pixels.augmentation import Augmentation
 
-from .freezing import BIASES_MOVE, CONVOLUTIONS, MODULATION_MOVES, QUERIES_MOVE
+from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE
+from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH
 from .recipe import Recipe, nearest
-
-D2O = Recipe(objectives=(Adversarial(),))
-D2O_F = replace(D2O, frozen=CONVOLUTIONS)
-SCRATCH = replace(D2O, pretrained=False)
-PRETRAIN = replace(
-    SCRATCH,
-    objectives=(Denoising(),),
-    learning_rate=1e-3,
-    betas=(0.9, 0.999),
-    learning_rate_ramp=10_000,
-    learning_rate_decay="cosine",
-)
 
 # Networks to start from nothing with. `small` learns on two CPU cores; the others are the public EDM checkpoints'.
 DDPMPP = {"kind": "song_unet", "embedding": "positional", "encoder": "standard", "resample_filter": [1, 1]}
@@ -102,22 +91,54 @@ EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "objectives": (Denoising(augmentation=Augmentation()),),
 }
 
+
+class Data(NamedTuple):
+    """What a data set's recipes are made for: a network by its name in BACKBONES, image shape [C,H,W] and classes."""
+
+    backbone: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+
+DATA: dict[str, Data] = {  # by the beginning of a recipe's name
+    "cifar10": Data("ncsnpp-32", (3, 32, 32), 0),
+    "ffhq64": Data("ncsnpp-64", (3, 64, 64), 0),
+    "afhqv2-64": Data("ncsnpp-64", (3, 64, 64), 0),
+    "imagenet64": Data("adm-64", (3, 64, 64), 1000),
+}
+
+
+def on(settings: dict[str, Any], method: str, duration: int) -> Recipe:
+    """Return a method with a data set's settings, except for what makes it another method than D2O.
+
+    Objectives that imitate a teacher compare images by LPIPS, as the paper's baselines do; PD keeps its own distance.
+    """
+    recipe = METHODS[method]
+    own = {field.name for field in fields(recipe) if getattr(recipe, field.name) != getattr(D2O, field.name)}
+    recipe = replace(recipe, **{name: value for name, value in settings.items() if name not in own}, duration=duration)
+    measured = ("consistency", "trajectory", "reverse-consistency")
+    objectives = [replace(o, distance=Lpips()) if o.kind in measured else o for o in recipe.objectives]  # type: ignore[call-arg]
+    return replace(recipe, objectives=tuple(objectives))
+
+
 RECIPES: dict[str, Recipe] = {
-    "d2o": D2O,
-    "d2o-f": D2O_F,
-    "scratch": SCRATCH,
-    "pretrain": PRETRAIN,
+    **METHODS,
     "digits-pretrain": replace(PRETRAIN, **DIGITS_PRETRAIN),
     "digits-d2o": replace(D2O, **DIGITS),
     "digits-d2o-f": replace(D2O_F, **DIGITS),
     "cifar10-pretrain": replace(PRETRAIN, **EDM_PRETRAIN, backbone=BACKBONES["ncsnpp-32"]),
-    "cifar10-d2o": replace(D2O, **CIFAR10, duration=5_000_000),
-    "cifar10-d2o-f": replace(D2O_F, **CIFAR10, duration=5_000_000),
-    "ffhq64-d2o-f": replace(D2O_F, **FACES64, duration=10_000_000),
-    "afhqv2-64-d2o": replace(D2O, **FACES64, duration=10_000_000),
-    "afhqv2-64-d2o-f": replace(D2O_F, **FACES64, duration=10_000_000),
-    "imagenet64-d2o": replace(D2O, **IMAGENET64, duration=10_000_000),
-    "imagenet64-d2o-f": replace(D2O_F, **IMAGENET64, duration=10_000_000),
+    **{f"cifar10-{name}": on(CIFAR10, name, 5_000_000) for name in METHODS if name != "pretrain"},
+    "cifar10-d2o-200k": on(CIFAR10, "d2o", 200_000),
+    "cifar10-d2o-f-200k": on(CIFAR10, "d2o-f", 200_000),
+    "cifar10-d2o-lite0": replace(
+        on(CIFAR10, "d2o", 5_000_000), discriminator=Projected(networks=("tf_efficientnet_lite0",), size=224, width=512)
+    ),
+    "ffhq64-d2o": on(FACES64, "d2o", 10_000_000),
+    "ffhq64-d2o-f": on(FACES64, "d2o-f", 10_000_000),
+    "afhqv2-64-d2o": on(FACES64, "d2o", 10_000_000),
+    "afhqv2-64-d2o-f": on(FACES64, "d2o-f", 10_000_000),
+    "imagenet64-d2o": on(IMAGENET64, "d2o", 10_000_000),
+    "imagenet64-d2o-f": on(IMAGENET64, "d2o-f", 10_000_000),
     "dit-d2o": replace(D2O, **DIT256, duration=5_000_000),
     "dit-d2o-f": replace(D2O, **DIT256, duration=5_000_000, frozen=QUERIES_MOVE),
     "dit-d2o-f-modulation": replace(D2O, **DIT256, duration=5_000_000, frozen=MODULATION_MOVES),
@@ -127,6 +148,7 @@ RECIPES: dict[str, Recipe] = {
 PAPER_FID: dict[str, str] = {  # the paper's one-step FID; none of them has been reproduced here yet
     "cifar10-d2o": "1.66",
     "cifar10-d2o-f": "1.54",
+    "cifar10-d2o-f-200k": "about 4.1",
     "ffhq64-d2o-f": "0.85",
     "afhqv2-64-d2o": "1.23",
     "afhqv2-64-d2o-f": "1.24",
@@ -140,3 +162,6 @@ def named(name: str) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"There is no recipe {name!r}: {nearest(name, list(RECIPES))}")
     return RECIPES[name]
+
+
+__all__ = ["BACKBONES", "D2O", "D2O_F", "METHODS", "PRETRAIN", "RECIPES", "SCRATCH", "Recipe", "named"]

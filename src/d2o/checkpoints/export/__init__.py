@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ FORMATS = {
     "onnx": Format(programs.write_onnx, ".onnx"),
     "torch": Format(programs.write_torch, ".pt2"),
 }
+DELTA = "delta"
+"""One form more, which needs a base: a safetensors file of what has moved."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +43,38 @@ class Exported:
 
 
 def export(
-    denoiser: Denoiser, path: str | os.PathLike, to: str, *, dtype: str = "float32", codec: str | None = None
+    denoiser: Denoiser,
+    path: str | os.PathLike,
+    to: str,
+    *,
+    dtype: str = "float32",
+    codec: str | None = None,
+    base: Denoiser | None = None,
 ) -> Exported:
     """Write a denoiser as a one-step generator, load what was written, and compare its images with the denoiser's.
 
-    `to` is one of FORMATS. `dtype` is how weights are stored; all are computed with in float32. `codec` is the folder
-    of the autoencoder that a diffusers folder of a latent model should hold.
+    `to` is one of FORMATS, or `delta` for what has moved since `base`. `dtype` is how weights are stored; all are
+    computed with in float32. `codec` is the folder of the autoencoder that a diffusers folder of a latent model should
+    hold.
     """
     path = Path(path)
-    if to not in FORMATS:
-        raise CheckpointError(f"There is no export to {to!r}; there are {', '.join(FORMATS)}.")
+    if to not in (*FORMATS, DELTA):
+        raise CheckpointError(f"There is no export to {to!r}; there are {', '.join((*FORMATS, DELTA))}.")
+    if (base is None) == (to == DELTA):
+        raise CheckpointError("An export to delta, and no other, needs the base that the model was fine-tuned from.")
     if dtype not in DTYPES:
         raise CheckpointError(f"Weights cannot be stored as {dtype!r}; there are {', '.join(DTYPES)}.")
-    form = FORMATS[to]
-    if path.suffix and path.suffix in [other.suffix for name, other in FORMATS.items() if name != to]:
+    if denoiser.middle_sigmas and to not in ("safetensors", DELTA):
+        raise CheckpointError(
+            f"This generator makes images in {1 + len(denoiser.middle_sigmas)} steps, and an export to {to} holds one "
+            f"step: export it to safetensors."
+        )
+    form = FORMATS[to] if base is None else Format(partial(plain.write_delta, base=base), ".safetensors")
+    if (
+        path.suffix
+        and path.suffix != form.suffix
+        and path.suffix in [other.suffix for name, other in FORMATS.items() if name != to]
+    ):
         raise CheckpointError(
             f"The name {path} is one of another form than {to}: end it in {form.suffix or 'no suffix'}."
         )

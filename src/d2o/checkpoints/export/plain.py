@@ -6,7 +6,7 @@ from pathlib import Path
 from d2o.diffusion.denoiser import Denoiser
 from d2o.pixels.files import atomic
 
-from .. import native
+from .. import delta, native
 from .one_step import difference, numbers, one_step, rounded
 
 
@@ -19,6 +19,24 @@ def write(denoiser: Denoiser, path: Path, dtype: str, codec: str | None) -> tupl
     again = native.load(path)
     error = difference(denoiser, lambda noise, label: one_step(again, noise, label))
     return error, ("loads with d2o.load; its JSON stands in its metadata under `d2o`",)
+
+
+def write_delta(
+    denoiser: Denoiser, path: Path, dtype: str, codec: str | None, base: Denoiser
+) -> tuple[float, tuple[str, ...]]:
+    """Write a safetensors file of what moved since `base`, load it upon the base, and return the error and notes."""
+    del codec
+    spec = native.describe(denoiser) | {"content": delta.CONTENT}
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
+    moved, spec["base"] = delta.moved(tensors, base)
+    native.write(path, rounded(moved, dtype), spec)
+    again = native.load(path, base=base)
+    error = difference(denoiser, lambda noise, label: one_step(again, noise, label))
+    whole, size = sum(t.nbytes for t in tensors.values()), max(sum(t.nbytes for t in rounded(moved, dtype).values()), 1)
+    return error, (
+        f"{len(moved)} of {len(tensors)} tensors moved: {size / 1e6:.2f} MB, {whole / size:.1f} times smaller than all",
+        "loads with d2o.load(path, base=...) or --base, upon the model that the run started from",
+    )
 
 
 def write_description(denoiser: Denoiser, path: Path) -> Path:

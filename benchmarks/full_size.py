@@ -1,0 +1,69 @@
+"""Every preset of the paper at full architecture size, with random weights: first as shapes, then two real steps.
+
+python benchmarks/full_size.py                       all of them, each in a process of its own; hours on a small CPU
+python benchmarks/full_size.py cifar10-d2o-f         some
+python benchmarks/full_size.py --meta                shapes only; a few minutes
+python benchmarks/full_size.py --table               the table of docs/reproduce.md
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+from d2o.training.recipes import PAPER_FID, RECIPES
+from d2o.training.rehearsal import PRESETS, rehearse
+
+SUSTAINED = 40e12
+"""Operations a second that one GPU is supposed to sustain: an assumption."""
+OF_THE_OBJECTIVES = {"cifar10-pd": "9.12 (o)", "cifar10-cd": "3.55 (o)", "cifar10-ctm-gan": "1.98 (o)"}
+
+
+def table() -> None:
+    """Print the rows of docs/reproduce.md: counted operations, and what follows from them for the hours."""
+    print("| recipe | published FID | images | frozen | G operations an image | GPU hours |")
+    print("|---|---|---|---|---|---|")
+    for name in PRESETS:
+        found, recipe = rehearse(name), RECIPES[name]
+        assert found.operations is not None
+        fid = PAPER_FID.get(name, OF_THE_OBJECTIVES.get(name, "-"))
+        hours = found.operations * recipe.duration / SUSTAINED / 3600
+        frozen = f"{found.share.frozen / found.share.total:.1%}" if found.share.frozen else "-"
+        operations = f"{found.operations / 1e9:,.0f}"
+        print(f"| `{name}` | {fid} | {recipe.duration / 1e6:g} M | {frozen} | {operations} | {hours:.1f} |", flush=True)
+
+
+def show(name: str, meta: bool) -> None:
+    """Print what a rehearsal of one preset has seen."""
+    began = time.monotonic()
+    shapes = rehearse(name)
+    assert shapes.operations is not None
+    parts = (
+        str(shapes.share),
+        f"discriminator {shapes.discriminator:,}",
+        f"turns {', '.join(shapes.turns)}",
+        f"{shapes.operations / 1e9:,.0f} G operations an image",
+    )
+    print(f"{name}: {'; '.join(parts)}", flush=True)
+    if not meta:
+        found = rehearse(name, "cpu")
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        losses = ", ".join(f"{turn} {value:.3g}" for turn, value in found.losses.items())
+        print(f"  two steps of batch 2 in {time.monotonic() - began:.0f} s, {memory:.1f} GiB: {losses}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="PRESET", help=", ".join(PRESETS))
+    parser.add_argument("--meta", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        table()
+    elif len(options.names) == 1:
+        show(options.names[0], options.meta)
+    else:  # each in a process of its own, so that its memory is its own too
+        extra = ["--meta"] if options.meta else []
+        commands = ([sys.executable, __file__, name, *extra] for name in options.names or PRESETS)
+        sys.exit(max(subprocess.run(command, check=False).returncode for command in commands))

@@ -1,0 +1,62 @@
+"""A small convolutional discriminator: one head of the projected one, looking at the pixels themselves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from d2o.discriminators.head import Head
+from d2o.discriminators.labels import needed
+from d2o.features.weights import seeded
+
+SMALLEST = 8
+
+
+@dataclass(frozen=True)
+class Convolutional:
+    """The small convolutional discriminator as plain numbers; `build` makes the network."""
+
+    kind: Literal["convolutional"] = "convolutional"
+
+    width: int = 256
+    """Most channels of a layer; the first has 64."""
+
+    synchronise: bool = False
+    """Normalise by the batch of all processes together, rather than each by its own."""
+
+    networks: tuple[()] = ()
+    """It looks through no frozen network."""
+
+    def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "ConvolutionalDiscriminator":
+        """Return a new discriminator for images [C, H, W]; `seed` fixes its first weights."""
+        channels, height, width = image_shape
+        if height != width or height < SMALLEST:
+            raise ValueError(
+                f"The discriminator convolutional cannot take {height}x{width} pixels: use square images of at least "
+                f"{SMALLEST}x{SMALLEST}."
+            )
+        if self.width < 1:
+            raise ValueError(f"width={self.width} leaves the discriminator no channels: use at least 1.")
+        with seeded(seed):
+            head = Head(channels, height, 0, self.width, num_classes, self.synchronise)
+            return ConvolutionalDiscriminator(head, num_classes)
+
+
+class ConvolutionalDiscriminator(nn.Module):
+    """Judge images [N, C, S, S] in [-1, 1]: logits [N, K], one for each place of the last map."""
+
+    def __init__(self, head: Head, num_classes: int = 0) -> None:
+        super().__init__()
+        self.head, self.num_classes = head, num_classes
+
+    def features(self, images: Tensor) -> list[list[Tensor]]:
+        """Return the images themselves: there is no frozen half."""
+        return [[images]]
+
+    def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
+        """Return the logits; `label` [N] is needed if there are classes, and else ignored."""
+        return [self.head(features[0][0], needed(label, self.num_classes)).float()]
+
+    def forward(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]:
+        return self.judge(self.features(images), label)

@@ -1,0 +1,92 @@
+"""The perceptual discriminator: heads on the features that LPIPS compares, without any projection.
+
+One of D2O's ablations (arXiv 2506.09376, section 4): every depth of VGG-16 is judged as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from d2o.discriminators.head import Head
+from d2o.discriminators.labels import needed
+from d2o.features.perceptual import CHANNELS, SMALLEST, VGG
+from d2o.features.weights import seeded
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """The perceptual discriminator as plain numbers and names; `build` makes the network."""
+
+    kind: Literal["perceptual"] = "perceptual"
+
+    size: int | None = None
+    """Side in pixels to which VGG-16's input is resized; by default that of the images, but at least 32."""
+
+    weights: str = "auto"
+    """Where VGG-16's weights come from: auto, hub, random or a file."""
+
+    width: int = 256
+    """Most channels of a layer of a head."""
+
+    synchronise: bool = False
+    """Normalise the heads by the batch of all processes together, rather than each by its own."""
+
+    networks: tuple[Literal["vgg16"]] = ("vgg16",)
+    """The frozen network that it looks through."""
+
+    def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "PerceptualDiscriminator":
+        """Return a new discriminator for images [C, H, W]; `seed` fixes the heads' first weights."""
+        if image_shape[0] not in (1, 3):
+            raise ValueError(f"The discriminator perceptual sees images of 1 or 3 channels, not {image_shape[0]}.")
+        size = max(*image_shape[1:], 2 * SMALLEST) if self.size is None else self.size
+        if size < SMALLEST:
+            raise ValueError(
+                f"The discriminator perceptual cannot take {size} pixels: use size={2 * SMALLEST} or more."
+            )
+        if self.width < 1:
+            raise ValueError(f"width={self.width} leaves the heads no channels: use at least 1.")
+        network = VGG(size, self.weights)
+        with seeded(seed):
+            heads = [
+                Head(channels, size >> depth, depth, self.width, num_classes, self.synchronise)
+                for depth, channels in enumerate(CHANNELS)
+            ]
+            return PerceptualDiscriminator(network, heads, num_classes)
+
+
+class PerceptualDiscriminator(nn.Module):
+    """Judge images [N, C, H, W] in [-1, 1]: logits [N, K], all places of the finest map first, then of coarser ones."""
+
+    def __init__(self, network: VGG, heads: Sequence[Head], num_classes: int = 0) -> None:
+        super().__init__()
+        self.network, self.num_classes = network, num_classes
+        self.heads = nn.ModuleList(heads)
+
+    def features(self, images: Tensor) -> list[list[Tensor]]:
+        """Return VGG-16's five maps; gradients reach the images."""
+        return [self.network(images)]
+
+    def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
+        """Return the logits of features; `label` [N] is needed if there are classes, and else ignored."""
+        label = needed(label, self.num_classes)
+        return [torch.cat([head(row, label) for head, row in zip(self.heads, features[0], strict=True)], 1).float()]
+
+    def forward(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]:
+        return self.judge(self.features(images), label)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Switch the gradients of the heads; VGG-16 stays frozen."""
+        self.heads.requires_grad_(requires_grad)
+        return self
+
+    def run_state(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs: everything but the frozen network, which can be had again."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("network.")}
+
+    def load_run_state(self, state: dict[str, Tensor]) -> None:
+        """Load what `run_state` returned."""
+        frozen = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        self.load_state_dict({**frozen, **state})

@@ -1,0 +1,142 @@
+"""The perceptual distance LPIPS: how far apart the features of two images are at five depths of VGG-16.
+
+(Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, arXiv 1801.03924.)
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2o.features import weights as weight_files
+
+GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+CHANNELS = tuple(group[-1] for group in GROUPS)
+SMALLEST = 2 ** (len(GROUPS) - 1)
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NAME, LINEAR = "vgg16", "lpips_vgg"
+"""How weight files are called in the folder $D2O_WEIGHTS: VGG-16's own, and those that LPIPS has learned upon it."""
+
+
+class VGG(nn.Module):
+    """Map images [N, 1 or 3, H, W] in [-1, 1] to VGG-16's maps before each halving and at its end (64 to 512 channels).
+
+    Every place's feature vector has length 1. `size` resizes the images first; `weights` is one of
+    `weights.SOURCES`: a file in torchvision's or timm's layout. Frozen; gradients reach the images.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, size: int | None = None, weights: str = "auto") -> None:
+        super().__init__()
+        self.size = size
+        state = weight_files.find_state(NAME, weights)
+        with weight_files.seeded(weight_files.random_seed(NAME, weights)):
+            self.features = nn.Sequential(*layers())
+            for layer in self.features:
+                if isinstance(layer, nn.Conv2d) and state is None:
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        if state is not None:
+            own = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+            try:
+                self.load_state_dict(own)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"weights={weights!r} do not fit {NAME}: give torchvision's or timm's file."
+                ) from error
+        deviation, mean = torch.tensor(DEVIATION)[:, None, None], torch.tensor(MEAN)[:, None, None]
+        self.register_buffer("scale", 0.5 / deviation, persistent=False)
+        self.register_buffer("shift", (0.5 - mean) / deviation, persistent=False)
+        weight_files.frozen(self)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever `mode` says."""
+        del mode
+        return super().train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Stay frozen, whatever `requires_grad` says."""
+        del requires_grad
+        return super().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        side = min(images.shape[-2:]) if self.size is None else self.size
+        if side < SMALLEST:
+            raise ValueError(f"VGG-16 halves its images four times, and {side} pixels are too few: set a size of 32.")
+        with weight_files.precision_for(images.device):
+            images = images.float() * self.scale + self.shift
+            if self.size is not None and images.shape[-2:] != (self.size, self.size):
+                images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)
+            maps, x = [], images
+            for layer in self.features:
+                if isinstance(layer, nn.MaxPool2d):
+                    maps.append(F.normalize(x, dim=1, eps=1e-10))
+                x = layer(x)
+            return [*maps, F.normalize(x, dim=1, eps=1e-10)]
+
+
+class LPIPS(nn.Module):
+    """The distance [N] of images [N,C,H,W] in [-1, 1]: weighted squared differences of VGG-16's unit features.
+
+    `linear` says where LPIPS' own 64 to 512 weights for each depth come from: a file, `auto` (the folder
+    $D2O_WEIGHTS, or the installed package lpips), or `mean`, which counts all channels alike.
+    """
+
+    def __init__(self, size: int | None = 224, weights: str = "auto", linear: str = "auto") -> None:
+        super().__init__()
+        self.network = VGG(size, weights)
+        rows = [torch.full((width,), 1 / width) for width in CHANNELS]
+        if not (linear == "mean" or (linear == "auto" and weights.startswith("random"))):
+            rows = learned(linear)
+        for depth, row in enumerate(rows):
+            self.register_buffer(f"linear{depth}", row)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Stay frozen, whatever `requires_grad` says."""
+        del requires_grad
+        return super().requires_grad_(False)
+
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        total = images.new_zeros(len(images))
+        for depth, (one, other) in enumerate(zip(self.network(images), self.network(others), strict=True)):
+            difference = (one - other).square()
+            total = total + torch.einsum("nchw,c->nhw", difference, getattr(self, f"linear{depth}")).mean((1, 2))
+        return total
+
+
+def learned(linear: str) -> list[Tensor]:
+    """Return LPIPS' learned weights for each depth; ValueError where they cannot be found or do not fit."""
+    package = importlib.util.find_spec("lpips")
+    beside = Path(package.origin).parent / "weights/v0.1/vgg.pth" if package and package.origin else None
+    if linear == "auto" and weight_files.in_folder(LINEAR) is None and beside is not None and beside.is_file():
+        linear = str(beside)
+    state = weight_files.find_state(LINEAR, linear, fetch=no_download) or {}
+    rows = [state.get(f"lin{depth}.model.1.weight") for depth in range(len(CHANNELS))]
+    found = [row.flatten().float() for row in rows if row is not None]
+    if tuple(map(len, found)) != CHANNELS:
+        raise ValueError(f"linear={linear!r} does not hold LPIPS' weights for VGG (lin0.model.1.weight to lin4).")
+    return found
+
+
+def no_download(name: str) -> Path:
+    """Refuse to look for LPIPS' weights on the network: no hub that is known here holds them."""
+    raise ValueError(
+        f"LPIPS' weights for VGG are not on this machine: give their file as linear, put {name}.pth into the folder "
+        f"${weight_files.FOLDER_VARIABLE}, pip install lpips, or use linear='mean', which counts all channels alike."
+    )
+
+
+def layers() -> list[nn.Module]:
+    """Return VGG-16's layers up to its last convolution, numbered as torchvision does."""
+    made: list[nn.Module] = []
+    channels = 3
+    for group in GROUPS:
+        made += [nn.MaxPool2d(2)] if made else []
+        for width in group:
+            made += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
+    return made

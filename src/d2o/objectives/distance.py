@@ -1,0 +1,78 @@
+"""How far a student's image is from its target: a choice of records, each of which returns one number an image."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from d2o.features.perceptual import LPIPS
+
+from .objective import RECORD, Networks, Real, Whole
+
+
+@dataclass(frozen=True, config=RECORD)
+class PseudoHuber:
+    """sqrt(|a - b|^2 + c^2) - c: squared near 0, Euclidean far away (arXiv 2310.14189, section 3.3).
+
+    `c` is by default 0.00054 times the square root of an image's count of numbers.
+    """
+
+    kind: Literal["pseudo-huber"] = "pseudo-huber"
+    c: Annotated[Real, Field(gt=0)] | None = None
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, networks: Networks, images: Tensor, target: Tensor) -> Tensor:
+        """Return the distance [N] of images [N,C,H,W]."""
+        del networks
+        c = 0.00054 * images[0].numel() ** 0.5 if self.c is None else self.c
+        return ((images - target).square().sum((1, 2, 3)) + c**2).sqrt() - c
+
+
+@dataclass(frozen=True, config=RECORD)
+class Squared:
+    """The mean squared difference of the pixels."""
+
+    kind: Literal["squared"] = "squared"
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, networks: Networks, images: Tensor, target: Tensor) -> Tensor:
+        """Return the distance [N] of images [N,C,H,W]."""
+        del networks
+        return (images - target).square().mean((1, 2, 3))
+
+
+@dataclass(frozen=True, config=RECORD)
+class Lpips:
+    """LPIPS on VGG-16 (arXiv 1801.03924), of decoded images at `size` pixels; None leaves them as they are.
+
+    `weights` is where VGG-16's come from (auto, hub, random or a file), `linear` where LPIPS' own (auto, mean, a file).
+    """
+
+    kind: Literal["lpips"] = "lpips"
+    weights: str = "auto"
+    linear: str = "auto"
+    size: Annotated[Whole, Field(ge=16)] | None = 224
+
+    needs: ClassVar[tuple[str, ...]] = ("perceptual",)
+
+    def build(self) -> LPIPS:
+        """Return the network that compares; ValueError where its weights cannot be found."""
+        return LPIPS(self.size, self.weights, self.linear)
+
+    def __call__(self, networks: Networks, images: Tensor, target: Tensor) -> Tensor:
+        """Return the distance [N] of images [N,C,H,W]."""
+        assert networks.perceptual is not None
+        return networks.perceptual(networks.student.decode(images), networks.student.decode(target))
+
+
+def by_name(value: Any) -> Any:
+    """Read a distance's name alone as the record of that kind."""
+    return {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else value
+
+
+DISTANCES = {"pseudo-huber": PseudoHuber, "squared": Squared, "lpips": Lpips}
+Distance = Annotated[PseudoHuber | Squared | Lpips, Field(discriminator="kind"), BeforeValidator(by_name)]

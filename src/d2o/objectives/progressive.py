@@ -1,0 +1,78 @@
+"""Progressive distillation: a student learns to make in one step what its teacher makes in two, again and again."""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.noise import SIGMA_MAX
+
+from .distance import Distance, Squared
+from .objective import RECORD, Batch, Networks, Real, Whole
+from .teaching import Solver, levels, per_pixel, pick, straight, walk
+
+
+def power_of_two(steps: int) -> int:
+    """Refuse steps that cannot be halved until one is left."""
+    if steps & (steps - 1):
+        near = 2 ** (steps.bit_length() - 1)
+        raise ValueError(f"progressive distillation halves its steps until one is left, so use {near} or {2 * near}")
+    return steps
+
+
+@dataclass(frozen=True, config=RECORD)
+class Progressive:
+    """PD (arXiv 2202.00512, algorithm 2): rounds in which the steps are halved, until one is left.
+
+    The first teacher walks `steps` Karras levels; after each of the log2(steps) rounds, which share the run equally,
+    the student's copy is the teacher. `weighting` is the paper's truncated signal-to-noise ratio, max(1 / sigma^2, 1).
+    """
+
+    kind: Literal["progressive"] = "progressive"
+    weight: Real = 1.0
+    distance: Distance = Squared()
+    steps: Annotated[Whole, Field(ge=2), AfterValidator(power_of_two)] = 32
+    solver: Solver = "euler"
+    weighting: Literal["truncated-snr", "none"] = "truncated-snr"
+    sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
+
+    dropout: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The networks that it wants besides the student."""
+        return ("teacher", *self.distance.needs)
+
+    @property
+    def rounds(self) -> int:
+        """How often the steps are halved."""
+        return self.steps.bit_length() - 1
+
+    def round(self, done: float) -> int:
+        """Return the round, counted from 0, in which a run is when this share of it is done."""
+        return min(int(done * self.rounds + 1e-9), self.rounds - 1)
+
+    def teacher(self, networks: Networks, done: float) -> Denoiser:
+        """Return the teacher of the round: after the first it is a former student, and preconditioned like one."""
+        assert networks.teacher is not None
+        if self.round(done) > 0:
+            networks.teacher.preconditioning = networks.student.preconditioning
+        return networks.teacher
+
+    def __call__(self, networks: Networks, batch: Batch) -> Tensor:
+        """Return the weighted distance [N] to the x0 whose single step ends where two of the teacher's do."""
+        teacher = self.teacher(networks, batch.done)
+        x0 = networks.student.encode(batch.x0)
+        sigmas = levels(self.steps, self.sigma, networks.student, x0)[:: 2 ** self.round(batch.done)]
+        place = 2 * pick(batch, "progressive level", (len(sigmas) - 1) // 2)
+        sigma, middle, sigma_next = sigmas[place], sigmas[place + 1], sigmas[place + 2]
+        x = x0 + per_pixel(sigma) * batch.noise("progressive noise", x0.shape[1:])
+        with torch.no_grad():
+            x_middle = walk(teacher, x, sigma, middle, batch.label, self.solver)
+            x_next = walk(teacher, x_middle, middle, sigma_next, batch.label, self.solver)
+            wanted = straight(x, sigma, x_next, sigma_next)
+        distance = self.distance(networks, networks.student(x, sigma, batch.label), wanted)
+        return distance * (1 / sigma**2).clamp(min=1) if self.weighting == "truncated-snr" else distance

@@ -1,0 +1,123 @@
+"""Trajectory distillation: a student that jumps between any two noise levels of the teacher's trajectory.
+
+The student is told where a jump ends through its network's augmentation labels: SECOND_TIME numbers that are 0 for an
+end at 0. So a jump to 0 is the plain call D(x, sigma, label), a one-step generator like any other, and a network whose
+weights for these labels are still 0 is its teacher.
+"""
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.noise import SIGMA_MAX, SIGMA_MIN
+
+from .distance import Distance, PseudoHuber
+from .objective import RECORD, Batch, Networks, Real, Whole
+from .teaching import TINY, Solver, levels, per_pixel, pick, straight, teacher_and_target, walk
+
+SECOND_TIME = 16
+"""Augmentation labels that tell a network at which noise level a jump ends."""
+
+
+def second_time(sigma: Tensor) -> Tensor:
+    """Return sines and cosines [N, SECOND_TIME] of noise levels [N] on a logarithmic scale; all 0 at the level 0."""
+    place = torch.log1p(sigma / SIGMA_MIN) / math.log1p(SIGMA_MAX / SIGMA_MIN)
+    phase = place[:, None] * torch.pi * torch.arange(1, SECOND_TIME // 2 + 1, device=sigma.device)
+    return torch.cat([phase.sin(), 1 - phase.cos()], 1)
+
+
+def answer(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None) -> Tensor:
+    """Return the student's g(x, sigma, sigma_next) [N,C,H,W]: the x0 towards which it jumps."""
+    before = getattr(student.backbone, "config", {}).get("augmentation_dim", SECOND_TIME) - SECOND_TIME
+    told = torch.nn.functional.pad(second_time(sigma_next), (before, 0))
+    return student(x, sigma, label, told)
+
+
+def jump(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None) -> Tensor:
+    """Return G(x, sigma, sigma_next) = r x + (1 - r) g, r = sigma_next / sigma (arXiv 2310.02279, equation 5)."""
+    here = sigma.clamp(min=TINY)
+    ratio = per_pixel((sigma_next / here).clamp(max=1))
+    return ratio * x + (1 - ratio) * answer(student, x, here, sigma_next, label)
+
+
+@dataclass(frozen=True, config=RECORD)
+class Trajectory:
+    """CTM (arXiv 2310.02279) in its simplest form: jump at once, or after one teacher step, and end at one point.
+
+    The ends are compared as the x0 that straight lines to them point at, rather than after a second jump to 0, and
+    without the paper's denoising loss. `steps` and `target_half_life` are as in Consistency.
+    """
+
+    kind: Literal["trajectory"] = "trajectory"
+    weight: Real = 1.0
+    distance: Distance = PseudoHuber()
+    steps: Annotated[Whole, Field(ge=2)] = 18
+    solver: Solver = "heun"
+    target_half_life: Annotated[Real, Field(ge=0)] = 7000.0
+    sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
+
+    dropout: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The networks that it wants besides the student."""
+        return ("teacher", *(["target"] if self.target_half_life else []), *self.distance.needs)
+
+    def __call__(self, networks: Networks, batch: Batch) -> Tensor:
+        """Return the distance [N] between a jump and the same jump after one teacher step."""
+        teacher, target = teacher_and_target(networks)
+        x0 = networks.student.encode(batch.x0)
+        sigmas = levels(self.steps, self.sigma, networks.student, x0)
+        start = pick(batch, "trajectory start", self.steps)
+        end = start + 1 + pick(batch, "trajectory end", self.steps - start)
+        sigma, middle, sigma_next = sigmas[start], sigmas[start + 1], sigmas[end]
+        x = x0 + per_pixel(sigma) * batch.noise("trajectory noise", x0.shape[1:])
+        with torch.no_grad():
+            x_middle = walk(teacher, x, sigma, middle, batch.label, self.solver)
+            x_next = jump(target, x_middle, middle, sigma_next, batch.label)
+            x_next = torch.where(per_pixel(end == start + 1), x_middle, x_next)
+            wanted = straight(x, sigma, x_next, sigma_next)
+        return self.distance(networks, answer(networks.student, x, sigma, sigma_next, batch.label), wanted)
+
+
+@dataclass(frozen=True, config=RECORD)
+class ReverseConsistency:
+    """RCD: consistency from the noise downwards, as the released D2O code means it; needs no real images.
+
+    The start is fixed at `sigma`. The student's jump to a level should end where its jump to the level above and one
+    teacher step from there end. Fields are as in Trajectory.
+    """
+
+    kind: Literal["reverse-consistency"] = "reverse-consistency"
+    weight: Real = 1.0
+    distance: Distance = PseudoHuber()
+    steps: Annotated[Whole, Field(ge=2)] = 18
+    solver: Solver = "heun"
+    target_half_life: Annotated[Real, Field(ge=0)] = 7000.0
+    sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
+
+    dropout: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The networks that it wants besides the student."""
+        return ("teacher", *(["target"] if self.target_half_life else []), *self.distance.needs)
+
+    def __call__(self, networks: Networks, batch: Batch) -> Tensor:
+        """Return the distance [N] between a jump from pure noise and the jump before it, led on by the teacher."""
+        teacher, target = teacher_and_target(networks)
+        sigmas = levels(self.steps, self.sigma, networks.student, batch.x0)
+        end = 1 + pick(batch, "reverse end", self.steps)
+        sigma, middle, sigma_next = sigmas[torch.zeros_like(end)], sigmas[end - 1], sigmas[end]
+        x = per_pixel(sigma) * batch.noise("reverse noise", networks.student.image_shape)
+        with torch.no_grad():
+            x_middle = jump(target, x, sigma, middle, batch.label)
+            x_middle = torch.where(per_pixel(end == 1), x, x_middle)
+            x_next = walk(teacher, x_middle, middle, sigma_next, batch.label, self.solver)
+            wanted = straight(x, sigma, x_next, sigma_next)
+        return self.distance(networks, answer(networks.student, x, sigma, sigma_next, batch.label), wanted)

@@ -1,0 +1,66 @@
+"""The methods that the paper compares, each a line away from D2O; they know no data set (see `recipes`)."""
+
+from dataclasses import replace
+
+from d2o.discriminators import Convolutional, Perceptual, Projected, StyleGAN2
+from d2o.objectives import (
+    Adversarial,
+    Consistency,
+    Denoising,
+    Progressive,
+    ReverseConsistency,
+    Trajectory,
+)
+
+from .freezing import (
+    ALL_BUT_NORMS,
+    CONVOLUTIONS,
+    CONVOLUTIONS_AND_QKV,
+    CONVOLUTIONS_QKV_SKIPS,
+    PROJECTIONS_AND_QKV,
+)
+from .recipe import Recipe
+
+D2O = Recipe(objectives=(Adversarial(),))
+D2O_F = replace(D2O, frozen=CONVOLUTIONS)
+SCRATCH = replace(D2O, pretrained=False)
+PRETRAIN = replace(
+    SCRATCH,
+    objectives=(Denoising(),),
+    learning_rate=1e-3,
+    betas=(0.9, 0.999),
+    learning_rate_ramp=10_000,
+    learning_rate_decay="cosine",
+)
+
+METHODS: dict[str, Recipe] = {
+    "d2o": D2O,
+    "d2o-f": D2O_F,
+    "scratch": SCRATCH,
+    "pretrain": PRETRAIN,
+    # A teacher is imitated, alone or besides the GAN.
+    "pd": replace(D2O, objectives=(Progressive(),)),
+    "cd": replace(D2O, objectives=(Consistency(),)),
+    "ctm": replace(D2O, objectives=(Trajectory(),)),
+    "rcd": replace(D2O, objectives=(ReverseConsistency(),)),
+    "pd-gan": replace(D2O, objectives=(Progressive(), Adversarial())),
+    "cd-gan": replace(D2O, objectives=(Consistency(), Adversarial())),
+    "ctm-gan": replace(D2O, objectives=(Trajectory(), Adversarial())),
+    "rcd-gan": replace(D2O, objectives=(ReverseConsistency(), Adversarial())),
+    # More than one step.
+    "d2o-2step": replace(D2O, objectives=(Adversarial(middle_sigmas=(0.8,)),)),
+    "d2o-f-2step": replace(D2O_F, objectives=(Adversarial(middle_sigmas=(0.8,)),)),
+    "d2o-4step": replace(D2O, objectives=(Adversarial(middle_sigmas=(24.0, 5.0, 0.8)),)),
+    # Other discriminators and losses.
+    "d2o-unprojected": replace(D2O, discriminator=Projected(projection="none")),
+    "d2o-channel": replace(D2O, discriminator=Projected(projection="channel")),
+    "d2o-stylegan2": replace(D2O, discriminator=StyleGAN2(), objectives=(Adversarial(r1=0.01),)),
+    "d2o-perceptual": replace(D2O, discriminator=Perceptual()),
+    "d2o-convolutional": replace(D2O, discriminator=Convolutional()),
+    "d2o-hinge": replace(D2O, objectives=(Adversarial(loss="hinge"),)),
+    # More or less frozen.
+    "d2o-f-conv-qkv": replace(D2O, frozen=CONVOLUTIONS_AND_QKV),
+    "d2o-f-qkv": replace(D2O, frozen=PROJECTIONS_AND_QKV),
+    "d2o-f-skip": replace(D2O, frozen=CONVOLUTIONS_QKV_SKIPS),
+    "d2o-f-all-but-norms": replace(D2O, frozen=ALL_BUT_NORMS),
+}

@@ -1,0 +1,33 @@
+"""The full-size presets fit together: every turn of every recipe, as shapes."""
+
+import pytest
+
+from d2o.training.rehearsal import PRESETS, rehearse
+
+# One of each: every data set, objective, discriminator; the whole list is a matter of benchmarks/full_size.py --meta.
+CHOSEN = {
+    "cifar10-d2o-f": (56_395_523, {"student", "discriminator", "r1"}),
+    "cifar10-cd-gan": (56_395_523, {"student", "discriminator", "r1"}),
+    "cifar10-d2o-f-2step": (56_395_523, {"student", "discriminator", "r1"}),
+    "cifar10-d2o-stylegan2": (56_395_523, {"student", "discriminator", "r1"}),
+    "cifar10-pd": (56_395_523, {"student"}),
+    "cifar10-ctm": (56_395_523 + 16 * 256, {"student"}),
+    "imagenet64-d2o-f": (295_899_267, {"student", "discriminator", "r1"}),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_preset_fits_together_at_full_size(name):
+    found = rehearse(name)
+    assert (found.share.total, set(found.turns)) == CHOSEN[name]
+    assert (found.discriminator > 0) == ("r1" in found.turns)
+    assert found.operations is not None and found.operations > 1e10
+
+
+def test_every_preset_has_a_network():
+    assert {"cifar10-scratch", "ffhq64-d2o-f", "afhqv2-64-d2o", "dit-d2o-f", "cifar10-pretrain"} <= set(PRESETS)
+
+
+def test_a_name_that_is_none_is_told():
+    with pytest.raises(ValueError, match="no recipe 'cifar10-d20'"):
+        rehearse("cifar10-d20")

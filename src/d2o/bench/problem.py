@@ -46,7 +46,7 @@ class Choice:
         """Return the problem; ValueError if the recipe is of another kind."""
         recipe = recipes.named(self.recipe)
         if "discriminator" not in recipe.needs or not recipe.frozen:
-            raise ValueError(f"The recipe {self.recipe} is not one of D2O-F: bench one such as cifar10-16-d2o-f.")
+            raise ValueError(f"The recipe {self.recipe} is not one of D2O-F: bench one such as cifar10-small-d2o-f.")
         if self.model is None:
             spec = {**recipes.BACKBONES["small"], "attention_resolutions": [8]}
             teacher = new_denoiser(spec, (3, 16, 16), 10)

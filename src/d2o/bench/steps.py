@@ -28,7 +28,9 @@ class Steps:
     frozen weights have gradients too, and nothing of `d2o.compute` is used.
     """
 
-    def __init__(self, recipe: Recipe, teacher: Denoiser, images: Images, plain: bool = False) -> None:
+    def __init__(
+        self, recipe: Recipe, teacher: Denoiser, images: Images | Iterator[tuple], plain: bool = False
+    ) -> None:
         if plain:
             objectives = [replace(o, fresh_fakes=True) if isinstance(o, Adversarial) else o for o in recipe.objectives]
             recipe = replace(recipe, objectives=tuple(objectives))
@@ -39,7 +41,7 @@ class Steps:
         if plain:
             self.networks.student.requires_grad_(True)
         self.accelerator = Accelerator(cpu=True)
-        self.batches: Iterator = images.batches(recipe.batch_size)
+        self.batches = images.batches(recipe.batch_size) if isinstance(images, Images) else images
         self.moving = [p for turn in self.turns for p in turn.parameters]
         self.optimizers = list({id(turn.optimizer): turn.optimizer for turn in self.turns}.values())
 
@@ -49,10 +51,10 @@ class Steps:
         parts: dict[str, float] = {}
         with plainly(self.plain), watching(watch, self.networks, self.optimizers):
             with watch.part("data"):
-                x0, label, index, number = next(self.batches)
+                x0, label, index, *number = next(self.batches)
                 if not self.plain:
                     x0 = x0.contiguous(memory_format=torch.channels_last)
-                known = None if self.plain else number.tolist()
+                known = None if self.plain or not number else number[0].tolist()
                 batch = Batch(x0, label, index.tolist(), self.recipe.seed, number=known)
                 if not self.networks.student.num_classes:
                     batch.label = None

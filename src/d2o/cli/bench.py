@@ -3,7 +3,7 @@
 examples:
   d2o bench --plain
   d2o bench --plain --json --out bench.json
-  d2o bench --from runs/teacher --recipe cifar10-16-d2o-f --compare bench.json
+  d2o bench --from runs/teacher --recipe cifar10-small-d2o-f --compare bench.json
 """
 
 import json
@@ -22,7 +22,7 @@ from .terminal import say
 class Bench:
     """The options of `d2o bench`."""
 
-    recipe: str = "cifar10-16-d2o-f"
+    recipe: str = "cifar10-small-d2o-f"
     """A recipe of D2O-F; its discriminator and batch are measured."""
     from_: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
     """The teacher; by default a small network of random weights for 16x16 images."""

@@ -17,6 +17,8 @@ COMMANDS = {
     "inspect": "Say what a checkpoint is, without running it or reading its weights.",
     "convert": "Turn any checkpoint that d2o reads into one safetensors file.",
     "export": "Write a one-step generator for others: safetensors, diffusers, ONNX, torch.",
+    "estimate": "Say what a run would take here: images a second, hours, memory, disk.",
+    "bench": "Measure how fast this machine trains and samples, part by part.",
     "recipes": "List the named recipes, or show one.",
 }
 

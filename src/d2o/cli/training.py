@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from d2o.diffusion.denoiser import Denoiser
 from d2o.pixels.datasets import Images
+from d2o.training.loop import group
+from d2o.training.memory import check_memory, modules
 from d2o.training.networks import check_fit, networks, share
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits, judge_by, run
@@ -79,6 +83,20 @@ def follow(
         evaluate_every=options.evaluate_every,
         sample_steps=steps,
     )
-    moments = run(options.out, recipe, made, images, origin=origin, habits=habits, judge=judge)
-    if watch(moments, recipe.duration, title) is None:
+    accelerator = group()
+    for network in modules(made):
+        network.to(accelerator.device)
+    check_memory(recipe, made, accelerator.num_processes)
+    moments = run(options.out, recipe, made, images, origin=origin, habits=habits, judge=judge, accelerator=accelerator)
+    try:
+        finished = watch(moments, recipe.duration, title) is None
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        at_once = (recipe.micro_batch_size or recipe.batch_size // accelerator.num_processes) // 2
+        raise ValueError(
+            f"The memory is used up: try --micro-batch {max(at_once, 1)}; the batch stays {recipe.batch_size}, its "
+            "gradients are accumulated."
+        ) from error
+    if finished:
         say(f"{options.out} is already finished.")

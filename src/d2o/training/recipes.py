@@ -83,6 +83,22 @@ DIGITS: dict[str, Any] = {
     "discriminator": Projected(size=32, width=64),
 }
 
+# Two CPU cores, an hour and minutes: CIFAR-10 reduced to 16x16 (--resolution 16 --resize area).
+SMALL_PRETRAIN: dict[str, Any] = {
+    "backbone": {**BACKBONES["small"], "attention_resolutions": [8]},
+    "duration": 400_000,
+    "batch_size": 128,
+    "learning_rate": 2e-3,
+}
+SMALL: dict[str, Any] = {
+    "duration": 50_000,
+    "batch_size": 64,
+    "learning_rate": 2e-4,
+    "discriminator_learning_rate": 2e-4,
+    "learning_rate_decay": "linear",
+    "discriminator": Projected(size=32, width=64),
+}
+
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "duration": 200_000_000,
     "batch_size": 512,
@@ -101,7 +117,9 @@ class Data(NamedTuple):
 
 
 DATA: dict[str, Data] = {  # by the beginning of a recipe's name
+    "cifar10-small": Data("small", (3, 16, 16), 10),
     "cifar10": Data("ncsnpp-32", (3, 32, 32), 0),
+    "digits": Data("tiny", (1, 8, 8), 10),
     "ffhq64": Data("ncsnpp-64", (3, 64, 64), 0),
     "afhqv2-64": Data("ncsnpp-64", (3, 64, 64), 0),
     "imagenet64": Data("adm-64", (3, 64, 64), 1000),
@@ -126,6 +144,9 @@ RECIPES: dict[str, Recipe] = {
     "digits-pretrain": replace(PRETRAIN, **DIGITS_PRETRAIN),
     "digits-d2o": replace(D2O, **DIGITS),
     "digits-d2o-f": replace(D2O_F, **DIGITS),
+    "cifar10-small-pretrain": replace(PRETRAIN, **SMALL_PRETRAIN),
+    "cifar10-small-d2o": replace(D2O, **SMALL),
+    "cifar10-small-d2o-f": replace(D2O_F, **SMALL),
     "cifar10-pretrain": replace(PRETRAIN, **EDM_PRETRAIN, backbone=BACKBONES["ncsnpp-32"]),
     **{f"cifar10-{name}": on(CIFAR10, name, 5_000_000) for name in METHODS if name != "pretrain"},
     "cifar10-d2o-200k": on(CIFAR10, "d2o", 200_000),

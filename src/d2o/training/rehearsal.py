@@ -27,7 +27,8 @@ from .recipe import Recipe
 from .recipes import BACKBONES, DATA, RECIPES, named
 
 DIT = {"kind": "dit", "channels": 1152, "num_blocks": 28, "num_heads": 16, "patch_size": 2, "num_classes": 1000}
-PRESETS = tuple(name for name in RECIPES if name.startswith((*DATA, "dit-")))
+SMALL = ("digits", "cifar10-small")
+PRESETS = tuple(name for name in RECIPES if name.startswith((*DATA, "dit-")) and not name.startswith(SMALL))
 """The recipes of full-size networks."""
 
 

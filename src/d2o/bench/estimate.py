@@ -1,0 +1,132 @@
+"""What a run will take, from a few of its own steps: so that nobody starts one that cannot finish."""
+
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2o.checkpoints import load
+from d2o.diffusion.denoiser import Denoiser
+from d2o.objectives.adversarial import Adversarial
+from d2o.training.memory import GIB, available, bytes_an_image, modules
+from d2o.training.networks import networks, share
+from d2o.training.recipe import Recipe
+from d2o.training.recipes import DATA
+from d2o.training.rehearsal import noise_stream, teacher, with_random_weights
+
+from .steps import Steps
+
+FIRST, SECONDS = 2, 20.0
+"""Images of the first step that is tried, and how long trying takes at most (but for one step)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes on this machine, with one process; `tried` is the size of the batch that was measured."""
+
+    images_per_second: float
+    hours: float
+    memory_gib: float
+    memory_free_gib: float | None
+    disk_gib: float
+    disk_free_gib: float
+    tried: int
+    frozen_share: float
+    parameters: int
+
+    def sentences(self, recipe: Recipe) -> list[str]:
+        """Return what people want to know, a line each."""
+        days = f" ({self.hours / 24:,.0f} days)" if self.hours > 48 else ""
+        free = "unknown" if self.memory_free_gib is None else f"{self.memory_free_gib:.1f} GiB"
+        lines = [
+            f"{self.images_per_second:,.1f} images/s, measured at batches of {self.tried}",
+            f"{recipe.duration:,} images: {self.hours:,.2f} hours{days}",
+            f"memory: about {self.memory_gib:.1f} GiB; free: {free}",
+            f"disk: about {self.disk_gib:.2f} GiB; free: {self.disk_free_gib:.1f} GiB",
+            f"{self.parameters:,} parameters, {self.frozen_share:.1%} of them frozen",
+        ]
+        if self.memory_free_gib is not None and self.memory_gib > self.memory_free_gib:
+            lines.append("This does not fit into memory: use --micro-batch, which leaves the batch as it is.")
+        if self.disk_gib > self.disk_free_gib:
+            lines.append("This does not fit on the disk.")
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain numbers, for JSON."""
+        return asdict(self)
+
+
+def estimate(name: str, recipe: Recipe, model: str | None, folder: str | Path = ".") -> Estimate:
+    """Return what a recipe takes here, starting from a model, or from random weights of the size it is made for."""
+    if model is None and not name.startswith((*DATA, "dit-")):
+        raise ValueError(f"The recipe {name} is for networks of any size: name one with --from MODEL.")
+    start = load(model) if model is not None else teacher(name, recipe)
+    recipe = as_usual(recipe)
+    made = networks(recipe, start)
+    size = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+    each, weights = bytes_an_image(recipe, made), weight_bytes(made)
+    free = available(torch.device("cpu"))
+    frozen = share(made)
+    del made
+    rate, tried = measure(
+        recipe, start, size, limit=None if free is None else max(int((free - weights) // each), FIRST)
+    )
+    disk = shutil.disk_usage(folder)
+    return Estimate(
+        images_per_second=rate,
+        hours=recipe.duration / rate / 3600,
+        memory_gib=(weights + size * each) / GIB,
+        memory_free_gib=None if free is None else free / GIB,
+        disk_gib=disk_bytes(recipe, start) / GIB,
+        disk_free_gib=disk.free / GIB,
+        tried=tried,
+        frozen_share=frozen.frozen / frozen.total,
+        parameters=frozen.total,
+    )
+
+
+def as_usual(recipe: Recipe) -> Recipe:
+    """Return the recipe with frozen networks of random weights, which are as fast as any."""
+    r1 = [objective.r1_every for objective in recipe.objectives if isinstance(objective, Adversarial)]
+    precision = recipe.precision
+    recipe = with_random_weights(recipe)
+    objectives = [replace(o, r1_every=r1.pop(0)) if isinstance(o, Adversarial) else o for o in recipe.objectives]
+    return replace(recipe, objectives=tuple(objectives), precision=precision)
+
+
+def measure(recipe: Recipe, start: Denoiser, size: int, limit: int | None) -> tuple[float, int]:
+    """Return images a second, and the batch at which they were measured: the largest that was quickly tried."""
+    count, began, rate, tried = min(FIRST, size), time.monotonic(), 0.0, 0
+    while True:
+        steps = Steps(replace(recipe, batch_size=count, micro_batch_size=None), start, noise_stream(start, count))
+        steps.step()
+        taken = sum(steps.step().values())
+        rate, tried = max(rate, count / taken), count
+        bound = size if limit is None else min(size, limit)
+        following = min(4 * count, bound)
+        # The next one takes about as much longer as it is larger, twice, and its networks are built anew.
+        if following <= count or time.monotonic() - began + 2 * taken * following / count > SECONDS:
+            return rate, tried
+        count = following
+
+
+def weight_bytes(made: Any) -> int:
+    """Return the bytes of all networks, with the gradients and Adam's moments of what moves."""
+    every = [p for module in modules(made) for p in module.parameters()]
+    moving = [p for p in every if p.requires_grad]
+    return sum(p.nbytes for p in every) + 3 * sum(p.nbytes for p in moving)
+
+
+def disk_bytes(recipe: Recipe, start: Denoiser) -> int:
+    """Return the bytes of a finished run's directory: its checkpoint, being replaced, and the models."""
+    made = networks(recipe, start)
+    student = sum(p.nbytes for p in made.student.parameters())
+    moving = sum(p.nbytes for p in made.student.parameters() if p.requires_grad)
+    critic: Any = made.discriminator
+    state = getattr(critic, "run_state", getattr(critic, "state_dict", dict))() if critic is not None else {}
+    heads = sum(p.nbytes for p in critic.parameters() if p.requires_grad) if critic is not None else 0
+    checkpoint = 2 * student + 2 * moving + sum(t.nbytes for t in state.values()) + 2 * heads
+    return 2 * checkpoint + 3 * student

@@ -28,6 +28,8 @@ class Inspect:
     """Which network of a file that holds several: ema, net."""
     sha256: str | None = None
     """The hash that the file must have."""
+    num_heads: int | None = None
+    """Attention heads of a DiT's state dict of no published width, which does not tell them."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -35,7 +37,7 @@ class Inspect:
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o inspect`."""
     options = parse(Inspect, "inspect", arguments, __doc__)
-    found = inspect(options.model, key=options.key, sha256=options.sha256)
+    found = inspect(options.model, key=options.key, sha256=options.sha256, num_heads=options.num_heads)
     record = found.as_dict()
     try:
         roles = d2o_f(found.denoiser)

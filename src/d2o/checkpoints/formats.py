@@ -126,6 +126,8 @@ def recognise(path: Path) -> str:
             f"{path} is a folder without model files: name a file, a run directory, or a diffusers folder with its "
             f"model_index.json or config.json."
         )
+    if not path.is_file():
+        raise CheckpointError(f"{path} is neither a file nor a folder: save what it gives to a file first.")
     try:
         with path.open("rb") as file:
             start = file.read(START)

@@ -13,6 +13,7 @@ from typing import Any
 import tyro
 
 from d2o.checkpoints import inspect
+from d2o.checkpoints.errors import printable
 from d2o.training.freezing import d2o_f, freeze
 
 from .arguments import parse
@@ -65,7 +66,7 @@ def table(record: dict[str, Any], frozen: str) -> str:
         "preconditioning": settings(record["preconditioning"]),
         "provenance": settings(record["provenance"]),
     }
-    return "\n".join([str(record["path"]), *(f"  {name:<16} {value}" for name, value in rows.items())])
+    return "\n".join([str(record["path"]), *(f"  {name:<16} {printable(value)}" for name, value in rows.items())])
 
 
 def settings(values: dict[str, Any]) -> str:

@@ -225,8 +225,8 @@ def noise_channels(outputs: object, in_channels: int, path: Path) -> int:
     """Return how many of the output's channels predict the noise: all, or the first half where sigma was learned."""
     if outputs not in (in_channels, 2 * in_channels):
         raise UnsupportedCheckpointError(
-            f"{path} is a DiT of {in_channels} input and {str(outputs)[:20]} output channels: it should have as many outputs as "
-            "inputs, or twice as many."
+            f"{path} is a DiT of {in_channels} input and {str(outputs)[:20]} output channels: it should have as many "
+            "outputs as inputs, or twice as many."
         )
     return in_channels
 

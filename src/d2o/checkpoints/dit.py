@@ -157,7 +157,7 @@ def describe(state: Mapping[str, Tensor], path: Path, num_heads: int | None = No
     if heads is None:
         raise UnsupportedCheckpointError(
             f"{path} is a DiT of width {channels}, which is none of the published {', '.join(map(str, HEADS))}: say "
-            "how many attention heads it has by num_heads (d2o inspect and d2o convert: --num-heads)."
+            "how many attention heads it has: num_heads=... (d2o inspect and d2o convert: --num-heads)."
         )
     resolution = math.isqrt(places) * patch_size
     backbone = {

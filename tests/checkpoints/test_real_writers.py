@@ -111,7 +111,7 @@ def channels_last(module: nn.Module) -> None:
 
 def attributes_of_weights(module: nn.Module) -> None:
     for tensor in (*module.parameters(), *module.buffers()):
-        tensor.__dict__["origin"] = "a note"
+        vars(tensor).update(origin="a note")
 
 
 def parts_of_one_storage(module: nn.Module) -> None:

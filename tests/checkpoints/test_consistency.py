@@ -12,17 +12,20 @@ from d2o.checkpoints import consistency
 from d2o.checkpoints.errors import MismatchError, UnsupportedCheckpointError
 from d2o.diffusion.preconditioning import Boundary
 
-WIDTH, MULTIPLIERS, COUNT, CLASSES = 128, (1, 2, 3, 4), 1, 3
+WIDTH, COUNT, CLASSES = 128, 1, 3
 State = dict[str, Tensor]
+# Pixels -> the widths of the levels, the first level with attention, whether blocks are told a scale, and classes.
+RELEASED = {64: ((1, 2, 3, 4), 1, True, CLASSES), 256: ((1, 1, 2, 2, 4, 4), 3, False, 0)}
 
 
 class Reference:
-    """Make the weights, and compute with them, both in one walk through OpenAI's network of 64 pixels.
+    """Make the weights, and compute with them, both in one walk through OpenAI's network.
 
     Without weights, `get` draws them; so the walk itself says which there are.
     """
 
-    def __init__(self, state: State | None = None) -> None:
+    def __init__(self, pixels: int, state: State | None = None) -> None:
+        self.multipliers, self.attends, self.scales, self.classes = RELEASED[pixels]
         self.state, self.made = state, {}
         self.generator = torch.Generator().manual_seed(5)
 
@@ -52,8 +55,12 @@ class Reference:
             "up": lambda t: F.interpolate(t, scale_factor=2),
         }
         hidden = self.conv(f"{name}.in_layers.2", resize[resample](F.silu(self.norm(f"{name}.in_layers.0", x))), out)
-        scale, shift = self.linear(f"{name}.emb_layers.1", F.silu(embedding), 2 * out)[:, :, None, None].chunk(2, 1)
-        hidden = self.norm(f"{name}.out_layers.0", hidden) * (1 + scale) + shift
+        told = self.linear(f"{name}.emb_layers.1", F.silu(embedding), (1 + self.scales) * out)[:, :, None, None]
+        if self.scales:
+            scale, shift = told.chunk(2, 1)
+            hidden = self.norm(f"{name}.out_layers.0", hidden) * (1 + scale) + shift
+        else:
+            hidden = self.norm(f"{name}.out_layers.0", hidden + told)
         hidden = self.conv(f"{name}.out_layers.3", F.silu(hidden), out)
         x = resize[resample](x)
         return hidden + (x if x.shape[1] == out else self.conv(f"{name}.skip_connection", x, out, 1))
@@ -66,21 +73,22 @@ class Reference:
         seen = torch.einsum("nhts,nhcs->nhct", weight, v).reshape(count, channels, height, width)
         return x + self.conv(f"{name}.proj_out", seen, channels, 1)
 
-    def __call__(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
         frequencies = torch.exp(-math.log(10000) * torch.arange(WIDTH // 2) / (WIDTH // 2))
         angles = time[:, None] * frequencies
         embedding = self.linear("time_embed.0", torch.cat([angles.cos(), angles.sin()], 1), 4 * WIDTH)
         embedding = self.linear("time_embed.2", F.silu(embedding), 4 * WIDTH)
-        embedding = embedding + self.get("label_emb.weight", CLASSES, 4 * WIDTH)[label]
+        if self.classes:
+            embedding = embedding + self.get("label_emb.weight", self.classes, 4 * WIDTH)[label]
         x = self.conv("input_blocks.0.0", x, WIDTH)
         skips, place = [x], 1
-        for level, times in enumerate(MULTIPLIERS):
+        for level, times in enumerate(self.multipliers):
             for _ in range(COUNT):
                 x = self.residual(f"input_blocks.{place}.0", x, embedding, WIDTH * times)
-                x = self.attention(f"input_blocks.{place}.1", x) if level else x
+                x = self.attention(f"input_blocks.{place}.1", x) if level >= self.attends else x
                 skips.append(x)
                 place += 1
-            if level < len(MULTIPLIERS) - 1:
+            if level < len(self.multipliers) - 1:
                 x = self.residual(f"input_blocks.{place}.0", x, embedding, x.shape[1], "down")
                 skips.append(x)
                 place += 1
@@ -88,32 +96,46 @@ class Reference:
         x = self.attention("middle_block.1", x)
         x = self.residual("middle_block.2", x, embedding, x.shape[1])
         place = 0
-        for level, times in reversed(list(enumerate(MULTIPLIERS))):
+        for level, times in reversed(list(enumerate(self.multipliers))):
             for index in range(COUNT + 1):
                 x = torch.cat([x, skips.pop()], 1)
                 x = self.residual(f"output_blocks.{place}.0", x, embedding, WIDTH * times)
-                x = self.attention(f"output_blocks.{place}.1", x) if level else x
+                x = self.attention(f"output_blocks.{place}.1", x) if level >= self.attends else x
                 if level and index == COUNT:
-                    x = self.residual(f"output_blocks.{place}.2", x, embedding, x.shape[1], "up")
+                    part = 1 + (level >= self.attends)
+                    x = self.residual(f"output_blocks.{place}.{part}", x, embedding, x.shape[1], "up")
                 place += 1
         return self.conv("out.2", F.silu(self.norm("out.0", x)), 3)
 
 
-@pytest.fixture(scope="module")
-def state() -> State:
-    reference = Reference()
+def released(pixels: int) -> State:
+    """Return weights of the network for images of so many pixels."""
+    reference = Reference(pixels)
+    label = torch.tensor([0]) if reference.classes else None
     with torch.no_grad():
-        reference(torch.zeros(1, 3, 64, 64), torch.zeros(1), torch.tensor([0]))
+        reference(torch.zeros(1, 3, 64, 64), torch.zeros(1), label)
     return reference.made
 
 
-def test_it_computes_what_openai_s_network_does(tmp_path, state):
-    torch.save(state, tmp_path / "cd_imagenet64.pt")
-    denoiser = d2o.load(tmp_path / "cd_imagenet64.pt")
-    assert denoiser.preconditioning == Boundary(time_scale=250.0) and denoiser.num_classes == CLASSES
-    x, label, sigma = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)), torch.tensor([1]), 5.0
+@pytest.fixture(scope="module")
+def state() -> State:
+    return released(64)
+
+
+@pytest.mark.parametrize("pixels", RELEASED)
+def test_it_computes_what_openai_s_network_does(tmp_path, pixels):
+    state = released(pixels)
+    torch.save(state, tmp_path / "cd.pt")
+    denoiser = d2o.load(tmp_path / "cd.pt")
+    classes = RELEASED[pixels][-1]
+    assert denoiser.preconditioning == Boundary(time_scale=250.0) and denoiser.num_classes == classes
+    assert denoiser.image_shape == (3, pixels, pixels)
+    # The network has no fixed size, so that small images prove the large one too.
+    x, sigma = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)), 5.0
+    label = torch.tensor([1]) if classes else None
     with torch.no_grad():
-        inner = Reference(state)(sigma * x / (sigma**2 + 0.25) ** 0.5, torch.tensor([250 * math.log(sigma)]), label)
+        time = torch.tensor([250 * math.log(sigma)])
+        inner = Reference(pixels, state)(sigma * x / (sigma**2 + 0.25) ** 0.5, time, label)
         above = sigma - 0.002
         wanted = 0.25 / (above**2 + 0.25) * sigma * x + above * 0.5 / (sigma**2 + 0.25) ** 0.5 * inner
         torch.testing.assert_close(denoiser(sigma * x, sigma, label), wanted, rtol=1e-4, atol=2e-5)
@@ -123,11 +145,7 @@ def test_what_is_not_theirs_is_named(tmp_path, state):
     path = tmp_path / "model.pt"
     for change, error, sentence in (
         ({"lora.weight": torch.zeros(1)}, MismatchError, r"lora\.weight is not part of the network"),
-        (
-            {"input_blocks.1.0.emb_layers.1.weight": torch.zeros(128, 512)},
-            UnsupportedCheckpointError,
-            "without scaling",
-        ),
+        ({"input_blocks.1.0.emb_layers.1.weight": torch.zeros(128, 512)}, MismatchError, r"affine\.weight has shape"),
         ({"input_blocks.0.0.weight": torch.zeros(32, 3, 3, 3)}, UnsupportedCheckpointError, "other groups"),
         ({"input_blocks.9.0.x": torch.zeros(1)}, UnsupportedCheckpointError, "its levels"),
     ):

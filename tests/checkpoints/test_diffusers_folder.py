@@ -189,7 +189,13 @@ def test_a_transformer_becomes_a_latent_denoiser(tmp_path):
         wanted = network(x, times, label).sample[:, :4]
         torch.testing.assert_close(denoiser.backbone(x, times.float(), label), wanted, rtol=1e-4, atol=1e-5)
     assert denoiser.image_shape == (4, 8, 8) and denoiser.num_classes == 5
-    assert diffusers_folder.load(tmp_path, ghosts=True).num_classes == 5
+    ghost = diffusers_folder.load(tmp_path, ghosts=True)
+    assert ghost.num_classes == 5 and all(tensor.is_meta for tensor in ghost.state_dict().values())
+    config = tmp_path / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_layers": 3}))
+    for ghosts in (False, True):  # without numbers the same is checked
+        with pytest.raises(MismatchError, match=r"blocks\.2\."):
+            diffusers_folder.load(tmp_path, ghosts=ghosts)
 
 
 @pytest.mark.parametrize(

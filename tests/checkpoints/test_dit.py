@@ -10,8 +10,9 @@ from torch import Tensor
 
 import d2o
 from d2o import backbones
-from d2o.checkpoints import CheckpointError, dit, native
+from d2o.checkpoints import CheckpointError, dit, inspect, native
 from d2o.checkpoints.errors import MismatchError, UnsupportedCheckpointError
+from d2o.cli.main import run
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.preconditioning import Epsilon, Velocity
@@ -104,6 +105,14 @@ class TestOriginal:
             dit.from_state(state, PATH)
         assert isinstance(error.value, CheckpointError)
         assert options(dit.from_state(state, PATH, num_heads=2))["num_heads"] == 2
+
+    def test_they_are_told_on_the_command_line_too(self, tmp_path, capsys):
+        path, out = tmp_path / "narrow.pt", tmp_path / "narrow.safetensors"
+        torch.save(original(channels=24, num_heads=2), path)
+        assert run(["inspect", str(path)]) == 2 and "--num-heads" in capsys.readouterr().err
+        assert run(["convert", str(path), str(out), "--num-heads", "2"]) == 0
+        assert options(d2o.load(out)) == options(inspect(path, num_heads=2).denoiser)
+        assert run(["inspect", str(out), "--num-heads", "3"]) == 2 and "leave num_heads out" in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", ["x_embedder.proj.weight", "y_embedder.embedding_table.weight", "pos_embed"])
     def test_what_is_missing_or_misshapen_is_named(self, name):

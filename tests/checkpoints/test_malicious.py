@@ -4,6 +4,7 @@ Every row would run code, change functions or take endless memory in a loader th
 """
 
 import io
+import os
 import resource
 import struct
 import sys
@@ -23,6 +24,7 @@ from d2o.checkpoints.errors import UnsafeCheckpointError, UnsupportedCheckpointE
 from . import honest
 from .encoder import Call, Encoder, Outside, Word, pickled
 from .test_edm import SONG, network
+from .test_edm2 import KWARGS
 
 TENSOR = torch.arange(4.0)
 GEOMETRY = (False, {})
@@ -164,6 +166,28 @@ MALICIOUS = {
         text("_modules"), b"}", text("model"), b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n",
         b"h\x00\x85Rs", b"uu\x85Rs",
     ),
+    "a million sets": lambda _: raw(b"(" + b"\x8f" * 990_000 + b"t"),
+    "tensor with attributes beyond its storage": lambda _: reading(
+        Call(
+            "torch._tensor _rebuild_from_type_v2",
+            (
+                Word("torch._utils _rebuild_tensor_v2"), Word("torch Tensor"),
+                (honest.storage(TENSOR), 0, (2**40,), (0,), *GEOMETRY), {},
+            ),
+        )
+    ),
+    "tensor made by another function": lambda _: reading(
+        Call("torch._tensor _rebuild_from_type_v2", (Word("builtins set"), Word("torch Tensor"), ([],), {}))
+    ),
+    "class beside its source": lambda c: honest.legacy_stream(
+        Call("collections OrderedDict", (), {"a": Outside(("module", Word("os system"), "", f"touch {c}"))}), {}, {}
+    ),
+    "an endless number as the scale of latents": lambda _: pickled(
+        {
+            "ema": honest.persistent("Precond", {"_init_args": (), "_init_kwargs": KWARGS}),
+            "encoder": honest.persistent("StabilityVAEEncoder", {"scale": 2**2000, "bias": 2**2000}),
+        }
+    ),
     "a million instructions": lambda _: raw(b"N0" * 600_000 + b"N"),
     "keys that are not texts": lambda _: raw(b"}", b"G" + bytes(8), b"Ns"),
     "a list as a key": lambda _: raw(b"}]Ns"),
@@ -252,4 +276,19 @@ def test_settings_may_not_name_python(tmp_path):
         path = tmp_path / "model.pkl"
         path.write_bytes(honest.edm_file(honest.network("EDMPrecond", network(SONG), SONG | {"model_type": name})))
         with pytest.raises(UnsupportedCheckpointError, match="model_type"):
+            d2o.load(path)
+
+
+def test_a_file_s_words_do_not_steer_the_terminal(tmp_path):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(honest.edm_file(honest.persistent("\x1b[31mEvil\n\x07\u202e", {})))
+    with pytest.raises(UnsupportedCheckpointError, match=r"class \\x1b\[31mEvil\\n\\x07\\u202e is not") as error:
+        d2o.load(path)
+    assert str(error.value).isprintable()
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(CheckpointError, match="neither a file nor a folder"):
             d2o.load(path)

@@ -26,6 +26,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[tuple[str, str | None]] = []
+        self.tokens: list[str | None] = []
 
     @property
     def address(self) -> str:
@@ -41,6 +42,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Server)
         server, wanted = self.server, self.headers.get("Range")
+        server.tokens.append(self.headers.get("Authorization"))
         server.requests.append((self.path, wanted))
         if server.redirect:
             self.send_response(302)
@@ -188,3 +190,32 @@ def test_a_model_at_an_address(server, tiny_denoiser, tmp_path):
     server.content = (tmp_path / "model.safetensors").read_bytes()
     digest = hashlib.sha256(server.content).hexdigest()
     assert d2o.load(f"{server.address}/model.safetensors", sha256=digest).provenance["sha256"] == digest
+
+
+def test_the_token_of_the_hub_goes_to_the_hub_alone(server, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    urls.fetch("hf://owner/model/edm.pkl")
+    urls.fetch(f"{server.address}/other.pkl")
+    assert server.tokens == ["Bearer secret", None]
+    elsewhere = Server()
+    threading.Thread(target=elsewhere.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    server.redirect = f"{elsewhere.address}/edm.pkl"
+    urls.fetch("hf://owner/model/moved.pkl")
+    elsewhere.shutdown()
+    elsewhere.server_close()
+    assert elsewhere.tokens == [None]
+
+
+def test_progress_is_told(server, monkeypatch, capsys):
+    monkeypatch.setattr(urls, "SHOW_SECONDS", 0)
+    urls.fetch(f"{server.address}/edm.pkl")
+    assert "edm.pkl: 1 of 1 MB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "address", ["https://[::1/edm.pkl", "http://127.0.0.1:1/a b.pkl", "http://127.0.0.1:x/edm.pkl"]
+)
+def test_what_is_no_address(server, address):
+    with pytest.raises(CheckpointError, match=r"no address|cannot be fetched"):
+        urls.fetch(address)

@@ -19,7 +19,8 @@ class DhariwalUNet(Backbone):
     """A U-Net F(x, noise, label); `config` rebuilds it.
 
     `channels` times `channel_multipliers` are the widths of the levels, each half the resolution of the one before.
-    `augmentation_dim` is the length of augmentation labels; dropouts act in training only.
+    `augmentation_dim` is the length of augmentation labels; dropouts act in training only. Without `adaptive_scale` the
+    embedding shifts features and does not scale them, as in consistency models of 256 pixels.
     """
 
     kind: ClassVar[str] = "dhariwal_unet"
@@ -39,13 +40,14 @@ class DhariwalUNet(Backbone):
         attention_resolutions: tuple[int, ...] = (32, 16, 8),
         dropout: float = 0.10,
         label_dropout: float = 0.0,
+        adaptive_scale: bool = True,
     ) -> None:
         config = checked(locals())
         super().__init__()
         self.config = config
         self.num_classes, self.label_dropout = num_classes, label_dropout
         embedding_channels = channels * embedding_multiplier
-        style = Style(embedding_channels, dropout, EPS, head_channels=64)
+        style = Style(embedding_channels, dropout, EPS, adaptive_scale=adaptive_scale, head_channels=64)
 
         self.map_noise = PositionalEmbedding(channels)
         self.map_augment = nn.Linear(augmentation_dim, channels, bias=False) if augmentation_dim else None

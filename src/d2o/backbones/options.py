@@ -78,6 +78,7 @@ OPTIONS: dict[str, Option] = {
     "attention_resolutions": wholes(0, 10, 1, 4096),
     "dropout": share(),
     "label_dropout": share(),
+    "adaptive_scale": flag(),
     "head_channels": whole(1, 4096),
     "label_balance": balance(),
     "concat_balance": balance(),

@@ -65,8 +65,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if width < NARROWEST:
         raise ValueError(f"it has {width} channels, and below {NARROWEST} its norms have other groups than d2o's")
     blocks = 1 + max(int(name.split(".")[1]) for name in state if re.match(r"input_blocks\.\d+\.", name))
-    if state["input_blocks.1.0.emb_layers.1.weight"].shape[0] != 2 * width:
-        raise ValueError("its blocks shift without scaling, which d2o's ADM network does not")
+    told, told_to = (len(state[f"input_blocks.1.0.{layer}.weight"]) for layer in ("emb_layers.1", "out_layers.3"))
     resolution, multipliers, count, firsts = levels_of(state, width, blocks)
     attended = [f"input_blocks.{place}.1.qkv.weight" in state for place in firsts]
     attention = [resolution >> level for level, attends in enumerate(attended) if attends]
@@ -74,6 +73,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
     sizes = {"resolution": resolution, "in_channels": channels, "out_channels": channels, "num_classes": classes}
     options = {"channels": width, "channel_multipliers": list(multipliers), "num_blocks": count}
+    options["adaptive_scale"] = told == 2 * told_to  # every channel's scale and shift, or its shift alone
     return {
         "backbone": {
             "kind": "dhariwal_unet", **sizes, **options, "attention_resolutions": attention, "dropout": 0.0

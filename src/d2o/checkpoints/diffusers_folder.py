@@ -159,9 +159,7 @@ def describe_unet(folder: Folder) -> dict[str, Any]:
 def read_transformer(folder: Folder, ghosts: bool) -> Denoiser:
     """Return the denoiser of a DiTTransformer2DModel, without its learned sigma."""
     family = preconditioning_of(folder)
-    if ghosts:  # whether its blocks share their embedders stands in the weights; published ones do
-        return native.build(folder.path, dit.describe_diffusers(folder.config, folder.path, True, family))
-    return dit.from_diffusers(folder.config, folder_weights.read(folder.path), folder.path, family)
+    return dit.from_diffusers(folder.config, folder_weights.read(folder.path, ghosts), folder.path, family)
 
 
 def read_own(folder: Folder, ghosts: bool) -> Denoiser:

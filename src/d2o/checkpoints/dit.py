@@ -80,7 +80,8 @@ def from_diffusers(
     shared = share_embedders(tensors)
     spec = describe_diffusers(config, path, shared, preconditioning or Epsilon())
     options = spec["backbone"]
-    tensors["pos_embed"] = positions(options["resolution"] // options["patch_size"], options["channels"])[None]
+    places = positions(options["resolution"] // options["patch_size"], options["channels"])[None]
+    tensors["pos_embed"] = places.to("meta") if any(tensor.is_meta for tensor in state.values()) else places
     return assembled(tensors, spec, path)
 
 
@@ -157,7 +158,7 @@ def describe(state: Mapping[str, Tensor], path: Path, num_heads: int | None = No
     if heads is None:
         raise UnsupportedCheckpointError(
             f"{path} is a DiT of width {channels}, which is none of the published {', '.join(map(str, HEADS))}: say "
-            "how many attention heads it has with d2o.checkpoints.dit.from_state(state, path, num_heads=...)."
+            "how many attention heads it has: num_heads=... (d2o inspect and d2o convert: --num-heads)."
         )
     resolution = math.isqrt(places) * patch_size
     backbone = {
@@ -225,8 +226,8 @@ def noise_channels(outputs: object, in_channels: int, path: Path) -> int:
     """Return how many of the output's channels predict the noise: all, or the first half where sigma was learned."""
     if outputs not in (in_channels, 2 * in_channels):
         raise UnsupportedCheckpointError(
-            f"{path} is a DiT of {in_channels} input and {outputs} output channels: it should have as many outputs as "
-            "inputs, or twice as many."
+            f"{path} is a DiT of {in_channels} input and {str(outputs)[:20]} output channels: it should have as many "
+            "outputs as inputs, or twice as many."
         )
     return in_channels
 
@@ -250,12 +251,16 @@ def joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def share_embedders(tensors: dict[str, Tensor]) -> bool:
-    """Make the blocks' embedders one when they are all equal, and tell whether they were."""
+    """Make the blocks' embedders one when they are all equal, and tell whether they were.
+
+    Of tensors without numbers it is assumed: those of the published models are.
+    """
     rows: dict[str, list[str]] = {}
     for name in tensors:
         if found := re.match(r"blocks\.\d+\.([ty]_embedder\..*)", name):
             rows.setdefault(found[1], []).append(name)
-    if not all(torch.equal(tensors[name], tensors[names[0]]) for names in rows.values() for name in names):
+    pairs = ((tensors[name], tensors[names[0]]) for names in rows.values() for name in names)
+    if not all(one.shape == other.shape and (one.is_meta or torch.equal(one, other)) for one, other in pairs):
         return False
     for shared, names in rows.items():
         tensors[shared] = tensors[names[0]]

@@ -125,5 +125,5 @@ def numbers(values: Any) -> list[float]:
     """Return the numbers of an array, tensor or list as floats; nothing for anything else."""
     try:
         return torch.as_tensor(values, dtype=torch.float64).flatten().tolist()
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return []

@@ -1,8 +1,16 @@
 """What can be wrong with a checkpoint: each error says what the file holds and what to do."""
 
 
+def printable(text: str) -> str:
+    """Return a text whose control characters are spelled out: a file's own words could steer a terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
 
 
 class MalformedCheckpointError(CheckpointError):

@@ -18,6 +18,7 @@ from d2o.pixels import codec
 from . import consistency, diffusers_folder, dit, edm, edm2, native, persistence, torch_state, urls
 from .errors import CheckpointError, MalformedCheckpointError, UnsupportedCheckpointError
 from .storages import LEGACY_START
+from .values import items
 
 KEY = "ema"
 START = 1024
@@ -37,12 +38,16 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Request:
-    """What to read: `key` chooses among several networks; with `ghosts` no tensor is read, only types and shapes."""
+    """What to read: `key` chooses among several networks; with `ghosts` no tensor is read, only types and shapes.
+
+    `num_heads` are the attention heads of a DiT's state dict, which does not tell them.
+    """
 
     path: Path
     key: str = KEY
     ghosts: bool = False
     base: Denoiser | None = None
+    num_heads: int | None = None
 
 
 def load(
@@ -52,18 +57,20 @@ def load(
     sha256: str | None = None,
     device: torch.device | str = "cpu",
     base: Denoiser | str | os.PathLike | None = None,
+    num_heads: int | None = None,
 ) -> Denoiser:
     """Read a denoiser from a file, a folder or an address (https://, hf://), in eval mode; nothing in it is executed.
 
     `key` chooses among the networks of one file ("ema" or "net"); `sha256` is the hash that the file must have. `base`,
-    a model or its path, completes a file that holds only what a fine-tuning moved. All that can be wrong is a
-    CheckpointError.
+    a model or its path, completes a file that holds only what a fine-tuning moved; `num_heads` are the attention heads
+    of a DiT's state dict of no published width. All that can be wrong is a CheckpointError.
     """
     place = located(path, sha256)
     if base is not None and recognise(place) != "d2o":
         raise CheckpointError(f"{place} is complete and needs no base: leave it out.")
-    denoiser = read(Request(place, key, base=base if base is None or isinstance(base, Denoiser) else load(base)))
-    if recognise(place) == "pickle" and denoiser.provenance.get("source") == UNKNOWN:
+    base = base if base is None or isinstance(base, Denoiser) else load(base)
+    denoiser = read(Request(place, key, base=base, num_heads=num_heads))
+    if recognise(place) in ("pickle", "torch") and denoiser.provenance.get("source") == UNKNOWN:
         warnings.warn(
             f"{place}: the file's own network source differs from the releases that d2o knows; its weights are used "
             f"with d2o's implementation, and its source was not run.",
@@ -100,7 +107,11 @@ def file_sha256(path: Path) -> str:
 
 def read(request: Request) -> Denoiser:
     """Return the denoiser that a file or folder holds (with ghosts: on the meta device)."""
-    return READERS[recognise(request.path)](request)
+    denoiser = READERS[recognise(request.path)](request)
+    config: Any = denoiser.backbone.config
+    if request.num_heads not in (None, config.get("num_heads")):
+        raise CheckpointError(f"{request.path} tells itself what its network is: leave num_heads out.")
+    return denoiser
 
 
 def recognise(path: Path) -> str:
@@ -115,6 +126,8 @@ def recognise(path: Path) -> str:
             f"{path} is a folder without model files: name a file, a run directory, or a diffusers folder with its "
             f"model_index.json or config.json."
         )
+    if not path.is_file():
+        raise CheckpointError(f"{path} is neither a file nor a folder: save what it gives to a file first.")
     try:
         with path.open("rb") as file:
             start = file.read(START)
@@ -187,35 +200,44 @@ def json_record(path: Path, text: str) -> dict[str, Any]:
 
 def read_pickle(request: Request) -> Denoiser:
     """Read one of NVIDIA's pickles as data."""
-    path = request.path
-    with persistence.opened(path) as content:
-        network = content.network(request.key, CLASSES)
-        provenance = {
-            "format": "nvidia pickle",
-            "file": path.name,
-            "class": network.class_name,
-            "entry": request.key,
-            "source_sha256": network.source_sha256,
-            "source": SOURCES.get(network.source_sha256[:16], UNKNOWN),
-        }
-        settings = content.settings(network)
-        state = content.tensors(network, request.ghosts)
-        if network.class_name != EDM2_CLASS:
-            return edm.denoiser(network.class_name, settings, content.attributes(network), state, path, provenance)
-        extras: dict[str, Any] = {"provenance": provenance}
-        if isinstance(content.entries.get("encoder"), persistence.Node):
-            encoder = content.object(content.entries["encoder"])
-            extras["encoder"] = {**content.attributes(encoder), "class_name": encoder.class_name}
-        return edm2.denoiser(settings, state, path, extras)
+    with persistence.opened(request.path) as content:
+        return read_objects(content, request)
+
+
+def read_objects(content: persistence.Pickle, request: Request) -> Denoiser:
+    """Read one of NVIDIA's networks among the objects of an open file."""
+    path, network = request.path, content.network(request.key, CLASSES)
+    provenance = {
+        "format": "nvidia pickle",
+        "file": path.name,
+        "class": network.class_name,
+        "entry": request.key,
+        "source_sha256": network.source_sha256,
+        "source": SOURCES.get(network.source_sha256[:16], UNKNOWN),
+    }
+    settings = content.settings(network)
+    state = content.tensors(network, request.ghosts)
+    if network.class_name != EDM2_CLASS:
+        return edm.denoiser(network.class_name, settings, content.attributes(network), state, path, provenance)
+    extras: dict[str, Any] = {"provenance": provenance}
+    if isinstance(content.entries.get("encoder"), persistence.Node):
+        encoder = content.object(content.entries["encoder"])
+        extras["encoder"] = {**content.attributes(encoder), "class_name": encoder.class_name}
+    return edm2.denoiser(settings, state, path, extras)
 
 
 def read_torch(request: Request) -> Denoiser:
-    """Read a state dict that torch.save wrote, of an architecture that its names reveal."""
+    """Read what torch.save wrote: a state dict of an architecture that its names reveal, or NVIDIA's objects."""
     path = request.path
-    state = torch_state.read_state(path, request.key, request.ghosts)
-    for family in (dit, consistency):
-        if family.recognise(state):
-            return family.from_state(state, path)
+    with torch_state.opened(path) as content:
+        objects = persistence.Pickle(content.source, items(content.value) or {}, content.storages)
+        if objects.classes():
+            return read_objects(objects, request)
+        state = torch_state.tensors(content, request.key, request.ghosts)
+    if dit.recognise(state):
+        return dit.from_state(state, path, request.num_heads)
+    if consistency.recognise(state):
+        return consistency.from_state(state, path)
     shown = ", ".join(name[:60] for name in list(state)[:5])
     raise UnsupportedCheckpointError(
         f"{path} holds the weights of a network that d2o does not know (its first are {shown}); it knows DiT and "

@@ -56,10 +56,12 @@ class Inspection:
         }
 
 
-def inspect(path: str | os.PathLike, *, key: str = KEY, sha256: str | None = None) -> Inspection:
+def inspect(
+    path: str | os.PathLike, *, key: str = KEY, sha256: str | None = None, num_heads: int | None = None
+) -> Inspection:
     """Return what a file, folder or address holds, after the same checks as `load`, but without its tensors."""
     place = located(path, sha256)
-    denoiser = read(Request(place, key, ghosts=True))
+    denoiser = read(Request(place, key, ghosts=True, num_heads=num_heads))
     kind = KINDS[recognise(place)]
     if recognise(place) == "d2o" and native.header(native.locate(place)).get("content") == delta.CONTENT:
         kind += ", what has moved since a base"

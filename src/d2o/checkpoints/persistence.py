@@ -19,6 +19,8 @@ from .source import Source
 from .storages import Storage, Stored, legacy, materialise, outside, stored
 from .values import NAMES, items, plain, words
 
+FIRST = ("img_resolution", "img_channels", "label_dim", "use_fp16")
+"""The first arguments of every network's class, which may be recorded without their names."""
 MOST_LEVELS = 32
 MOST_TENSORS = 100_000
 
@@ -45,13 +47,17 @@ class Pickle:
     entries: dict[Any, Any]
     storages: dict[Node, Storage]
 
-    def network(self, key: str, known: Collection[str]) -> PersistentObject:
-        """Return the network under a key of the pickle, of a `known` class; the error tells what there is."""
-        objects = {
+    def classes(self) -> dict[str, str]:
+        """Return the class of every object by its key."""
+        return {
             str(name)[:40]: self.object(value).class_name
             for name, value in self.entries.items()
             if isinstance(value, Node) and value.word == "persistent"
         }
+
+    def network(self, key: str, known: Collection[str]) -> PersistentObject:
+        """Return the network under a key of the pickle, of a `known` class; the error tells what there is."""
+        objects = self.classes()
         if objects.get(key) in known:
             return self.object(self.entries[key])
         there = [name for name, kind in objects.items() if kind in known]
@@ -79,11 +85,12 @@ class Pickle:
     def settings(self, record: PersistentObject) -> dict[str, Any]:
         """Return the arguments that an object was made with; its class's defaults are not among them."""
         settings = plain(self.source, record.state.get("_init_kwargs"))
-        if record.state.get("_init_args") not in ((), None) or not isinstance(settings, dict):
+        places = plain(self.source, record.state.get("_init_args") or ())
+        if not isinstance(settings, dict) or not isinstance(places, list) or len(places) > len(FIRST):
             raise UnsupportedCheckpointError(
                 f"{self.source.path} does not record by name the arguments that its {record.class_name} was made with."
             )
-        return settings
+        return dict(zip(FIRST, places, strict=False)) | settings
 
     def attributes(self, record: PersistentObject) -> dict[str, Any]:
         """Return those attributes of an object that are plain numbers, words and arrays."""

@@ -149,7 +149,11 @@ class Machine:
     def refer(self) -> None:
         if not self.persistent:
             raise self.source.unsafe("refers to something outside itself")
-        self.node(OUTSIDE, self.stack.pop())
+        match self.stack.pop():
+            case ("module", Name() as name, _, _):  # a class with its source, as legacy torch files have it
+                self.push(name)
+            case arguments:
+                self.node(OUTSIDE, arguments)
 
     def build(self) -> None:
         state = self.stack.pop()

@@ -108,6 +108,9 @@ def stored(source: Source, value: Any, storages: Mapping[Node, Storage]) -> Stor
     """Return the tensor that a node describes, after checking that it lies within its storage."""
     if isinstance(value, Node) and value.word == "parameter" and value.arguments:
         value = value.arguments[0]
+    match value:
+        case Node("attributed", (Name("tensor"), Name("ignored"), tuple(arguments), _)):
+            value = Node("tensor", arguments)
     if not (isinstance(value, Node) and value.word == "tensor" and len(value.arguments) in (6, 7)):
         raise source.malformed("something else stands where a tensor should")
     place, offset, shape, stride = value.arguments[:4]

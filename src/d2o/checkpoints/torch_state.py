@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -22,8 +22,17 @@ from .values import NAMES, items
 ZIP_START = b"PK\x03\x04"
 OTHER_KEYS = ("ema", "state_dict", "model_state_dict", "model", "net")
 """Under which training checkpoints keep their weights, best first."""
+TENSORS = ("tensor", "parameter", "attributed")
 codecs.lookup("cp437")  # zipfile would import it only while a file is read
 LOCAL_HEADER = struct.Struct("<26xHH")
+
+
+class Content(NamedTuple):
+    """An open file of torch.save: its value, and where the storages lie that it refers to."""
+
+    source: Source
+    value: Any
+    storages: dict[Node, Storage]
 
 
 def read_state(path: Path, key: str = "ema", ghosts: bool = False) -> dict[str, Tensor]:
@@ -31,19 +40,25 @@ def read_state(path: Path, key: str = "ema", ghosts: bool = False) -> dict[str, 
 
     With `ghosts` the tensors are on the meta device and nothing but their types and shapes is read.
     """
-    with opened(path) as (source, value, storages):
-        state = chosen(path, value, key)
-        return materialise({n: stored(source, tensor, storages) for n, tensor in state.items()}, source, ghosts)
+    with opened(path) as content:
+        return tensors(content, key, ghosts)
+
+
+def tensors(content: Content, key: str = "ema", ghosts: bool = False) -> dict[str, Tensor]:
+    """Return the state dict of an open file."""
+    source, value, storages = content
+    state = chosen(source.path, value, key)
+    return materialise({n: stored(source, tensor, storages) for n, tensor in state.items()}, source, ghosts)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Source, Any, dict[Node, Storage]]]:
-    """Open a file of torch.save: its source, its value, and where its storages lie."""
+def opened(path: Path) -> Iterator[Content]:
+    """Open a file of torch.save."""
     with path.open("rb") as file:
         source = Source(path, file, 0, path.stat().st_size)
         zipped = source.take(len(ZIP_START)) == ZIP_START
         program, storages = from_zip(source) if zipped else legacy(source, Span(0, source.end), NAMES)
-        yield source, program.value, storages
+        yield Content(source, program.value, storages)
 
 
 def chosen(path: Path, value: Any, key: str) -> dict[str, Any]:
@@ -63,7 +78,7 @@ def chosen(path: Path, value: Any, key: str) -> dict[str, Any]:
 
 def is_state(content: dict[Any, Any]) -> bool:
     """Return whether these are named tensors and nothing else."""
-    tensors = (isinstance(value, Node) and value.word in ("tensor", "parameter") for value in content.values())
+    tensors = (isinstance(value, Node) and value.word in TENSORS for value in content.values())
     return bool(content) and all(isinstance(name, str) for name in content) and all(tensors)
 
 

@@ -1,16 +1,19 @@
 """Checkpoints at an address: fetched once into a cache, continued where a download broke off, verified by hash.
 
-hf://OWNER/REPOSITORY/FILE (with @REVISION after the repository's name, else main) is a file on the Hugging Face hub.
+hf://OWNER/REPOSITORY/FILE (with @REVISION after the repository's name, else main) is a file on the Hugging Face hub;
+HF_TOKEN opens those that are not public.
 """
 
 import hashlib
 import os
 import re
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -22,6 +25,7 @@ OFFLINE_VARIABLES = ("D2O_OFFLINE", "HF_HUB_OFFLINE")
 HUB = "https://huggingface.co"
 LOCAL = ("localhost", "127.0.0.1", "::1")
 SECONDS = 10
+SHOW_SECONDS = 3
 CHUNK = 1 << 20
 PARTIAL_CONTENT, NOT_SATISFIABLE = 206, 416
 
@@ -57,7 +61,10 @@ def resolved(address: str) -> str:
 
 def check(address: str) -> None:
     """Raise for an address that is not fetched, because others could change on the way what it gives."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise CheckpointError(f"{address} is no address ({error}).") from error
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL):
         raise CheckpointError(f"{address} is not fetched: use an https:// or hf:// address, or a file.")
 
@@ -125,7 +132,10 @@ def download(address: str, target: str, partial: Path) -> None:
             headers["If-Range"] = validator.read_text()
     opener = urllib.request.build_opener(SafeRedirects)
     try:
-        with opener.open(urllib.request.Request(target, headers=headers), timeout=SECONDS) as answer:
+        request = urllib.request.Request(target, headers=headers)
+        if address.startswith("hf://") and (token := os.environ.get("HF_TOKEN")):
+            request.add_unredirected_header("Authorization", f"Bearer {token}")  # the hub's, and nobody else's
+        with opener.open(request, timeout=SECONDS) as answer:
             continued = answer.status == PARTIAL_CONTENT and answer.headers.get("Content-Range", "").startswith(
                 f"bytes {had}-"
             )
@@ -138,8 +148,10 @@ def download(address: str, target: str, partial: Path) -> None:
             expected = answer.headers.get("Content-Length")
             expected = None if expected is None else int(expected) + (had if continued else 0)
             with partial.open("ab" if continued else "wb") as file:
+                shown = time.monotonic()
                 while chunk := answer.read(CHUNK):
                     file.write(chunk)
+                    shown = show(address, file.tell(), expected, shown)
     except urllib.error.HTTPError as error:
         if error.code == NOT_SATISFIABLE and had:  # the partial file is complete, or of another file
             partial.unlink()
@@ -148,7 +160,7 @@ def download(address: str, target: str, partial: Path) -> None:
         raise CheckpointError(
             f"{address} cannot be fetched: the server answered {error.code} ({error.reason}); check the address."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         if isinstance(error, CheckpointError):
             raise
         reason = str(getattr(error, "reason", error)) or type(error).__name__
@@ -159,6 +171,15 @@ def download(address: str, target: str, partial: Path) -> None:
             f"The connection to {address} broke at {got:,} of {expected:,} bytes; the same call again continues there."
         )
     validator.unlink(missing_ok=True)
+
+
+def show(address: str, got: int, expected: int | None, shown: float) -> float:
+    """Print how far a download is, at most every few seconds, and return when that was last done."""
+    if time.monotonic() - shown < SHOW_SECONDS:
+        return shown
+    whole = "" if expected is None else f" of {expected / 1e6:,.0f}"
+    print(f"{address}: {got / 1e6:,.0f}{whole} MB", file=sys.stderr, flush=True)
+    return time.monotonic()
 
 
 BY_HAND = "connect to the network, or download the file by hand and give its path"

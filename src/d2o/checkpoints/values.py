@@ -9,14 +9,18 @@ import numpy as np
 from .errors import UnsupportedCheckpointError
 from .pickle_machine import Names, Node
 from .source import Source
-from .storages import octets
+from .storages import DTYPES, octets
 
 NAMES: Names = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): "persistent",
     ("torch.storage", "_load_from_bytes"): "storage",
     ("torch._utils", "_rebuild_tensor_v2"): "tensor",
     ("torch._utils", "_rebuild_parameter"): "parameter",
-    ("torch.nn.modules.container", "ModuleDict"): "modules",
+    ("torch._utils", "_rebuild_parameter_with_state"): "parameter",
+    ("torch._tensor", "_rebuild_from_type_v2"): "attributed",
+    **{("torch", name): "ignored" for name in ("Tensor", "Size", "device", *DTYPES)},
+    **{("torch.nn.parameter", name): "ignored" for name in ("Parameter", "Buffer")},
+    **{("torch.nn.modules.container", name): "modules" for name in ("ModuleDict", "ModuleList", "Sequential")},
     ("collections", "OrderedDict"): "dictionary",
     ("dnnlib.util", "EasyDict"): "dictionary",
     ("argparse", "Namespace"): "namespace",

@@ -31,6 +31,8 @@ class Convert:
     """The hash that the file must have."""
     base: str | None = None
     """The model that it was fine-tuned from, where the file holds only what moved since."""
+    num_heads: int | None = None
+    """Attention heads of a DiT's state dict of no published width, which does not tell them."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     if not options.out.endswith(".safetensors"):
         raise ValueError(f"The name {options.out} must end in .safetensors: that is what convert writes.")
     place = located(options.model, options.sha256)
-    denoiser = load(place, key=options.key, base=options.base)
+    denoiser = load(place, key=options.key, base=options.base, num_heads=options.num_heads)
     if not place.is_dir():
         denoiser.provenance = {**denoiser.provenance, "sha256": file_sha256(place)}
     save(options.out, denoiser)

@@ -13,6 +13,7 @@ from typing import Any
 import tyro
 
 from d2o.checkpoints import inspect
+from d2o.checkpoints.errors import printable
 from d2o.training.freezing import d2o_f, freeze
 
 from .arguments import parse
@@ -28,6 +29,8 @@ class Inspect:
     """Which network of a file that holds several: ema, net."""
     sha256: str | None = None
     """The hash that the file must have."""
+    num_heads: int | None = None
+    """Attention heads of a DiT's state dict of no published width, which does not tell them."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -35,7 +38,7 @@ class Inspect:
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o inspect`."""
     options = parse(Inspect, "inspect", arguments, __doc__)
-    found = inspect(options.model, key=options.key, sha256=options.sha256)
+    found = inspect(options.model, key=options.key, sha256=options.sha256, num_heads=options.num_heads)
     record = found.as_dict()
     try:
         roles = d2o_f(found.denoiser)
@@ -63,7 +66,7 @@ def table(record: dict[str, Any], frozen: str) -> str:
         "preconditioning": settings(record["preconditioning"]),
         "provenance": settings(record["provenance"]),
     }
-    return "\n".join([str(record["path"]), *(f"  {name:<16} {value}" for name, value in rows.items())])
+    return "\n".join([str(record["path"]), *(f"  {name:<16} {printable(value)}" for name, value in rows.items())])
 
 
 def settings(values: dict[str, Any]) -> str:

@@ -59,7 +59,7 @@ def config(network: DhariwalUNet) -> dict[str, Any]:
         "norm_num_groups": GROUPS,
         "attn_norm_num_groups": GROUPS,
         "norm_eps": EPS,
-        "resnet_time_scale_shift": "scale_shift",
+        "resnet_time_scale_shift": "scale_shift" if given["adaptive_scale"] else "default",
     }
 
 

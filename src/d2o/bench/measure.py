@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.evaluation import Judge
@@ -89,16 +90,34 @@ def training(
     found["peak_share"][kind] = operations(ours) * found["images_per_second"][kind] / best
 
 
+class Operations(TorchDispatchMode):
+    """Count the floating-point operations of matrix products and convolutions, as torch's own counter does.
+
+    torch's also asks which module they belong to, and so refuses gradients of leaves such as R1's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 def operations(steps: Steps) -> float:
     """Return the floating-point operations of an iteration an image, R1's spread over its interval."""
-    with FlopCounterMode(display=False) as every_turn:
+    with Operations() as every_turn:
         steps.step()
     r1 = [turn for turn in steps.turns if turn.every > 1]
     turns, steps.turns = steps.turns, [turn for turn in steps.turns if turn.every == 1]
-    with FlopCounterMode(display=False) as without:
+    with Operations() as without:
         steps.step()
     steps.turns = turns
-    usual, all_turns = without.get_total_flops(), every_turn.get_total_flops()
+    usual, all_turns = without.total, every_turn.total
     return (usual + ((all_turns - usual) / r1[0].every if r1 else 0)) / steps.recipe.batch_size
 
 

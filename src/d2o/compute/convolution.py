@@ -37,7 +37,9 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, geometry: Ge
     if moves or Switch.plain or not (torch.is_grad_enabled() and x.requires_grad):
         return F.conv2d(x, weight, bias, *geometry)
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):  # which does not reach the backward pass of a function of our own
+    if kind != "meta" and torch.is_autocast_enabled(
+        kind
+    ):  # which does not reach the backward pass of a function of our own
         precision = torch.get_autocast_dtype(kind)
         x, weight = x.to(precision), weight.to(precision)
         bias = None if bias is None else bias.to(precision)

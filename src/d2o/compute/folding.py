@@ -15,6 +15,8 @@ def folded(network: nn.Module, image: Tensor) -> nn.Module:
     `network` is in evaluation mode and frozen; `image` [1,3,H,W] is passed through it to see what follows what. The
     outputs stay the same but for rounding.
     """
+    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        return network
     for convolution, norm, place in followers(network, image):
         weight, bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
@@ -48,7 +50,7 @@ def followers(network: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, Any, s
     handles += [module.register_forward_pre_hook(taken) for module in names if isinstance(module, nn.BatchNorm2d)]
     try:
         with torch.no_grad():
-            network(image)
+            getattr(network, "forward_features", network)(image)
     finally:
         for handle in handles:
             handle.remove()

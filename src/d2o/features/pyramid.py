@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.compute.folding import folded
 from d2o.compute.switch import Switch
 from d2o.features import weights as weight_files
 
@@ -40,7 +39,7 @@ class Pyramid(nn.Module):
         for module in network.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False  # the fused kernel has no second derivative, which R1 needs
-        self.network = network.eval() if Switch.plain else folded(network.eval(), torch.zeros(1, 3, size, size))
+        self.network = network.eval()
         mean, deviation = (torch.tensor(network.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
         # Images in [-1, 1] are moved to [0, 1] and normalised in one step.
         self.register_buffer("scale", 0.5 / deviation, persistent=False)

@@ -19,6 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from d2o.compute.folding import folded
+from d2o.compute.switch import Switch
+
 SOURCES = ("auto", "package", "hub", "random", "random:SEED", "PATH", "PATH#SHA256")
 FOLDER_VARIABLE = "D2O_WEIGHTS"  # a folder of NAME.safetensors, NAME.pth or NAME.pt
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -55,8 +58,9 @@ EXPANDING = {
 }  # fmt: skip
 FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 BLOCKS = {"tf_efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1), "tf_efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1)}
-# Families in which a convolution registered just before a batch norm also runs just before it.
-FOLDABLE = ("efficientnet", "tf_efficientnet", "vgg")
+
+TRIAL = (64, 64)
+"""Sides of the image that is passed through a network to see which batch norm follows which convolution."""
 
 
 def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
@@ -81,29 +85,14 @@ def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
         except (RuntimeError, KeyError, IndexError) as error:
             raise ValueError(f"weights={weights!r} do not fit {name}: give a file made for this network.") from error
         module.pretrained_cfg.pop("state_dict", None)  # timm keeps the whole dict alive otherwise
-    return frozen(module, fold=name.startswith(FOLDABLE))
+    module = frozen(module)
+    return module if Switch.plain else folded(module, torch.zeros(1, 3, *TRIAL))
 
 
-def frozen(module: nn.Module, fold: bool = False) -> nn.Module:
-    """Put a network in evaluation mode, stop its gradients, and (`fold`) merge batch norms into convolutions."""
-    module.eval()
-    if fold:
-        fold_batch_norms(module)
-    return module.requires_grad_(False).to(memory_format=torch.channels_last)
-
-
-def fold_batch_norms(module: nn.Module) -> None:
-    """Merge each batch norm into the convolution registered just before it: the same function, fewer passes."""
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    previous = ""
-    for name, child in list(module.named_children()):
-        convolution = getattr(module, previous) if previous else None
-        if isinstance(child, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
-            setattr(module, previous, fuse_conv_bn_eval(convolution, child))
-            setattr(module, name, getattr(child, "act", nn.Identity()))  # timm's batch norms carry their activation
-        fold_batch_norms(child)
-        previous = name
+def frozen(module: nn.Module) -> nn.Module:
+    """Put a network in evaluation mode and stop its gradients."""
+    module.eval().requires_grad_(False)
+    return module if Switch.plain else module.to(memory_format=torch.channels_last)
 
 
 def find_state(

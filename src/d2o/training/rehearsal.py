@@ -100,7 +100,8 @@ def teacher(name: str, recipe: Recipe) -> Denoiser:
     """Return the untrained network that a preset is for."""
     for start, data in DATA.items():
         if name.startswith(start):
-            spec = recipe.backbone or BACKBONES[data.backbone]
+            own = RECIPES.get(f"{start}-pretrain", recipe).backbone
+            spec = recipe.backbone or own or BACKBONES[data.backbone]
             return new_denoiser(spec, data.image_shape, data.num_classes)
     backbone = backbones.build({**DIT, "resolution": 32, "in_channels": 4, "out_channels": 8})
     denoiser = Denoiser(backbone, Epsilon(), (4, 32, 32), 1000)

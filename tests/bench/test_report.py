@@ -1,0 +1,88 @@
+"""Figures can be read, compared, drawn and estimated; bad input is one sentence."""
+
+import json
+import math
+
+import pytest
+
+from d2o.bench import estimate, machine, memory, report
+from d2o.bench.problem import Choice
+from d2o.cli.main import run
+from d2o.training.recipes import named
+
+FOUND = {
+    "machine": {"processor": "P", "cores": 2, "threads": 2, "torch": "2", "peak_gflops": 100.0},
+    "settings": {"batch": 4, "parameters": 10, "repeats": 3},
+    "parts": {"d2o_f": {"backward": 0.01, "iteration": 0.02}, "d2o_f_plain": {"backward": 0.03, "iteration": 0.06}},
+    "images_per_second": {"d2o_f": 50.0, "d2o_f_plain": 20.0},
+    "spread": {"d2o_f": 0.1},
+    "peak_share": {"d2o_f": 0.5},
+    "ratio": {"d2o_f_step": 2.5},
+    "memory_ratio": {"d2o_f": 0.5},
+    "memory_mib": {"d2o_f": 100.0},
+    "notes": ["a note"],
+}
+
+
+def test_figures_are_written_drawn_and_compared(tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    report.write(str(path), FOUND)
+    assert report.read(str(path)) == FOUND
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    report.show({**FOUND, "images_per_second": {"d2o_f": 75.0}}, FOUND)
+    shown = capsys.readouterr().out
+    assert "1.50" in shown
+    assert "a note" in shown
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"images_per_second": 3}'])
+def test_what_holds_no_figures_is_refused(tmp_path, capsys, content):
+    path = tmp_path / "old.json"
+    if content is not None:
+        path.write_text(content)
+    assert run(["bench", "--compare", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--batch", "1"], "--batch at least 2"),
+        (["--out", "figures.txt"], "must end in .json"),
+        (["--recipe", "pretrain"], "not one of D2O-F"),
+        (["--recipe", "cifar10-small-d2of"], "did you mean 'cifar10-small-d2o-f'"),
+    ],
+)
+def test_bad_options(capsys, arguments, words):
+    assert run(["bench", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_memory_is_measured_in_a_process_of_its_own():
+    grown = memory.peak(memory.Run(Choice("digits-d2o-f", None, 4), "d2o_f", plain=False))
+    assert grown is None or 10 * 2**20 < grown < 2**31
+    now = machine.resident("VmRSS")
+    assert machine.resident("VmHWM") > 0.9 * now > 0
+
+
+def test_an_estimate_of_digits(capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "SECONDS", 0.5)
+    assert run(["estimate", "digits-d2o-f", "--images", "7200", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert math.isclose(found["hours"], 2 / found["images_per_second"])
+    assert 0.8 < found["frozen_share"] < 0.83
+    assert 0 < found["memory_gib"] < 8
+    assert 0.001 < found["disk_gib"] < 0.1
+
+
+def test_an_estimate_says_what_does_not_fit():
+    wide = estimate.Estimate(1.0, 100.0, 30.0, 20.0, 2.0, 1.0, 8, 0.8, 10)
+    lines = "\n".join(wide.sentences(named("d2o-f")))
+    assert "4 days" in lines
+    assert "--micro-batch" in lines
+    assert "not fit on the disk" in lines
+
+
+def test_an_estimate_needs_a_network(capsys):
+    assert run(["estimate", "d2o-f"]) == 2
+    assert "--from" in capsys.readouterr().err

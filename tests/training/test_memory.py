@@ -1,0 +1,72 @@
+"""A batch that does not fit is refused before the run starts, with one that would."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from d2o.training import memory
+from d2o.training.memory import bytes_an_image, check_memory, largest
+from d2o.training.networks import networks
+
+from .tiny import ADVERSARIAL, RECIPES
+
+
+@pytest.fixture
+def made(tiny_denoiser):
+    return networks(ADVERSARIAL, tiny_denoiser(classes=2))
+
+
+def test_asking_leaves_the_networks_as_they_were(tiny_denoiser, made):
+    untouched = networks(ADVERSARIAL, tiny_denoiser(classes=2))
+    flags = [p.requires_grad for p in made.student.parameters()]
+    assert bytes_an_image(ADVERSARIAL, made) > 10_000
+    for asked, other in ((made.student, untouched.student), (made.discriminator, untouched.discriminator)):
+        state = other.state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in asked.state_dict().items())
+    assert [p.requires_grad for p in made.student.parameters()] == flags
+    assert all(p.requires_grad for p in made.discriminator.heads.parameters())
+
+
+def test_frozen_weights_need_less(tiny_denoiser):
+    need = {
+        name: bytes_an_image(RECIPES[name], networks(RECIPES[name], tiny_denoiser(classes=2)))
+        for name in ("d2o", "d2o-f")
+    }
+    assert need["d2o-f"] <= need["d2o"]
+
+
+@pytest.mark.parametrize(
+    ("room", "processes", "words"),
+    [
+        (8.5, 1, "--micro-batch 8 "),
+        (8.5, 2, "--micro-batch 4 "),
+        (2.1, 1, "--micro-batch 2 "),
+        (1.5, 1, "not even two"),
+    ],
+)
+def test_a_batch_that_does_not_fit(monkeypatch, made, room, processes, words):
+    each = bytes_an_image(ADVERSARIAL, made)
+    monkeypatch.setattr(memory, "available", lambda _: int(room * each))
+    with pytest.raises(ValueError, match=words):
+        check_memory(replace(ADVERSARIAL, batch_size=48), made, processes)
+    check_memory(replace(ADVERSARIAL, batch_size=48, micro_batch_size=1), made, processes)
+
+
+def test_where_no_one_tells_the_free_memory_nothing_is_refused(monkeypatch, made):
+    monkeypatch.setattr(memory, "available", lambda _: None)
+    check_memory(replace(ADVERSARIAL, batch_size=2**30), made)
+
+
+def test_limits_of_a_container_count(monkeypatch, tmp_path):
+    files = {name: tmp_path / name for name in ("max", "current")}
+    files["max"].write_text("3000000\n")
+    files["current"].write_text("1000000\n")
+    monkeypatch.setattr(memory, "CGROUPS", ((str(files["max"]), str(files["current"])),))
+    assert memory.available(torch.device("cpu")) == 2_000_000
+    files["max"].write_text("max\n")
+    assert (memory.available(torch.device("cpu")) or 10**9) > 2_000_000
+
+
+def test_largest_divisor():
+    assert [largest(48, limit) for limit in (100, 47, 7, 1, 0)] == [48, 24, 6, 1, 0]

@@ -5,6 +5,7 @@ because its pictures travel inside its answers.
 """
 
 import json
+import traceback
 from typing import Any
 
 OPEN = ("/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/gradio_api/theme.css")
@@ -43,7 +44,7 @@ class Doors:
         self.app, self.upload_limit, self.local = app, upload_limit, local
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer 403 for what is closed and 413 for what is too large; pass on the rest."""
+        """Answer 403 for what is closed, 413 for what is too large, 400 for what breaks; pass on the rest."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -84,6 +85,10 @@ class Doors:
         except TooMuch:
             if not started:
                 await refuse(send, 413, f"At most {most:,} bytes are taken here.")
+        except Exception:  # a request that gradio did not foresee: the terminal gets it all, its sender nothing
+            traceback.print_exc()
+            if not started:
+                await refuse(send, 400, "This request cannot be understood.")
 
 
 def is_local(host: str) -> bool:

@@ -35,7 +35,9 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill="#D55E00",
         button_primary_background_fill_hover="#B34E00",
         button_primary_text_color="white",
+        button_primary_background_fill_dark="#D55E00",
         slider_color="#D55E00",
+        slider_color_dark="#D55E00",
     )
 
 
@@ -98,7 +100,7 @@ def page(models: Models, runs: Path | None = None) -> gr.Blocks:
 
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         private: dict[str, Any] = {"api_visibility": "private", **quiet}
-        arrived = upload.upload(told(uploaded), upload, model, api_name="upload_model")
+        arrived = upload.upload(told(uploaded), upload, model, api_name="upload_model", **quiet)
         events = [
             model.input(told(chosen), model, [teacher, label], api_name="choose_model", **quiet),
             arrived.success(told(chosen), model, [teacher, label], **private),

@@ -107,5 +107,5 @@ def record(text: bytes, must: str = "images") -> dict[str, Any] | None:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether this is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether this is a number that can be drawn: finite, and also as a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

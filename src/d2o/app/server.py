@@ -38,7 +38,6 @@ def serving(
     folder = tempfile.mkdtemp(prefix="d2o-app-")  # readable by its owner alone
     prepare(folder)
     try:
-        import gradio
         from starlette.middleware import Middleware
 
         from .page import page, style, theme
@@ -60,7 +59,6 @@ def serving(
             show_error=False,
             max_file_size=limit,
             allowed_paths=[],
-            blocked_paths=["/"],
             enable_monitoring=False,
             run_history=False,
             ssr_mode=False,
@@ -77,7 +75,7 @@ def serving(
             raise
         raise ValueError(f"Port {port or 'range 7860-7959'} is taken: choose another with --port.") from error
     finally:
-        gradio.close_all() if blocks.is_running else None
+        blocks.close(verbose=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 

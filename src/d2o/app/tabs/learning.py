@@ -23,7 +23,7 @@ COLUMNS = {
     "images_compared": ("N", "{:,.0f}"),
     "features": ("features", "{}"),
 }
-ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#888888"  # of Okabe and Ito's colour-blind-safe set
+ORANGE, GREY = "#D55E00", "#888888"  # of Okabe and Ito's colour-blind-safe set
 
 
 def build(folder: Path) -> None:
@@ -64,16 +64,13 @@ def build(folder: Path) -> None:
             color_map={"student": ORANGE, "discriminator": GREY},
             x_title="thousand images seen",
             label="Losses",
-            height=340,
             elem_id="losses",
         )
         quality = gr.LinePlot(
             x="images",
             y="KID",
-            color_map={"KID": BLUE},
             x_title="thousand images seen",
             label="KID",
-            height=340,
             elem_id="kid",
         )
     rest = gr.HTML(elem_id="evaluations")

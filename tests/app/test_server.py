@@ -13,7 +13,9 @@ from d2o.app.server import serving
 
 from .conftest import UPLOAD_LIMIT
 
-httpx = pytest.importorskip("httpx", reason="it comes with gradio: pip install 'd2o[app]'")
+pytest.importorskip("gradio", reason="the page needs gradio: pip install 'd2o[app]'")
+httpx = pytest.importorskip("httpx", reason="it comes with gradio")
+spectrum = pytest.importorskip("d2o.app.tabs.spectrum")
 
 FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
 OUTSIDE = {
@@ -56,10 +58,12 @@ def client(served):
 @pytest.fixture
 def valid(client):
     """Return good arguments of every endpoint."""
-    model, teacher = (f"{name}.safetensors" for name in ("student", "teacher"))
     config = client.get("/config").json()
     names = next(c["props"]["choices"] for c in config["components"] if c["props"].get("label") == "One-step model")
-    model, teacher = (next(value for _, value in names if value.endswith(end)) for end in (model, teacher))
+    model, teacher = (
+        next(value for _, value in names if value.endswith(end))
+        for end in ("student.safetensors", "teacher.safetensors")
+    )
     return {
         "one_step": [model, "by seed", 0, 0.5],
         "many_steps": [model, teacher, "1", 0, 0.5, 2],
@@ -67,6 +71,7 @@ def valid(client):
         "interpolation": [model, "by seed", 0, 1, 3, 12],
         "learning": ["first"],
         "choose_model": [model],
+        **({"spectrum": [model, teacher, 2, 4]} if spectrum.available() else {}),
     }
 
 
@@ -105,6 +110,13 @@ def test_good_values_are_answered(client, valid):
     assert "data:image/gif;base64," in call(client, "interpolation", valid["interpolation"])[1]
     assert "3 calls" in call(client, "many_steps", valid["many_steps"])[1]
     assert "0.123" in call(client, "learning", valid["learning"])[1]
+    if "spectrum" in valid:
+        assert "cycles per image" in call(client, "spectrum", valid["spectrum"])[1]
+
+
+def test_a_page_needs_no_queue_for_its_live_image(client, valid):
+    answer = client.post("/gradio_api/run/one_step", json={"data": valid["one_step"]})
+    assert answer.status_code == 200 and "data:image/png;base64," in answer.json()["data"][0]
 
 
 @pytest.mark.parametrize("name", ["one_step", "many_steps", "grid", "interpolation", "learning", "choose_model"])

@@ -1,14 +1,15 @@
 """The page: choices above, tabs below."""
 
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from .choice import Choice, classes, told
+from .choice import Choice, Refresh, classes, told
 from .models import Models
-from .tabs import grid, interpolation, learning, walk
+from .tabs import grid, interpolation, learning, spectrum, walk
 
 TITLE = "d2o: one call instead of thirty-five"
 HEADING = """<h1>One call instead of thirty-five</h1><p>A diffusion model needs dozens of network calls for an image.
@@ -68,11 +69,15 @@ def page(models: Models, runs: Path | None = None) -> gr.Blocks:
             )
             upload = gr.UploadButton("Open a file", scale=1, min_width=120, elem_id="upload")
         choice = Choice(models, model, teacher, label)
-        refreshes = {}
+        shown = gr.State(next(iter(TABS)))
+        areas: dict[str, tuple[gr.Tab, Refresh]] = {}
         with gr.Tabs():
             for name, tab in TABS.items():
                 with gr.Tab(name) as area:
-                    refreshes[area] = tab.build(choice)
+                    areas[name] = area, tab.build(choice)
+            if spectrum.available():
+                with gr.Tab("Spectrum"):
+                    spectrum.build(choice)
             if runs is not None:
                 with gr.Tab("Learning"):
                     learning.build(runs)
@@ -106,8 +111,19 @@ def page(models: Models, runs: Path | None = None) -> gr.Blocks:
             arrived.success(told(chosen), model, [teacher, label], **private),
             blocks.load(found, None, model, **private),
         ]
-        for area, refresh in refreshes.items():
-            area.select(told(refresh.function), refresh.inputs, refresh.outputs, **private)
-            for event in events:
-                event.success(told(refresh.function), refresh.inputs, refresh.outputs, **private)
+        for name, (area, refresh) in areas.items():
+            chosen_tab = area.select(lambda name=name: name, None, shown, queue=False, **private)
+            for event in (chosen_tab, *events):
+                event.success(told(where_shown(name, refresh)), [shown, *refresh.inputs], refresh.outputs, **private)
     return blocks
+
+
+def where_shown(name: str, refresh: Refresh) -> Callable[..., Iterator[Any]]:
+    """Return what refreshes a tab while it is the one in sight; the others wait until they are."""
+
+    def refreshed(shown: str, *values: Any) -> Iterator[Any]:
+        if shown == name:
+            found = refresh.function(*values)
+            yield from found if isinstance(found, Iterator) else [found]
+
+    return refreshed

@@ -85,7 +85,7 @@ def prepare(folder: str) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
     for name in ("NO_PROXY", "no_proxy"):  # gradio asks its own server whether it has started
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), *LOCAL]))
+        os.environ[name] = ",".join(dict.fromkeys([*filter(None, os.environ.get(name, "").split(",")), *LOCAL]))
 
 
 def refuse_addresses() -> None:

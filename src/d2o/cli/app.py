@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o app`."""
     options = parse(App, "app", arguments, __doc__)
     from d2o.app.models import models
-    from d2o.app.server import serving
+    from d2o.app.server import LOCAL, serving
 
     offered = models(options.models, options.teacher, options.device, options.codec)
     stop = threading.Event()
@@ -62,6 +62,8 @@ def main(arguments: Sequence[str]) -> None:
         ) as address,
         suppress(KeyboardInterrupt),
     ):
+        if options.host not in LOCAL:
+            say(f"It listens at {options.host}: whoever reaches this machine can use it.")
         say(f"The page is at {address} (Ctrl-C stops it).")
         while not stop.wait(3600):
             pass

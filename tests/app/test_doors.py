@@ -63,6 +63,20 @@ def test_a_web_site_that_names_this_machine_may_not(host):
     assert knock(host=host)[0] == 403
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1:7860", 200),
+        ("http://localhost:1", 200),
+        ("https://example.org", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_another_web_site_may_not_send_requests(origin, status):
+    assert knock(UPLOAD, headers=[(b"origin", origin.encode())])[0] == status
+
+
 def test_there_are_no_sockets():
     assert knock("/gradio_api/queue/join", kind="websocket")[0] == 403
 

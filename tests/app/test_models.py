@@ -29,6 +29,11 @@ def test_the_callers_own_come_first_beside_their_teacher(file):
     assert offered.teacher_of("digits-one-step") == "digits-teacher"
 
 
+def test_a_teacher_alone_is_for_the_digits():
+    offered = models([], "digits-teacher")
+    assert offered.names == ["digits-one-step", "digits-teacher"]
+
+
 def test_a_teacher_of_other_images_is_refused(file):
     with pytest.raises(ValueError, match="number of classes is 10, not 2"):
         models([str(file)], "digits-teacher")

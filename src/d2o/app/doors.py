@@ -37,7 +37,8 @@ class TooMuch(Exception):
 class Doors:
     """Let through what the page uses (ASGI middleware).
 
-    `local`: only requests that name this machine as their host, so that no web site reaches it by a name of its own.
+    `local`: only requests that name this machine as their host and come from its own pages, so that no web site
+    reaches it, neither through a browser that visits both nor by a name of its own.
     """
 
     def __init__(self, app: Any, upload_limit: int, local: bool) -> None:
@@ -54,6 +55,10 @@ class Doors:
             return
         if self.local and not is_local(headers.get(b"host", b"").decode("latin-1")):
             await refuse(send, 403, "This page is for this machine: open it as http://127.0.0.1.")
+            return
+        origin = headers.get(b"origin")
+        if self.local and origin is not None and not is_local(origin.decode("latin-1").partition("://")[2]):
+            await refuse(send, 403, "Another web site sent this request.")
             return
         path = scope["path"]
         if path != "/" and path not in OPEN and not path.startswith(OPEN_BELOW):

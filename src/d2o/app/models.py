@@ -21,6 +21,7 @@ LARGEST_SIDE = 512
 class Models:
     """Denoisers by name; those that come with d2o are read at their first use.
 
+    A path that is one of their names stands for theirs: write ./digits-teacher for a file of that name.
     `partners` names the teacher of a one-step generator; `codec` is the autoencoder's folder for latent models.
     """
 
@@ -34,7 +35,8 @@ class Models:
     @property
     def names(self) -> list[str]:
         """The names, the caller's own models first."""
-        return [*self.opened, *(name for name in SHIPPED if name not in self.opened)]
+        with self.lock:
+            return [*self.opened, *(name for name in SHIPPED if name not in self.opened)]
 
     def get(self, name: object) -> Denoiser:
         """Return a denoiser; a ValueError for a name that is not offered: a path or address is never followed."""
@@ -43,17 +45,13 @@ class Models:
                 return self.opened[name]
             if not isinstance(name, str) or name not in SHIPPED:
                 raise ValueError(f"There is no model {str(name)[:100]!r} here; choose {', '.join(self.names)}.")
-            names = list(self.opened)
             self.opened[name] = load(shipped(name), device=self.device)
-            self.opened = {k: self.opened[k] for k in (*names, name)}
             return self.opened[name]
 
-    def add(self, name: str, path: str | Path) -> Denoiser:
+    def add(self, name: str) -> None:
         """Read a model of the command line: a path, an address, or the name of one that comes with d2o."""
-        if name in SHIPPED and not Path(path).exists():
-            return self.get(name)
-        self.opened[name] = self.showable(load(path, device=self.device))
-        return self.opened[name]
+        shown = self.get(name) if name in SHIPPED else self.showable(load(name, device=self.device))
+        self.opened[name] = shown
 
     def upload(self, path: str | Path, name: str) -> str:
         """Read an uploaded file as data and return the name it is offered under; nothing in it names another file."""
@@ -95,11 +93,12 @@ class Models:
 def models(names: Sequence[str], teacher: str | None = None, device: str = "cpu", codec: str | None = None) -> Models:
     """Return the page's models: those named, each beside `teacher`, and those that come with d2o."""
     offered = Models(device, codec)
+    names = names or [next(iter(SHIPPED))]
     for name in names:
-        offered.add(name, name)
+        offered.add(name)
     if teacher is not None:
-        offered.add(teacher, teacher)
-        for name in names or [next(iter(SHIPPED))]:
+        offered.add(teacher)
+        for name in names:
             pair(offered.get(name), offered.get(teacher), name, teacher)
             offered.partners[name] = teacher
     return offered

@@ -92,6 +92,8 @@ def page(models: Models, runs: Path | None = None) -> gr.Blocks:
 
         def uploaded(file: str) -> gr.Dropdown:
             """Read an uploaded checkpoint as data, and choose it."""
+            if not file:
+                raise ValueError("Choose the file of a checkpoint.")
             path = Path(file)
             try:
                 name = models.upload(path, path.name)

@@ -9,7 +9,7 @@ import numpy as np
 
 from d2o.app.choice import told
 from d2o.app.pictures import figure, png
-from d2o.app.runs import Log, changed, read, runs_in
+from d2o.app.runs import Log, changed, is_number, read, runs_in
 
 SECONDS = 2
 """Between two looks at the log."""
@@ -35,16 +35,18 @@ def build(folder: Path) -> None:
         log = read(folder, name)
         losses = pandas.DataFrame(log.losses, columns=["images", "loss", "network"])
         quality = [
-            {"images": row["images"] / 1000, "KID": row["kid"]} for row in log.evaluations if number(row.get("kid"))
+            {"images": row["images"] / 1000, "KID": row["kid"]} for row in log.evaluations if is_number(row.get("kid"))
         ]
         return losses, pandas.DataFrame(quality, columns=["images", "KID"]), state(log), details(log)
 
-    def look(name: str, seen: Any) -> Any:
-        """Read the log again if it has grown."""
-        if name is None:
-            return [gr.skip()] * 5
-        now = list(changed(folder, name))
-        return [gr.skip()] * 5 if now == seen else [*learning(name), now]
+    def look(name: Any, seen: Any) -> list[Any]:
+        """Read the log again if it has grown; where its run is not there (any more), take the newest that is."""
+        names = runs_in(folder)
+        name = name if name in names else next(iter(names), None)
+        now = None if name is None else list(changed(folder, name))
+        if name is None or now == seen:
+            return [gr.skip()] * 6
+        return [*learning(name), now, gr.Dropdown(choices=names, value=name)]
 
     def listed(name: Any) -> gr.Dropdown:
         """Return the runs that there are now; the one that is shown stays."""
@@ -78,7 +80,7 @@ def build(folder: Path) -> None:
     shown = [losses, quality, progress, rest]
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     name.change(told(learning), name, shown, api_name="learning", **quiet)
-    timer.tick(told(look), [name, seen], [*shown, seen], api_visibility="private", **quiet)
+    timer.tick(told(look), [name, seen], [*shown, seen, name], api_visibility="private", **quiet)
     name.focus(told(listed), name, name, api_visibility="private", **quiet)
 
 
@@ -120,10 +122,5 @@ def samples(log: Log) -> str:
 
 def cell(value: Any, form: str) -> str:
     """Return a number of the table."""
-    fits = number(value) if form != "{}" else isinstance(value, str)
+    fits = is_number(value) if form != "{}" else isinstance(value, str)
     return escape(form.format(value)) if fits else "-"
-
-
-def number(value: Any) -> bool:
-    """Return whether this is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -9,7 +9,7 @@ pytest.importorskip("gradio", reason="the page needs gradio: pip install 'd2o[ap
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'd2o[dev]'")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine: apt install chromium")
-SOON = 8_000
+SOON = 15_000
 """Milliseconds that something may take on a busy machine."""
 STUDENT, TEACHER, RANGE = "#student img", "#teacher", "#position input[type=range]"
 
@@ -35,6 +35,7 @@ def page(browser, served):
     page.goto(served.address)
     page.wait_for_selector(STUDENT)
     page.wait_for_function("document.querySelectorAll('#trail img').length == 37")
+    page.wait_for_function("document.querySelector('#teacher').innerText.includes('times as long')")
     return page
 
 

@@ -11,6 +11,8 @@ from .doors import Doors
 from .models import Models
 
 MEGABYTE = 2**20
+FOLDER = "GRADIO_TEMP_DIR"
+"""The name under which gradio finds its folder for uploads."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -35,14 +37,35 @@ def serving(
         raise ValueError(f"--upload-limit is a number of megabytes above 0, not {upload_limit:g}.")
     if port is not None and not 0 < port < 2**16:
         raise ValueError(f"--port is a number from 1 to 65535, not {port}.")
-    folder = tempfile.mkdtemp(prefix="d2o-app-")  # readable by its owner alone
-    prepare(folder)
+    with private_folder(), served(models, runs, host, port, upload_limit, browser) as address:
+        yield address
+
+
+@contextmanager
+def private_folder() -> Iterator[None]:
+    """Give gradio a folder for uploads that only its owner can read, for as long as the block lasts."""
+    folder, before = tempfile.mkdtemp(prefix="d2o-app-"), os.environ.get(FOLDER)
+    os.environ[FOLDER] = folder
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        del os.environ[FOLDER]
+        if before is not None:
+            os.environ[FOLDER] = before
+
+
+@contextmanager
+def served(
+    models: Models, runs: Path | None, host: str, port: int | None, upload_limit: float, browser: bool
+) -> Iterator[str]:
+    """Start the server and give its address; stop it at the end of the block."""
+    keep_quiet()
     try:
         from starlette.middleware import Middleware
 
         from .page import page, style, theme
     except ImportError as error:
-        shutil.rmtree(folder, ignore_errors=True)
         raise ValueError(f"The page needs gradio ({error}): pip install 'd2o[app]'.") from error
     refuse_addresses()
     limit = int(upload_limit * MEGABYTE)
@@ -76,12 +99,10 @@ def serving(
         raise ValueError(f"Port {port or 'range 7860-7959'} is taken: choose another with --port.") from error
     finally:
         blocks.close(verbose=False)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def prepare(folder: str) -> None:
-    """Set what gradio reads from the environment: where uploads go, and that it keeps to itself."""
-    os.environ["GRADIO_TEMP_DIR"] = folder
+def keep_quiet() -> None:
+    """Set what gradio reads from the environment, before it is imported: that it keeps to itself."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
     for name in ("NO_PROXY", "no_proxy"):  # gradio asks its own server whether it has started

@@ -23,7 +23,7 @@ class Served(NamedTuple):
 @pytest.fixture(scope="session")
 def served(tmp_path_factory) -> Iterator[Served]:
     pytest.importorskip("gradio", reason="the page needs gradio: pip install 'd2o[app]'")
-    from conftest import make_denoiser
+    from conftest import make_denoiser  # pyright: ignore[reportAttributeAccessIssue]  # the one above this folder
     from d2o.app.models import models
     from d2o.app.server import serving
 

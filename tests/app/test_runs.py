@@ -45,7 +45,7 @@ def test_a_log_that_grew_differs(folder):
 
 def test_a_run_is_live_until_it_is_finished_or_still(folder):
     place = folder / "cifar/one-step"
-    os.utime(place / LOG, (time.time() - 3600,) * 2)
+    os.utime(place / LOG, (time.time() - 3600, time.time() - 3600))
     assert not read(folder, "cifar/one-step").growing
     os.utime(place / LOG)
     assert read(folder, "cifar/one-step").growing

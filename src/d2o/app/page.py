@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import gradio.themes as themes
 
 from .choice import Choice, Refresh, classes, told
 from .models import Models
@@ -18,15 +19,15 @@ TABS = {"Walk": walk, "Grid": grid, "Interpolation": interpolation}
 FONTS = ("system-ui", "sans-serif")  # of the reader's machine: nothing is fetched
 
 
-def theme() -> gr.themes.Base:
+def theme() -> themes.Base:
     """Return the colours of the page: orange for one call, blue for many."""
-    plain = gr.themes.Default(
-        primary_hue=gr.themes.colors.orange,
-        secondary_hue=gr.themes.colors.blue,
-        neutral_hue=gr.themes.colors.stone,
+    plain = themes.Default(
+        primary_hue=themes.colors.orange,
+        secondary_hue=themes.colors.blue,
+        neutral_hue=themes.colors.stone,
         font=FONTS,
         font_mono=("ui-monospace", "monospace"),
-        radius_size=gr.themes.sizes.radius_lg,
+        radius_size=themes.sizes.radius_lg,
     )
     return plain.set(
         body_background_fill="*neutral_50",

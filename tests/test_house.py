@@ -22,13 +22,13 @@ FLOORS = {
     "discriminators": 2,
     "objectives": 2,
     "checkpoints": 2,
-    "analysis": 2,
     "metrics": 3,
     "training": 4,
     "bench": 5,
     "demo": 5,
-    "app": 5,
-    "cli": 6,
+    "analysis": 5,
+    "app": 6,
+    "cli": 7,
 }
 LONGEST = 320
 

@@ -126,6 +126,9 @@ WRONG = {
     "a device that is none": ("sample MODEL --seeds 0 --device tpu9 --out OUT.png", "tpu9"),
     "unknown recipe to show": ("recipes cifar", "cifar10"),
     "missing side": ("evaluate nothing.safetensors DATA", "nothing.safetensors"),
+    "a page of no model": ("app nothing.safetensors", "nothing.safetensors"),
+    "a teacher of other images": ("app MODEL --teacher digits-teacher", "digits-teacher is no teacher for"),
+    "runs that are nowhere": ("app --runs nowhere", "--runs"),
     "unknown features": ("evaluate DATA DATA --features lite3", "lite2"),
 }
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "Write a one-step generator for others: safetensors, diffusers, ONNX, torch.",
     "estimate": "Say what a run would take here: images a second, hours, memory, disk.",
     "bench": "Measure how fast this machine trains and samples, part by part.",
+    "app": "Open a page to play with: an image in one call while a slider moves, beside its teacher.",
     "recipes": "List the named recipes, or show one.",
 }
 

@@ -1,0 +1,1 @@
+"""The page: what it draws, what it lets in, and what a browser shows of it."""

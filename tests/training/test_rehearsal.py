@@ -7,8 +7,6 @@ from d2o.training.rehearsal import PRESETS, rehearse
 # One of each: every data set, objective, discriminator; the whole list is a matter of benchmarks/full_size.py --meta.
 CHOSEN = {
     "cifar10-d2o-f": (56_395_523, {"student", "discriminator", "r1"}),
-    "cifar10-cd-gan": (56_395_523, {"student", "discriminator", "r1"}),
-    "cifar10-d2o-f-2step": (56_395_523, {"student", "discriminator", "r1"}),
     "cifar10-d2o-stylegan2": (56_395_523, {"student", "discriminator", "r1"}),
     "cifar10-pd": (56_395_523, {"student"}),
     "cifar10-ctm": (56_395_523 + 16 * 256, {"student"}),

@@ -7,9 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
-
+from d2o.compute.operations import Operations
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.evaluation import Judge
 from d2o.pixels.datasets import Images
@@ -88,24 +86,6 @@ def training(
         pairs = zip(rounds["plain"], rounds["ours"], strict=True)
         found["ratio"][f"{kind}_step"] = median(sum(a.values()) / sum(b.values()) for a, b in pairs)
     found["peak_share"][kind] = operations(ours) * found["images_per_second"][kind] / best
-
-
-class Operations(TorchDispatchMode):
-    """Count the floating-point operations of matrix products and convolutions, as torch's own counter does.
-
-    torch's also asks which module they belong to, and so refuses gradients of leaves such as R1's.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        result = func(*args, **(kwargs or {}))
-        if (count := flop_registry.get(func._overloadpacket)) is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=result)
-        return result
 
 
 def operations(steps: Steps) -> float:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from d2o import backbones
+from d2o.compute.operations import Operations
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.preconditioning import Epsilon
 from d2o.discriminators import Perceptual, Projected
@@ -117,11 +117,11 @@ def shapes_alone(recipe: Recipe, made: Networks) -> dict[str, int]:
     batch = Batch(images, label, range(recipe.batch_size), recipe.seed)
     spent = {}
     for turn in turns(recipe, made):
-        with FlopCounterMode(display=False) as counter:
+        with Operations() as counter:
             loss = turn.loss(made, batch)
             assert loss.shape == (recipe.batch_size,), f"{turn.name} is not a loss an image but {tuple(loss.shape)}"
             loss.mean().backward()
-        spent[turn.name] = counter.get_total_flops()
+        spent[turn.name] = counter.total
     return spent
 
 

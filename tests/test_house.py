@@ -22,10 +22,13 @@ FLOORS = {
     "discriminators": 2,
     "objectives": 2,
     "checkpoints": 2,
-    "analysis": 2,
     "metrics": 3,
     "training": 4,
+<<<<<<< HEAD
     "bench": 5,
+=======
+    "analysis": 5,
+>>>>>>> 6f3a013 (Analyze spectra of trajectories and of blocks)
     "demo": 5,
     "app": 5,
     "cli": 6,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import BlocksStudy, BlockSpectra, used
+from .blocks import BlockSpectra, BlocksStudy, used
 from .figures import LEVEL, drawn, level
 from .frequency import Band, centroid
 from .page import Drawing
@@ -40,10 +40,16 @@ def of_blocks(study: BlocksStudy) -> list[Drawing]:
     ]
     if study.after:
         drawings.append(
-            Drawing("centroids", "Centroid of each block's change before and after; bars: one sd over images.", shifts(study))
+            Drawing(
+                "centroids",
+                "Centroid of each block's change before and after; bars: one sd over images.",
+                shifts(study),
+            )
         )
         drawings.append(
-            Drawing("weights", "Relative change of the weights by block and role; white: no such weights.", weights(study))
+            Drawing(
+                "weights", "Relative change of the weights by block and role; white: no such weights.", weights(study)
+            )
         )
     return drawings
 
@@ -94,6 +100,7 @@ def network(panels: Sequence[tuple[str, Sequence[BlockSpectra]]]) -> Any:
 
 def by_level(panels: Sequence[tuple[str, Sequence[BlockSpectra]]], what: str) -> Any:
     """Draw the centroids of all blocks (vertical) at all noise levels (horizontal)."""
+
     def values(found: Sequence[BlockSpectra]) -> np.ndarray:
         per_level = [mean(b.change.centroids) if what == "change" else centroid(b.response) for b in found]
         return np.stack(per_level)
@@ -129,7 +136,9 @@ def shifts(study: BlocksStudy) -> Any:
         ):
             middles, spreads = np.array([block.change_centroid for block in found]).T
             places = np.arange(len(found)) + offset
-            axes.errorbar(places, middles, spreads, fmt=marker, color=color, label=label, elinewidth=0.7, markersize=2.8)
+            axes.errorbar(
+                places, middles, spreads, fmt=marker, color=color, label=label, elinewidth=0.7, markersize=2.8
+            )
         named(axes, study.before)
         axes.set(ylabel="centroid of change\n(cycles per image)", ylim=(0, None))
         axes.legend(loc="lower left", ncols=2)

@@ -9,20 +9,23 @@ from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
 
+from . import weight_change
 from .correlation import rank_correlation, verdict
 from .findings import Findings, Table, measured
 from .frequency import Band, band_mean, centroid, normalised, octaves, ring_power
-from .network import block_of, places, taps
+from .network import places, taps
 from .paths import Path, levels, sampled
 from .progression import NOTHING, Progression, Tally, deviation, mean
+from .weight_change import WeightChange, check_alike, weight_changes
 
 DEFINITIONS = (
     "Change: D_FFT of a block's output, B_t - B_(t-1) at successive noise levels on the teacher's way, mean over its "
     "channels, without ring 0; its band is the octave with the largest share of energy, mean over images and levels.",
-    "Shift: the share of ring 0 in the energy of that change. It is large because the embedding of the noise level moves "
-    "whole channels of every block up and down, which is no content of the image; so bands and centroids leave it out.",
-    "Response at sigma: R(k) = P_out(k) / P_in(k), the radially averaged power of what leaves a block over that of what "
-    "enters it, over the rings from 1 on that both have, normalised to sum 1; its band has the largest mean R.",
+    "Shift: the share of ring 0 in the energy of that change. It is large because the embedding of the noise level "
+    "moves whole channels of every block up and down, which is no content of the image; so bands and centroids leave "
+    "it out.",
+    "Response at sigma: R(k) = P_out(k) / P_in(k), the radially averaged power of what leaves a block over that of "
+    "what enters it, over the rings from 1 on that both have, normalised to sum 1; its band has the largest mean R.",
     "Both networks see the same inputs: the noisy images x_t that the first one visits.",
     "Frequencies are cycles per image at every resolution: a 4x4 map reaches no further than ring 3.",
     "Relative weight change: |W_after - W_before| / |W_before|, Euclidean norms over all parameters of a row.",
@@ -82,16 +85,6 @@ class BlockSpectra:
 
 
 @dataclass(frozen=True, eq=False)
-class WeightChange:
-    """How far fine-tuning moved the parameters of one role in one block (each may be "all"), relative to their norm."""
-
-    block: str
-    role: str
-    parameters: int
-    relative: float
-
-
-@dataclass(frozen=True, eq=False)
 class BlocksStudy:
     """The blocks of a network, in the order in which they are called, before and, where it is given, after."""
 
@@ -110,7 +103,7 @@ def blocks(
     sampler: str = "heun",
     batch_size: int = 64,
 ) -> BlocksStudy:
-    """Watch every block of a network on its way from noise to images, and those of a fine-tuned copy on the same way."""
+    """Watch every block on the way from noise to images, and those of a fine-tuned copy on the same way."""
     if after is not None:
         check_alike(before, after)
     models = [before] if after is None else [before, after]
@@ -118,17 +111,6 @@ def blocks(
     watched = [watch(model, sampled(before, seeds, steps, sampler, batch_size), sigmas) for model in models]
     moved = () if after is None else weight_changes(before, after)
     return BlocksStudy(watched[0], watched[1] if after else (), moved, sigmas)
-
-
-def check_alike(one: Denoiser, other: Denoiser) -> None:
-    """Raise a ValueError unless two denoisers have the same parameters, by name and shape."""
-    shapes = [{name: p.shape for name, p in model.backbone.named_parameters()} for model in (one, other)]
-    if shapes[0] != shapes[1]:
-        names = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
-        raise ValueError(
-            f"The two models are not of one architecture: they differ in {names[0]} and {len(names) - 1} more "
-            "parameters; give a teacher and a student that was fine-tuned from it."
-        )
 
 
 @torch.no_grad()
@@ -190,41 +172,18 @@ def response(passed: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     return np.nan_to_num(normalised(gain))
 
 
-def weight_changes(before: Denoiser, after: Denoiser) -> tuple[WeightChange, ...]:
-    """Return the relative change of every role, every block and every role in every block."""
-    check_alike(before, after)
-    role_of = getattr(before.backbone, "role", lambda _: "parameter")
-    known = places(before.backbone)
-    sums: dict[tuple[str, str], np.ndarray] = {}
-    pairs = zip(before.backbone.named_parameters(), after.backbone.parameters(), strict=True)
-    for (name, old), new in pairs:
-        old, new = old.detach().double(), new.detach().double().to(old.device)
-        row = np.array([float((new - old).square().sum()), float(old.square().sum()), old.numel()])
-        block, role = block_of(name, known), role_of(name)
-        for key in ((block, role), (block, "all"), ("all", role), ("all", "all")):
-            sums[key] = sums.get(key, 0) + row
-    return tuple(
-        WeightChange(block, role, int(count), float(np.sqrt(moved / norm)) if norm else float("nan"))
-        for (block, role), (moved, norm, count) in sums.items()
-    )
-
-
 def findings(study: BlocksStudy) -> Findings:
     """Return what the study says, in words, tables and numbers."""
     sentences = [specialised(study.before, "before fine-tuning" if study.after else "in this network")]
     if study.after:
         sentences += [specialised(study.after, "after fine-tuning"), shifted(study)]
-        moved = [row for row in study.weights if row.block == "all" and row.role != "all"]
-        still = [row.role for row in moved if row.relative == 0]
-        most = max(moved, key=lambda row: row.relative)
-        frozen = f"did not move: {', '.join(still)}" if still else "all roles moved"
-        sentences.append(f"Weights: {frozen}; {most.role} moved most, by {most.relative:.1%} of its norm.")
+        sentences.append(weight_change.sentence(study.weights))
     return Findings(
         kind="blocks",
         title="Blocks: which part of the network works on which frequencies",
         question="Do the blocks specialise by frequency band, following their resolution, and what did fine-tuning do?",
         conclusion=tuple(sentences),
-        tables=(table(study), *([moves(study)] if study.weights else [])),
+        tables=(table(study), *([weight_change.table(study.weights)] if study.weights else [])),
         numbers={
             "sigma": study.sigmas,
             "before": [block.as_dict() for block in study.before],
@@ -263,8 +222,8 @@ def shifted(study: BlocksStudy) -> str:
     other = sum(old.change_band != new.change_band for old, new in pairs)
     old, new = max(pairs, key=lambda pair: abs(pair[1].change_centroid[0] - pair[0].change_centroid[0]))
     return (
-        f"Fine-tuning gave {other} of {len(pairs)} blocks another dominant band; the centroid moved most in {old.name}, "
-        f"from {old.change_centroid[0]:.2f} to {new.change_centroid[0]:.2f} cycles per image."
+        f"Fine-tuning gave {other} of {len(pairs)} blocks another dominant band; the centroid moved most in "
+        f"{old.name}, from {old.change_centroid[0]:.2f} to {new.change_centroid[0]:.2f} cycles per image."
     )
 
 
@@ -276,7 +235,9 @@ def table(study: BlocksStudy) -> Table:
     for index, block in enumerate(study.before):
         cells = describe(block) + (describe(study.after[index]) if study.after else ())
         rows.append((block.name, block.place, "x".join(map(str, block.size)), *cells))
-    return Table("Block by block (cycles per image; ± standard deviation over images, and over noise levels)", columns, rows)
+    return Table(
+        "Block by block (cycles per image; ± standard deviation over images, and over noise levels)", columns, rows
+    )
 
 
 def describe(block: BlockSpectra) -> tuple[str, ...]:
@@ -288,14 +249,3 @@ def describe(block: BlockSpectra) -> tuple[str, ...]:
         str(block.response_band),
         measured(*block.response_centroid),
     )
-
-
-def moves(study: BlocksStudy) -> Table:
-    """Return the table of relative weight changes, blocks by roles."""
-    cells = {(row.block, row.role): row.relative for row in study.weights}
-    roles = list(dict.fromkeys(row.role for row in study.weights))
-    names = list(dict.fromkeys(row.block for row in study.weights))
-    order = [name for name in names if name != "all"] + ["all"]
-    columns = [role for role in roles if role != "all"] + ["all"]
-    rows = [(name, *(f"{cells[name, role]:.1%}" if (name, role) in cells else None for role in columns)) for name in order]
-    return Table("Relative weight change by block and role", ("block", *columns), rows)

@@ -66,9 +66,7 @@ def of_spectrum(study: SpectrumStudy) -> list[Drawing]:
             "noise.",
             centroids(study.progressions),
         ),
-        Drawing(
-            "bands", "Share of every octave in the energy of the teacher's changes.", bands(study.progressions[0])
-        ),
+        Drawing("bands", "Share of every octave in the energy of the teacher's changes.", bands(study.progressions[0])),
         Drawing(
             "at-once",
             "The whole change at once, from the teacher's first output: its last output, the student's one-step image, "

@@ -49,7 +49,9 @@ class Findings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, numbers and strings, for JSON."""
-        tables = [{"title": t.title, "columns": list(t.columns), "rows": [list(row) for row in t.rows]} for t in self.tables]
+        tables = [
+            {"title": t.title, "columns": list(t.columns), "rows": [list(row) for row in t.rows]} for t in self.tables
+        ]
         return plain(
             {
                 "study": self.kind,

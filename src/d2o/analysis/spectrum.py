@@ -49,7 +49,7 @@ def spectrum(
     sampler: str = "heun",
     batch_size: int = 64,
 ) -> SpectrumStudy:
-    """Watch a teacher on the way from noise to images, and where they are given, a student on the same way and real data.
+    """Watch a teacher on the way from noise to images, and, if given, a student on the same way and real data.
 
     The student is asked at the very x_t that the teacher visits. Real images are noised to the same levels, one noise
     an image. `sampler` is heun or euler. Memory is bounded by the batch.
@@ -60,7 +60,10 @@ def spectrum(
             f"{teacher.image_shape} of {teacher.num_classes}: give a student of this teacher."
         )
     sigmas = levels(teacher, steps)
-    followed, whole = Tally(), {"teacher, all at once": Tally(), "student, one step": Tally(), "real data, all at once": Tally()}
+    followed, whole = (
+        Tally(),
+        {"teacher, all at once": Tally(), "student, one step": Tally(), "real data, all at once": Tally()},
+    )
 
     def watched() -> Iterator[Iterator[Tensor]]:
         for path in sampled(teacher, seeds, steps, sampler, batch_size):

@@ -1,4 +1,4 @@
-"""See why it works, on any checkpoint: where frequencies appear, which block makes them, how far teacher and student are.
+"""See why it works, on any checkpoint: where frequencies appear, which blocks make them, and what that predicts.
 
 studies:
   spectrum     which frequencies change at which noise level, from noise to image
@@ -16,104 +16,17 @@ examples:
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
-import tyro
-
-from .arguments import DataOptions, parse, with_codec
+from . import studies
+from .arguments import parse
 from .terminal import say
 
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """Options of every study."""
-
-    out: str
-    """Directory of the results: JSON, PNG, SVG, and one HTML page."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Walk(Output):
-    """Options of the way from noise to images."""
-
-    model: tyro.conf.Positional[str]
-    """The teacher: a checkpoint or a run directory."""
-    steps: int = 18
-    """Noise levels at which it is watched."""
-    sampler: Literal["heun", "euler"] = "heun"
-    """How it walks from one to the next."""
-    seeds: str = "0-63"
-    """Image i depends on its seed only: 0-63 or 1,5,9."""
-    batch: int = 64
-    """Images at once: the memory that is needed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spectrum(Walk):
-    """The options of `d2o analyze spectrum`."""
-
-    student: str | None = None
-    """A one-step student of it, to be compared."""
-    data: str | None = None
-    """Real images to be compared: a folder, an EDM zip, an .npz, .parquet, or `digits`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blocks(Walk):
-    """The options of `d2o analyze blocks`."""
-
-    after: str | None = None
-    """The same network after fine-tuning."""
-
-
-def load(options: Output, model: str) -> Any:
-    """Return a model on the device."""
-    import d2o
-
-    return with_codec(d2o.load(model, device=options.device), None)
-
-
-def spectrum(options: Spectrum) -> tuple[Any, list]:
-    """Return the findings and figures of `d2o analyze spectrum`."""
-    from d2o.analysis import figures, spectrum
-    from d2o.pixels.datasets import open_images
-    from d2o.pixels.files import parse_seeds
-
-    study = spectrum.spectrum(
-        load(options, options.model),
-        student=None if options.student is None else load(options, options.student),
-        images=None if options.data is None else open_images(options.data),
-        seeds=parse_seeds(options.seeds),
-        steps=options.steps,
-        sampler=options.sampler,
-        batch_size=options.batch,
-    )
-    return spectrum.findings(study), figures.of_spectrum(study)
-
-
-def blocks(options: Blocks) -> tuple[Any, list]:
-    """Return the findings and figures of `d2o analyze blocks`."""
-    from d2o.analysis import block_figures, blocks
-    from d2o.pixels.files import parse_seeds
-
-    study = blocks.blocks(
-        load(options, options.model),
-        None if options.after is None else load(options, options.after),
-        seeds=parse_seeds(options.seeds),
-        steps=options.steps,
-        sampler=options.sampler,
-        batch_size=options.batch,
-    )
-    return blocks.findings(study), block_figures.of_blocks(study)
-
-
-STUDIES: dict[str, tuple[type, Callable[[Any], tuple[Any, list]], str]] = {
+STUDIES: dict[str, tuple[type, Callable[[Any], studies.Result], str]] = {
     "spectrum": (
-        Spectrum,
-        spectrum,
+        studies.Spectrum,
+        studies.spectrum,
         """Which frequencies change between successive outputs, at each noise level.
 
 examples:
@@ -122,13 +35,53 @@ examples:
 """,
     ),
     "blocks": (
-        Blocks,
-        blocks,
+        studies.Blocks,
+        studies.blocks,
         """Which block of the network works on which frequencies, and what fine-tuning changed.
 
 examples:
   d2o analyze blocks runs/teacher --out why
   d2o analyze blocks runs/teacher --after runs/one-step --steps 18 --out why
+""",
+    ),
+    "minima": (
+        studies.Minima,
+        studies.minima,
+        """How far a teacher's images are from its students', seed by seed, and both from the data.
+
+examples:
+  d2o analyze minima runs/teacher runs/one-step --data digits --out why
+  d2o analyze minima teacher.pkl d2o.safetensors d2o-f.safetensors --data c10.zip --count 5000 --out why
+""",
+    ),
+    "parts": (
+        studies.Parts,
+        studies.parts,
+        """Fine-tune one block or role at a time, and compare the gain with the block's frequencies.
+
+examples:
+  d2o analyze parts runs/teacher --data digits --out why
+  d2o analyze parts c10-teacher.safetensors --data c10.zip --recipe cifar10-d2o --images 200000 --count 5000 --out why
+""",
+    ),
+    "bands": (
+        studies.Bands,
+        studies.bands,
+        """Take one band of frequencies from a block's output or from the gradient.
+
+examples:
+  d2o analyze bands runs/teacher --student runs/one-step --data digits --out why
+  d2o analyze bands c10-teacher.safetensors --data c10.zip --recipe cifar10-d2o-f --images 200000 --out why
+""",
+    ),
+    "pretraining": (
+        studies.Pretraining,
+        studies.pretraining,
+        """How one-step quality, after a fixed fine-tuning, grows with pre-training.
+
+examples:
+  d2o analyze pretraining --data digits --out why
+  d2o analyze pretraining --data c10.zip --pretrain small.yaml --recipe cifar10-d2o-f --lengths 50000 400000 --out why
 """,
     ),
 }

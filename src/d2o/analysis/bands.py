@@ -1,0 +1,221 @@
+"""Take one band of frequencies away, or leave nothing else: which bands does one-step quality need, and where?"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d2o.checkpoints import load
+from d2o.diffusion.denoiser import Denoiser
+from d2o.training.recipe import Recipe
+from d2o.training.run import summary
+
+from .findings import Findings, Table
+from .frequency import Band, filtered, octaves, rings
+from .network import replaced, sizes
+from .paths import device
+from .trials import Bench, Scores, remembered, tuned
+
+MODES = ("remove", "keep")
+IMAGE = "image"
+"""The place of a filter on the finished image: how much the measure itself minds."""
+DEFINITIONS = (
+    "Output: one octave is taken out of the output of one block (or nothing else is left of it) while the student "
+    "makes its images in one call; no training. The row 'image' filters the finished image: how much the measure "
+    "minds.",
+    "Gradient: the gradient that reaches the student's image from the discriminator is filtered so, at every step of "
+    "the fine-tuning; the network, the images and the discriminator's own training are untouched.",
+    "± is the standard deviation over repetitions (other seeds of the images; of the gradient's trials also of "
+    "training).",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class BandsStudy:
+    """KID of every (mode, place, band) and of training with every (mode, band) of the gradient, and without filters."""
+
+    bands: list[Band]
+    student: Scores
+    outputs: dict[tuple[str, str, Band], Scores]
+    full: Scores
+    gradients: dict[tuple[str, Band], Scores]
+    images: int
+
+
+def limit_gradient(student: Denoiser, band: Band, keep: bool) -> None:
+    """Filter every gradient that reaches the student's images from now on."""
+
+    def hook(_: nn.Module, __: tuple, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: filtered(gradient, band, keep))
+
+    student.register_forward_hook(hook)
+
+
+@contextmanager
+def filtering(student: Denoiser, place: str, band: Band, keep: bool) -> Any:
+    """Filter the output of a block, or of the whole denoiser, within the context."""
+    change = partial(filtered, band=band, keep=keep)
+    if place != IMAGE:
+        with replaced(student.backbone, place, change):
+            yield
+        return
+    handle = student.register_forward_hook(lambda _, __, output: change(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def spots(student: Denoiser) -> dict[str, int]:
+    """Return the places where a filter can be put, with how many rings their maps have; first the image."""
+
+    def call() -> None:
+        x = torch.zeros(1, *student.image_shape, device=device(student))
+        label = torch.zeros(1, dtype=torch.long, device=x.device) if student.num_classes else None
+        student(x, student.sigma_max, label)
+
+    maps = {IMAGE: student.image_shape[1:], **sizes(student.backbone, call)}
+    return {name: int(rings(*size).max()) + 1 for name, size in maps.items()}
+
+
+def bands(
+    teacher: Denoiser,
+    recipe: Recipe,
+    bench: Bench,
+    *,
+    student: Denoiser | None = None,
+    modes: Sequence[str] = MODES,
+    gradient_modes: Sequence[str] = MODES,
+    repetitions: int = 1,
+    origin: dict[str, Any] | None = None,
+) -> BandsStudy:
+    """Filter a student's blocks, and the gradient of its fine-tuning, band by band; nothing is done twice.
+
+    Without a `student` the one that the recipe makes without filters is taken. Either list of modes may be empty.
+    """
+    for mode in (*modes, *gradient_modes):
+        if mode not in MODES:
+            raise ValueError(f"Unknown mode {mode!r}; there are {', '.join(MODES)}.")
+    origin, every = origin or {}, range(repetitions)
+
+    def trial(name: str, what: dict[str, Any], prepare: Callable | None = None) -> tuple[Scores, Path]:
+        rows = [
+            tuned(bench, name, recipe, teacher, origin={**origin, **what}, repetition=i, prepare=prepare) for i in every
+        ]
+        return Scores(name, tuple(score for score, _ in rows)), rows[0][1]
+
+    full, directory = trial("gradient-full", {"gradient": "full"})
+    student = load(directory / "ema.safetensors").to(device(teacher)) if student is None else student
+
+    def quality(name: str, change: Callable[[], AbstractContextManager]) -> Scores:
+        def measure(repetition: int) -> dict[str, Any]:
+            with change():
+                return summary(bench.judge(repetition)(student))
+
+        settings = {**origin, **bench.settings()}
+        files = [bench.directory / f"output-{name}-{i}.json" for i in every]
+        return Scores(name, tuple(remembered(file, settings, partial(measure, i)) for i, file in enumerate(files)))
+
+    from contextlib import nullcontext
+
+    plain = quality("unchanged", nullcontext)
+    outputs = {}
+    for place, count in spots(student).items():
+        for band in octaves(count):
+            for mode in modes:
+                change = partial(filtering, student, place, band, mode == "keep")
+                outputs[mode, place, band] = quality(f"{mode}-{place}-{band}", change)
+    gradients = {}
+    whole = octaves(int(rings(*teacher.image_shape[1:]).max()) + 1)
+    for band in whole:
+        for mode in gradient_modes:
+            limit = partial(limit_gradient, band=band, keep=mode == "keep")
+            gradients[mode, band], _ = trial(f"gradient-{mode}-{band}", {"gradient": f"{mode} {band}"}, limit)
+    return BandsStudy(whole, plain, outputs, full, gradients, recipe.duration)
+
+
+def findings(study: BandsStudy) -> Findings:
+    """Return what the study says, in words, tables and numbers."""
+    sentences = []
+    for mode in dict.fromkeys(mode for mode, _, _ in study.outputs):
+        sentences += outputs_say(study, mode)
+    for mode in dict.fromkeys(mode for mode, _ in study.gradients):
+        kids = {band: scores for (m, band), scores in study.gradients.items() if m == mode}
+        worst, best = max(kids, key=lambda b: kids[b].kid), min(kids, key=lambda b: kids[b].kid)
+        words = (
+            "without one band of it, most is lost without" if mode == "remove" else "from one band of it, least from"
+        )
+        other = "and least without" if mode == "remove" else "and most from"
+        sentences.append(
+            f"The gradient: KID is {study.full.cell()} with all of it after {study.images:,} images; {words} {worst} "
+            f"cycles per image ({kids[worst].cell()}) {other} {best} ({kids[best].cell()})."
+        )
+    return Findings(
+        kind="bands",
+        title="Bands: which frequencies does one-step quality need?",
+        question="What happens to a one-step generator when one band of frequencies is taken from a block's output, or "
+        "from the gradient that trains it?",
+        conclusion=tuple(sentences),
+        tables=tuple(made for made in (output_table(study), gradient_table(study)) if made.rows),
+        numbers={
+            "images": study.images,
+            "student": study.student.as_dict(),
+            "outputs": [
+                {"mode": mode, "block": place, "band": str(band), **scores.as_dict()}
+                for (mode, place, band), scores in study.outputs.items()
+            ],
+            "full_gradient": study.full.as_dict(),
+            "gradients": [
+                {"mode": mode, "band": str(band), **scores.as_dict()}
+                for (mode, band), scores in study.gradients.items()
+            ],
+        },
+        definitions=DEFINITIONS,
+    )
+
+
+def outputs_say(study: BandsStudy, mode: str) -> list[str]:
+    """Return which bands the blocks' outputs cannot be without, as sentences."""
+    blocks = {(place, band): s.kid for (m, place, band), s in study.outputs.items() if m == mode and place != IMAGE}
+    mean = {
+        band: sum(kid for (_, b), kid in blocks.items() if b == band) / sum(b == band for _, b in blocks)
+        for band in dict.fromkeys(band for _, band in blocks)
+    }
+    told = ", ".join(f"{band} {kid:.3g}" for band, kid in mean.items())
+    verb = "Without one band of one block's output" if mode == "remove" else "With nothing but one band of it"
+    place, band = (max if mode == "remove" else min)(blocks, key=lambda key: blocks[key])
+    end = "worst" if mode == "remove" else "best"
+    return [
+        f"{verb}, KID ({study.student.cell()} unchanged) is, mean over the blocks that have the band (cycles per "
+        f"image): {told}; {end} for {place}, {band}: {blocks[place, band]:.3g}."
+    ]
+
+
+def output_table(study: BandsStudy) -> Table:
+    """Return the table of filtered outputs: blocks by bands."""
+    modes = list(dict.fromkeys(mode for mode, _, _ in study.outputs))
+    names = list(dict.fromkeys(place for _, place, _ in study.outputs))
+    rows = []
+    for name in names:
+        found = [study.outputs.get((mode, name, band)) for mode in modes for band in study.bands]
+        rows.append((name, *(scores.cell() if scores else None for scores in found)))
+    columns = ("block", *(f"{mode} {band}" for mode in modes for band in study.bands))
+    return Table(f"KID in one call with a filter on one block's output ({study.student.cell()} without)", columns, rows)
+
+
+def gradient_table(study: BandsStudy) -> Table:
+    """Return the table of filtered gradients."""
+    modes = list(dict.fromkeys(mode for mode, _ in study.gradients))
+    rows = [(str(band), *(study.gradients[mode, band].cell() for mode in modes)) for band in study.bands if modes]
+    columns = ("band (cycles per image)", *(f"KID, {mode} it" for mode in modes))
+    return Table(
+        f"KID after {study.images:,} images with a filtered gradient ({study.full.cell()} with all of it)",
+        columns,
+        rows,
+    )

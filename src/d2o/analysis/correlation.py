@@ -44,7 +44,8 @@ def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -
 def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> Interval:
     """Return Spearman's correlation over independent pairs, those with a NaN left out.
 
-    The interval is Bonett and Wright's (Psychometrika 65, 2000): in Fisher's z, variance (1 + r^2 / 2) / (N - 3).
+    The interval is Bonett and Wright's (Psychometrika 65, 2000): in Fisher's z, variance (1 + r^2 / 2) / (N - 3). For a
+    perfect order, where z is infinite, r is taken half of its smallest step below 1: four points prove little.
     """
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     known = np.isfinite(first) & np.isfinite(second)
@@ -52,9 +53,11 @@ def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.nd
     value = spearman(first[known], second[known]) if count > 1 else math.nan
     if count < FEWEST or math.isnan(value):
         return Interval(value, -1.0, 1.0, count)
-    z = math.atanh(min(max(value, -1 + 1e-9), 1 - 1e-9))
+    limit = 1 - 6 / (count**3 - count)
+    z = math.atanh(min(max(value, -limit), limit))
     reach = NORMAL * math.sqrt((1 + value**2 / 2) / (count - 3))
-    return Interval(value, math.tanh(z - reach), math.tanh(z + reach), count)
+    low, high = math.tanh(z - reach), math.tanh(z + reach)
+    return Interval(value, -1.0 if value <= -limit else low, 1.0 if value >= limit else high, count)
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:

@@ -1,12 +1,13 @@
 """Take one band of frequencies away, or leave nothing else: which bands does one-step quality need, and where?"""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,10 +16,13 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.training.recipe import Recipe
 from d2o.training.run import summary
 
+from .blocks import watch
+from .correlation import Interval, rank_correlation, verdict
 from .findings import Findings, Table
 from .frequency import Band, filtered, octaves, rings
-from .network import replaced, sizes
-from .paths import device
+from .network import places, replaced, sizes
+from .paths import device, levels, sampled
+from .progression import mean
 from .trials import Bench, Scores, remembered, tuned
 
 MODES = ("remove", "keep")
@@ -37,9 +41,14 @@ DEFINITIONS = (
 
 @dataclass(frozen=True, eq=False)
 class BandsStudy:
-    """KID of every (mode, place, band) and of training with every (mode, band) of the gradient, and without filters."""
+    """KID of every (mode, place, band) and of training with every (mode, band) of the gradient, and without filters.
+
+    `energies` are the shares of bands in the change of each block's output, in the teacher; `places`, where blocks are.
+    """
 
     bands: list[Band]
+    places: dict[str, str]
+    energies: dict[tuple[str, Band], float]
     student: Scores
     outputs: dict[tuple[str, str, Band], Scores]
     full: Scores
@@ -93,11 +102,14 @@ def bands(
     modes: Sequence[str] = MODES,
     gradient_modes: Sequence[str] = MODES,
     repetitions: int = 1,
+    seeds: Sequence[int] = range(32),
+    steps: int = 18,
     origin: dict[str, Any] | None = None,
 ) -> BandsStudy:
     """Filter a student's blocks, and the gradient of its fine-tuning, band by band; nothing is done twice.
 
     Without a `student` the one that the recipe makes without filters is taken. Either list of modes may be empty.
+    `seeds` and `steps` are those on which the teacher's blocks are watched.
     """
     for mode in (*modes, *gradient_modes):
         if mode not in MODES:
@@ -122,8 +134,6 @@ def bands(
         files = [bench.directory / f"output-{name}-{i}.json" for i in every]
         return Scores(name, tuple(remembered(file, settings, partial(measure, i)) for i, file in enumerate(files)))
 
-    from contextlib import nullcontext
-
     plain = quality("unchanged", nullcontext)
     outputs = {}
     for place, count in spots(student).items():
@@ -137,24 +147,33 @@ def bands(
         for mode in gradient_modes:
             limit = partial(limit_gradient, band=band, keep=mode == "keep")
             gradients[mode, band], _ = trial(f"gradient-{mode}-{band}", {"gradient": f"{mode} {band}"}, limit)
-    return BandsStudy(whole, plain, outputs, full, gradients, recipe.duration)
+    energies = {}
+    if modes:
+        for block in watch(teacher, sampled(teacher, seeds, steps), levels(teacher, steps)):
+            shares = mean(block.change.energies).mean(0)
+            energies |= {
+                (block.name, band): float(share) for band, share in zip(block.change.bands, shares, strict=True)
+            }
+    where = places(student.backbone)
+    return BandsStudy(whole, where, energies, plain, outputs, full, gradients, recipe.duration)
 
 
 def findings(study: BandsStudy) -> Findings:
     """Return what the study says, in words, tables and numbers."""
     sentences = []
-    for mode in dict.fromkeys(mode for mode, _, _ in study.outputs):
+    modes = list(dict.fromkeys(mode for mode, _, _ in study.outputs))
+    for mode in modes:
         sentences += outputs_say(study, mode)
+    if "remove" in modes:
+        claim = "a block needs those bands in which its output changed most along the teacher's way"
+        sentences.append(f"{verdict(prediction(study), claim)} Pairs of a block and a band, from 1 cycle per image on.")
     for mode in dict.fromkeys(mode for mode, _ in study.gradients):
         kids = {band: scores for (m, band), scores in study.gradients.items() if m == mode}
         worst, best = max(kids, key=lambda b: kids[b].kid), min(kids, key=lambda b: kids[b].kid)
-        words = (
-            "without one band of it, most is lost without" if mode == "remove" else "from one band of it, least from"
-        )
-        other = "and least without" if mode == "remove" else "and most from"
+        limited = "without one band of it" if mode == "remove" else "with nothing but one band of it"
         sentences.append(
-            f"The gradient: KID is {study.full.cell()} with all of it after {study.images:,} images; {words} {worst} "
-            f"cycles per image ({kids[worst].cell()}) {other} {best} ({kids[best].cell()})."
+            f"The gradient: after {study.images:,} images KID is {study.full.cell()} with all of it; {limited}, it is "
+            f"worst for band {worst} ({kids[worst].cell()}) and best for band {best} ({kids[best].cell()})."
         )
     return Findings(
         kind="bands",
@@ -165,6 +184,10 @@ def findings(study: BandsStudy) -> Findings:
         tables=tuple(made for made in (output_table(study), gradient_table(study)) if made.rows),
         numbers={
             "images": study.images,
+            "rank_correlation_of_energy_with_need": prediction(study)._asdict(),
+            "band_energies_of_blocks": [
+                {"block": block, "band": str(band), "share": share} for (block, band), share in study.energies.items()
+            ],
             "student": study.student.as_dict(),
             "outputs": [
                 {"mode": mode, "block": place, "band": str(band), **scores.as_dict()}
@@ -181,20 +204,30 @@ def findings(study: BandsStudy) -> Findings:
 
 
 def outputs_say(study: BandsStudy, mode: str) -> list[str]:
-    """Return which bands the blocks' outputs cannot be without, as sentences."""
-    blocks = {(place, band): s.kid for (m, place, band), s in study.outputs.items() if m == mode and place != IMAGE}
-    mean = {
-        band: sum(kid for (_, b), kid in blocks.items() if b == band) / sum(b == band for _, b in blocks)
-        for band in dict.fromkeys(band for _, band in blocks)
-    }
-    told = ", ".join(f"{band} {kid:.3g}" for band, kid in mean.items())
+    """Return which bands the blocks' outputs cannot be without, as a sentence."""
+    kids = {(place, band): s.kid for (m, place, band), s in study.outputs.items() if m == mode and place != IMAGE}
+    by_band = {band: np.mean([kid for (_, b), kid in kids.items() if b == band]) for band in study.bands}
+    told = ", ".join(f"{kid:.3g} (band {band})" for band, kid in by_band.items())
+    by_place: dict[str, list[float]] = {}
+    for (place, band), kid in kids.items():
+        if band.low > 0:
+            by_place.setdefault(study.places[place], []).append(kid)
+    where = ", ".join(f"{np.mean(found):.3g} in the {place}" for place, found in by_place.items())
     verb = "Without one band of one block's output" if mode == "remove" else "With nothing but one band of it"
-    place, band = (max if mode == "remove" else min)(blocks, key=lambda key: blocks[key])
-    end = "worst" if mode == "remove" else "best"
     return [
-        f"{verb}, KID ({study.student.cell()} unchanged) is, mean over the blocks that have the band (cycles per "
-        f"image): {told}; {end} for {place}, {band}: {blocks[place, band]:.3g}."
+        f"{verb}, KID ({study.student.cell()} unchanged) is, mean over the blocks: {told} cycles per image; by place, "
+        f"from 1 cycle per image on: {where}."
     ]
+
+
+def prediction(study: BandsStudy) -> Interval:
+    """Return the rank correlation, over blocks and bands from 1 on, of a band's energy with the KID without it."""
+    pairs = [
+        (place, band) for mode, place, band in study.outputs if mode == "remove" and (place, band) in study.energies
+    ]
+    pairs = [(place, band) for place, band in pairs if band.low > 0]
+    kids = [study.outputs["remove", place, band].kid for place, band in pairs]
+    return rank_correlation([study.energies[pair] for pair in pairs], kids)
 
 
 def output_table(study: BandsStudy) -> Table:

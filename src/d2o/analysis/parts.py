@@ -134,9 +134,9 @@ def parts(
 
 
 PREDICTORS: dict[str, Callable[[PartsStudy, str], float]] = {
-    "centroid of its change": lambda study, name: study.spectra[name].change_centroid[0],
-    "centroid of its response": lambda study, name: study.spectra[name].response_centroid[0],
-    "number of its parameters": lambda study, name: float(study.sizes["blocks", name]),
+    "centroid of change": lambda study, name: study.spectra[name].change_centroid[0],
+    "centroid of response": lambda study, name: study.spectra[name].response_centroid[0],
+    "number of parameters": lambda study, name: float(study.sizes["blocks", name]),
 }
 OUTCOMES = {"train": "the gain of training it alone", "freeze": "the need for it to move"}
 
@@ -159,7 +159,7 @@ def findings(study: PartsStudy) -> Findings:
         f"After {study.images:,} images KID falls from {study.untuned.cell()} to {study.everything.cell()} when "
         f"everything moves, and to {study.d2o_f.cell()} when D2O-F's roles are frozen.",
         *(
-            verdict(link, f"the higher the {predictor} of a block, the larger {OUTCOMES[mode]}")
+            verdict(link, f"the higher a block's {predictor}, the larger {OUTCOMES[mode]}")
             for (predictor, mode), link in links.items()
         ),
     ]

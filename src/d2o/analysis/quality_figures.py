@@ -155,7 +155,7 @@ def ranking(found: Sequence[tuple[str, Scores]], lines: dict[str, Scores], title
             axes.axvline(scores.kid, color="#D55E00", linestyle=style, linewidth=0.9, label=name)
         axes.set_yticks(places, [name for name, _ in found], fontsize=6)
         axes.set(xlabel=title, ylim=(-0.6, len(found) - 0.4))
-        axes.legend(fontsize=6)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
     return drawn(0.7 + 0.16 * len(found), draw)
 

@@ -30,10 +30,10 @@ class Only(nn.Module):
 
 
 class Halve(nn.Module):
-    """Mean over 2x2 squares: what is left has half the width, and counts the same cycles an image."""
+    """Every second pixel of what is slow enough: half the width, and the same cycles an image."""
 
     def forward(self, x):
-        return nn.functional.avg_pool2d(x, 2)
+        return filtered(x, Band(0, 3), keep=True)[:, :, ::2, ::2]
 
 
 class Filters(nn.Module):
@@ -63,7 +63,7 @@ class TestKnownFilters:
             block = found[f"filters.{index}"]
             assert block.change_band == block.response_band == band and block.place == "network"
             low, high = band.low, min(band.high, 11)
-            assert low <= block.change_centroid[0] <= high
+            assert low - 1e-6 <= block.change_centroid[0] <= high + 1e-6
             inside = np.zeros(12, bool)
             inside[low : high + 1] = True
             assert (block.response[:, ~inside] < 1e-6).all()
@@ -78,20 +78,20 @@ class TestKnownFilters:
     def test_a_smaller_map_counts_the_same_cycles(self):
         halve = next(block for block in blocks(known(), seeds=range(6), steps=5).before if block.name == "filters.5")
         assert halve.size == (8, 8) and halve.response.shape[1] == 7
-        # The mean of two neighbours passes cos^2(pi k / 16) of the power: the higher, the less.
-        assert (np.diff(halve.response[:, 1:5].mean(0)) < 0).all()
+        assert np.allclose(halve.response, [0, 1 / 3, 1 / 3, 1 / 3, 0, 0, 0], atol=1e-6)
 
     def test_the_table(self):
         found = findings(blocks(known(), seeds=range(6), steps=5))
         table = found.tables[0]
         assert table.columns[:4] == ("block", "place", "map", "change band")
-        assert [row[3] for row in table.rows][:4] == ["1", "2-3", "4-7", "8-15"]
-        assert [row[2] for row in table.rows] == ["16x16"] * 5 + ["8x8"]
+        rows = {row[0]: row[1:] for row in table.rows}
+        assert [rows[f"filters.{i}"][2] for i in range(4)] == ["1", "2-3", "4-7", "8-15"]
+        assert [rows[f"filters.{i}"][1] for i in range(6)] == ["16x16"] * 5 + ["8x8"]
 
     def test_the_mean_of_a_block_is_told_apart(self, tiny_denoiser):
         class Shifted(Filters):
             def forward(self, x, noise, label=None, augmentation=None):
-                return super().forward(x + 5 * noise.view(-1, 1, 1, 1), noise)
+                return super().forward(x + 50 * noise.view(-1, 1, 1, 1), noise)
 
         model = Denoiser(Shifted(octaves(12)[1:]), EDM(), (1, 16, 16))
         plain, shifted = (

@@ -66,7 +66,7 @@ def pretraining(
                 recipe = replace(pretrain, duration=length)
                 name = f"teacher-{length}"
                 score, directory = tuned(bench, name, recipe, start, origin=origin, repetition=repetition, steps=steps)
-                teacher = load(directory / "ema.safetensors")
+                teacher = load(directory / "ema.safetensors").to(bench.device)
             else:
                 teacher = start.eval()
                 file = bench.directory / f"teacher-0-{repetition}.json"

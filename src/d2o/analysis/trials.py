@@ -42,6 +42,7 @@ class Bench:
     count: int = 500
     features: str = "lite2"
     weights: str = "auto"
+    device: str = "cpu"
     watch: Watch = in_silence
     judges: dict[int, Judge] = field(default_factory=dict, compare=False, repr=False)
 
@@ -49,7 +50,9 @@ class Bench:
         """Return the judge whose seeds belong to a repetition; it looks at the real images once."""
         if repetition not in self.judges:
             seeds = range(self.count * repetition, self.count * (repetition + 1))
-            self.judges[repetition] = Judge(self.images, seeds=seeds, features=self.features, weights=self.weights)
+            self.judges[repetition] = Judge(
+                self.images, seeds=seeds, features=self.features, weights=self.weights, device=self.device
+            )
         return self.judges[repetition]
 
     def settings(self) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def tuned(
     habits = Habits(sample_every=recipe.duration, save_every=max(recipe.duration // 2, 1), sample_steps=steps)
     moments = run(directory, recipe, made, bench.images, origin=origin, habits=habits)
     bench.watch(moments, recipe.duration, directory.name)
-    score = summary(bench.judge(repetition)(made.ema, steps=steps))
+    score = plain(summary(bench.judge(repetition)(made.ema, steps=steps)))
     write(file, score)
     for spent in SPENT:
         (directory / spent).unlink(missing_ok=True)

@@ -228,7 +228,7 @@ def bench(options: Trials, study: str) -> Any:
     if options.repetitions < 1:
         raise ValueError(f"--repetitions is at least 1, not {options.repetitions}.")
     place = Path(options.out) / "trials" / study
-    return Bench(place, options.open(), options.count, options.features, options.weights, watch)
+    return Bench(place, options.open(), options.count, options.features, options.weights, options.device, watch)
 
 
 def tuning(options: Trials) -> Any:

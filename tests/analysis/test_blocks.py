@@ -10,7 +10,7 @@ from torch import nn
 from d2o import backbones
 from d2o.analysis.block_figures import of_blocks
 from d2o.analysis.blocks import blocks, findings
-from d2o.analysis.frequency import filtered, octaves
+from d2o.analysis.frequency import Band, filtered, octaves
 from d2o.analysis.network import as_map, as_tokens, places, replaced, sizes, taps
 from d2o.analysis.page import write
 from d2o.analysis.weight_change import weight_changes

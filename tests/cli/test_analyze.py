@@ -7,6 +7,7 @@ import json
 import pytest
 
 import d2o
+from d2o.analysis import page
 from d2o.cli.analyze import STUDIES
 from d2o.cli.main import run
 from d2o.cli.studies import label
@@ -42,7 +43,8 @@ def test_the_overview_names_every_study(capsys):
     assert all(f"  {study} " in text for study in STUDIES)
 
 
-def test_spectrum_and_blocks(models, tiny_data, tmp_path, capsys):
+def test_spectrum_and_blocks(models, tiny_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(page, "DOTS", 40)
     walk = ["--steps", 4, "--seeds", "0-3", "--out", tmp_path]
     teacher, student = models
     assert exit_code(["analyze", "spectrum", teacher, "--student", student, "--data", tiny_data, *walk]) == 0
@@ -53,7 +55,8 @@ def test_spectrum_and_blocks(models, tiny_data, tmp_path, capsys):
         assert json.loads((tmp_path / f"{study}.json").read_text())["origin"]["model"] == str(teacher)
 
 
-def test_minima(models, tiny_data, tmp_path):
+def test_minima(models, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "DOTS", 40)
     measure = ["--data", tiny_data, "--count", 12, "--features", "pixels", "--repetitions", 1, "--points", 3]
     assert exit_code(["analyze", "minima", *models, *measure, "--steps", 1, 2, "--out", tmp_path]) == 0
     assert len(json.loads((tmp_path / "minima.json").read_text())["distances"]) == 6

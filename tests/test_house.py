@@ -24,11 +24,8 @@ FLOORS = {
     "checkpoints": 2,
     "metrics": 3,
     "training": 4,
-<<<<<<< HEAD
     "bench": 5,
-=======
     "analysis": 5,
->>>>>>> 6f3a013 (Analyze spectra of trajectories and of blocks)
     "demo": 5,
     "app": 5,
     "cli": 6,

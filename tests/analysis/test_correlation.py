@@ -13,7 +13,7 @@ def test_as_scipy_with_ties():
     generator = np.random.default_rng(0)
     for _ in range(5):
         a, b = generator.integers(0, 6, 20), generator.normal(size=20)
-        assert np.isclose(spearman(a, b), spearmanr(a, b).statistic)
+        assert np.isclose(spearman(a, b), spearmanr(a, b)[0])
 
 
 def test_perfect_order_and_no_order():
@@ -31,7 +31,7 @@ def test_interval_covers_zero_for_unrelated_numbers():
 
 def test_missing_pairs_are_left_out_and_few_have_no_interval():
     link = rank_correlation([1, 2, 3, math.nan, 5], [1, 2, 3, 4, 5])
-    assert link.count == 4 and link.value == pytest.approx(1) and link.low < link.high
+    assert link.size == 4 and link.value == pytest.approx(1) and link.low < link.high
     assert rank_correlation([1, 2, 3], [1, 2, 3])[1:] == (-1, 1, 3)
 
 
@@ -45,7 +45,7 @@ def test_mean_interval():
     generator = np.random.default_rng(2)
     values = generator.normal(5, 1, 400)
     found = mean_interval([*values, math.nan])
-    assert found.count == 400 and found.low < found.value < found.high
+    assert found.size == 400 and found.low < found.value < found.high
     assert found.high - found.low == pytest.approx(2 * 1.96 / 20, rel=0.15)
     assert mean_interval([2.0]).value == 2 and math.isnan(mean_interval([2.0]).low)
 

@@ -70,5 +70,6 @@ class TestWalk:
         assert "best at share 0 of s" in sentences(hill)[1]
 
     def test_bad_input(self, tiny_denoiser, data):
+        judge = Judge(data, images=12, features="pixels")
         with pytest.raises(ValueError, match="at least 3 points"):
-            walk(tiny_denoiser(), tiny_denoiser(), data, None, points=2)
+            walk(tiny_denoiser(), tiny_denoiser(), data, judge, points=2)

@@ -1,6 +1,6 @@
 """Take one band of frequencies away, or leave nothing else: which bands does one-step quality need, and where?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -67,14 +67,17 @@ def limit_gradient(student: Denoiser, band: Band, keep: bool) -> None:
 
 
 @contextmanager
-def filtering(student: Denoiser, place: str, band: Band, keep: bool) -> Any:
+def filtering(student: Denoiser, place: str, band: Band, keep: bool) -> Iterator[None]:
     """Filter the output of a block, or of the whole denoiser, within the context."""
-    change = partial(filtered, band=band, keep=keep)
     if place != IMAGE:
-        with replaced(student.backbone, place, change):
+        with replaced(student.backbone, place, lambda output: filtered(output, band, keep)):
             yield
         return
-    handle = student.register_forward_hook(lambda _, __, output: change(output))
+
+    def hook(_: nn.Module, __: tuple, output: Tensor) -> Tensor:
+        return filtered(output, band, keep)
+
+    handle = student.register_forward_hook(hook)
     try:
         yield
     finally:

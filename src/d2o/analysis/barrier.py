@@ -105,12 +105,13 @@ def denoising_losses(denoiser: Denoiser, images: Images, count: int, batch_size:
     """Return EDM's loss [count] of every one of as many real images, each with a noise and a level of its own."""
     objective: Callable = Denoising()
     found: list[np.ndarray] = []
-    for x0, label, index in images.batches(batch_size):
+    for real in images.batches(batch_size):
         rest = count - batch_size * len(found)
         if rest <= 0:
             break
-        classes = label[:rest].to(device(denoiser)) if label is not None and denoiser.num_classes else None
-        batch = Batch(x0[:rest].to(device(denoiser)), classes, index[:rest].tolist())
+        place = device(denoiser)
+        label = real.label[:rest].to(place) if real.label is not None and denoiser.num_classes else None
+        batch = Batch(real.x0[:rest].to(place), label, real.index[:rest].tolist())
         found.append(objective(Networks(denoiser, denoiser), batch).double().cpu().numpy())
     return np.concatenate(found)
 

@@ -115,7 +115,7 @@ def by_level(panels: Sequence[tuple[str, Sequence[BlockSpectra]]], what: str) ->
             sigmas = found[0].change.sigmas
             ticks = np.linspace(0, len(sigmas) - 1, min(6, len(sigmas))).round().astype(int)
             shift = table.shape[1] - len(sigmas)  # responses begin one noise level earlier
-            one.set_xticks(ticks + shift, [level(sigmas[tick]) for tick in ticks])
+            one.set_xticks(ticks + shift, [level(float(sigmas[tick])) for tick in ticks])
             labels = [block.name for block in found]
             shown = range(len(labels)) if len(labels) <= 2 * FEW else range(0, len(labels), len(labels) // FEW)
             one.set_yticks(shown, [labels[i] for i in shown], fontsize=5.5)

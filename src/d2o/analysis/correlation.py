@@ -14,15 +14,15 @@ FEWEST = 4
 
 
 class Interval(NamedTuple):
-    """An estimate with its 95 % confidence interval, from `count` values."""
+    """An estimate with its 95 % confidence interval, from `size` values."""
 
     value: float
     low: float
     high: float
-    count: int
+    size: int
 
     def __str__(self) -> str:
-        return f"{self.value:+.2f} (95 % interval {self.low:+.2f} to {self.high:+.2f}, N = {self.count})"
+        return f"{self.value:+.2f} (95 % interval {self.low:+.2f} to {self.high:+.2f}, N = {self.size})"
 
 
 def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ WIDTH = 3.4
 COLORS = {"teacher": "#0072B2", "student": "#D55E00", "real data": "#666666"}  # of Okabe and Ito's set
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE = {
+STYLE: Any = {
     "font.size": 7.5,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
@@ -91,7 +91,7 @@ def heat_map(found: Progression) -> Any:
         axes.plot(mean(found.centroids), color="#D55E00", label="centroid")
         axes.legend(loc="upper left", labelcolor="white")
         ticks = np.linspace(0, values.shape[1] - 1, min(6, values.shape[1])).round().astype(int)
-        axes.set_xticks(ticks, [level(found.sigmas[tick]) for tick in ticks])
+        axes.set_xticks(ticks, [level(float(found.sigmas[tick])) for tick in ticks])
         axes.set(xlabel=LEVEL, ylabel=FREQUENCY, title=found.name)
 
     return drawn(2.5, draw)

@@ -44,7 +44,9 @@ def of_minima(study: MinimaStudy) -> list[Drawing]:
     ]
 
 
-def bars(axes: Any, x: Sequence[float] | np.ndarray, values: Sequence[Sequence[float]], **style: Any) -> None:
+def bars(
+    axes: Any, x: Sequence[float] | np.ndarray, values: Sequence[Sequence[float]] | np.ndarray, **style: Any
+) -> None:
     """Draw means with one standard deviation over repetitions."""
     found = [spread(row) for row in values]
     style = {"elinewidth": 0.8, "capsize": 1.5, **style}

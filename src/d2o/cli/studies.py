@@ -189,10 +189,11 @@ def minima(options: Minima) -> Result:
     images, teacher = options.open(), load(options, options.teacher)
     names = label(options.students)
     students = {name: load(options, path) for name, path in names.items()}
-    measure = {"features": options.features, "weights": options.weights}
     walks = []
     if options.points:
-        judge = Judge(images, images=options.count, device=options.device, **measure)
+        judge = Judge(
+            images, images=options.count, features=options.features, weights=options.weights, device=options.device
+        )
         for name, student in students.items():
             walks.append(barrier.walk(teacher, student, images, judge, name=name, points=options.points))
     study = minima.minima(
@@ -205,7 +206,8 @@ def minima(options: Minima) -> Result:
         batch_size=options.batch,
         device=options.device,
         barriers=walks,
-        **measure,
+        features=options.features,
+        weights=options.weights,
     )
     return minima.findings(study), quality_figures.of_minima(study)
 

@@ -163,10 +163,9 @@ def gap(study: MinimaStudy, name: str, steps: int) -> str:
         "again": study.find(name, 1, name),
     }
     kid = {key: spread(row.kid) for key, row in rows.items()}
-    far = kid["between"][0] - (kid["between"][1] or 0) > max(
-        kid[key][0] + (kid[key][1] or 0) for key in ("teacher", "student")
-    )
-    near = kid["between"][0] + (kid["between"][1] or 0) < min(kid["teacher"][0], kid["student"][0])
+    (middle, sd), others = kid["between"], [kid["teacher"], kid["student"]]
+    far = middle - (sd or 0) > max(mean + (other or 0) for mean, other in others)
+    near = middle + (sd or 0) < min(mean - (other or 0) for mean, other in others)
     answer = "farther from" if far else "nearer to" if near else "about as far from"
     than = "than" if far or near else "as"
     return (

@@ -44,7 +44,8 @@ def drawn(height: float, draw: Callable[[Any], None], count: int = 1) -> Any:
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.subplots(count, 1, squeeze=False)[:, 0]
         draw(axes[0] if count == 1 else list(axes))
-        figure.canvas.draw()  # while the style holds: text is laid out when it is first drawn
+        figure.draw_without_rendering()  # while the style holds: text is laid out when it is first drawn
+        figure.set_layout_engine("none")  # and stays where it is, in every file
     return figure
 
 

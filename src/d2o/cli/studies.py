@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -48,6 +48,20 @@ class Spectrum(Walk):
     """A one-step student of it, to be compared."""
     data: str | None = None
     """Real images to be compared: a folder, an EDM zip, an .npz, .parquet, or `digits`."""
+    resolution: int | None = None
+    """Bring the images to this side; needs --resize."""
+    resize: Annotated[str | None, tyro.conf.arg(metavar="area|bilinear|lanczos|center-crop")] = None
+    """How images are brought to --resolution."""
+    channels: Literal[1, 3] | None = None
+    """Convert them to grey (1) or RGB (3)."""
+
+    def images(self) -> Any:
+        """Return the real images, or None."""
+        if self.data is None:
+            return None
+        from d2o.pixels.datasets import open_images
+
+        return open_images(self.data, resolution=self.resolution, resize=self.resize, channels=self.channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +82,12 @@ def load(options: Output, model: str) -> Any:
 def spectrum(options: Spectrum) -> Result:
     """Return the findings and figures of `d2o analyze spectrum`."""
     from d2o.analysis import figures, spectrum
-    from d2o.pixels.datasets import open_images
     from d2o.pixels.files import parse_seeds
 
     study = spectrum.spectrum(
         load(options, options.model),
         student=None if options.student is None else load(options, options.student),
-        images=None if options.data is None else open_images(options.data),
+        images=options.images(),
         seeds=parse_seeds(options.seeds),
         steps=options.steps,
         sampler=options.sampler,

@@ -135,6 +135,7 @@ class TestParts:
         study = parts.parts(teacher, TUNE, bench, **options)
         found = parts.findings(study)
         assert {name for _, _, name in study.results} == {part.name for part in few}
+        assert found.conclusion[-1].startswith("One run each")
         links = plain(found.as_dict())["rank_correlations"]
         assert [link["predictor"] for link in links] == list(parts.PREDICTORS)
         assert {drawing.name for drawing in of_parts(study)} == {"train-blocks", "prediction-train"}
@@ -194,6 +195,7 @@ class TestPretraining:
         assert study.lengths == (0, 16) and len(study.students[1].rows) == 2
         found = pretraining.findings(study)
         assert [row[0] for row in found.tables[0].rows] == [0, 16]
+        assert "One run each" not in found.text()
         assert len(of_pretraining(study)) == 1
         recipe = json.loads((bench.directory / "student-16-1" / "recipe.json").read_text())
         assert recipe["recipe"]["seed"] == 1 and recipe["pretrained for"] == 16

@@ -23,7 +23,7 @@ from .frequency import Band, filtered, octaves, rings
 from .network import places, replaced, sizes
 from .paths import device, levels, sampled
 from .progression import mean
-from .trials import Bench, Scores, remembered, tuned
+from .trials import Bench, Scores, caution, remembered, tuned
 
 MODES = ("remove", "keep")
 IMAGE = "image"
@@ -178,6 +178,7 @@ def findings(study: BandsStudy) -> Findings:
             f"The gradient: after {study.images:,} images KID is {study.full.cell()} with all of it; {limited}, it is "
             f"worst for band {worst} ({kids[worst].cell()}) and best for band {best} ({kids[best].cell()})."
         )
+    sentences += caution(study.full)
     return Findings(
         kind="bands",
         title="Bands: which frequencies does one-step quality need?",

@@ -14,7 +14,7 @@ from .correlation import Interval, rank_correlation, verdict
 from .findings import Findings, Table
 from .network import block_of, places
 from .paths import levels, sampled
-from .trials import Bench, Scores, remembered, tuned
+from .trials import Bench, Scores, caution, remembered, tuned
 
 MODES = ("train", "freeze")
 KINDS = ("blocks", "roles")
@@ -169,6 +169,7 @@ def findings(study: PartsStudy) -> Findings:
         outcome = "gain most when trained alone" if mode == "train" else "cost most when frozen"
         told = ", ".join(f"{name} ({study.gain(mode, kind, name):+.3g})" for name in best)
         sentences.append(f"Of the {kind}, these {outcome}, in KID: {told}.")
+    sentences += caution(study.everything)
     return Findings(
         kind="parts",
         title="Parts: does a block's frequency response predict what training it gains?",

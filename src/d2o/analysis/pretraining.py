@@ -11,7 +11,7 @@ from d2o.training.run import summary
 
 from .correlation import rank_correlation, verdict
 from .findings import Findings, Table
-from .trials import Bench, Score, Scores, remembered, tuned
+from .trials import Bench, Score, Scores, caution, remembered, tuned
 
 DEFINITIONS = (
     "Every teacher is trained from the same start with a schedule of its own length; length 0 is the untrained "
@@ -102,6 +102,7 @@ def findings(study: PretrainingStudy) -> Findings:
     )
     best = min(range(len(study.lengths)), key=lambda i: study.students[i].kid)
     sentences.append(f"The best student comes from the teacher of {study.lengths[best]:,} images.")
+    sentences += caution(first)
     rows = [
         (length, teacher.cell(), untuned.cell(), student.cell(), student.cell("frechet"), student.cell("recall"))
         for length, teacher, untuned, student in zip(

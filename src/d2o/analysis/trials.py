@@ -60,6 +60,31 @@ class Bench:
         return {"count": self.count, "features": self.features, "weights": self.weights, "images": len(self.images)}
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Repetitions of one trial."""
+
+    name: str
+    rows: tuple[Score, ...]
+
+    def values(self, key: str = "kid") -> list[float]:
+        """Return one number a repetition."""
+        return [float(row[key]) for row in self.rows]
+
+    @property
+    def kid(self) -> float:
+        """The mean KID."""
+        return spread(self.values())[0]
+
+    def cell(self, key: str = "kid") -> str:
+        """Return mean and standard deviation over repetitions, as they are shown."""
+        return measured(*spread(self.values(key)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what goes into JSON."""
+        return {"name": self.name, "repetitions": list(self.rows)}
+
+
 def tuned(
     bench: Bench,
     name: str,
@@ -110,32 +135,13 @@ def remembered(file: Path, settings: dict[str, Any], measure: Callable[[], Score
     return score
 
 
+def caution(scores: Scores) -> list[str]:
+    """Return a sentence of warning when there is but one run of each trial."""
+    sentence = "One run each: how much another seed alone would change is not known; add --repetitions 3."
+    return [sentence] if len(scores.rows) == 1 else []
+
+
 def write(file: Path, record: dict[str, Any]) -> None:
     """Write JSON atomically."""
     with atomic(file) as temporary:
         temporary.write_text(json.dumps(plain(record), indent=1) + "\n")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Repetitions of one trial."""
-
-    name: str
-    rows: tuple[Score, ...]
-
-    def values(self, key: str = "kid") -> list[float]:
-        """Return one number a repetition."""
-        return [float(row[key]) for row in self.rows]
-
-    @property
-    def kid(self) -> float:
-        """The mean KID."""
-        return spread(self.values())[0]
-
-    def cell(self, key: str = "kid") -> str:
-        """Return mean and standard deviation over repetitions, as they are shown."""
-        return measured(*spread(self.values(key)))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what goes into JSON."""
-        return {"name": self.name, "repetitions": list(self.rows)}

@@ -25,6 +25,7 @@ FLOORS = {
     "metrics": 3,
     "training": 4,
     "bench": 5,
+    "analysis": 5,
     "demo": 5,
     "analysis": 5,
     "app": 6,

@@ -39,7 +39,7 @@ PUBLIC = {  # name -> module, and the name in it; imported at first use, so that
 
 FOLDERS = {
     *("backbones", "diffusion", "features", "pixels"),
-    *("checkpoints", "discriminators", "objectives", "metrics", "training"),
+    *("checkpoints", "discriminators", "objectives", "metrics", "training", "analysis"),
 }
 
 

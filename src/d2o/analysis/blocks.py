@@ -1,0 +1,251 @@
+"""Which block works on which frequencies, at which noise level, and what fine-tuning changed of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2o.diffusion.denoiser import Denoiser
+
+from . import weight_change
+from .correlation import rank_correlation, verdict
+from .findings import Findings, Table, measured
+from .frequency import Band, band_mean, centroid, normalised, octaves, ring_power
+from .network import places, taps
+from .paths import Path, levels, sampled
+from .progression import NOTHING, Progression, Tally, deviation, mean
+from .weight_change import WeightChange, check_alike, weight_changes
+
+DEFINITIONS = (
+    "Change: D_FFT of a block's output, B_t - B_(t-1) at successive noise levels on the teacher's way, mean over its "
+    "channels, without ring 0; its band is the octave with the largest share of energy, mean over images and levels.",
+    "Shift: the share of ring 0 in the energy of that change. It is large because the embedding of the noise level "
+    "moves whole channels of every block up and down, which is no content of the image; so bands and centroids leave "
+    "it out.",
+    "Response at sigma: R(k) = P_out(k) / P_in(k), the radially averaged power of what leaves a block over that of "
+    "what enters it, over the rings from 1 on that both have, normalised to sum 1; its band has the largest mean R.",
+    "Both networks see the same inputs: the noisy images x_t that the first one visits.",
+    "Frequencies are cycles per image at every resolution: a 4x4 map reaches no further than ring 3.",
+    "Relative weight change: |W_after - W_before| / |W_before|, Euclidean norms over all parameters of a row.",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockSpectra:
+    """One block: its name, place and map size (h, w); the change of its output; its response [T, K] at T levels.
+
+    Ring 0 is 0 in both; `shift` is its share in the energy of the changes.
+    """
+
+    name: str
+    place: str
+    size: tuple[int, int]
+    change: Progression
+    shift: float
+    response: np.ndarray
+
+    @property
+    def change_centroid(self) -> tuple[float, float]:
+        """The centroid in cycles per image, mean over noise levels: mean and standard deviation over images."""
+        per_image = mean(self.change.centroids.T)
+        return float(mean(per_image)), float(deviation(per_image))
+
+    @property
+    def response_centroid(self) -> tuple[float, float]:
+        """The centroid of the response in cycles per image: mean and standard deviation over noise levels."""
+        found = centroid(self.response)
+        return float(mean(found)), float(deviation(found))
+
+    @property
+    def change_band(self) -> Band:
+        """The octave in which its output changes most."""
+        return self.change.dominant()
+
+    @property
+    def response_band(self) -> Band:
+        """The octave that it raises most."""
+        return octaves(self.response.shape[1])[int(band_mean(self.response).mean(0).argmax())]
+
+    def as_dict(self) -> dict:
+        """Return what goes into JSON."""
+        return {
+            "name": self.name,
+            "place": self.place,
+            "size": self.size,
+            "change_band": str(self.change_band),
+            "response_band": str(self.response_band),
+            "change_centroid": self.change_centroid,
+            "response_centroid": self.response_centroid,
+            "shift": self.shift,
+            "response": self.response,
+            "change": self.change.as_dict(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class BlocksStudy:
+    """The blocks of a network, in the order in which they are called, before and, where it is given, after."""
+
+    before: tuple[BlockSpectra, ...]
+    after: tuple[BlockSpectra, ...]
+    weights: tuple[WeightChange, ...]
+    sigmas: tuple[float, ...]
+
+
+def blocks(
+    before: Denoiser,
+    after: Denoiser | None = None,
+    *,
+    seeds: Sequence[int] = range(64),
+    steps: int = 18,
+    sampler: str = "heun",
+    batch_size: int = 64,
+) -> BlocksStudy:
+    """Watch every block on the way from noise to images, and those of a fine-tuned copy on the same way."""
+    if after is not None:
+        check_alike(before, after)
+    models = [before] if after is None else [before, after]
+    sigmas = levels(before, steps)
+    watched = [watch(model, sampled(before, seeds, steps, sampler, batch_size), sigmas) for model in models]
+    moved = () if after is None else weight_changes(before, after)
+    return BlocksStudy(watched[0], watched[1] if after else (), moved, sigmas)
+
+
+@torch.no_grad()
+def watch(denoiser: Denoiser, paths: Iterable[Path], sigmas: Sequence[float]) -> tuple[BlockSpectra, ...]:
+    """Return the spectra of all blocks along paths through the noise levels `sigmas`, in the order of their calls."""
+    network = denoiser.backbone
+    tallies: dict[str, Tally] = {}
+    passed: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    size: dict[str, tuple[int, int]] = {}
+    shifts: dict[str, list[float]] = {}
+    for path in paths:
+        earlier: dict = {}
+        for step, (sigma, x) in enumerate(path.points):
+            with taps(network) as seen:
+                denoiser(x, sigma, path.label)
+            for name, (entered, left) in seen.items():
+                size[name] = left.shape[-2], left.shape[-1]
+                powers = [ring_power(value).sum(0) for value in (entered, left)]
+                rows = passed.setdefault(name, [])
+                if len(rows) == step:
+                    rows.append((powers[0], powers[1]))
+                else:
+                    rows[step] = rows[step][0] + powers[0], rows[step][1] + powers[1]
+                if name in earlier:
+                    change = left - earlier[name]
+                    tallies.setdefault(name, Tally(first=1)).add(step, change)
+                    shifts.setdefault(name, []).append(shift(change))
+            earlier = {name: left for name, (_, left) in seen.items()}
+    if not tallies:
+        raise ValueError("This network has no blocks whose outputs are maps or tokens.")
+    place = places(network)
+    return tuple(
+        BlockSpectra(
+            name,
+            place[name],
+            size[name],
+            tally.progression(name, sigmas[1:]),
+            float(np.mean(shifts[name])),
+            response(passed[name]),
+        )
+        for name, tally in tallies.items()
+    )
+
+
+def shift(change: Tensor) -> float:
+    """Return the share of the channels' means in the energy of changes [N, C, h, w], mean over images."""
+    energy = change.double().square().mean((1, 2, 3))
+    means = change.double().mean((2, 3)).square().mean(1)
+    return float(torch.where(energy > 0, means / energy, 0).mean())
+
+
+def response(passed: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return the responses [T, K] of pairs of power spectra, in and out, at T noise levels; 0 where nothing enters."""
+    rings = min(len(passed[0][0]), len(passed[0][1]))
+    entered, left = (np.stack([pair[side][:rings] for pair in passed]) for side in (0, 1))
+    lit = entered > NOTHING * entered.sum(1, keepdims=True)
+    lit[:, 0] = False
+    gain = np.divide(left, entered, out=np.zeros_like(left), where=lit)
+    return np.nan_to_num(normalised(gain))
+
+
+def findings(study: BlocksStudy) -> Findings:
+    """Return what the study says, in words, tables and numbers."""
+    sentences = [specialised(study.before, "before fine-tuning" if study.after else "in this network")]
+    if study.after:
+        sentences += [specialised(study.after, "after fine-tuning"), shifted(study)]
+        sentences.append(weight_change.sentence(study.weights))
+    return Findings(
+        kind="blocks",
+        title="Blocks: which part of the network works on which frequencies",
+        question="Do the blocks specialise by frequency band, following their resolution, and what did fine-tuning do?",
+        conclusion=tuple(sentences),
+        tables=(table(study), *([weight_change.table(study.weights)] if study.weights else [])),
+        numbers={
+            "sigma": study.sigmas,
+            "before": [block.as_dict() for block in study.before],
+            "after": [block.as_dict() for block in study.after],
+            "weight_changes": [vars(row) for row in study.weights],
+        },
+        definitions=DEFINITIONS,
+    )
+
+
+def specialised(found: Sequence[BlockSpectra], when: str) -> str:
+    """Return whether a block's frequencies follow its resolution, as a sentence."""
+    sides = [min(block.size) for block in found]
+    middles = np.array([block.change_centroid[0] for block in found])
+    kinds = f"The blocks' dominant bands, in cycles per image: {', '.join(map(str, used(found)))}."
+    if len(set(sides)) == 1:
+        depth = rank_correlation(range(len(found)), middles)
+        return f"{verdict(depth, f'{when}, later blocks change at higher frequencies')} {kinds}"
+    claim = f"{when}, blocks at higher resolution change at higher frequencies"
+    flat = np.array([(block.change.spectrum.shape[1]) / 2 for block in found])  # of white noise on the same map
+    beyond = rank_correlation(sides, middles / flat)
+    return (
+        f"{verdict(rank_correlation(sides, middles), claim)} A small map cannot hold high frequencies at all; relative "
+        f"to white noise on a map of the same size, the rank correlation is {beyond}. {kinds}"
+    )
+
+
+def used(found: Sequence[BlockSpectra]) -> list[Band]:
+    """Return the bands in which some block changes most."""
+    return sorted({block.change_band for block in found})
+
+
+def shifted(study: BlocksStudy) -> str:
+    """Return how many blocks changed their band, and where the centroid moved most, as a sentence."""
+    pairs = list(zip(study.before, study.after, strict=True))
+    other = sum(old.change_band != new.change_band for old, new in pairs)
+    old, new = max(pairs, key=lambda pair: abs(pair[1].change_centroid[0] - pair[0].change_centroid[0]))
+    return (
+        f"Fine-tuning gave {other} of {len(pairs)} blocks another dominant band; the centroid moved most in "
+        f"{old.name}, from {old.change_centroid[0]:.2f} to {new.change_centroid[0]:.2f} cycles per image."
+    )
+
+
+def table(study: BlocksStudy) -> Table:
+    """Return the table block -> dominant band and centroids."""
+    head = ("change band", "change centroid", "shift", "response band", "response centroid")
+    columns = ("block", "place", "map", *head, *(f"{name}, after" for name in head if study.after))
+    rows = []
+    for index, block in enumerate(study.before):
+        cells = describe(block) + (describe(study.after[index]) if study.after else ())
+        rows.append((block.name, block.place, "x".join(map(str, block.size)), *cells))
+    return Table(
+        "Block by block (cycles per image; ± standard deviation over images, and over noise levels)", columns, rows
+    )
+
+
+def describe(block: BlockSpectra) -> tuple[str, ...]:
+    """Return a block's bands and centroids as cells."""
+    return (
+        str(block.change_band),
+        measured(*block.change_centroid),
+        f"{block.shift:.0%}",
+        str(block.response_band),
+        measured(*block.response_centroid),
+    )

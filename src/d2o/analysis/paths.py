@@ -1,0 +1,87 @@
+"""Where a denoiser is watched: the noisy images x_t that a sampler visits, or real images under as much noise."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.noise import karras_sigmas, noise_for
+from d2o.diffusion.sampling import euler_step, heun_step, labels_for, trajectory
+from d2o.pixels.datasets import Images
+from d2o.training.networks import check_fit
+
+STEPS = {"euler": euler_step, "heun": heun_step}
+FEWEST_STEPS = 4
+"""Three changes: fewer have no progression."""
+
+
+class Path(NamedTuple):
+    """A batch on its way down the noise levels: its labels [N] or None, and pairs (sigma, x [N,C,H,W])."""
+
+    label: Tensor | None
+    points: Iterator[tuple[float, Tensor]]
+
+
+def levels(denoiser: Denoiser, steps: int) -> tuple[float, ...]:
+    """Return the noise levels [steps] at which a sampler of so many steps calls the denoiser."""
+    if steps < FEWEST_STEPS:
+        raise ValueError(f"A progression needs at least {FEWEST_STEPS} steps, not {steps}.")
+    return karras_sigmas(steps, sigma_max=denoiser.sigma_max)[:-1]
+
+
+def checked(seeds: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
+    """Yield the seeds in batches; fewer than two have no spread, which is a ValueError."""
+    if len(seeds) < 2:
+        raise ValueError(f"A spread over seeds needs at least 2 of them, not {len(seeds)}.")
+    if batch_size < 1:
+        raise ValueError(f"A batch holds at least one image, not {batch_size}.")
+    return (seeds[first : first + batch_size] for first in range(0, len(seeds), batch_size))
+
+
+@torch.no_grad()
+def sampled(
+    denoiser: Denoiser, seeds: Sequence[int], steps: int = 18, sampler: str = "heun", batch_size: int = 64
+) -> Iterator[Path]:
+    """Yield the paths of the images that a denoiser makes from these seeds; image i depends on seed i only."""
+    if sampler not in STEPS:
+        raise ValueError(f"Unknown sampler {sampler!r}; there are {', '.join(STEPS)}.")
+    sigmas = (*levels(denoiser, steps), 0.0)
+    place = device(denoiser)
+    for part in checked(seeds, batch_size):
+        noise = noise_for(part, denoiser.image_shape, place)
+        label = labels_for(part, denoiser.num_classes)
+        label = None if label is None else label.to(place)
+        walk = trajectory(lambda x, sigma, c=label: denoiser(x, sigma, c), noise, sigmas, STEPS[sampler])
+        yield Path(label, zip(sigmas[:-1], walk, strict=False))
+
+
+@torch.no_grad()
+def noised(
+    denoiser: Denoiser, images: Images, seeds: Sequence[int], steps: int = 18, batch_size: int = 64
+) -> Iterator[tuple[Path, Tensor]]:
+    """Yield the paths x0 + sigma_t noise of as many real images, and x0 [N,C,H,W]; image i has the noise of seed i."""
+    check_fit(denoiser, images)
+    sigmas, place = levels(denoiser, steps), device(denoiser)
+    stream = images.batches(batch_size)
+    for part, batch in zip(checked(seeds, batch_size), stream, strict=False):
+        x0 = denoiser.encode(batch.x0[: len(part)].to(place))
+        label = batch.label[: len(part)].to(place) if batch.label is not None and denoiser.num_classes else None
+        noise = noise_for(part, denoiser.image_shape, place)
+        yield Path(label, ((sigma, x0 + sigma * noise) for sigma in sigmas)), x0
+
+
+@torch.no_grad()
+def outputs(denoiser: Denoiser, path: Path) -> Iterator[Tensor]:
+    """Yield the denoiser's outputs O_t [N,C,H,W] along a path."""
+    for sigma, x in path.points:
+        yield denoiser(x, sigma, path.label)
+
+
+def device(denoiser: Denoiser) -> torch.device:
+    """Return where a denoiser's weights are."""
+    return next((parameter.device for parameter in denoiser.parameters()), torch.device("cpu"))
+
+
+__all__ = ["FEWEST_STEPS", "STEPS", "Path", "device", "levels", "noised", "outputs", "sampled"]

@@ -1,0 +1,140 @@
+"""How one-step quality grows with pre-training: teachers of different length, then the same short fine-tuning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from d2o.checkpoints import load
+from d2o.training.networks import new_denoiser
+from d2o.training.recipe import Recipe
+from d2o.training.run import summary
+
+from .correlation import rank_correlation, verdict
+from .findings import Findings, Table
+from .trials import Bench, Score, Scores, caution, remembered, tuned
+
+DEFINITIONS = (
+    "Every teacher is trained from the same start with a schedule of its own length; length 0 is the untrained "
+    "network. Each is then fine-tuned by the same recipe on the same images.",
+    "A repetition has a seed of its own, for pre-training and fine-tuning alike. ± is the standard deviation over "
+    "them.",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainingStudy:
+    """For every length in images: the teacher in many steps, in one, and the student in one."""
+
+    lengths: tuple[int, ...]
+    teachers: tuple[Scores, ...]
+    untuned: tuple[Scores, ...]
+    students: tuple[Scores, ...]
+    images: int
+    steps: int
+
+
+def pretraining(
+    pretrain: Recipe,
+    finetune: Recipe,
+    bench: Bench,
+    *,
+    lengths: Sequence[int],
+    repetitions: int = 2,
+    steps: int = 18,
+    origin: dict[str, Any] | None = None,
+) -> PretrainingStudy:
+    """Pre-train teachers for so many images each, fine-tune each by one recipe; finished runs are not done again.
+
+    `pretrain` needs a `backbone`; `steps` are those in which teachers make the images that they are judged by.
+    """
+    if pretrain.backbone is None:
+        raise ValueError("The recipe of pre-training needs a backbone: use digits-pretrain, or one with `backbone`.")
+    lengths = sorted(set(lengths))
+    if len(lengths) < 2 or lengths[0] < 0:
+        raise ValueError(f"Give at least two lengths of pre-training, in images, from 0 on; not {lengths}.")
+    origin = origin or {}
+    rows: dict[str, dict[int, list[Score]]] = {
+        name: {n: [] for n in lengths} for name in ("teacher", "untuned", "student")
+    }
+    for length in lengths:
+        for repetition in range(repetitions):
+            start = new_denoiser(
+                pretrain.backbone, bench.images.shape, bench.images.num_classes, seed=pretrain.seed + repetition
+            )
+            known = {**origin, **bench.settings(), "length": length}
+            if length:
+                recipe = replace(pretrain, duration=length)
+                name = f"teacher-{length}"
+                score, directory = tuned(bench, name, recipe, start, origin=origin, repetition=repetition, steps=steps)
+                teacher = load(directory / "ema.safetensors").to(bench.device)
+            else:
+                teacher = start.eval()
+                file = bench.directory / f"teacher-0-{repetition}.json"
+                score = remembered(file, known, lambda t=teacher, i=repetition: summary(bench.judge(i)(t, steps=steps)))
+            rows["teacher"][length].append(score)
+            file = bench.directory / f"untuned-{length}-{repetition}.json"
+            rows["untuned"][length].append(
+                remembered(file, known, lambda t=teacher, i=repetition: summary(bench.judge(i)(t)))
+            )
+            what = {**origin, "pretrained for": length}
+            score, _ = tuned(bench, f"student-{length}", finetune, teacher, origin=what, repetition=repetition)
+            rows["student"][length].append(score)
+    scores = {
+        name: tuple(Scores(f"{name} {length}", tuple(found)) for length, found in by_length.items())
+        for name, by_length in rows.items()
+    }
+    return PretrainingStudy(
+        tuple(lengths), scores["teacher"], scores["untuned"], scores["student"], finetune.duration, steps
+    )
+
+
+def findings(study: PretrainingStudy) -> Findings:
+    """Return what the study says, in words, tables and numbers."""
+    sentences = []
+    for what, scores in (("one-step student", study.students), ("teacher", study.teachers)):
+        pairs = [(length, -kid) for length, row in zip(study.lengths, scores, strict=True) for kid in row.values()]
+        claim = f"the longer the pre-training, the better the {what} (its negated KID)"
+        sentences.append(verdict(rank_correlation([a for a, _ in pairs], [b for _, b in pairs]), claim))
+    first, last = study.students[0], study.students[-1]
+    sentences.append(
+        f"After the same {study.images:,} images of fine-tuning, KID is {first.cell()} from a teacher of "
+        f"{study.lengths[0]:,} images and {last.cell()} from one of {study.lengths[-1]:,}."
+    )
+    best = min(range(len(study.lengths)), key=lambda i: study.students[i].kid)
+    sentences.append(f"The best student comes from the teacher of {study.lengths[best]:,} images.")
+    sentences += caution(first)
+    rows = [
+        (length, teacher.cell(), untuned.cell(), student.cell(), student.cell("frechet"), student.cell("recall"))
+        for length, teacher, untuned, student in zip(
+            study.lengths, study.teachers, study.untuned, study.students, strict=True
+        )
+    ]
+    calls = 2 * study.steps - 1
+    columns = (
+        "images of pre-training",
+        f"KID, teacher, {calls} calls",
+        "KID, teacher, 1 call",
+        "KID, student, 1 call",
+        "Frechet, student",
+        "recall, student",
+    )
+    return Findings(
+        kind="pretraining",
+        title="Pre-training: does one-step ability grow with it?",
+        question="If diffusion training leaves one-step ability in the network, more of it should leave more.",
+        conclusion=tuple(sentences),
+        tables=(Table(f"Quality after {study.images:,} images of fine-tuning", columns, rows),),
+        numbers={
+            "images": study.images,
+            "lengths": list(study.lengths),
+            **{
+                name: [scores.as_dict() for scores in found]
+                for name, found in (
+                    ("teacher", study.teachers),
+                    ("untuned", study.untuned),
+                    ("student", study.students),
+                )
+            },
+        },
+        definitions=DEFINITIONS,
+    )

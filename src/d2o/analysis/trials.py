@@ -1,0 +1,147 @@
+"""Short runs that are compared: each in a directory of its own, continued after a kill, never done twice."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.metrics.evaluation import Judge
+from d2o.pixels.datasets import Images
+from d2o.pixels.files import atomic
+from d2o.training.networks import check_fit, networks
+from d2o.training.recipe import Recipe
+from d2o.training.run import Habits, Moment, claim, run, summary
+
+from .correlation import spread
+from .findings import measured, plain
+
+RESULT = "result.json"
+SPENT = ("checkpoint.safetensors", "student.safetensors")
+"""Files of a run that nobody needs once its result is known."""
+
+Watch = Callable[[Iterable[Moment], int, str], Any]
+Score = dict[str, Any]
+"""What one evaluation says: `kid`, `frechet`, `precision`, `recall`, `pixel_deviation` ..."""
+
+
+def in_silence(moments: Iterable[Moment], duration: int, title: str) -> None:
+    """Follow a run to its end and show nothing."""
+    del duration, title
+    deque(moments, maxlen=0)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What trials have in common: where they are kept, the real images, and how results are measured."""
+
+    directory: Path
+    images: Images
+    count: int = 500
+    features: str = "lite2"
+    weights: str = "auto"
+    device: str = "cpu"
+    watch: Watch = in_silence
+    judges: dict[int, Judge] = field(default_factory=dict, compare=False, repr=False)
+
+    def judge(self, repetition: int) -> Judge:
+        """Return the judge whose seeds belong to a repetition; it looks at the real images once."""
+        if repetition not in self.judges:
+            seeds = range(self.count * repetition, self.count * (repetition + 1))
+            self.judges[repetition] = Judge(
+                self.images, seeds=seeds, features=self.features, weights=self.weights, device=self.device
+            )
+        return self.judges[repetition]
+
+    def settings(self) -> dict[str, Any]:
+        """Return what results depend on besides their recipe."""
+        return {"count": self.count, "features": self.features, "weights": self.weights, "images": len(self.images)}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Repetitions of one trial."""
+
+    name: str
+    rows: tuple[Score, ...]
+
+    def values(self, key: str = "kid") -> list[float]:
+        """Return one number a repetition."""
+        return [float(row[key]) for row in self.rows]
+
+    @property
+    def kid(self) -> float:
+        """The mean KID."""
+        return spread(self.values())[0]
+
+    def cell(self, key: str = "kid") -> str:
+        """Return mean and standard deviation over repetitions, as they are shown."""
+        return measured(*spread(self.values(key)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what goes into JSON."""
+        return {"name": self.name, "repetitions": list(self.rows)}
+
+
+def tuned(
+    bench: Bench,
+    name: str,
+    recipe: Recipe,
+    teacher: Denoiser,
+    *,
+    origin: dict[str, Any],
+    repetition: int = 0,
+    prepare: Callable[[Denoiser], Any] | None = None,
+    steps: int = 1,
+) -> tuple[Score, Path]:
+    """Train by a recipe, or continue, or look up what was found; return the score and the run's directory.
+
+    `prepare` changes the student before it trains: `origin` must tell how, since it is what tells trials apart.
+    The result is the averaged student's (`ema.safetensors`), sampled in `steps` steps.
+    """
+    recipe = replace(recipe, seed=recipe.seed + repetition)
+    directory = bench.directory / f"{name}-{repetition}"
+    origin = {**origin, "evaluation": bench.settings()}
+    file = directory / RESULT
+    if file.exists():
+        claim(directory, recipe, origin, bench.images)
+        return json.loads(file.read_text()), directory
+    check_fit(teacher, bench.images)
+    made = networks(recipe, teacher)
+    if prepare is not None:
+        prepare(made.student)
+    habits = Habits(sample_every=recipe.duration, save_every=max(recipe.duration // 2, 1), sample_steps=steps)
+    moments = run(directory, recipe, made, bench.images, origin=origin, habits=habits)
+    bench.watch(moments, recipe.duration, directory.name)
+    score = plain(summary(bench.judge(repetition)(made.ema, steps=steps)))
+    write(file, score)
+    for spent in SPENT:
+        (directory / spent).unlink(missing_ok=True)
+    return score, directory
+
+
+def remembered(file: Path, settings: dict[str, Any], measure: Callable[[], Score]) -> Score:
+    """Return what was measured before under the same settings, or measure and remember it."""
+    settings = plain(settings)
+    if file.exists():
+        stored = json.loads(file.read_text())
+        if stored["settings"] != settings:
+            raise ValueError(f"{file} holds a result of other settings: choose another directory for the output.")
+        return stored["score"]
+    score = plain(measure())
+    write(file, {"settings": settings, "score": score})
+    return score
+
+
+def caution(scores: Scores) -> list[str]:
+    """Return a sentence of warning when there is but one run of each trial."""
+    sentence = "One run each: how much another seed alone would change is not known; add --repetitions 3."
+    return [sentence] if len(scores.rows) == 1 else []
+
+
+def write(file: Path, record: dict[str, Any]) -> None:
+    """Write JSON atomically."""
+    with atomic(file) as temporary:
+        temporary.write_text(json.dumps(plain(record), indent=1) + "\n")

@@ -1,0 +1,73 @@
+"""How far fine-tuning moved the weights, by role and by block."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2o.diffusion.denoiser import Denoiser
+
+from .findings import Table
+from .network import block_of, places
+
+
+@dataclass(frozen=True, eq=False)
+class WeightChange:
+    """How far fine-tuning moved the parameters of one role in one block (each may be "all"), relative to their norm."""
+
+    block: str
+    role: str
+    parameters: int
+    relative: float
+
+
+def check_alike(one: Denoiser, other: Denoiser) -> None:
+    """Raise a ValueError unless two denoisers have the same parameters, by name and shape."""
+    shapes = [{name: p.shape for name, p in model.backbone.named_parameters()} for model in (one, other)]
+    if shapes[0] != shapes[1]:
+        names = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
+        raise ValueError(
+            f"The two models are not of one architecture: they differ in {names[0]} and {len(names) - 1} more "
+            "parameters; give a teacher and a student that was fine-tuned from it."
+        )
+
+
+def weight_changes(before: Denoiser, after: Denoiser) -> tuple[WeightChange, ...]:
+    """Return the relative change of every role, every block and every role in every block."""
+    check_alike(before, after)
+    role_of = getattr(before.backbone, "role", lambda _: "parameter")
+    known = places(before.backbone)
+    sums: dict[tuple[str, str], np.ndarray] = {}
+    pairs = zip(before.backbone.named_parameters(), after.backbone.parameters(), strict=True)
+    for (name, old), new in pairs:
+        old, new = old.detach().double(), new.detach().double().to(old.device)
+        row = np.array([float((new - old).square().sum()), float(old.square().sum()), old.numel()])
+        block, role = block_of(name, known), role_of(name)
+        for key in ((block, role), (block, "all"), ("all", role), ("all", "all")):
+            sums[key] = sums.get(key, 0) + row
+    return tuple(
+        WeightChange(block, role, int(count), float(np.sqrt(moved / norm)) if norm else float("nan"))
+        for (block, role), (moved, norm, count) in sums.items()
+    )
+
+
+def sentence(changes: Sequence[WeightChange]) -> str:
+    """Return which roles moved most and which not at all."""
+    moved = [row for row in changes if row.block == "all" and row.role != "all"]
+    still = [row.role for row in moved if row.relative == 0]
+    most = max(moved, key=lambda row: row.relative)
+    frozen = f"did not move: {', '.join(still)}" if still else "all roles moved"
+    return f"Weights: {frozen}; {most.role} moved most, by {most.relative:.1%} of its norm."
+
+
+def table(changes: Sequence[WeightChange]) -> Table:
+    """Return the table of relative weight changes, blocks by roles."""
+    cells = {(row.block, row.role): row.relative for row in changes}
+    roles = list(dict.fromkeys(row.role for row in changes))
+    names = list(dict.fromkeys(row.block for row in changes))
+    order = [name for name in names if name != "all"] + ["all"]
+    columns = [role for role in roles if role != "all"] + ["all"]
+    rows = [
+        (name, *(f"{cells[name, role]:.1%}" if (name, role) in cells else None for role in columns)) for name in order
+    ]
+    return Table("Relative weight change by block and role", ("block", *columns), rows)

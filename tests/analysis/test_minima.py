@@ -1,0 +1,75 @@
+"""A student that is its teacher is at no distance; walks between weights end where they should."""
+
+import numpy as np
+import pytest
+import torch
+
+import d2o
+from d2o.analysis.barrier import Barrier, denoising_losses, interpolated, sentences, walk
+from d2o.analysis.findings import plain
+from d2o.analysis.minima import DATA, findings, minima, series
+from d2o.analysis.quality_figures import of_minima
+from d2o.metrics.evaluation import Judge
+
+QUICK = {"count": 12, "features": "pixels", "weights": "random"}
+
+
+@pytest.fixture(scope="module")
+def data(tiny_data):
+    return d2o.images(tiny_data)
+
+
+def test_a_student_that_is_its_teacher(tiny_denoiser, data):
+    model = tiny_denoiser(classes=2)
+    study = minima(model, {"same": model}, data, steps=(1, 2), repetitions=2, **QUICK)
+    same = study.find("teacher", 1, "same")
+    assert same.pixels == same.features == (0, 0) and np.allclose(same.frechet, 0, atol=1e-6)
+    assert study.find("same", 1, DATA).kid == pytest.approx(study.find("teacher", 1, DATA).kid)
+    calls, values = series(study, "same", "pixels")
+    assert calls.tolist() == [1, 3] and values.shape == (2, 2) and (values[1] > 0).all()
+    found = findings(study)
+    assert len(of_minima(study)) == 2 and len(found.tables[0].rows) == 6
+    assert plain(found.as_dict())["distances"][0]["calls"] == 1
+
+
+def test_bad_input(tiny_denoiser, data):
+    model = tiny_denoiser(classes=2)
+    with pytest.raises(ValueError, match="at least one student"):
+        minima(model, {}, data)
+    with pytest.raises(ValueError, match="Steps and repetitions are at least 1"):
+        minima(model, {"a": model}, data, steps=(0,))
+    with pytest.raises(ValueError, match="otherwise than 'teacher'"):
+        minima(model, {"teacher": model}, data)
+
+
+class TestWalk:
+    def test_ends(self, tiny_denoiser):
+        teacher, student = tiny_denoiser(0), tiny_denoiser(1)
+        x = torch.randn(2, 1, 8, 8)
+        for share, end in ((0, teacher), (1, student)):
+            assert torch.allclose(interpolated(teacher, student, share)(x, 1.0), end(x, 1.0), atol=1e-5)
+
+    def test_no_barrier_between_equals(self, tiny_denoiser, data):
+        model = tiny_denoiser(classes=2)
+        judge = Judge(data, images=12, features="pixels")
+        found = walk(model, model, data, judge, points=3, count=20, batch_size=8)
+        assert found.height == pytest.approx(0, abs=1e-9) and np.ptp(found.kid) == 0
+        assert "no barrier" in sentences(found)[0]
+        assert len(found.table().rows) == 3
+
+    def test_losses_do_not_depend_on_the_batch(self, tiny_denoiser, data):
+        model = tiny_denoiser(classes=2)
+        one, other = (denoising_losses(model, data, 20, size) for size in (20, 7))
+        assert len(one) == 20 and np.allclose(one, other, rtol=1e-3)
+
+    def test_a_hill_is_a_barrier(self):
+        shares = np.linspace(0, 1, 5)
+        hill = Barrier("s", shares, 1 + shares + 4 * shares * (1 - shares), np.full(5, 0.01), shares, shares)
+        assert hill.height == pytest.approx(1)
+        assert "a barrier of 1 at share 0.5" in sentences(hill)[0]
+        assert "best at share 0 of s" in sentences(hill)[1]
+
+    def test_bad_input(self, tiny_denoiser, data):
+        judge = Judge(data, images=12, features="pixels")
+        with pytest.raises(ValueError, match="at least 3 points"):
+            walk(tiny_denoiser(), tiny_denoiser(), data, judge, points=2)

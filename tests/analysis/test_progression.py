@@ -1,0 +1,97 @@
+"""A synthetic sequence whose band moves in a known way must give the known centroids, in any batches."""
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from d2o.analysis.frequency import Band
+from d2o.analysis.progression import Tally, progression
+
+SIDE = 32
+
+
+def wave(cycles, phase):
+    place = torch.arange(SIDE) / SIDE
+    return torch.cos(2 * torch.pi * (cycles * place + phase)).expand(1, SIDE, SIDE)
+
+
+def sequence(cycles, seeds):
+    """Yield outputs [n,1,H,W] that gain a wave of so many cycles at each step, of any strength and phase."""
+    generator = np.random.default_rng(3)
+    strengths = {seed: generator.uniform(0.1, 10, len(cycles)) for seed in range(8)}
+    output = torch.randn(len(seeds), 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    yield output
+    for step, k in enumerate(cycles):
+        gain = torch.stack([strengths[seed][step] * wave(k, seed / 7) for seed in seeds])
+        output = output + gain
+        yield output
+
+
+RISING = (1, 2, 3, 5, 8, 13)
+SIGMAS = tuple(range(len(RISING) + 1, 0, -1))
+
+
+def test_a_moving_band_gives_its_centroids():
+    found = progression("rising", SIGMAS, [sequence(RISING, range(8))])
+    assert np.allclose(found.centroids, RISING, atol=1e-3)
+    assert np.allclose(found.spectrum.sum(1), 1) and (found.spectrum.argmax(1) == RISING).all()
+    assert found.sigmas.tolist() == list(SIGMAS[1:])
+    assert found.rise()[:3] == pytest.approx((1, 1, 1))
+    assert found.bands[:4] == [Band(0, 0), Band(1, 1), Band(2, 3), Band(4, 7)]
+    assert np.allclose(found.energies[0].argmax(1), [1, 2, 2, 3, 4, 4])
+
+
+def test_the_opposite_way_is_the_opposite():
+    found = progression("falling", SIGMAS, [sequence(RISING[::-1], range(4))])
+    assert found.rise().high == pytest.approx(-1)
+
+
+def test_batches_do_not_matter():
+    at_once = progression("a", SIGMAS, [sequence(RISING, range(8))])
+    in_parts = progression("a", SIGMAS, (sequence(RISING, range(i, i + 2)) for i in range(0, 8, 2)))
+    assert np.allclose(at_once.spectrum, in_parts.spectrum, atol=1e-4)
+    assert np.allclose(at_once.centroids, in_parts.centroids, atol=1e-3)
+
+
+def test_only_two_outputs_are_held():
+    alive = []
+
+    def outputs():
+        for step in range(20):
+            output = torch.randn(1, 1, 8, 8)
+            alive.append(weakref.ref(output))
+            assert sum(one() is not None for one in alive) <= 3, step
+            yield output
+
+    progression("stream", range(20, 0, -1), [outputs()])
+
+
+def test_white_steps_do_not_rise():
+    steps = torch.randn(12, 64, 1, 8, 8, generator=torch.Generator().manual_seed(5)).cumsum(0)
+    found = progression("white", range(12, 0, -1), [steps])
+    assert abs(found.rise().value) < 0.15
+    assert np.allclose(found.centroids.mean(), 3.0, atol=0.05)
+
+
+def test_a_step_without_change_counts_for_nothing():
+    output = torch.randn(2, 1, 8, 8)
+    other = output + torch.randn(2, 1, 8, 8)
+    other[1] = output[1]
+    found = progression("still", (2, 1), [[output, other]])
+    assert np.isnan(found.centroids[1, 0]) and np.isfinite(found.centroids[0, 0])
+    assert np.isclose(found.spectrum.sum(), 1)
+
+
+def test_a_mean_can_be_left_out():
+    tally = Tally(first=1)
+    tally.add(0, wave(3, 0.1)[None] + 50)
+    tally.add(1, torch.full((1, 1, SIDE, SIDE), 7.0))
+    found = tally.progression("shifted", (2, 1))
+    assert np.isclose(found.centroids[0, 0], 3, atol=1e-3) and np.isnan(found.centroids[0, 1])
+
+
+def test_one_output_is_no_progression():
+    with pytest.raises(ValueError, match="at least two outputs"):
+        progression("short", (1,), [[torch.zeros(1, 1, 4, 4)]])

@@ -1,0 +1,92 @@
+"""`d2o analyze`: help for every study, results on disk, one sentence for bad input."""
+
+import contextlib
+import io
+import json
+
+import pytest
+
+import d2o
+from d2o.analysis import page
+from d2o.cli.analyze import STUDIES
+from d2o.cli.main import run
+from d2o.cli.studies import label
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    from conftest import make_denoiser
+
+    folder = tmp_path_factory.mktemp("models")
+    for name, seed in (("teacher", 0), ("student", 1)):
+        d2o.save(folder / f"{name}.safetensors", make_denoiser(seed, classes=2))
+    return folder / "teacher.safetensors", folder / "student.safetensors"
+
+
+def exit_code(words):
+    try:
+        return run([str(word) for word in words])
+    except SystemExit as stop:
+        return stop.code or 0
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_shows_two_examples(study):
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert exit_code(["analyze", study, "--help"]) == 0
+    assert output.getvalue().count(f"d2o analyze {study}") >= 3
+
+
+def test_the_overview_names_every_study(capsys):
+    assert run(["analyze"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {study} " in text for study in STUDIES)
+
+
+def test_spectrum_and_blocks(models, tiny_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(page, "DOTS", 40)
+    walk = ["--steps", 4, "--seeds", "0-3", "--out", tmp_path]
+    teacher, student = models
+    assert exit_code(["analyze", "spectrum", teacher, "--student", student, "--data", tiny_data, *walk]) == 0
+    assert exit_code(["analyze", "blocks", teacher, "--after", student, *walk]) == 0
+    assert "rank correlation is" in capsys.readouterr().out
+    for study in ("spectrum", "blocks"):
+        assert (tmp_path / f"{study}.html").exists()
+        assert json.loads((tmp_path / f"{study}.json").read_text())["origin"]["model"] == str(teacher)
+
+
+def test_minima(models, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "DOTS", 40)
+    measure = ["--data", tiny_data, "--count", 12, "--features", "pixels", "--repetitions", 1, "--points", 3]
+    assert exit_code(["analyze", "minima", *models, *measure, "--steps", 1, 2, "--out", tmp_path]) == 0
+    assert len(json.loads((tmp_path / "minima.json").read_text())["distances"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["analyze", "spectra"], "There is no study 'spectra': did you mean spectrum?"),
+        (["analyze", "spectrum", "TEACHER", "--steps", "2", "--out", "x"], "at least 4 steps"),
+        (["analyze", "spectrum", "TEACHER", "--seeds", "7", "--out", "x"], "at least 2"),
+        (["analyze", "spectrum", "nothing.safetensors", "--out", "x"], "nothing.safetensors"),
+        (
+            ["analyze", "spectrum", "TEACHER", "--steps", "4", "--seeds", "0-1", "--out", "TEACHER"],
+            "choose a directory",
+        ),
+        (["analyze", "pretraining", "--data", "digits", "--lengths", "5", "--out", "x"], "at least two lengths"),
+        (["analyze", "parts", "TEACHER", "--data", "digits", "--recipe", "d3o", "--out", "x"], "no recipe 'd3o'"),
+    ],
+)
+def test_bad_input_is_one_sentence(models, words, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code([models[0] if word == "TEACHER" else word for word in words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert sentence in error and "Traceback" not in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_names_of_students():
+    assert label(["a/one", "b/two"]) == {"one": "a/one", "two": "b/two"}
+    assert list(label(["a/ema.safetensors", "b/ema.safetensors"])) == ["a/ema.safetensors", "b/ema.safetensors"]
+    with pytest.raises(ValueError, match="named twice"):
+        label(["a", "a"])

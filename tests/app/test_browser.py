@@ -156,8 +156,8 @@ def test_a_bad_file_is_told_and_a_good_one_is_shown(page, served, tmp_path):
 
 def test_another_model_brings_its_teacher(page):
     page.click("#model input")
-    page.click("role=option[name='digits-one-step']")
-    page.wait_for_function("document.querySelector('#student').innerText.includes('digits-one-step')")
+    page.click("role=option[name='digits-small']")
+    page.wait_for_function("document.querySelector('#student').innerText.includes('digits-small')")
     page.wait_for_function("document.querySelector('#teacher').innerText.includes('digits-teacher')")
 
 

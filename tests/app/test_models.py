@@ -26,12 +26,12 @@ def test_the_callers_own_come_first_beside_their_teacher(file):
     offered = models([str(file)], str(file))
     assert offered.names[0] == str(file) and set(SHIPPED) < set(offered.names)
     assert offered.teacher_of(str(file)) == str(file)
-    assert offered.teacher_of("digits-one-step") == "digits-teacher"
+    assert offered.teacher_of("digits-small") == "digits-teacher"
 
 
 def test_a_teacher_alone_is_for_the_digits():
     offered = models([], "digits-teacher")
-    assert offered.names == ["digits-one-step", "digits-teacher"]
+    assert offered.names == ["digits-small", "digits-teacher"]
 
 
 def test_a_teacher_of_other_images_is_refused(file):

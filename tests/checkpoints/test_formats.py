@@ -135,3 +135,12 @@ class TestCommands:
         assert run(["inspect", str(tmp_path / "nothing")]) == 2
         assert run(["inspect", str(pickle), "--key", "net"]) == 2
         assert "name 'ema'" in capsys.readouterr().err
+
+
+def test_models_that_come_with_d2o_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits-small", "digits-teacher"):
+        assert d2o.load(name).image_shape == (1, 8, 8)
+    (tmp_path / "digits-small").write_text("a file of that name comes first")
+    with pytest.raises(CheckpointError, match="digits-small"):
+        d2o.load("digits-small")

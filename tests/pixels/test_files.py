@@ -210,3 +210,12 @@ def test_a_failing_encoder_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk is full"):
         write_images(target, [pixels()])
     assert target.read_bytes() == before and list(tmp_path.iterdir()) == [Path(target)]
+
+
+def test_what_is_written_can_be_read_by_whom_the_system_lets(tmp_path: Path) -> None:
+    """safetensors writes files that only their owner may read; ours are like any program's."""
+    (tmp_path / "plain").write_text("")
+    with atomic(tmp_path / "ours") as temporary:
+        temporary.write_text("")
+        temporary.chmod(0o600)
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode

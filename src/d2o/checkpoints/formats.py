@@ -17,6 +17,7 @@ from d2o.pixels import codec
 
 from . import consistency, diffusers_folder, dit, edm, edm2, native, persistence, torch_state, urls
 from .errors import CheckpointError, MalformedCheckpointError, UnsupportedCheckpointError
+from .shipped import SHIPPED, shipped
 from .storages import LEGACY_START
 from .values import items
 
@@ -86,10 +87,12 @@ def load(
 
 
 def located(path: str | os.PathLike, sha256: str | None = None) -> Path:
-    """Return the file or folder that a path or an address stands for, its hash compared where one is given."""
+    """Return the file or folder that a path, an address or a shipped model's name stands for, its hash compared."""
     if urls.is_address(path):
         return urls.fetch(str(path), sha256)
     place = Path(path)
+    if not place.exists() and str(path) in SHIPPED:
+        return shipped(str(path))
     if not place.exists():
         raise CheckpointError(f"There is no checkpoint at {place}.")
     if sha256 and (found := file_sha256(place)) != sha256.lower():

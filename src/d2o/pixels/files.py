@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import math
+import os
 import re
 import secrets
 import shutil
@@ -19,6 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+UMASK = os.umask(0)
+os.umask(UMASK)  # the only way to ask for it is to set it
 
 MAX_SEED = 2**63 - 1  # what a signed 64-bit tensor can hold
 MAX_SEEDS = 10_000_000  # a longer list is a typing error
@@ -98,6 +102,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        if temporary.is_file():  # some libraries let nobody else read what they write
+            temporary.chmod(0o666 & ~UMASK)
         temporary.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-SHIPPED = {"digits-one-step": "digits-one-step.safetensors", "digits-teacher": "digits-teacher.safetensors"}
+SHIPPED = {"digits-small": "digits-small.safetensors", "digits-teacher": "digits-teacher.safetensors"}
 """Name -> file in this folder."""
-TEACHERS = {"digits-one-step": "digits-teacher"}
+TEACHERS = {"digits-small": "digits-teacher"}
 """One-step generator -> the diffusion model that it began as."""
 
 

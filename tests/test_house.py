@@ -27,7 +27,6 @@ FLOORS = {
     "bench": 5,
     "analysis": 5,
     "demo": 5,
-    "analysis": 5,
     "app": 6,
     "cli": 7,
 }

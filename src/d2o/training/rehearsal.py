@@ -103,7 +103,7 @@ def teacher(name: str, recipe: Recipe) -> Denoiser:
             own = RECIPES.get(f"{start}-pretrain", recipe).backbone
             spec = recipe.backbone or own or BACKBONES[data.backbone]
             return new_denoiser(spec, data.image_shape, data.num_classes)
-    backbone = backbones.build({**DIT, "resolution": 32, "in_channels": 4, "out_channels": 8})
+    backbone = backbones.build({**DIT, "resolution": 32, "in_channels": 4, "out_channels": 4})
     denoiser = Denoiser(backbone, Epsilon(), (4, 32, 32), 1000)
     denoiser.codec = Stretch()
     return denoiser

@@ -82,7 +82,7 @@ def rehearse(name: str, device: str = "meta", iterations: int = 2, batch_size: i
 
 
 def with_random_weights(recipe: Recipe) -> Recipe:
-    """Return the recipe with frozen networks of random weights, R1 in every iteration, in float32, without augmentation."""
+    """Return the recipe with random weights, R1 in every iteration, in float32, without augmentation."""
     critic = recipe.discriminator
     if isinstance(critic, Projected | Perceptual):
         critic = replace(critic, weights="random")

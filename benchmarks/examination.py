@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from feature_classifier import Embed
+from PIL import Image
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
@@ -16,11 +17,12 @@ from d2o.metrics.distances import distances
 from d2o.metrics.diversity import PixelSums, feature_distance
 from d2o.metrics.statistics import Features, features_of
 from d2o.pixels.datasets import Images
-from d2o.pixels.files import atomic, to_float, to_uint8, write_images
+from d2o.pixels.files import atomic, grid, to_float, to_uint8
 
 SPACES = ("lite2", "classifier")
 """EfficientNet-lite2 has seen ImageNet, as the discriminator's networks have; the classifier has seen CIFAR-10 only."""
-SHOWN = 60
+SHOWN, COLUMNS = 60, 10
+"""Images of a grid; a generator's columns are classes."""
 BATCH = 250
 
 
@@ -65,7 +67,9 @@ class Examiner:
         where = facts["row"], facts["seed"], facts["images"]
         if reference is None:
             picture = self.file(results, *where, "lite2").name.replace("-lite2.json", ".png")
-            write_images(results / picture, [pixels[:SHOWN]])
+            with atomic(results / picture) as temporary:
+                sheet = grid(pixels[:SHOWN], columns=COLUMNS)
+                Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(temporary)
         sums = PixelSums()
         sums.add(pixels)
         for space in SPACES:

@@ -203,7 +203,9 @@ def curves(results: Results, path: Path) -> None:
                 panel.axhline(level, color="grey", linestyle="--", linewidth=1, label=WORDS["teacher-18"])
             panel.set_title(f"{what.upper() if what == 'kid' else what} by {SPACES[space]}", fontsize=10)
             panel.set_xscale("log")
-            if what == "kid":
+            panel.set_xticks(results.marks, [f"{mark:,}" for mark in results.marks])
+            panel.minorticks_off()
+            if what == "kid" and panel.get_ylim()[1] > 1 > panel.get_ylim()[0]:
                 panel.set_yscale("symlog", linthresh=0.1)
     for panel in panels[-1]:
         panel.set_xlabel("images seen")

@@ -86,7 +86,7 @@ class TestSecondTime:
             with torch.no_grad():
                 assert torch.equal(answer(student, x, sigma, sigma / 2, None), teacher(x, sigma))
                 assert torch.equal(student(x, sigma), teacher(x, sigma))
-                torch.nn.init.normal_(student.backbone.map_augment.weight)
+                torch.nn.init.normal_(student.backbone.get_parameter("map_augment.weight"))
                 assert torch.equal(student(x, sigma), teacher(x, sigma))
                 assert not torch.allclose(answer(student, x, sigma, sigma / 2, None), teacher(x, sigma))
 

@@ -30,7 +30,7 @@ def scene(tiny_denoiser):
     student, teacher, target = (tiny_denoiser(seed, classes=2) for seed in range(3))
     for network in (student, target):
         network.backbone = backbones.widened(network.backbone, SECOND_TIME)
-        torch.nn.init.normal_(network.backbone.map_augment.weight)
+        torch.nn.init.normal_(network.backbone.get_parameter("map_augment.weight"))
     for network in (teacher, target):
         network.requires_grad_(False)
     x0 = noise_for(range(50, 54), (1, 8, 8)).clamp(-1, 1)

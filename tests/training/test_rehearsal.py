@@ -4,11 +4,10 @@ import pytest
 
 from d2o.training.rehearsal import PRESETS, rehearse
 
-# One of each: every data set, objective, discriminator; the whole list is a matter of benchmarks/full_size.py --meta.
+# Some that differ most; all of them are a matter of benchmarks/full_size.py --meta.
 CHOSEN = {
     "cifar10-d2o-f": (56_395_523, {"student", "discriminator", "r1"}),
     "cifar10-d2o-stylegan2": (56_395_523, {"student", "discriminator", "r1"}),
-    "cifar10-pd": (56_395_523, {"student"}),
     "cifar10-ctm": (56_395_523 + 16 * 256, {"student"}),
     "imagenet64-d2o-f": (295_899_267, {"student", "discriminator", "r1"}),
 }

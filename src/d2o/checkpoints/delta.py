@@ -40,7 +40,7 @@ def weights_sha256(denoiser: Denoiser) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(denoiser.state_dict().items()):
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        found.update(as_bytes(tensor).numpy())
+        found.update(as_bytes(tensor).numpy().data)
     return found.hexdigest()
 
 

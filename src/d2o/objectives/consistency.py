@@ -11,7 +11,7 @@ from d2o.diffusion.noise import SIGMA_MAX
 
 from .distance import Distance, PseudoHuber
 from .objective import RECORD, Batch, Networks, Real, Whole
-from .teaching import Solver, levels, per_pixel, pick, teacher_and_target, walk
+from .teaching import Solver, levels, per_pixel, pick, teacher_and_target, walk, wanted
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -35,7 +35,7 @@ class Consistency:
     @property
     def needs(self) -> tuple[str, ...]:
         """The networks that it wants besides the student."""
-        return ("teacher", *(["target"] if self.target_half_life else []), *self.distance.needs)
+        return wanted(self.target_half_life, self.distance.needs)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the distance [N] between the student's clean images of two neighbouring points."""
@@ -47,5 +47,5 @@ class Consistency:
         x = x0 + per_pixel(sigma) * batch.noise("consistency noise", x0.shape[1:])
         with torch.no_grad():
             x_next = walk(teacher, x, sigma, sigma_next, batch.label, self.solver)
-            wanted = target(x_next, sigma_next, batch.label)
-        return self.distance(networks, networks.student(x, sigma, batch.label), wanted)
+            aim = target(x_next, sigma_next, batch.label)
+        return self.distance(networks, networks.student(x, sigma, batch.label), aim)

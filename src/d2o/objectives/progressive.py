@@ -73,6 +73,6 @@ class Progressive:
         with torch.no_grad():
             x_middle = walk(teacher, x, sigma, middle, batch.label, self.solver)
             x_next = walk(teacher, x_middle, middle, sigma_next, batch.label, self.solver)
-            wanted = straight(x, sigma, x_next, sigma_next)
-        distance = self.distance(networks, networks.student(x, sigma, batch.label), wanted)
+            aim = straight(x, sigma, x_next, sigma_next)
+        distance = self.distance(networks, networks.student(x, sigma, batch.label), aim)
         return distance * (1 / sigma**2).clamp(min=1) if self.weighting == "truncated-snr" else distance

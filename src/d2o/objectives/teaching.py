@@ -19,6 +19,11 @@ TINY = 1e-8
 """Stands for a noise level of 0 where a network must be called although its answer is not used."""
 
 
+def wanted(target_half_life: float, distance: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the networks that an objective wants besides the student; without an average it needs no target."""
+    return ("teacher", *(("target",) if target_half_life else ()), *distance)
+
+
 def levels(steps: int, sigma: float, student: Denoiser, x0: Tensor) -> Tensor:
     """Return the `steps` Karras levels from `sigma`, or the student's largest, downwards and a final 0: [steps + 1]."""
     return torch.tensor(karras_sigmas(steps, sigma_max=min(sigma, student.sigma_max)), dtype=x0.dtype).to(x0.device)

@@ -18,7 +18,7 @@ from d2o.diffusion.noise import SIGMA_MAX, SIGMA_MIN
 
 from .distance import Distance, PseudoHuber
 from .objective import RECORD, Batch, Networks, Real, Whole
-from .teaching import TINY, Solver, levels, per_pixel, pick, straight, teacher_and_target, walk
+from .teaching import TINY, Solver, levels, per_pixel, pick, straight, teacher_and_target, walk, wanted
 
 SECOND_TIME = 16
 """Augmentation labels that tell a network at which noise level a jump ends."""
@@ -66,7 +66,7 @@ class Trajectory:
     @property
     def needs(self) -> tuple[str, ...]:
         """The networks that it wants besides the student."""
-        return ("teacher", *(["target"] if self.target_half_life else []), *self.distance.needs)
+        return wanted(self.target_half_life, self.distance.needs)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the distance [N] between a jump and the same jump after one teacher step."""
@@ -81,8 +81,8 @@ class Trajectory:
             x_middle = walk(teacher, x, sigma, middle, batch.label, self.solver)
             x_next = jump(target, x_middle, middle, sigma_next, batch.label)
             x_next = torch.where(per_pixel(end == start + 1), x_middle, x_next)
-            wanted = straight(x, sigma, x_next, sigma_next)
-        return self.distance(networks, answer(networks.student, x, sigma, sigma_next, batch.label), wanted)
+            aim = straight(x, sigma, x_next, sigma_next)
+        return self.distance(networks, answer(networks.student, x, sigma, sigma_next, batch.label), aim)
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -106,7 +106,7 @@ class ReverseConsistency:
     @property
     def needs(self) -> tuple[str, ...]:
         """The networks that it wants besides the student."""
-        return ("teacher", *(["target"] if self.target_half_life else []), *self.distance.needs)
+        return wanted(self.target_half_life, self.distance.needs)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the distance [N] between a jump from pure noise and the jump before it, led on by the teacher."""
@@ -119,5 +119,5 @@ class ReverseConsistency:
             x_middle = jump(target, x, sigma, middle, batch.label)
             x_middle = torch.where(per_pixel(end == 1), x, x_middle)
             x_next = walk(teacher, x_middle, middle, sigma_next, batch.label, self.solver)
-            wanted = straight(x, sigma, x_next, sigma_next)
-        return self.distance(networks, answer(networks.student, x, sigma, sigma_next, batch.label), wanted)
+            aim = straight(x, sigma, x_next, sigma_next)
+        return self.distance(networks, answer(networks.student, x, sigma, sigma_next, batch.label), aim)

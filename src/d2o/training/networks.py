@@ -61,12 +61,19 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     return Networks(
         student,
         ema,
-        deepcopy(teacher).eval().requires_grad_(False) if "teacher" in recipe.needs else None,
+        imitated(teacher, student) if "teacher" in recipe.needs else None,
         discriminator,
         target=deepcopy(ema) if "target" in recipe.needs else None,
         perceptual=perceptual(recipe),
         kept=kept,
     )
+
+
+def imitated(teacher: Denoiser, student: Denoiser) -> Denoiser:
+    """Return a frozen copy of the teacher that computes as its student does."""
+    copy = deepcopy(teacher).eval().requires_grad_(False)
+    copy.precision = student.precision
+    return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def perceptual(recipe: Recipe) -> torch.nn.Module | None:

@@ -74,7 +74,7 @@ class Recipe:
     ema_ramp: Rate | None = 0.05
     """Bounds the half-life by this share of the images seen so far."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the student's backbone; weights, sums and the discriminator stay float32."""
+    """Of the backbones of student and teacher; weights, sums and the discriminator stay float32."""
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
 
     @property

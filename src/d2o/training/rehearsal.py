@@ -16,7 +16,7 @@ from d2o.compute.operations import Operations
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.preconditioning import Epsilon
 from d2o.discriminators import Perceptual, Projected
-from d2o.objectives import Adversarial
+from d2o.objectives import Adversarial, Denoising
 from d2o.objectives.distance import Lpips
 from d2o.objectives.objective import Batch, Networks
 
@@ -82,7 +82,7 @@ def rehearse(name: str, device: str = "meta", iterations: int = 2, batch_size: i
 
 
 def with_random_weights(recipe: Recipe) -> Recipe:
-    """Return the recipe with frozen networks of random weights, R1 in every iteration, in float32."""
+    """Return the recipe with random weights, R1 in every iteration, in float32, without augmentation."""
     critic = recipe.discriminator
     if isinstance(critic, Projected | Perceptual):
         critic = replace(critic, weights="random")
@@ -90,6 +90,8 @@ def with_random_weights(recipe: Recipe) -> Recipe:
     for objective in recipe.objectives:
         if isinstance(objective, Adversarial):
             objective = replace(objective, r1_every=1)
+        elif isinstance(objective, Denoising):  # which images are warped is no matter of shapes
+            objective = replace(objective, augmentation=None)
         elif isinstance(distance := getattr(objective, "distance", None), Lpips):
             objective = replace(objective, distance=replace(distance, weights="random"))  # type: ignore[call-arg]
         objectives.append(objective)
@@ -103,7 +105,7 @@ def teacher(name: str, recipe: Recipe) -> Denoiser:
             own = RECIPES.get(f"{start}-pretrain", recipe).backbone
             spec = recipe.backbone or own or BACKBONES[data.backbone]
             return new_denoiser(spec, data.image_shape, data.num_classes)
-    backbone = backbones.build({**DIT, "resolution": 32, "in_channels": 4, "out_channels": 8})
+    backbone = backbones.build({**DIT, "resolution": 32, "in_channels": 4, "out_channels": 4})
     denoiser = Denoiser(backbone, Epsilon(), (4, 32, 32), 1000)
     denoiser.codec = Stretch()
     return denoiser

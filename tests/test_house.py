@@ -30,6 +30,9 @@ FLOORS = {
     "analysis": 5,
     "app": 6,
     "cli": 7,
+    "app": 5,
+    "serving": 5,
+    "cli": 6,
 }
 LONGEST = 320
 

@@ -21,7 +21,7 @@ class Wanted(NamedTuple):
     image: asyncio.Future
 
 
-class Full(Exception):  # noqa: N818
+class Full(Exception):
     """More images wait than may."""
 
 

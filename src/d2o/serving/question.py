@@ -106,4 +106,3 @@ def labels_of(value: Any, seeds: tuple[int, ...], num_classes: int) -> tuple[int
 def whole(value: Any) -> bool:
     """Return whether a JSON value is a whole number (true and false are not)."""
     return isinstance(value, int) and not isinstance(value, bool)
-

@@ -15,7 +15,7 @@ import tyro
 
 from d2o.checkpoints import export, load
 
-from .arguments import parse
+from .arguments import parse, tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class Export:
     """The npm package onnxruntime-web, .tgz or folder, for --to web; otherwise fetched once into D2O_CACHE."""
     title: str | None = None
     """The heading of the page, for --to web."""
+    json: bool = False
+    """Print JSON instead of text."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -55,6 +57,6 @@ def main(arguments: Sequence[str]) -> None:
         runtime=options.runtime,
         title=options.title,
     )
-    print(f"{made.path}: largest difference to the model's images, which span -1 to 1: {made.error:.1e}")
-    for note in made.notes:
-        print(f"  {note}")
+    record = {"path": str(made.path), "to": options.to, "error": made.error, "notes": list(made.notes)}
+    sentence = f"{made.path}: largest difference to the model's images, which span -1 to 1: {made.error:.1e}"
+    tell(record, "\n  ".join([sentence, *made.notes]), options.json)

@@ -1,0 +1,54 @@
+"""Print the completion of d2o's commands, options and choices for a shell.
+
+examples:
+  d2o completion bash > ~/.local/share/bash-completion/completions/d2o
+  d2o completion zsh > ~/.zfunc/_d2o
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from importlib import import_module
+from operator import or_
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from .arguments import CONFIG, parse
+from .main import COMMANDS
+
+FALL_BACK = "complete -o bashdefault -o default -F "
+"""Where there is nothing of ours to complete, bash completes names of files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """The options of `d2o completion`."""
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh"]]
+    """The shell."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o completion`."""
+    options = parse(Completion, "completion", arguments, __doc__)
+    print(script(options.shell), end="")
+
+
+def script(shell: str) -> str:
+    """Return the completion of all commands as a shell's program."""
+    records = [getattr(import_module(f"d2o.cli.{name}"), name.capitalize()) for name in COMMANDS]
+    commands: Any = reduce(
+        or_,
+        (
+            Annotated[record, tyro.conf.subcommand(name, description=sentence)]
+            for record, (name, sentence) in zip(records, COMMANDS.items(), strict=True)
+        ),
+    )
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        warnings.simplefilter("ignore")
+        tyro.cli(commands, prog="d2o", args=["--tyro-print-completion", shell], config=CONFIG)
+    return printed.getvalue().replace("complete -F ", FALL_BACK)

@@ -11,7 +11,7 @@ import d2o  # noqa: E402
 
 project = "d2o"
 version = release = d2o.__version__
-copyright = "the authors of d2o, Apache-2.0"  # noqa: A001
+copyright = "the authors of d2o, Apache-2.0"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = "d2o"

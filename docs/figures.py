@@ -83,7 +83,12 @@ def objective() -> Figure:
     axes.plot(x, adversarial, color=ORANGE, label="adversarial: softplus(-logit)")
     for point in (-POINT, POINT):
         axes.axvline(point, color=GREY, linestyle=":", linewidth=1)
-    axes.set(xlabel="the answer to pure noise", ylabel="loss", title="The mean is a good guess and a bad image", ylim=(0, 3.6))
+    axes.set(
+        xlabel="the answer to pure noise",
+        ylabel="loss",
+        title="The mean is a good guess and a bad image",
+        ylim=(0, 3.6),
+    )
     axes.legend(frameon=False)
     return drawing
 

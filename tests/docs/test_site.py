@@ -1,4 +1,4 @@
-"""The documentation site is built without a warning, its figures are drawn by its code, and its links lead somewhere."""
+"""The documentation site is built without a warning, its figures are drawn by its code, and its links hold."""
 
 import re
 import runpy
@@ -35,7 +35,9 @@ def test_the_site_is_built_without_warnings(tmp_path):
     answer = subprocess.run([sys.executable, "-m", "sphinx", *map(str, words)], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     site = tmp_path / "site"
-    assert {"index.html", "tutorial.html", "concepts.html", "coming-from.html", "api"} <= {p.name for p in site.iterdir()}
+    assert {"index.html", "tutorial.html", "concepts.html", "coming-from.html", "api"} <= {
+        p.name for p in site.iterdir()
+    }
     reference = (site / "api" / "diffusion.html").read_text()
     assert "A sampler walks a list of sigmas" in reference and "karras_sigmas" in reference
     home = (site / "index.html").read_text()

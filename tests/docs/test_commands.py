@@ -32,7 +32,6 @@ REDUCED = {
 }
 # Their options are read here and checked; they are run elsewhere, or need what no test has.
 ONLY_READ = {
-    r"d2o demo": "takes minutes: tests/demo",
     r"d2o serve": "runs until it is stopped: tests/serving/test_server.py",
     r"d2o app": "runs until it is stopped: tests/app",
     r"d2o completion": "writes into the home folder: tests/cli/test_machines.py",

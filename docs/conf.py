@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "src"))
+sys.path.insert(0, str(HERE.parent / "src"))  # else the installed one
 
 import d2o  # noqa: E402
 
@@ -33,12 +33,12 @@ FOLDERS += ("training", "analysis", "serving")
 
 def write_reference(app) -> None:
     """Write a page a folder of the library into docs/api, listing its modules; Sphinx fills in their docstrings."""
-    place = HERE / "api"
+    place = Path(app.srcdir) / "api"
     place.mkdir(exist_ok=True)
     for old in place.glob("*.rst"):
         old.unlink()
-    for folder in FOLDERS:
-        source = HERE.parent / "src" / "d2o" / folder
+    for folder in app.config.reference_folders:
+        source = Path(d2o.__file__).parent / folder
         if not source.is_dir():
             continue
         files = sorted(source.rglob("*.py"), key=lambda file: (file.name != "__init__.py", str(file)))
@@ -61,5 +61,8 @@ def as_plain_text(app, what, name, thing, options, lines: list[str]) -> None:
 
 def setup(app) -> None:
     """Let the reference be written before Sphinx reads its sources."""
+    app.add_config_value(
+        "reference_folders", FOLDERS, "env", types=[list, tuple]
+    )  # -D reference_folders=diffusion: quick
     app.connect("builder-inited", write_reference)
     app.connect("autodoc-process-docstring", as_plain_text)

@@ -26,8 +26,18 @@ add_module_names = False
 python_use_unqualified_type_names = True
 suppress_warnings = ["ref.python", "toc.empty_glob"]  # two classes may have one name, and a page may be missing
 
-FOLDERS = ("diffusion", "backbones", "features", "pixels", "discriminators", "objectives", "checkpoints", "metrics")
-FOLDERS += ("training", "analysis", "serving")
+FOLDERS = (
+    "compute",
+    "diffusion",
+    "backbones",
+    "features",
+    "pixels",
+    "discriminators",
+    "objectives",
+    "checkpoints",
+    "metrics",
+)
+FOLDERS += ("training", "analysis", "bench", "serving")
 """Of the reference, from the bottom floor up; the others are programs."""
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 import d2o
 from conftest import make_denoiser
 from d2o.cli.arguments import parse
+from d2o.cli.completion import options_of
 from d2o.cli.main import COMMANDS, run
 from d2o.pixels.files import write_images
 
@@ -58,7 +59,7 @@ def commands(text: str) -> list[str]:
 
 def is_synopsis(line: str) -> bool:
     """Return whether a line says what may be written, instead of being a command."""
-    return "MODEL" in line or " [--" in line
+    return re.search(r"\b(MODEL|TEACHER|DATA|RECIPE)\b| \[--", line) is not None
 
 
 def arguments(line: str) -> list[str]:
@@ -74,8 +75,7 @@ def only_read(line: str) -> bool:
 def read(line: str) -> None:
     """Read a command's options as it does itself, without running it."""
     name, *rest = arguments(line)
-    module = import_module(f"d2o.cli.{name}")
-    parse(getattr(module, name.capitalize()), name, rest, module.__doc__)
+    parse(options_of(name), name, rest, None)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def prepare(page: Path, stand_ins: Path, scratch: Path) -> None:
     if page.stem == "tutorial":
         return
     shutil.copytree(stand_ins, scratch, dirs_exist_ok=True)
-    if page.stem in ("edm-checkpoint", "reproduction", "coming-from"):  # these pages name only models of RGB images
+    if page.stem in ("edm-checkpoint", "coming-from"):  # these pages name only models of RGB images
         shutil.rmtree(scratch / "runs")
     if page.stem == "resume":  # its first command makes it
         shutil.rmtree(scratch / "runs/one-step")

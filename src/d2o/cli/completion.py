@@ -9,7 +9,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import reduce
 from importlib import import_module
 from operator import or_
@@ -38,14 +38,22 @@ def main(arguments: Sequence[str]) -> None:
     print(script(options.shell), end="")
 
 
+def options_of(name: str) -> Any:
+    """Return the record of a command's options: the one that its module defines."""
+    module = import_module(f"d2o.cli.{name}")
+    (record,) = [
+        value for value in vars(module).values() if is_dataclass(value) and value.__module__ == module.__name__
+    ]
+    return record
+
+
 def script(shell: str) -> str:
     """Return the completion of all commands as a shell's program."""
-    records = [getattr(import_module(f"d2o.cli.{name}"), name.capitalize()) for name in COMMANDS]
     commands: Any = reduce(
         or_,
         (
-            Annotated[record, tyro.conf.subcommand(name, description=sentence)]
-            for record, (name, sentence) in zip(records, COMMANDS.items(), strict=True)
+            Annotated[options_of(name), tyro.conf.subcommand(name, description=sentence)]
+            for name, sentence in COMMANDS.items()
         ),
     )
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):

@@ -31,6 +31,7 @@ REDUCED = {
     "sample": ["--seeds", "0-3"],
     "evaluate": ["--images", "24", "--features", "pixels", "--device", "cpu"],
 }
+FEWER = ("zip(digits.images,", "zip(digits.images[:60],")  # of the 1,797 digits that the tutorial writes
 # Their options are read here and checked; they are run elsewhere, or need what no test has.
 ONLY_READ = {
     r"d2o serve": "runs until it is stopped: tests/serving/test_server.py",
@@ -111,6 +112,7 @@ def prepare(page: Path, stand_ins: Path, scratch: Path) -> None:
     if page.stem == "resume":  # its first command makes it
         shutil.rmtree(scratch / "runs/one-step")
     if page.stem == "diffusers":  # its data must fit its model, which has no classes
+        shutil.rmtree(scratch / "runs")
         shutil.rmtree(scratch / "photos")
         write_images(scratch / "photos", [np.zeros((8, 8, 8, 3), np.uint8)])
 
@@ -123,9 +125,10 @@ def test_commands_run(page, stand_ins, tmp_path, monkeypatch, capsys):
         if line.startswith("python\n"):
             ast.parse(line.partition("\n")[2])
             if page.stem not in PROGRAMS_ONLY_READ:
-                exec(compile(line.partition("\n")[2], page.name, "exec"), {})
+                program = line.partition("\n")[2].replace(*FEWER)
+                exec(compile(program, page.name, "exec"), {})
         elif is_synopsis(line):
-            assert line.split()[1] in COMMANDS
+            assert arguments(line)[0] in COMMANDS
         elif only_read(line):
             read(line)
         else:

@@ -20,11 +20,12 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 default_role = "code"
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True}
 add_module_names = False
 python_use_unqualified_type_names = True
-suppress_warnings = ["ref.python", "toc.empty_glob"]  # two classes may have one name, and a page may be missing
+suppress_warnings = ["ref.python"]  # two folders may have a class of one name
 
 FOLDERS = (
     "compute",
@@ -47,7 +48,7 @@ def write_reference(app) -> None:
     place.mkdir(exist_ok=True)
     for old in place.glob("*.rst"):
         old.unlink()
-    for folder in app.config.reference_folders:
+    for folder in app.config.reference_folders.split(","):
         source = Path(d2o.__file__).parent / folder
         if not source.is_dir():
             continue
@@ -71,8 +72,6 @@ def as_plain_text(app, what, name, thing, options, lines: list[str]) -> None:
 
 def setup(app) -> None:
     """Let the reference be written before Sphinx reads its sources."""
-    app.add_config_value(
-        "reference_folders", FOLDERS, "env", types=[list, tuple]
-    )  # -D reference_folders=diffusion: quick
+    app.add_config_value("reference_folders", ",".join(FOLDERS), "env")  # -D reference_folders=diffusion is quick
     app.connect("builder-inited", write_reference)
     app.connect("autodoc-process-docstring", as_plain_text)

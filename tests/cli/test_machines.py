@@ -46,7 +46,7 @@ class TestCompletion:
         commands, one, option, choices, registered = answer.stdout.splitlines()
         assert set(COMMANDS) <= set(commands.split())
         assert one == "finetune" and option == "--recipe"
-        assert choices.split() == ["safetensors", "diffusers", "onnx", "torch", "web"]
+        assert choices.split() == ["safetensors", "delta", "diffusers", "onnx", "torch", "web"]
         assert "-o default" in registered, "where nothing of ours fits, files are completed"
 
     def test_zsh_gets_a_script_with_all_commands(self):

@@ -192,7 +192,7 @@ class TestBatches:
         sizes, found = asyncio.run(story())
         assert sizes == [4, 4]
         assert isinstance(found.pop(1), asyncio.CancelledError)
-        assert [row.tolist() for row in found] == [[0, 1], [20, 21], [30, 31], [40, 41]]
+        assert [np.asarray(row).tolist() for row in found] == [[0, 1], [20, 21], [30, 31], [40, 41]]
 
 
 class TestWatching:

@@ -3,6 +3,7 @@
 import json
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def service(monkeypatch):
     return seen
 
 
-def moments(directory, images):
+def moments(directory, images) -> Any:
     """Write the log as a run does, and yield after each line."""
     (directory / "recipe.json").write_text(json.dumps({"recipe": {"seed": 0, "betas": [0.0, 0.99]}}))
     for count in images:
@@ -46,7 +47,7 @@ def test_every_line_is_sent_with_its_images_and_the_moments_pass_through(tmp_pat
 def test_a_run_that_continues_sends_each_line_once_and_what_came_before_tracking(tmp_path, service):
     for _ in moments(tmp_path, [8]):
         pass  # not tracked yet
-    stream = tracked(moments(tmp_path, [16, 24, 32]), tmp_path, "trackio")
+    stream: Any = tracked(moments(tmp_path, [16, 24, 32]), tmp_path, "trackio")
     next(stream), next(stream)
     stream.close()  # killed: its checkpoint was that of 16 images
     assert service.finished == 1

@@ -85,10 +85,9 @@ def too_many(most: int) -> Refused:
     return Refused(400, f"A request is for at most {most} seeds here; split it into several.")
 
 
-def labels_of(value: Any, seeds: tuple[int, ...], num_classes: int) -> tuple[int, ...] | None:
+def labels_of(asked: Any, seeds: tuple[int, ...], num_classes: int) -> tuple[int, ...] | None:
     """Return a class a seed: one for all, a list of them, or, as everywhere in d2o, seed modulo the classes."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
-        value = int(value)
+    value: Any = int(asked) if isinstance(asked, str) and re.fullmatch(r"[0-9]{1,9}", asked) else asked
     if num_classes == 0:
         if value is not None:
             raise Refused(400, "This model has no classes: leave class out.")

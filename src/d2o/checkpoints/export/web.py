@@ -39,7 +39,7 @@ def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tupl
     for name, content in files.items():
         (path / "runtime" / name).write_bytes(content)
     for name in PAGE:
-        with resources.as_file(resources.files(__package__) / "page" / name) as file:
+        with resources.as_file(resources.files("d2o.checkpoints.export") / "page" / name) as file:
             shutil.copyfile(file, path / name)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return error, (

@@ -48,7 +48,8 @@ def test_a_run_that_continues_sends_each_line_once_and_what_came_before_tracking
     for _ in moments(tmp_path, [8]):
         pass  # not tracked yet
     stream: Any = tracked(moments(tmp_path, [16, 24, 32]), tmp_path, "trackio")
-    next(stream), next(stream)
+    next(stream)
+    next(stream)
     stream.close()  # killed: its checkpoint was that of 16 images
     assert service.finished == 1
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)[:2]

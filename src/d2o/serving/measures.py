@@ -14,13 +14,13 @@ class Measures:
 
     def __init__(self, waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
-        self.requests = Counter("d2o_requests", "Answers, by status.", ["status"], **own)
-        self.images = Counter("d2o_images", "Images made.", **own)
-        self.request = Histogram("d2o_request_seconds", "From a request to its answer.", buckets=SECONDS, **own)
-        self.batch = Histogram("d2o_batch_images", "Images that were made together.", buckets=SIZES, **own)
-        self.network = Histogram("d2o_batch_seconds", "Making one batch.", buckets=SECONDS, **own)
-        Gauge("d2o_waiting_images", "Images in the queue.", **own).set_function(waiting)
+        own = self.registry
+        self.requests = Counter("d2o_requests", "Answers, by status.", ["status"], registry=own)
+        self.images = Counter("d2o_images", "Images made.", registry=own)
+        self.request = Histogram("d2o_request_seconds", "From a request to its answer.", buckets=SECONDS, registry=own)
+        self.batch = Histogram("d2o_batch_images", "Images that were made together.", buckets=SIZES, registry=own)
+        self.network = Histogram("d2o_batch_seconds", "Making one batch.", buckets=SECONDS, registry=own)
+        Gauge("d2o_waiting_images", "Images in the queue.", registry=own).set_function(waiting)
 
     def made(self, size: int, seconds: float) -> None:
         """Count a batch."""

@@ -27,12 +27,9 @@ FLOORS = {
     "bench": 5,
     "analysis": 5,
     "demo": 5,
-    "analysis": 5,
+    "serving": 5,
     "app": 6,
     "cli": 7,
-    "app": 5,
-    "serving": 5,
-    "cli": 6,
 }
 LONGEST = 320
 

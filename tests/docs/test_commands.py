@@ -35,6 +35,7 @@ FEWER = ("zip(digits.images,", "zip(digits.images[:60],")  # of the 1,797 digits
 # Their options are read here and checked; they are run elsewhere, or need what no test has.
 ONLY_READ = {
     r"d2o serve": "runs until it is stopped: tests/serving/test_server.py",
+    r"d2o analyze": "takes minutes, on the runs of the demo: tests/analysis",
     r"d2o app": "runs until it is stopped: tests/app",
     r"d2o completion": "writes into the home folder: tests/cli/test_machines.py",
     r"d2o export .*--to (onnx|diffusers|web)": "takes long: tests/checkpoints/test_export.py, test_web_export.py",
@@ -145,9 +146,8 @@ def test_commands_run(page, stand_ins, tmp_path, monkeypatch, capsys):
 
 def test_every_reason_is_still_needed():
     every = [line for page in PAGES for line in commands(page.read_text())]
-    later = {"d2o app"}  # documented where it is installed
     unused = [pattern for pattern in ONLY_READ if not any(re.search(pattern, line) for line in every)]
-    assert set(unused) <= later
+    assert unused == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -61,7 +61,7 @@ def commands(text: str) -> list[str]:
 
 def is_synopsis(line: str) -> bool:
     """Return whether a line says what may be written, instead of being a command."""
-    return re.search(r"\b(MODEL|TEACHER|DATA|RECIPE)\b| \[--", line) is not None
+    return re.search(r"\b(MODEL|TEACHER|DATA|RECIPE)\b| \[--|\[MODEL", line) is not None
 
 
 def arguments(line: str) -> list[str]:
@@ -77,7 +77,11 @@ def only_read(line: str) -> bool:
 def read(line: str) -> None:
     """Read a command's options as it does itself, without running it."""
     name, *rest = arguments(line)
-    parse(options_of(name), name, rest, None)
+    if studies := getattr(import_module(f"d2o.cli.{name}"), "STUDIES", None):
+        record, *_ = studies[rest.pop(0)]
+    else:
+        record = options_of(name)
+    parse(record, name, rest, None)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from importlib import resources
 from pathlib import Path
 
 import d2o
@@ -39,8 +38,7 @@ def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tupl
     for name, content in files.items():
         (path / "runtime" / name).write_bytes(content)
     for name in PAGE:
-        with resources.as_file(resources.files("d2o.checkpoints.export") / "page" / name) as file:
-            shutil.copyfile(file, path / name)
+        shutil.copyfile(Path(__file__).parent / "page" / name, path / name)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return error, (
         f"{size / 1e6:.1f} MB; any static server serves it, for example `python -m http.server` within it",

@@ -1,6 +1,7 @@
 # make demo   set up, train a one-step generator of digits, and write demo/report.html
 # make test   set up, run all tests
 # make check  format, lint, types
+# make docs   set up, build the documentation site: docs/_build/index.html
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,6 +16,9 @@ test: $(READY)
 check: $(READY)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
 
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "d2o needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
@@ -22,6 +26,6 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo docs/_build docs/api
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean

@@ -27,6 +27,7 @@ FLOORS = {
     "bench": 5,
     "analysis": 5,
     "demo": 5,
+    "serving": 5,
     "app": 6,
     "cli": 7,
 }

@@ -1,5 +1,6 @@
 """What several commands' options have in common: reading them, opening models and data, and settings of recipes."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from d2o.training import recipes
 from d2o.training.recipe import Recipe, change, from_dict
 
 T = TypeVar("T")
+CONFIG = (tyro.conf.OmitArgPrefixes,)
 
 Set = tyro.conf.UseAppendAction[tuple[str, ...]]
 """KEY=VALUE, as often as wanted."""
@@ -28,7 +30,7 @@ def parse(record: type[T], command: str, arguments: Sequence[str], description: 
         prog=f"d2o {command}",
         args=arguments,
         description=description or "",
-        config=(tyro.conf.OmitArgPrefixes,),
+        config=CONFIG,
     )
 
 
@@ -84,6 +86,12 @@ def recipe_from(name: str, changes: dict[str, Any], settings: Sequence[str]) -> 
             raise ValueError(f"--set {setting} is not of the form KEY=VALUE.")
         recipe = change(recipe, key.strip(), yaml.safe_load(value))
     return recipe
+
+
+def tell(record: Any, text: str, as_json: bool) -> None:
+    """Print the outcome of a command: as text for people, or as JSON for machines."""
+    if not quiet():
+        print(json.dumps(record, indent=2) if as_json else text)
 
 
 def quiet() -> bool:

@@ -13,7 +13,7 @@ import tyro
 from d2o.checkpoints import load, save
 from d2o.checkpoints.formats import file_sha256, located
 
-from .arguments import parse
+from .arguments import parse, tell
 from .terminal import say
 
 
@@ -33,6 +33,8 @@ class Convert:
     """The model that it was fine-tuned from, where the file holds only what moved since."""
     num_heads: int | None = None
     """Attention heads of a DiT's state dict of no published width, which does not tell them."""
+    json: bool = False
+    """Print JSON instead of text."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -45,4 +47,8 @@ def main(arguments: Sequence[str]) -> None:
     if not place.is_dir():
         denoiser.provenance = {**denoiser.provenance, "sha256": file_sha256(place)}
     save(options.out, denoiser)
-    say(f"{options.out}: {sum(p.numel() for p in denoiser.parameters()):,} parameters from {options.model}")
+    parameters = sum(parameter.numel() for parameter in denoiser.parameters())
+    if options.json:
+        record = {"path": options.out, "parameters": parameters, "provenance": denoiser.provenance}
+        tell(record, "", as_json=True)
+    say(f"{options.out}: {parameters:,} parameters from {options.model}")

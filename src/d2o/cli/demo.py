@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .arguments import parse
+from .arguments import parse, tell
 from .terminal import say, watch
 
 
@@ -23,6 +23,8 @@ class Demo:
     """Seed of everything random."""
     processes: int = min(2, os.cpu_count() or 1)
     """Training processes: two of one thread are faster than one of two."""
+    json: bool = False
+    """Print JSON instead of text."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,7 +34,8 @@ def main(arguments: Sequence[str]) -> None:
 
     summary = demo(options.out, options.seed, watch, say, options.processes)
     kid = summary["kid"]
-    print(
+    sentence = (
         f"KID: teacher in 35 calls {kid['teacher']:.3f}, teacher in one call {kid['untuned']:.3f}, "
         f"student in one call {kid['student']:.3f}; {summary['speed_ratio']:.0f} times as fast as the teacher."
     )
+    tell(summary, sentence, options.json)

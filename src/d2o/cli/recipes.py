@@ -14,7 +14,7 @@ import yaml
 from d2o.training.recipe import Recipe, to_dict
 from d2o.training.recipes import PAPER_FID, RECIPES, named
 
-from .arguments import parse
+from .arguments import parse, tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,18 @@ class Recipes:
 
     name: tyro.conf.Positional[str | None] = None
     """The recipe to show."""
+    json: bool = False
+    """Print JSON instead of text."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o recipes`."""
     options = parse(Recipes, "recipes", arguments, __doc__)
+    if options.json:
+        shown = RECIPES if options.name is None else {options.name: named(options.name)}
+        records = {name: to_dict(recipe) for name, recipe in shown.items()}
+        tell(records if options.name is None else records[options.name], "", as_json=True)
+        return
     if options.name is None:
         print("\n".join(row(name, recipe) for name, recipe in RECIPES.items()))
         return

@@ -19,8 +19,8 @@ from d2o.diffusion.sampling import Churn, generate, labels_for
 from d2o.pixels.codec import check_pixels
 from d2o.pixels.files import parse_seeds, to_uint8, write_images
 
-from .arguments import parse, with_codec
-from .terminal import say
+from .arguments import parse, tell, with_codec
+from .terminal import counted, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,8 @@ class Sample:
     """The model that it was fine-tuned from, where the file holds only what moved since."""
     device: str = "cpu"
     """cpu, cuda, mps."""
+    json: bool = False
+    """Print JSON instead of text."""
 
 
 def one_step(denoiser: Denoiser) -> bool:
@@ -82,6 +84,10 @@ def main(arguments: Sequence[str]) -> None:
         batch_size=options.batch,
     )
     began = time.monotonic()
-    write_images(options.out, (to_uint8(images) for images in batches), seeds, labels)
+    levels = counted((to_uint8(images) for images in batches), len(seeds), options.out)
+    write_images(options.out, levels, seeds, labels)
     seconds = time.monotonic() - began
+    if options.json:
+        record = {"path": options.out, "images": len(seeds), "seconds": round(seconds, 3), "steps": options.steps}
+        tell({**record, "model": options.model, "seeds": options.seeds}, "", as_json=True)
     say(f"{options.out}: {len(seeds):,} images in {seconds:.1f} s ({len(seeds) / seconds:,.0f}/s)")

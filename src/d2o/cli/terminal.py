@@ -3,13 +3,16 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
 
 from d2o.training.run import Moment
 
 from .arguments import quiet
 
 LOG_SECONDS = 10
+
+Batch = TypeVar("Batch", bound=Sized)
 
 
 def watch(moments: Iterable[Moment], duration: int, title: str) -> Moment | None:
@@ -23,6 +26,20 @@ def say(sentence: str) -> None:
     """Print a line of information, from one process only."""
     if not quiet():
         print(sentence, file=sys.stderr, flush=True)
+
+
+def counted(batches: Iterable[Batch], total: int, title: str) -> Iterator[Batch]:
+    """Pass batches of images on, telling every few seconds how many there are already."""
+    done, began = 0, time.monotonic()
+    shown = began
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        now = time.monotonic()
+        if now - shown > LOG_SECONDS and done < total:
+            rate = done / (now - began)
+            say(f"{title}: {done:,} of {total:,} images, {rate:,.0f}/s, {clock((total - done) / rate)} left")
+            shown = now
 
 
 def _last(moments: Iterable[Moment]) -> Moment | None:

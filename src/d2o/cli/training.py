@@ -1,6 +1,7 @@
 """What pretrain and finetune have in common: run options, and following a run to its end."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,8 +13,9 @@ from d2o.training.memory import check_memory, modules
 from d2o.training.networks import check_fit, networks, share
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits, judge_by, run
+from d2o.training.tracking import check_service, tracked
 
-from .arguments import Set
+from .arguments import Set, quiet, tell
 from .terminal import say, watch
 
 
@@ -47,6 +49,10 @@ class RunOptions:
     """Images on each side of an evaluation."""
     features: str = "lite2"
     """Feature space of the evaluations."""
+    track: Literal["tensorboard", "trackio", "wandb"] | None = None
+    """Show the log elsewhere, too; metrics.jsonl stays what counts."""
+    json: bool = False
+    """Print JSON when the run has ended."""
 
     def changes(self) -> dict[str, Any]:
         """Return the recipe's keys that were given as options."""
@@ -71,6 +77,8 @@ def follow(
     steps: int,
 ) -> None:
     """Train in the run's directory, showing how it goes; `steps` is the number of sampling steps of grids and KID."""
+    if options.track is not None:
+        check_service(options.track)
     check_fit(teacher, images)
     made = networks(recipe, teacher)
     say(f"{title}: {share(made)}, {len(images):,} images of {images.name}")
@@ -88,8 +96,10 @@ def follow(
         network.to(accelerator.device)
     check_memory(recipe, made, accelerator.num_processes)
     moments = run(options.out, recipe, made, images, origin=origin, habits=habits, judge=judge, accelerator=accelerator)
+    if options.track is not None and not quiet():
+        moments = tracked(moments, Path(options.out), options.track)
     try:
-        finished = watch(moments, recipe.duration, title) is None
+        last = watch(moments, recipe.duration, title)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
@@ -98,5 +108,9 @@ def follow(
             f"The memory is used up: try --micro-batch {max(at_once, 1)}; the batch stays {recipe.batch_size}, its "
             "gradients are accumulated."
         ) from error
-    if finished:
+    if last is None:
         say(f"{options.out} is already finished.")
+    if options.json:
+        share_of = share(made)
+        record = {"directory": options.out, "images": recipe.duration, "evaluation": last and last.evaluation}
+        tell({**record, "moved_parameters": share_of.total - share_of.frozen, "parameters": share_of.total}, "", True)

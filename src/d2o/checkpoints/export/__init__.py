@@ -1,4 +1,4 @@
-"""One-step generators for the world outside: safetensors with JSON, folders of diffusers, ONNX, torch programs."""
+"""One-step generators for the world outside: safetensors with JSON, diffusers, ONNX, torch programs, web pages."""
 
 import os
 from collections.abc import Callable
@@ -12,14 +12,15 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.pixels.files import atomic
 
 from ..errors import CheckpointError
-from . import pipelines, plain, programs
+from . import pipelines, plain, programs, web
 from .one_step import DTYPES
+from .options import Options
 
 
 class Format(NamedTuple):
     """A form of export: its writer, and how its file's name ends; a folder's has no ending."""
 
-    write: Callable[[Denoiser, Path, str, str | None], tuple[float, tuple[str, ...]]]
+    write: Callable[[Denoiser, Path, Options], tuple[float, tuple[str, ...]]]
     suffix: str
 
 
@@ -28,6 +29,7 @@ FORMATS = {
     "diffusers": Format(pipelines.write, ""),
     "onnx": Format(programs.write_onnx, ".onnx"),
     "torch": Format(programs.write_torch, ".pt2"),
+    "web": Format(web.write, ""),
 }
 DELTA = "delta"
 """One form more, which needs a base: a safetensors file of what has moved."""
@@ -50,12 +52,15 @@ def export(
     dtype: str = "float32",
     codec: str | None = None,
     base: Denoiser | None = None,
+    runtime: str | None = None,
+    title: str | None = None,
 ) -> Exported:
     """Write a denoiser as a one-step generator, load what was written, and compare its images with the denoiser's.
 
     `to` is one of FORMATS, or `delta` for what has moved since `base`. `dtype` is how weights are stored; all are
     computed with in float32. `codec` is the folder of the autoencoder that a diffusers folder of a latent model should
-    hold.
+    hold. `runtime` is the npm package onnxruntime-web (.tgz or folder) of a web page, fetched when not given, and
+    `title` its heading.
     """
     path = Path(path)
     if to not in (*FORMATS, DELTA):
@@ -82,7 +87,7 @@ def export(
         raise CheckpointError(f"{path} exists already: name a new folder.")
     alone = deepcopy(denoiser).cpu().float().eval()
     with atomic(path) as temporary:
-        error, notes = form.write(alone, temporary, dtype, codec)
+        error, notes = form.write(alone, temporary, Options(dtype, codec, runtime, title))
     if to == "safetensors":
         notes = (*notes, f"and beside it in {plain.write_description(alone, path).name}")
     return Exported(path, error, notes)

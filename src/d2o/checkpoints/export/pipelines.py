@@ -19,6 +19,7 @@ from .. import dit
 from ..errors import CheckpointError
 from . import adm
 from .one_step import difference, numbers, quiet, store
+from .options import Options
 
 CONSISTENCY_TIME = 250.0
 """What stock consistency models are told: this times ln(sigma)."""
@@ -35,15 +36,15 @@ class Parts(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def write(denoiser: Denoiser, path: Path, dtype: str, codec: str | None) -> tuple[float, tuple[str, ...]]:
+def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
     """Write a pipeline folder, load it again, and return how far its images are from the denoiser's, and notes."""
     diffusers = import_diffusers()
     parts = parts_of(denoiser)
     modules = {"scheduler": parts.scheduler}
-    modules["transformer" if parts.pipeline == "DiTPipeline" else "unet"] = store(parts.network.eval(), dtype)
+    modules["transformer" if parts.pipeline == "DiTPipeline" else "unet"] = store(parts.network.eval(), options.dtype)
     notes = parts.notes
     if parts.pipeline == "DiTPipeline":
-        folder = codec or getattr(denoiser.codec, "folder", None)
+        folder = options.codec or getattr(denoiser.codec, "folder", None)
         modules["vae"] = diffusers.AutoencoderKL.from_pretrained(folder, local_files_only=True) if folder else None
         if folder is None:
             notes = (*notes, "it has no autoencoder: name one with --codec, or pass vae=... when loading it")

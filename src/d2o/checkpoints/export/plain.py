@@ -8,31 +8,29 @@ from d2o.pixels.files import atomic
 
 from .. import delta, native
 from .one_step import difference, numbers, one_step, rounded
+from .options import Options
 
 
-def write(denoiser: Denoiser, path: Path, dtype: str, codec: str | None) -> tuple[float, tuple[str, ...]]:
+def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
     """Write a safetensors file, load it again, and return how far its images are from the denoiser's, and notes."""
-    del codec
     spec = native.describe(denoiser)
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
-    native.write(path, rounded(tensors, dtype), spec)
+    native.write(path, rounded(tensors, options.dtype), spec)
     again = native.load(path)
     error = difference(denoiser, lambda noise, label: one_step(again, noise, label))
     return error, ("loads with d2o.load; its JSON stands in its metadata under `d2o`",)
 
 
-def write_delta(
-    denoiser: Denoiser, path: Path, dtype: str, codec: str | None, base: Denoiser
-) -> tuple[float, tuple[str, ...]]:
+def write_delta(denoiser: Denoiser, path: Path, options: Options, base: Denoiser) -> tuple[float, tuple[str, ...]]:
     """Write a safetensors file of what moved since `base`, load it upon the base, and return the error and notes."""
-    del codec
     spec = native.describe(denoiser) | {"content": delta.CONTENT}
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
     moved, spec["base"] = delta.moved(tensors, base)
-    native.write(path, rounded(moved, dtype), spec)
+    native.write(path, rounded(moved, options.dtype), spec)
     again = native.load(path, base=base)
     error = difference(denoiser, lambda noise, label: one_step(again, noise, label))
-    whole, size = sum(t.nbytes for t in tensors.values()), max(sum(t.nbytes for t in rounded(moved, dtype).values()), 1)
+    whole = sum(tensor.nbytes for tensor in tensors.values())
+    size = max(sum(tensor.nbytes for tensor in rounded(moved, options.dtype).values()), 1)
     return error, (
         f"{len(moved)} of {len(tensors)} tensors moved: {size / 1e6:.2f} MB, {whole / size:.1f} times smaller than all",
         "loads with d2o.load(path, base=...) or --base, upon the model that the run started from",

@@ -18,6 +18,7 @@ from d2o.diffusion.denoiser import Denoiser
 from .. import native
 from ..errors import CheckpointError
 from .one_step import OneStep, difference, quiet, store, trial
+from .options import Options
 
 STEPS_ASIDE = 63
 """From one image more on, diffusers' U-Nets take another way that gives the same; torch traces only one of them."""
@@ -25,11 +26,10 @@ LARGEST_ONNX = 2**31 - 2**24
 """Bytes of weights that fit into one ONNX file."""
 
 
-def write_onnx(denoiser: Denoiser, path: Path, dtype: str, codec: str | None) -> tuple[float, tuple[str, ...]]:
+def write_onnx(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
     """Write an ONNX file, run it in onnxruntime, and return how far its images are from the denoiser's, and notes."""
-    del codec
     runtime = onnx_packages()
-    model = generator(denoiser, dtype)
+    model = generator(denoiser, options.dtype)
     if sum(tensor.nbytes for tensor in model.state_dict().values()) > LARGEST_ONNX:
         raise CheckpointError("The weights are too large for one ONNX file (2 GB): use --dtype float16, or --to torch.")
     inputs, shapes = example(denoiser)
@@ -55,12 +55,11 @@ def write_onnx(denoiser: Denoiser, path: Path, dtype: str, codec: str | None) ->
     return difference(denoiser, run), (f"inputs {', '.join(shapes)}; output image; any number of images at once",)
 
 
-def write_torch(denoiser: Denoiser, path: Path, dtype: str, codec: str | None) -> tuple[float, tuple[str, ...]]:
+def write_torch(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
     """Write an exported program of torch, load it, and return how far its images are from the denoiser's, and notes."""
-    del codec
     inputs, shapes = example(denoiser)
     with quiet():
-        program = torch.export.export(generator(denoiser, dtype), inputs, dynamic_shapes=shapes)
+        program = torch.export.export(generator(denoiser, options.dtype), inputs, dynamic_shapes=shapes)
         torch.export.save(program, path)
         module = torch.export.load(path).module()
     most = f"1 to {STEPS_ASIDE}" if isinstance(denoiser.backbone, DiffusersUNet) else "any number of"

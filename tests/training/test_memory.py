@@ -21,7 +21,8 @@ def test_asking_leaves_the_networks_as_they_were(tiny_denoiser, made):
     untouched = networks(ADVERSARIAL, tiny_denoiser(classes=2))
     flags = [p.requires_grad for p in made.student.parameters()]
     assert bytes_an_image(ADVERSARIAL, made) > 10_000
-    for asked, other in ((made.student, untouched.student), (made.discriminator, untouched.discriminator)):
+    pairs: tuple = ((made.student, untouched.student), (made.discriminator, untouched.discriminator))
+    for asked, other in pairs:
         state = other.state_dict()
         assert all(torch.equal(tensor, state[name]) for name, tensor in asked.state_dict().items())
     assert [p.requires_grad for p in made.student.parameters()] == flags

@@ -9,7 +9,10 @@ from typing import Any
 
 from d2o.compute.operations import Operations
 from d2o.diffusion.denoiser import Denoiser
-from d2o.metrics.evaluation import Judge
+from d2o.features.embedding import embedding
+from d2o.metrics.distances import distances
+from d2o.metrics.look import look
+from d2o.metrics.sources import Stream, open_source
 from d2o.pixels.datasets import Images
 from d2o.training.networks import networks
 from d2o.training.recipe import Recipe
@@ -115,17 +118,24 @@ def sampling(teacher: Denoiser, student: Denoiser, repeats: int, folder: Path, f
 
 
 def evaluation(folder: Path, found: dict, count: int = 2000) -> None:
-    """Measure what share of the feature network's own speed a whole evaluation of images reaches."""
-    images = noise_images(2 * count, (3, EVALUATED, EVALUATED), 0, folder)
-    judge = Judge(images.subset(range(64)), images=16)
+    """Measure what share of the feature network's own speed a pass over images reaches, and what distances cost."""
+    images = noise_images(count, (3, EVALUATED, EVALUATED), 0, folder)
+    network = embedding()
     batches = [images.pixels(range(first, first + 64)) for first in range(0, 640, 64)]
-    judge.embedding(batches[0])
+    network(batches[0])
+    alone, whole = [], []
+    for _ in range(3):
+        began = time.perf_counter()
+        for batch in batches:
+            network(batch)
+        alone.append(640 / (time.perf_counter() - began))
+        began = time.perf_counter()
+        stream = open_source(images, images=count, seeds=(), steps=1, batch_size=64, device="cpu")
+        assert isinstance(stream, Stream)
+        seen = look(stream, "noise", network.name, lambda pixels: network(pixels).numpy())
+        whole.append(count / (time.perf_counter() - began))
     began = time.perf_counter()
-    for batch in batches:
-        judge.embedding(batch)
-    alone = 640 / (time.perf_counter() - began)
-    began = time.perf_counter()
-    Judge(images, images=count)(images.subset(range(count)))
-    whole = 3 * count / (time.perf_counter() - began)  # the reference is looked at twice, for its floor
-    found["images_per_second"] |= {"features": alone, "evaluation": whole}
-    found["ratio"]["evaluation"] = whole / alone
+    distances(seen.features.rows(0, count // 2), seen.features.rows(count // 2, count))
+    found["seconds"] = {f"distances_{count // 2}_images": time.perf_counter() - began}
+    found["images_per_second"] |= {"features": median(alone), "evaluation": median(whole)}
+    found["ratio"]["evaluation"] = median(w / a for w, a in zip(whole, alone, strict=True))

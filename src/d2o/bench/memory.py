@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .machine import resident
@@ -33,12 +33,18 @@ def peak(run: Run) -> int | None:
 
 
 def grow(run: Run) -> int:
-    """Return by how many bytes this process grows; the interpreter, its libraries and the teacher do not count."""
+    """Return by how many bytes this process grows; what is there after a step with two images does not count.
+
+    That is the interpreter, its libraries with the kernels they make, the teacher, and the frozen networks' weights.
+    """
     problem = run.choice.problem()
     with tempfile.TemporaryDirectory() as folder:
         images = noise_images(256, problem.teacher.pixel_shape, problem.teacher.num_classes, Path(folder))
+        recipe = problem.recipes()[run.kind]
+        small = Steps(replace(recipe, batch_size=2), problem.teacher, images, run.plain)
+        small.step()
         before = resident("VmRSS")
-        steps = Steps(problem.recipes()[run.kind], problem.teacher, images, run.plain)
+        steps = Steps(recipe, problem.teacher, images, run.plain)
         for _ in range(2):
             steps.step()
     return resident("VmHWM") - before

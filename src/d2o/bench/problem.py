@@ -62,6 +62,8 @@ def noise_images(count: int, shape: tuple[int, int, int], classes: int, folder: 
     channels, height, width = shape
     path = folder / f"noise{height}.npz"
     pixels = random.integers(0, 256, (count, height, width, channels), np.uint8)
-    labels = {"labels": np.arange(count) % classes} if classes else {}
-    np.savez(path, images=pixels, **labels)
+    if classes:
+        np.savez(path, images=pixels, labels=np.arange(count) % classes)
+    else:
+        np.savez(path, images=pixels)
     return open_images(path)

@@ -16,7 +16,7 @@ SENTENCES = {
     "sampling": "images a second on disk, student in 1 call / teacher in 35",
     "engine_batch1": "images a second one at a time, fastest engine / eager",
     "engine_batch64": "images a second 64 at a time, fastest engine / eager",
-    "evaluation": "images a second, whole evaluation / feature network alone",
+    "evaluation": "images a second, a pass of an evaluation / its feature network alone",
 }
 
 
@@ -79,6 +79,8 @@ def show(found: dict[str, Any], earlier: dict[str, Any] | None = None) -> None:
     console.print(table)
     if found["memory_mib"]:
         console.print("Peak memory, MiB: " + ", ".join(f"{k} {v:,.0f}" for k, v in found["memory_mib"].items()))
+    for name, seconds in found.get("seconds", {}).items():
+        console.print(f"{name.replace('_', ' ')}: {seconds:.1f} s")
     for note in found["notes"]:
         console.print(note)
 

@@ -1,6 +1,6 @@
 """What pretrain and finetune have in common: run options, and following a run to its end."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from d2o.training.memory import check_memory, modules
 from d2o.training.networks import check_fit, networks, share
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits, judge_by, run
+from d2o.training.speed import compile_student, fastest_precision
 from d2o.training.tracking import check_service, tracked
 
 from .arguments import Set, quiet, tell
@@ -35,10 +36,12 @@ class RunOptions:
     """Seed of everything random."""
     learning_rate: float | None = None
     """Of the trained denoiser."""
-    precision: Literal["float32", "bfloat16"] | None = None
-    """Of the denoiser's network."""
+    precision: Literal["float32", "bfloat16", "auto"] | None = None
+    """Of the denoiser's network; auto: the one that trains faster here, by trying."""
     set: Set = ()
     """Change any other key of the recipe, as often as wanted: --set objectives.0.r1=1e-4."""
+    compile: bool = False
+    """Compile the denoiser's network first, which takes a minute or two: for GPUs and long runs."""
     save_every: int | None = None
     """Write a checkpoint every so many images (default: ten times a run, and every five minutes)."""
     sample_every: int | None = None
@@ -62,7 +65,7 @@ class RunOptions:
             "micro_batch_size": self.micro_batch,
             "seed": self.seed,
             "learning_rate": self.learning_rate,
-            "precision": self.precision,
+            "precision": None if self.precision == "auto" else self.precision,
         }
 
 
@@ -80,6 +83,10 @@ def follow(
     if options.track is not None:
         check_service(options.track)
     check_fit(teacher, images)
+    accelerator = group()
+    if options.precision == "auto":
+        recipe = replace(recipe, precision=fastest_precision(teacher, options.out, accelerator.device))
+        say(f"{title}: trains in {recipe.precision}, which is the faster here or the run's own")
     made = networks(recipe, teacher)
     say(f"{title}: {share(made)}, {len(images):,} images of {images.name}")
     judge = None
@@ -91,10 +98,11 @@ def follow(
         evaluate_every=options.evaluate_every,
         sample_steps=steps,
     )
-    accelerator = group()
     for network in modules(made):
         network.to(accelerator.device)
     check_memory(recipe, made, accelerator.num_processes)
+    if options.compile and (obstacle := compile_student(made)) is not None:
+        say(obstacle)
     moments = run(options.out, recipe, made, images, origin=origin, habits=habits, judge=judge, accelerator=accelerator)
     if options.track is not None and not quiet():
         moments = tracked(moments, Path(options.out), options.track)

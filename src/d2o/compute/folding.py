@@ -78,7 +78,7 @@ class SamePadding(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.settings = convolution.kernel_size, convolution.stride, convolution.dilation
+        self.settings = list(convolution.kernel_size), list(convolution.stride), list(convolution.dilation)
         convolution.padding = (0, 0)
 
     def forward(self, x: Tensor) -> Tensor:

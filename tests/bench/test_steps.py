@@ -12,6 +12,7 @@ from d2o.compute.convolution import Convolution
 from d2o.compute.switch import Switch, plainly
 from d2o.discriminators import Projected
 from d2o.objectives import Adversarial
+from d2o.pixels.datasets import Numbered
 from d2o.training import recipes
 from d2o.training.networks import new_denoiser
 from d2o.training.recipe import Recipe
@@ -33,7 +34,9 @@ def stream():
     images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     for start in range(0, 10_000, 4):
         index = torch.arange(start, start + 4)
-        yield images[index % 8], index % 2, index, index % 8
+        batch = Numbered(images[index % 8], index % 2, index)
+        batch.number = index % 8
+        yield batch
 
 
 def steps(teacher, plain: bool, recipe: Recipe = RECIPE) -> Steps:

@@ -42,7 +42,11 @@ ONLY_READ = {
     r"d2o .*--codec": "needs Stable Diffusion's autoencoder: tests/checkpoints and tests/training/test_transformers.py",
     r"d2o inspect DiT": "needs the file of DiT: tests/checkpoints/test_dit.py",
 }
-PROGRAMS_ONLY_READ = {"coming-from": "needs a model of diffusers", "README": "run by tests/test_readme.py"}
+PROGRAMS_ONLY_READ = {
+    "why": "needs the runs of the demo",
+    "coming-from": "needs a model of diffusers",
+    "README": "run by tests/test_readme.py",
+}
 RGB = ("edm-cifar10-32x32-uncond-ve.pkl", "ddpm-cifar10-32", "teacher.safetensors", "teacher")
 WITH_CLASSES = ("edm-cifar10-32x32-cond-vp.pkl", "cd_imagenet64_lpips.pt")
 DATA = ("cifar10-32x32.zip", "cifar10.zip")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from d2o.pixels.datasets import Batch, Images, open_images
 
@@ -195,3 +196,11 @@ def test_opening_many_images_reads_few(tmp_path):
     png = next(iter(named(random_pixels(1)).values()))
     images = open_images(make_zip(tmp_path / "a.zip", {f"{i:05d}.png": png for i in range(5000)}))
     assert len(images) == 5000 and not images.cache.known.any()
+
+
+def test_the_same_number_is_the_same_image(numbered):
+    first: dict[int, Tensor] = {}
+    for batch, _ in zip(numbered.batches(4, seed=1), range(12), strict=False):
+        for image, number in zip(batch.x0, batch.number.tolist(), strict=True):
+            assert torch.equal(first.setdefault(number, image), image)
+    assert set(first) == set(range(len(numbered)))

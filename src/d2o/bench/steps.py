@@ -51,10 +51,12 @@ class Steps:
         parts: dict[str, float] = {}
         with plainly(self.plain), watching(watch, self.networks, self.optimizers):
             with watch.part("data"):
-                x0, label, index, *number = next(self.batches)
+                given = next(self.batches)
+                x0, label, index = given
                 if not self.plain:
                     x0 = x0.contiguous(memory_format=torch.channels_last)
-                known = None if self.plain or not number else number[0].tolist()
+                number = getattr(given, "number", None)
+                known = None if self.plain or number is None else number.tolist()
                 batch = Batch(x0, label, index.tolist(), self.recipe.seed, number=known)
                 if not self.networks.student.num_classes:
                     batch.label = None

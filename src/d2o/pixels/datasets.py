@@ -20,15 +20,19 @@ MOST_CLASSES = 1 << 20  # a larger label is not a class number
 
 
 class Batch(NamedTuple):
-    """A batch of the stream: images [n, C, H, W] in [-1, 1], classes [n] or None, places in the stream, numbers [n].
+    """A batch of the stream: images [n, C, H, W] in [-1, 1], classes [n] or None, and places in the stream [n].
 
-    `index` counts the images of the whole stream from 0, so that random numbers can be a function of (seed, index);
-    `number` is an image's place in the data set, so that what is known of it can be remembered.
+    `index` counts the images of the whole stream from 0, so that random numbers can be a function of (seed, index).
     """
 
     x0: Tensor
     label: Tensor | None
     index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  (hides tuple.index, which a batch never needs)
+
+
+class Numbered(Batch):
+    """A batch that also tells each image's `number` [n] in the data set, so that what is known of it is remembered."""
+
     number: Tensor
 
 
@@ -105,7 +109,9 @@ class Images:
                 here = epochs == epoch
                 chosen[here] = _permutation(len(self), seed, int(epoch))[places[here]]
             label = None if self.labels is None else torch.from_numpy(self.labels[chosen])
-            yield Batch(to_float(self.pixels(chosen)), label, torch.from_numpy(index), torch.from_numpy(chosen))
+            batch = Numbered(to_float(self.pixels(chosen)), label, torch.from_numpy(index))
+            batch.number = torch.from_numpy(chosen)
+            yield batch
             start += step
 
     def stream(self, batch_size: int, limit: int | None = None, seed: int | None = None) -> Iterator[np.ndarray]:

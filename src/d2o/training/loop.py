@@ -107,7 +107,7 @@ def turns(recipe: Recipe, networks: Networks) -> list[Turn]:
 def train(
     recipe: Recipe,
     networks: Networks,
-    batches: Iterator[tuple[Tensor, Tensor | None, Tensor] | tuple[Tensor, Tensor | None, Tensor, Tensor]],
+    batches: Iterator[tuple[Tensor, Tensor | None, Tensor]],
     *,
     resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
     accelerator: Accelerator | None = None,
@@ -115,9 +115,9 @@ def train(
     """Train the networks in place and yield after every iteration; the networks are consistent at that moment.
 
     `batches` yields this process's part of each global batch: x0 [n,C,H,W] in [-1, 1], label [n] or None, and the
-    place [n] of every image in the endless stream; where images come back unchanged, also the number [n] of each, by
-    which the features of real images are remembered. `resume` is a `Progress.state()`; the batches must then start at
-    its `images`. Raises Diverged after PATIENCE unusable steps in a row.
+    place [n] of every image in the endless stream; where the batch has an attribute `number` [n], images of the same
+    number are the same, and their features are remembered. `resume` is a `Progress.state()`; the batches must then
+    start at its `images`. Raises Diverged after PATIENCE unusable steps in a row.
     """
     for objective in recipe.objectives:
         for need in objective.needs:
@@ -144,12 +144,14 @@ def train(
     failures = dict.fromkeys((row.name for row in rows), 0)
 
     while images < recipe.duration:
-        x0, label, index, *number = next(batches)
+        given = next(batches)
+        x0, label, index = given
         x0 = x0.to(device, memory_format=torch.channels_last)
         if label is not None:
             label = label.to(device) if networks.student.num_classes else None
         # A processor that is not the host would wait longer for remembered features than for new ones.
-        known = number[0].tolist() if number and device.type == "cpu" else None
+        number = getattr(given, "number", None)
+        known = number.tolist() if number is not None and device.type == "cpu" else None
         batch = Batch(x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=known)
         micro_batches = batch.split(recipe.micro_batch_size or len(batch))
         if dropout:  # the only randomness that is not the batch's own

@@ -26,7 +26,7 @@ VARIANTS = {
     "cifar10": {"default (features at 32 px)": [], "fresh fakes": PLAIN, "features at 64 px, heads 128 wide": LARGE},
 }
 SEEDS = (0, 1)
-IMAGES = {"digits": 14_000, "cifar10": 10_000}
+IMAGES = {"digits": 14_000, "cifar10": 6_000}
 
 
 def command(problem: str, options: argparse.Namespace, extra: list[str], seed: int, out: Path) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2o.compute.activation import normalised_silu
 from d2o.compute.convolution import Convolution, Geometry, convolve
 
 Direction = Literal["up", "down"]
@@ -220,14 +221,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Return [N, out_channels, H', W'] for x [N, in_channels, H, W] and embedding [N, embedding_channels]."""
-        hidden = self.conv0(F.silu(self.norm0(x)))
+        hidden = self.conv0(normalised_silu(self.norm0, x))
         shift = self.affine(embedding)[:, :, None, None]
         if self.style.adaptive_scale:
             scale, shift = shift.chunk(2, dim=1)
-            hidden = torch.addcmul(shift, self.norm1(hidden), scale + 1)
+            hidden = F.silu(torch.addcmul(shift, self.norm1(hidden), scale + 1))
         else:
-            hidden = self.norm1(hidden + shift)
-        hidden = self.conv1(F.dropout(F.silu(hidden), self.style.dropout, self.training))
+            hidden = normalised_silu(self.norm1, hidden + shift)
+        hidden = self.conv1(F.dropout(hidden, self.style.dropout, self.training))
         x = self._joined(hidden, x if self.skip is None else self.skip(x))
         return self._joined(self._attention(x), x) if self.num_heads else x
 

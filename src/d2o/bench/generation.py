@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
-from copy import copy
+from copy import deepcopy
 from pathlib import Path
 from statistics import median
 
@@ -50,8 +50,8 @@ def engines(student: Denoiser, folder: Path) -> tuple[dict[str, Engine], list[st
 
     ready: dict[str, Engine] = {"eager": eager}
     if shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"):
-        quick = copy(student)
-        quick._modules = {**student._modules, "backbone": torch.compile(student.backbone, dynamic=False)}
+        quick = deepcopy(student)
+        quick.backbone.compile(dynamic=False)
 
         def compiled(noise: Tensor, label: Tensor | None) -> Tensor:
             with torch.no_grad():

@@ -123,7 +123,7 @@ def evaluation(folder: Path, found: dict, count: int = 2000) -> None:
     network = embedding()
     batches = [images.pixels(range(first, first + 64)) for first in range(0, 640, 64)]
     network(batches[0])
-    alone, whole = [], []
+    alone, whole, seen = [], [], None
     for _ in range(3):
         began = time.perf_counter()
         for batch in batches:
@@ -134,6 +134,7 @@ def evaluation(folder: Path, found: dict, count: int = 2000) -> None:
         assert isinstance(stream, Stream)
         seen = look(stream, "noise", network.name, lambda pixels: network(pixels).numpy())
         whole.append(count / (time.perf_counter() - began))
+    assert seen is not None
     began = time.perf_counter()
     distances(seen.features.rows(0, count // 2), seen.features.rows(count // 2, count))
     found["seconds"] = {f"distances_{count // 2}_images": time.perf_counter() - began}

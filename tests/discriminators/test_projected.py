@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -217,3 +218,16 @@ def test_images_that_come_back_are_remembered_until_they_are_forgotten() -> None
     discriminator.forget()
     others = discriminator.remembered(-batch(), [7, 8, 9])[0][0]
     assert not torch.allclose(others, expected[0][0], atol=1e-3)
+
+
+def test_what_does_not_fit_into_memory_is_remembered_on_disk(tmp_path: Path) -> None:
+    discriminator = replace(SMALL, networks=("tf_efficientnet_lite0", "resnet10t")).build(SHAPE)
+    discriminator.remember_on_disk(tmp_path, 2 * 10**6)
+    discriminator.forget()
+    assert [memory.limits["disk"] for memory in discriminator.memories] == [10**6, 10**6]
+    for memory in discriminator.memories:
+        memory.limits["memory"] = 0
+    first, again = (discriminator.remembered(batch(), [1, 2, 3]) for _ in range(2))
+    assert all(torch.equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
+    assert all(len(memory.places) == 3 for memory in discriminator.memories)
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Self
 
 import torch
@@ -106,6 +107,10 @@ class ProjectedDiscriminator(nn.Module):
         """Return the features of images that come back, each known by its number; the networks see it only once."""
         looks = zip(self.pyramids, self.projections, self.memories, strict=True)
         return [projection(memory.maps(images, numbers, pyramid)) for pyramid, projection, memory in looks]
+
+    def remember_on_disk(self, folder: str | Path, limit: int) -> None:
+        """Let what does not fit into memory be remembered in a folder, up to `limit` bytes for all networks."""
+        self.memories = [Memory(disk=limit // len(self.memories), folder=folder) for _ in self.memories]
 
     def forget(self) -> None:
         """Forget the images that were seen: other ones come now."""

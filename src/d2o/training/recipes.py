@@ -93,8 +93,8 @@ SMALL_PRETRAIN: dict[str, Any] = {
 SMALL: dict[str, Any] = {
     "duration": 50_000,
     "batch_size": 64,
-    "learning_rate": 2e-4,
-    "discriminator_learning_rate": 2e-4,
+    "learning_rate": 5e-4,
+    "discriminator_learning_rate": 5e-4,
     "learning_rate_decay": "linear",
     "discriminator": Projected(size=32, width=64),
 }

@@ -36,6 +36,8 @@ FEWER = ("zip(digits.images,", "zip(digits.images[:60],")  # of the 1,797 digits
 ONLY_READ = {
     r"d2o serve": "runs until it is stopped: tests/serving/test_server.py",
     r"d2o analyze": "takes minutes, on the runs of the demo: tests/analysis",
+    r"d2o bench": "takes minutes: tests/bench",
+    r"d2o estimate": "takes steps of a network of full size: tests/bench",
     r"d2o app": "runs until it is stopped: tests/app",
     r"d2o completion": "writes into the home folder: tests/cli/test_machines.py",
     r"d2o export .*--to (onnx|diffusers|web)": "takes long: tests/checkpoints/test_export.py, test_web_export.py",

@@ -1,5 +1,6 @@
 """A normalisation and its activation, of which only the input is kept: the value between is quickly made again."""
 
+from math import prod
 from typing import Any
 
 import torch
@@ -56,4 +57,4 @@ class NormalisedSiLU(torch.autograd.Function):
 
 def sizes(x: Tensor) -> tuple[int, int, int]:
     """Return images, channels and places of x."""
-    return x.shape[0], x.shape[1], x[0, 0].numel()
+    return x.shape[0], x.shape[1], prod(x.shape[2:])

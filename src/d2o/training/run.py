@@ -27,7 +27,6 @@ import d2o
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
-from d2o.features.memory import GIB
 from d2o.metrics.evaluation import Evaluation, Judge
 from d2o.objectives.objective import Networks
 from d2o.pixels.datasets import Images
@@ -36,8 +35,7 @@ from d2o.pixels.files import atomic, to_uint8, write_images
 from .loop import Diverged, Progress, group, train
 from .recipe import Recipe, to_dict
 
-FEATURES_ON_DISK = 8 * GIB
-"""What features of real images may take on disk, in the run's directory, beyond what is kept in memory."""
+FEATURES_ON_DISK = 8 << 30  # bytes that features of real images may take in the directory, beyond those in memory
 SAVE_SECONDS = 300
 """A checkpoint is written at least this often."""
 

@@ -37,7 +37,7 @@ from d2o.pixels.files import atomic
 from d2o.training.networks import networks, new_denoiser
 from d2o.training.processes import in_processes
 from d2o.training.recipe import Recipe
-from d2o.training.recipes import BACKBONES, METHODS, PRETRAIN
+from d2o.training.recipes import BACKBONES, METHODS, RECIPES
 from d2o.training.run import Habits, run
 
 HERE = Path(__file__).parent
@@ -68,7 +68,15 @@ GAN: dict[str, Any] = {
     "discriminator": Projected(size=64, width=128),
 }
 FULL = Size(
-    "cifar10-16", 16, 10_000, 3_000_000, 600_000, (10_000, 25_000, 50_000, 100_000, 200_000), 2_000, GAN, "area"
+    "cifar10-16",
+    16,
+    10_000,
+    RECIPES["cifar10-small-pretrain"].duration,
+    600_000,
+    (10_000, 25_000, 50_000, 100_000, 200_000),
+    2_000,
+    GAN,
+    "area",
 )
 QUICK = Size(
     "quick", 8, 400, 512, 512, (64, 128), 64,
@@ -158,9 +166,7 @@ class Study:
         if not self.given and not (place / "ema.safetensors").exists():
             train, _ = self.images()
             backbone = {**BACKBONES["small"], "attention_resolutions": [self.size.resolution // 2]}
-            recipe = replace(
-                PRETRAIN, backbone=backbone, duration=self.size.teacher, batch_size=128, learning_rate=2e-3
-            )
+            recipe = replace(RECIPES["cifar10-small-pretrain"], backbone=backbone, duration=self.size.teacher)
             start = new_denoiser(backbone, train.shape, train.num_classes)
 
             def work() -> None:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2o.compute.normalisation import normalised_silu
+
 from .backbone import Backbone
 from .layers import Block, PositionalEmbedding, Style, checked_augmentation, full_precision, group_norm, one_hot
 from .options import checked
@@ -110,7 +112,7 @@ class DhariwalUNet(Backbone):
             if x.shape[1] != layer.in_channels:
                 x = torch.cat([x, skips.pop()], dim=1)
             x = layer(x, embedding)
-        return self.out_conv(F.silu(self.out_norm(x)))
+        return self.out_conv(normalised_silu(self.out_norm, x))
 
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
         """Return the vectors [N, embedding_channels] that tell every block about noise, class and augmentation."""

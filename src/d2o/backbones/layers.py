@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.compute.activation import normalised_silu
 from d2o.compute.convolution import Convolution, Geometry, convolve
+from d2o.compute.normalisation import GroupNorm, normalised_silu
 
 Direction = Literal["up", "down"]
 
@@ -148,14 +148,14 @@ class ResampledConv2d(Resample):
         return self.resample(convolve(x, self.weight, None, Geometry(padding=(margin, margin))), self.bias, padding=0)
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+def group_norm(channels: int, eps: float) -> GroupNorm:
     """Return a normalisation over at most 32 groups of at least 4 channels."""
     groups = max(min(32, channels // 4), 1)
     if channels % groups:
         raise ValueError(
             f"{channels} channels do not split into {groups} groups: take multiples of 4, above 128 of 32."
         )
-    return nn.GroupNorm(groups, channels, eps)
+    return GroupNorm(groups, channels, eps)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2o.compute.normalisation import normalised_silu
+
 from .backbone import Backbone
 from .layers import (
     Block,
@@ -178,7 +180,7 @@ class SongUNet(Backbone):
             if name.endswith("aux_up"):
                 image = layer(image)
             elif name.endswith("aux_norm"):
-                features = F.silu(layer(x))
+                features = normalised_silu(layer, x)
             elif name.endswith("aux_conv"):
                 image = layer(features) if image is None else layer(features) + image
             else:

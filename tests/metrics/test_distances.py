@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from d2o.metrics.distances import distances, frechet, kid, precision_recall
 from d2o.metrics.statistics import Features, features_of
@@ -68,6 +69,26 @@ def test_kid_is_the_unbiased_estimate() -> None:
     inner = [(k.sum() - np.trace(k)) / (40 * 39) for k in (kernel(one, one), kernel(other, other))]
     exact = sum(inner) - 2 * kernel(one, other).mean()
     assert kid(one, other, subsets=2000).mean == pytest.approx(exact, rel=0.03)
+
+
+def test_all_agree_with_torch_fidelity() -> None:
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    sides = gaussian(1200, 6, shift=0.4, scale=1.2, seed=1), gaussian(1100, 6, seed=2)
+    rows = [torch.from_numpy(values(side).astype(np.float64)) for side in sides]
+    their_frechet = fid_statistics_to_metric(*({"mu": s.mean, "sigma": s.covariance} for s in sides), verbose=False)
+    their_kid = kid_features_to_metric(
+        *rows, kid_subsets=5, kid_subset_size=500, kid_kernel="poly", kid_kernel_poly_degree=3,
+        kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1.0, rng_seed=0, verbose=False,
+    )  # fmt: skip
+    theirs = prc_features_to_metric(*rows, prc_neighborhood=3, prc_batch_size=500, save_cpu_ram=True, verbose=False)
+    assert frechet(*sides) == pytest.approx(next(iter(their_frechet.values())), rel=1e-9)
+    ours = kid(values(sides[0]), values(sides[1]), subsets=5)
+    assert (ours.mean, ours.deviation) == pytest.approx(tuple(their_kid.values()), rel=1e-9)
+    found = precision_recall(values(sides[0]), values(sides[1]))
+    assert found == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6) and 0.5 < found[0] < 1
 
 
 def test_kid_grows_with_a_shift_and_repeats_itself() -> None:

@@ -1,6 +1,6 @@
 """How far two sets of features are from each other: Frechet distance, KID, precision and recall.
 
-The estimates are torch-fidelity's; here they are seeded, quiet, in float64 and defined for small samples.
+The estimates are torch-fidelity's, several times as fast: seeded, quiet, and defined for small samples.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ import torch
 from .statistics import Features
 
 NEIGHBOURS = 3
+ROWS = 1000
+"""Rows of a matrix of distances that are in memory at once."""
 SMALLEST = 2 * (NEIGHBOURS + 1)
 """Fewer images than this have neither neighbourhoods nor halves to compare."""
 
@@ -47,10 +49,13 @@ def frechet(sample: Features, reference: Features) -> float:
 
     It is FID when, and only when, the features are Inception's.
     """
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
-
-    pair = ({"mu": side.mean, "sigma": side.covariance} for side in (sample, reference))
-    return max(0.0, fid_statistics_to_metric(*pair, verbose=False)[KEY_METRIC_FID])  # rounding can dip below zero
+    first, second = (torch.from_numpy(np.ascontiguousarray(side.covariance)) for side in (sample, reference))
+    variances, axes = torch.linalg.eigh(first)
+    root = axes * variances.clamp(min=0).sqrt() @ axes.T
+    overlap = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
+    shift = sample.mean - reference.mean
+    total = shift @ shift + (first.trace() + second.trace() - 2 * overlap).item()
+    return max(0.0, float(total))  # rounding can dip below zero
 
 
 def kid(sample: np.ndarray, reference: np.ndarray, *, subsets: int = 50, subset_size: int = 500, seed: int = 0) -> Kid:
@@ -58,17 +63,24 @@ def kid(sample: np.ndarray, reference: np.ndarray, *, subsets: int = 50, subset_
 
     Subsets hold at most half of the smaller side: the whole of it every time would feign a deviation of 0.
     """
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
-
     size = min(subset_size, min(len(sample), len(reference)) // 2)
     if size < 2:
         raise ValueError(f"KID needs at least 4 images a side, not {len(sample)} and {len(reference)}.")
-    result = kid_features_to_metric(
-        _double(sample), _double(reference), kid_subsets=subsets, kid_subset_size=size,
-        kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1.0,
-        rng_seed=seed, verbose=False,
-    )  # fmt: skip
-    return Kid(result[KEY_METRIC_KID_MEAN], result[KEY_METRIC_KID_STD], size)
+    random = np.random.RandomState(seed)
+    found = []
+    for _ in range(subsets):
+        one, other = (
+            torch.from_numpy(side[random.choice(len(side), size, replace=False)].astype(np.float64))
+            for side in (sample, reference)
+        )
+        inner = sum(kernel.sum() - kernel.trace() for kernel in (_kernel(one, one), _kernel(other, other)))
+        found.append(float(inner / (size * (size - 1)) - 2 * _kernel(one, other).mean()))
+    return Kid(float(np.mean(found)), float(np.std(found)), size)
+
+
+def _kernel(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    base = torch.addmm(torch.ones((), dtype=one.dtype), one, other.T, alpha=1 / one.shape[1])
+    return base * base * base
 
 
 def precision_recall(sample: np.ndarray, reference: np.ndarray, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
@@ -76,16 +88,30 @@ def precision_recall(sample: np.ndarray, reference: np.ndarray, neighbours: int 
 
     "Near" is within the distance of an image's k-th nearest neighbour in its own set.
     """
-    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
-
     if min(len(sample), len(reference)) <= neighbours:
         raise ValueError(f"Precision and recall need more than {neighbours} images a side: give more images.")
     centre = reference.mean(0, dtype=np.float64)  # distances are the same, and lose fewer digits near the origin
-    result = prc_features_to_metric(
-        _double(sample - centre), _double(reference - centre),
-        prc_neighborhood=neighbours, prc_batch_size=1000, save_cpu_ram=True, verbose=False,
-    )  # fmt: skip
-    return round(result[KEY_METRIC_PRECISION], 6), round(result[KEY_METRIC_RECALL], 6)  # float32 shares of counts
+    made, real = (torch.from_numpy((side - centre).astype(np.float32)) for side in (sample, reference))
+    radius, real_radius = (_reach(side, neighbours) for side in (made, real))
+    real_near = torch.zeros(len(real), dtype=torch.bool)
+    near = 0
+    for rows, reach in zip(made.split(ROWS), radius.split(ROWS), strict=True):
+        distance = _squared(rows, real)
+        near += int((distance <= real_radius).any(1).sum())
+        real_near |= (distance <= reach[:, None]).any(0)
+    return round(near / len(made), 6), round(float(real_near.double().mean()), 6)
+
+
+def _reach(points: torch.Tensor, neighbours: int) -> torch.Tensor:
+    """Return every point's squared distance [N] to its k-th nearest neighbour; the nearest is the point itself."""
+    parts = [_squared(rows, points).topk(neighbours + 1, largest=False).values[:, -1] for rows in points.split(ROWS)]
+    return torch.cat(parts)
+
+
+def _squared(rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Return the squared distances [n,N]."""
+    lengths = rows.square().sum(1)[:, None], points.square().sum(1)
+    return torch.addmm(lengths[1], rows, points.T, alpha=-2).add_(lengths[0]).clamp_(min=0)
 
 
 def distances(sample: Features, reference: Features) -> Distances:
@@ -102,7 +128,3 @@ def distances(sample: Features, reference: Features) -> Distances:
         return Distances(*counts, frechet(sample, reference))
     kernel = kid(sample.values, reference.values)
     return Distances(*counts, frechet(sample, reference), *kernel, *precision_recall(sample.values, reference.values))
-
-
-def _double(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(values, np.float64))

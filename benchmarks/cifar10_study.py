@@ -62,21 +62,19 @@ class Size:
 
 
 GAN: dict[str, Any] = {
-    "batch_size": 64,
-    "learning_rate": 2e-4,
-    "discriminator_learning_rate": 2e-4,
-    "discriminator": Projected(size=64, width=128),
+    name: getattr(RECIPES["cifar10-small-d2o"], name)
+    for name in ("batch_size", "learning_rate", "discriminator_learning_rate", "learning_rate_decay", "discriminator")
 }
 FULL = Size(
-    "cifar10-16",
-    16,
-    10_000,
-    RECIPES["cifar10-small-pretrain"].duration,
-    600_000,
-    (10_000, 25_000, 50_000, 100_000, 200_000),
-    2_000,
-    GAN,
-    "area",
+    name="cifar10-16",
+    resolution=16,
+    held_out=10_000,
+    teacher=RECIPES["cifar10-small-pretrain"].duration,
+    classifier=600_000,
+    marks=(12_500, 25_000, 50_000),
+    examined=2_000,
+    settings=GAN,
+    resize="area",
 )
 QUICK = Size(
     "quick", 8, 400, 512, 512, (64, 128), 64,
@@ -101,7 +99,7 @@ class Row:
 
 def rows(size: Size) -> list[Row]:
     """Return the students in the order in which they are trained: first seeds first."""
-    gan = Adversarial(r1=1e-4 / 64)
+    gan = Adversarial()
     seen = replace(METHODS["d2o"], **size.settings, objectives=(gan,), duration=size.marks[-1])
     alone = {"objectives": (Consistency(),)}
     table: dict[str, Recipe] = {

@@ -93,11 +93,11 @@ SMALL_PRETRAIN: dict[str, Any] = {
 }
 SMALL: dict[str, Any] = {
     "duration": 50_000,
-    "batch_size": 64,
+    "batch_size": 32,
     "learning_rate": 5e-4,
     "discriminator_learning_rate": 5e-4,
     "learning_rate_decay": "linear",
-    "discriminator": Projected(size=32, width=64),
+    "discriminator": Projected(size=48, width=64),
 }
 
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7

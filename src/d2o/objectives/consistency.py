@@ -1,41 +1,20 @@
 """Consistency distillation: neighbouring points of the teacher's trajectory should have one clean image."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from d2o.diffusion.noise import SIGMA_MAX
-
-from .distance import Distance, PseudoHuber
-from .objective import RECORD, Batch, Networks, Real, Whole
-from .teaching import Solver, levels, per_pixel, pick, teacher_and_target, walk, wanted
+from .objective import RECORD, Batch, Networks
+from .teaching import Imitation, levels, per_pixel, pick, teacher_and_target, walk
 
 
 @dataclass(frozen=True, config=RECORD)
-class Consistency:
-    """CD (arXiv 2303.01469, algorithm 2): the student at one level, against its short average one teacher step below.
-
-    `steps` are the teacher's noise levels, Karras' from `sigma` down to 0.002. The average forgets half of itself in
-    `target_half_life` images (the paper's decay of 0.95 at its batch of 512); with 0 it is the student itself.
-    """
+class Consistency(Imitation):
+    """CD (arXiv 2303.01469, algorithm 2): the student at one level, against its average one teacher step below."""
 
     kind: Literal["consistency"] = "consistency"
-    weight: Real = 1.0
-    distance: Distance = PseudoHuber()
-    steps: Annotated[Whole, Field(ge=2)] = 18
-    solver: Solver = "heun"
-    target_half_life: Annotated[Real, Field(ge=0)] = 7000.0
-    sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
-
-    dropout: ClassVar[bool] = False
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The networks that it wants besides the student."""
-        return wanted(self.target_half_life, self.distance.needs)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the distance [N] between the student's clean images of two neighbouring points."""

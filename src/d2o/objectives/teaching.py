@@ -3,25 +3,48 @@
 Every image of a batch has noise levels of its own: sigmas are tensors [N] here.
 """
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.noise import karras_sigmas
+from d2o.diffusion.noise import SIGMA_MAX, karras_sigmas
 from d2o.diffusion.sampling import euler_step, heun_step
 
-from .objective import Batch, Networks
+from .distance import Distance, PseudoHuber
+from .objective import RECORD, Batch, Networks, Real, Whole
 
 Solver = Literal["heun", "euler"]
 TINY = 1e-8
 """Stands for a noise level of 0 where a network must be called although its answer is not used."""
 
 
-def wanted(target_half_life: float, distance: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the networks that an objective wants besides the student; without an average it needs no target."""
-    return ("teacher", *(("target",) if target_half_life else ()), *distance)
+@dataclass(frozen=True, config=RECORD)
+class Imitation:
+    """What objectives say that compare the student with itself one teacher step on.
+
+    `steps` are the teacher's noise levels, Karras' from `sigma` down to 0.002. What is compared with is an average that
+    forgets half of itself in `target_half_life` images (arXiv 2303.01469: a decay of 0.95 at a batch of 512); with 0 it
+    is the student itself.
+    """
+
+    kind: str = ""
+    weight: Real = 1.0
+    distance: Distance = PseudoHuber()
+    steps: Annotated[Whole, Field(ge=2)] = 18
+    solver: Solver = "heun"
+    target_half_life: Annotated[Real, Field(ge=0)] = 7000.0
+    sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
+
+    dropout: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The networks that it wants besides the student; without an average it needs no target."""
+        return ("teacher", *(("target",) if self.target_half_life else ()), *self.distance.needs)
 
 
 def levels(steps: int, sigma: float, student: Denoiser, x0: Tensor) -> Tensor:

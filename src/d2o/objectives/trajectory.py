@@ -6,19 +6,17 @@ weights for these labels are still 0 is its teacher.
 """
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MAX, SIGMA_MIN
 
-from .distance import Distance, PseudoHuber
-from .objective import RECORD, Batch, Networks, Real, Whole
-from .teaching import TINY, Solver, levels, per_pixel, pick, straight, teacher_and_target, walk, wanted
+from .objective import RECORD, Batch, Networks
+from .teaching import TINY, Imitation, levels, per_pixel, pick, straight, teacher_and_target, walk
 
 SECOND_TIME = 16
 """Augmentation labels that tell a network at which noise level a jump ends."""
@@ -46,27 +44,14 @@ def jump(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label:
 
 
 @dataclass(frozen=True, config=RECORD)
-class Trajectory:
+class Trajectory(Imitation):
     """CTM (arXiv 2310.02279) in its simplest form: jump at once, or after one teacher step, and end at one point.
 
     The ends are compared as the x0 that straight lines to them point at, rather than after a second jump to 0, and
-    without the paper's denoising loss. `steps` and `target_half_life` are as in Consistency.
+    without the paper's denoising loss.
     """
 
     kind: Literal["trajectory"] = "trajectory"
-    weight: Real = 1.0
-    distance: Distance = PseudoHuber()
-    steps: Annotated[Whole, Field(ge=2)] = 18
-    solver: Solver = "heun"
-    target_half_life: Annotated[Real, Field(ge=0)] = 7000.0
-    sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
-
-    dropout: ClassVar[bool] = False
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The networks that it wants besides the student."""
-        return wanted(self.target_half_life, self.distance.needs)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the distance [N] between a jump and the same jump after one teacher step."""
@@ -86,27 +71,14 @@ class Trajectory:
 
 
 @dataclass(frozen=True, config=RECORD)
-class ReverseConsistency:
+class ReverseConsistency(Imitation):
     """RCD: consistency from the noise downwards, as the released D2O code means it; needs no real images.
 
     The start is fixed at `sigma`. The student's jump to a level should end where its jump to the level above and one
-    teacher step from there end. Fields are as in Trajectory.
+    teacher step from there end.
     """
 
     kind: Literal["reverse-consistency"] = "reverse-consistency"
-    weight: Real = 1.0
-    distance: Distance = PseudoHuber()
-    steps: Annotated[Whole, Field(ge=2)] = 18
-    solver: Solver = "heun"
-    target_half_life: Annotated[Real, Field(ge=0)] = 7000.0
-    sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
-
-    dropout: ClassVar[bool] = False
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The networks that it wants besides the student."""
-        return wanted(self.target_half_life, self.distance.needs)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the distance [N] between a jump from pure noise and the jump before it, led on by the teacher."""

@@ -15,7 +15,6 @@ from .conftest import UPLOAD_LIMIT
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'd2o[app]'")
 httpx = pytest.importorskip("httpx", reason="it comes with gradio")
-spectrum = pytest.importorskip("d2o.app.tabs.spectrum")
 
 FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
 OUTSIDE = {
@@ -71,7 +70,7 @@ def valid(client):
         "interpolation": [model, "by seed", 0, 1, 3, 12],
         "learning": ["first"],
         "choose_model": [model],
-        **({"spectrum": [model, teacher, 2, 4]} if spectrum.available() else {}),
+        "spectrum": [model, teacher, 2, 4],
     }
 
 
@@ -110,8 +109,7 @@ def test_good_values_are_answered(client, valid):
     assert "data:image/gif;base64," in call(client, "interpolation", valid["interpolation"])[1]
     assert "3 calls" in call(client, "many_steps", valid["many_steps"])[1]
     assert "0.123" in call(client, "learning", valid["learning"])[1]
-    if "spectrum" in valid:
-        assert "cycles per image" in call(client, "spectrum", valid["spectrum"])[1]
+    assert "cycles per image" in call(client, "spectrum", valid["spectrum"])[1]
 
 
 def test_a_page_needs_no_queue_for_its_live_image(client, valid):

@@ -18,6 +18,8 @@ from d2o.training.recipe import Recipe, change, from_dict
 
 T = TypeVar("T")
 CONFIG = (tyro.conf.OmitArgPrefixes,)
+OWN_IMAGES = "--steps 18 gives its own images"
+"""What is said to those who ask a diffusion model for images in one step."""
 
 Set = tyro.conf.UseAppendAction[tuple[str, ...]]
 """KEY=VALUE, as often as wanted."""

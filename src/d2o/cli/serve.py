@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import tyro
 
 import d2o
+from d2o.checkpoints.one_call import notice
 from d2o.pixels.codec import check_pixels
 
-from .arguments import parse, with_codec
-from .sample import one_step
+from .arguments import OWN_IMAGES, parse, with_codec
 from .terminal import say
 
 
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"Serving needs {error.name}: pip install 'd2o[serve]'.") from error
     denoiser = with_codec(d2o.load(options.model, device=options.device), options.codec)
     check_pixels(denoiser)
-    if options.steps == 1 and not one_step(denoiser):
-        say("This is a diffusion model: one step gives blurred images; --steps 18 gives its own.")
+    if options.steps == 1 and (told := notice(denoiser, OWN_IMAGES)):
+        say(told)
     limits = Limits(options.max_seeds, options.max_queue, options.max_body, options.timeout)
     made = application(denoiser.eval(), options.model, steps=options.steps, batch=options.batch, limits=limits)
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "bench": "Measure how fast this machine trains and samples, part by part.",
     "app": "Open a page to play with: an image in one call while a slider moves, beside its teacher.",
     "serve": "Make images for others over HTTP.",
-    "completion": "Print the completion of commands and options for bash or zsh.",
+    "completion": "Print the completion of commands and options for bash, zsh or fish.",
     "recipes": "List the named recipes, or show one.",
 }
 

@@ -19,7 +19,7 @@ from d2o.diffusion.sampling import Churn, generate, labels_for
 from d2o.pixels.codec import check_pixels
 from d2o.pixels.files import parse_seeds, to_uint8, write_images
 
-from .arguments import OWN_IMAGES, parse, tell, with_codec
+from .arguments import OWN_IMAGES, Model, parse, tell, with_codec
 from .terminal import counted, say
 
 
@@ -27,7 +27,7 @@ from .terminal import counted, say
 class Sample:
     """The options of `d2o sample`."""
 
-    model: tyro.conf.Positional[str]
+    model: Model
     """A checkpoint or a run directory."""
     out: str
     """FILE.png: a grid; FILE.npz: arrays; FILE.zip or a directory: single images."""

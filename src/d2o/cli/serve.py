@@ -8,13 +8,11 @@ examples:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tyro
-
 import d2o
 from d2o.checkpoints.one_call import notice
 from d2o.pixels.codec import check_pixels
 
-from .arguments import OWN_IMAGES, parse, with_codec
+from .arguments import OWN_IMAGES, Model, parse, with_codec
 from .terminal import say
 
 
@@ -22,7 +20,7 @@ from .terminal import say
 class Serve:
     """The options of `d2o serve`."""
 
-    model: tyro.conf.Positional[str]
+    model: Model
     """A checkpoint or a run directory."""
     host: str = "127.0.0.1"
     """The address to listen on; by default this machine alone can reach it."""

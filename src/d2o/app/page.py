@@ -116,9 +116,10 @@ def page(models: Models, runs: Path | None = None) -> gr.Blocks:
         events = [
             model.input(told(chosen), model, [teacher, label, told_of], api_name="choose_model", **quiet),
             arrived.success(told(chosen), model, [teacher, label, told_of], **private),
-            blocks.load(found, None, model, **private),
         ]
+        blocks.load(found, None, model, **private)
         for name, (area, refresh) in areas.items():
+            # the first tab is also selected as the page opens: that draws it, once
             chosen_tab = area.select(lambda name=name: name, None, shown, queue=False, **private)
             for event in (chosen_tab, *events):
                 event.success(told(where_shown(name, refresh)), [shown, *refresh.inputs], refresh.outputs, **private)

@@ -12,6 +12,7 @@ import d2o  # noqa: E402
 project = "d2o"
 version = release = d2o.__version__
 copyright = "the authors of d2o, Apache-2.0"
+highlight_language = "text"  # blocks without a name are commands; those of Python say so
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = "d2o"

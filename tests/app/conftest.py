@@ -26,10 +26,13 @@ def served(tmp_path_factory) -> Iterator[Served]:
     from conftest import make_denoiser  # pyright: ignore[reportAttributeAccessIssue]  # the one above this folder
     from d2o.app.models import models
     from d2o.app.server import serving
+    from d2o.diffusion.preconditioning import Boundary
 
     place = tmp_path_factory.mktemp("app")
     for name, seed in {"student": 0, "teacher": 1, "other": 2}.items():
-        d2o.save(place / f"{name}.safetensors", make_denoiser(seed, classes=2))
+        denoiser = make_denoiser(seed, classes=2)
+        denoiser.preconditioning = Boundary() if name == "student" else denoiser.preconditioning
+        d2o.save(place / f"{name}.safetensors", denoiser)
     run = place / "runs" / "first"
     run.mkdir(parents=True)
     rows = [{"images": n, "seconds": n / 8, "loss": {"student": 2 / n, "discriminator": 1}} for n in range(8, 80, 8)]

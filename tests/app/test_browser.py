@@ -11,6 +11,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine: apt install chromium")
 SOON = 15_000
 """Milliseconds that something may take on a busy machine."""
+NOTICE = "#notice:visible"
 STUDENT, TEACHER, RANGE = "#student img", "#teacher", "#position input[type=range]"
 
 
@@ -59,6 +60,8 @@ def test_it_opens_with_an_image_in_one_call_beside_the_teachers(page):
     assert source(page).startswith("data:image/png;base64,")
     assert "One call" in page.inner_text("#student") and "35 calls" in page.inner_text(TEACHER)
     assert "times as long" in page.inner_text(TEACHER)
+    assert page.locator(NOTICE).count() == 0, "this model was made for one call"
+    assert sum("queue/join" in url for url in page.seen) == 2, "the names of the models, and one drawing"
 
 
 def test_the_slider_changes_the_image_while_it_moves(page):
@@ -80,11 +83,9 @@ def test_a_seed_and_a_class_change_it(page):
     page.fill("#seed input", "77")
     page.press("#seed input", "Enter")
     page.wait_for_function(f"document.querySelector('{STUDENT}').src != {json.dumps(before)}")
-    before = source(page)
+    before = source(page)  # seed 77 is of class 1
     page.click("#label input")
-    for option in ("0", "1"):
-        page.click("#label input")
-        page.click(f"role=option[name='{option}']")
+    page.click("role=option[name='0']")
     page.wait_for_function(f"document.querySelector('{STUDENT}').src != {json.dumps(before)}")
 
 
@@ -152,6 +153,7 @@ def test_a_bad_file_is_told_and_a_good_one_is_shown(page, served, tmp_path):
     choose_file(page, served.checkpoint)
     page.wait_for_function(f"document.querySelector('#student').innerText.includes('{served.checkpoint.name}')")
     page.wait_for_function(f"document.querySelector('#teacher').innerText.includes('{served.checkpoint.name}')")
+    page.wait_for_selector(f"{NOTICE}:has-text('many steps')")
 
 
 def test_another_model_brings_its_teacher(page):
@@ -159,6 +161,7 @@ def test_another_model_brings_its_teacher(page):
     page.click("role=option[name='digits-small']")
     page.wait_for_function("document.querySelector('#student').innerText.includes('digits-small')")
     page.wait_for_function("document.querySelector('#teacher').innerText.includes('digits-teacher')")
+    page.wait_for_selector(NOTICE, state="detached")
 
 
 def test_nobody_else_was_asked_and_nothing_complained(page, served):

@@ -75,7 +75,7 @@ class TestFolder:
                 assert other in files, f"{name} needs {other}"
         facts = json.loads((made.path / "model.json").read_text())
         assert facts["num_classes"] == 3 and facts["image_shape"] == [1, 8, 8] and facts["title"] == "A <b>title"
-        assert "1.2.3" in made.notes[1]
+        assert "1.2.3" in made.notes[1] and "d2o finetune" in made.notes[2], "it was not made for one call"
 
     def test_the_package_may_be_a_file(self, tmp_path, stand_in):
         archive = tmp_path / "package.tgz"

@@ -1,10 +1,10 @@
 """For machines: completion of what is typed, JSON of what was done, and logs without control characters."""
 
+import functools
 import json
-import os
+import shlex
 import shutil
 import subprocess
-import sys
 
 import pytest
 import yaml
@@ -16,16 +16,43 @@ from d2o.cli.completion import script
 from d2o.cli.main import COMMANDS, run
 from d2o.training.recipes import RECIPES
 
-TRY = """
+TYPED = {  # what is typed before the key is pressed -> all that is offered; None: names of files
+    "d2o fin": {"finetune"},
+    "d2o finetune --re": {"--recipe", "--resize", "--resolution"},
+    "d2o finetune --from x --recipe digits-d2o": {name for name in RECIPES if name.startswith("digits-d2o")},
+    "d2o finetune --recipe mine": None,
+    "d2o finetune --from ": None,
+    "d2o finetune --precision ": {"auto", "bfloat16", "float32"},
+    "d2o export x --to ": {"safetensors", "delta", "diffusers", "onnx", "torch", "web"},
+    "d2o sample runs": None,
+    "d2o recipes dit-d2o-f": {name for name in RECIPES if name.startswith("dit-d2o-f")},
+    "d2o app digits": {"digits-small", "digits-teacher"},
+    "d2o analyze spectrum --samp": {"--sampler"},
+    "d2o sample x --device c": {"cpu", "cuda"},
+}
+ASK = {  # how each shell is asked for what it would offer
+    "bash": """
 source d2o.bash
-PATH=%s:$PATH
-try() { COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=(); _tyro_d2o; echo "${COMPREPLY[*]}"; }
-try d2o ""
-try d2o fin
-try d2o finetune --from x --rec
-try d2o export x --to ""
-complete -p d2o
-"""
+try() {
+    COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=(FILES); _tyro_d2o
+    echo "${COMPREPLY[*]:-FILES}" | tr '\\n' ' '; echo
+}
+""",
+    "zsh": """
+_describe() { print -r -- ${(P)2%%:*} }
+_files() { print FILES }
+compdef() { }
+source d2o.zsh > /dev/null
+try() { words=("$@"); CURRENT=$#words; _tyro_d2o }
+""",
+    "fish": """
+source d2o.fish
+function __fish_complete_path; echo "$argv"FILES; end  # fish leaves out what does not begin as the word does
+function try; echo (complete -C "$argv" | string replace -r '\\t.*' '' | string replace -r '.*FILES$' FILES); end
+""",
+}
+
+printed = functools.cache(script)
 
 
 @pytest.fixture(scope="module")
@@ -36,26 +63,24 @@ def model(tmp_path_factory):
 
 
 class TestCompletion:
-    @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-    def test_bash_completes_commands_options_and_choices(self, tmp_path):
-        (tmp_path / "d2o.bash").write_text(script("bash"))
-        bin_folder = os.path.dirname(sys.executable)  # noqa: PTH120
-        answer = subprocess.run(
-            ["bash", "-c", TRY % bin_folder], cwd=tmp_path, capture_output=True, text=True, timeout=60
-        )
-        commands, one, option, choices, registered = answer.stdout.splitlines()
-        assert set(COMMANDS) <= set(commands.split())
-        assert one == "finetune" and option == "--recipe"
-        assert choices.split() == ["safetensors", "delta", "diffusers", "onnx", "torch", "web"]
-        assert "-o default" in registered, "where nothing of ours fits, files are completed"
+    @pytest.mark.parametrize("shell", ASK)
+    def test_it_offers_commands_options_values_and_files(self, tmp_path, shell):
+        if shutil.which(shell) is None:
+            pytest.skip(f"{shell} is not installed")
+        (tmp_path / f"d2o.{shell}").write_text(printed(shell))
+        lines = [f"try {repr(typed) if shell == 'fish' else shlex.join(typed.split(' '))}" for typed in TYPED]
+        (tmp_path / "ask").write_text(ASK[shell] + "\n".join(lines))
+        answer = subprocess.run([shell, "ask"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        found = {typed: set(line.split()) for typed, line in zip(TYPED, answer.stdout.splitlines(), strict=True)}
+        assert found == {typed: offered or {"FILES"} for typed, offered in TYPED.items()}, answer.stderr
 
-    def test_zsh_gets_a_script_with_all_commands(self):
-        text = script("zsh")
-        assert text.startswith("#compdef d2o") and all(name in text for name in COMMANDS)
+    def test_every_command_is_in_it(self):
+        assert all(f"'{name}': " in printed("zsh") for name in COMMANDS)
+        assert "-o bashdefault -o default" in printed("bash"), "where nothing of ours fits, files are completed"
 
     def test_another_shell_is_refused(self):
         with pytest.raises(SystemExit, match="2"):
-            run(["completion", "fish"])
+            run(["completion", "tcsh"])
 
 
 class TestJson:
@@ -117,7 +142,7 @@ class TestLogs:
         lines = capsys.readouterr().err
         assert lines == "grid.png: 20 of 40 images, 2/s, 0:12 left\n"
 
-    def test_a_log_file_gets_no_control_characters(self, tmp_path, tiny_data):
+    def test_a_log_file_gets_no_control_characters(self, tmp_path, tiny_data, capfd):
         tiny = "backbone={kind: song_unet, channels: 8, channel_multipliers: [1], num_blocks: 1}"
         words = [
             "pretrain",
@@ -132,6 +157,6 @@ class TestLogs:
             "--out",
             tmp_path / "run",
         ]
-        answer = subprocess.run([sys.executable, "-m", "d2o", *map(str, words)], capture_output=True, timeout=120)
-        assert answer.returncode == 0 and answer.stdout == b""
-        assert b"16 of 16 images" in answer.stderr and not set(answer.stderr) & {0x0D, 0x1B, 0x08}
+        assert run(list(map(str, words))) == 0
+        told = capfd.readouterr()
+        assert told.out == "" and "16 of 16 images" in told.err and not set(told.err) & {"\r", "\x1b", "\b"}

@@ -26,9 +26,8 @@ def model(tmp_path_factory):
     return str(file)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_gracefully(model, number):
-    command = [sys.executable, "-m", "d2o", "serve", model, "--port", "0", "--steps", "200", "--batch", "4"]
+def test_it_stops_gracefully(model):
+    command = [sys.executable, "-m", "d2o", "serve", model, "--port", "0", "--steps", "100", "--batch", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
@@ -50,7 +49,7 @@ def test_it_stops_gracefully(model, number):
         asked.wait(60)
         while not answers and b"d2o_waiting_images 0.0" in urllib.request.urlopen(f"{found[0]}metrics").read():
             pass  # until the request is being worked on
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         client.join(60)
         assert process.wait(60) == 0
         assert answers[0].startswith(b"HTTP/1.1 200") and b"\x89PNG" in answers[0]
@@ -61,6 +60,26 @@ def test_it_stops_gracefully(model, number):
         process.wait()
         if process.stderr:
             process.stderr.close()
+
+
+def test_ctrl_c_is_a_good_end(model, capsys, monkeypatch):
+    """In this process: the first answer is followed by the signal."""
+
+    def ask_then_stop(address):
+        urllib.request.urlopen(f"{address}images?seeds=1").read()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(
+        "d2o.cli.serve.say",
+        lambda sentence: (
+            threading.Thread(target=ask_then_stop, args=(sentence.split()[3],)).start()
+            if "http://" in sentence
+            else print(sentence)
+        ),
+    )
+    before = signal.getsignal(signal.SIGINT)
+    assert run(["serve", model, "--port", "0"]) == 0
+    assert "Stopped." in capsys.readouterr().out and signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_port_in_use_is_one_sentence(model, capsys):

@@ -72,10 +72,12 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["trackio", "wandb"])
-def test_the_two_services_are_called_as_they_want(tmp_path, monkeypatch, name):
+def test_the_two_services_are_called_as_they_want(tmp_path, monkeypatch, capsys, name):
     calls = []
     run = SimpleNamespace(log=lambda numbers, step: calls.append((numbers, step)), finish=lambda: calls.append("end"))
-    module = SimpleNamespace(init=lambda **settings: calls.append(settings) or run)
+    module = SimpleNamespace(
+        init=lambda **settings: calls.append(settings) or print("Hello!") or run, finish=run.finish
+    )
     monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: name)
     list(tracked(moments(tmp_path, [8]), tmp_path, name))
@@ -83,6 +85,7 @@ def test_the_two_services_are_called_as_they_want(tmp_path, monkeypatch, name):
     assert start["project"] == "d2o" and start["name"] == tmp_path.name and start["resume"] == "allow"
     assert start["config"]["recipe.seed"] == 0
     assert line == ({"loss/student": 4.0}, 8) and end == "end"
+    assert capsys.readouterr() == ("", "Hello!\n"), "what it says is no part of the outcome"
 
 
 def test_tensorboard_reads_what_was_written(tmp_path):

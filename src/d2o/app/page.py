@@ -1,12 +1,15 @@
 """The page: choices above, tabs below."""
 
 from collections.abc import Callable, Iterator
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import gradio.themes as themes
+
+from d2o.checkpoints.one_call import notice
 
 from .choice import Choice, Refresh, classes, told
 from .models import Models
@@ -69,6 +72,7 @@ def page(models: Models, runs: Path | None = None) -> gr.Blocks:
                 kinds, value=kinds[0], label="Class", elem_id="label", scale=2, interactive=len(kinds) > 1, **choose
             )
             upload = gr.UploadButton("Open a file", scale=1, min_width=120, elem_id="upload")
+        told_of = gr.HTML(**remark(models, first), elem_id="notice")
         choice = Choice(models, model, teacher, label)
         shown = gr.State(next(iter(TABS)))
         areas: dict[str, tuple[gr.Tab, Refresh]] = {}
@@ -76,19 +80,19 @@ def page(models: Models, runs: Path | None = None) -> gr.Blocks:
             for name, tab in TABS.items():
                 with gr.Tab(name) as area:
                     areas[name] = area, tab.build(choice)
-            if spectrum.available():
-                with gr.Tab("Spectrum"):
-                    spectrum.build(choice)
+            with gr.Tab("Spectrum"):
+                spectrum.build(choice)
             if runs is not None:
                 with gr.Tab("Learning"):
                     learning.build(runs)
 
-        def chosen(name: str) -> tuple[gr.Dropdown, gr.Dropdown]:
-            """Return the teacher and the classes that a model comes with."""
+        def chosen(name: str) -> tuple[gr.Dropdown, gr.Dropdown, gr.HTML]:
+            """Return the teacher and the classes that a model comes with, and a notice if it needs many steps."""
             kinds = classes(models, name)
             return (
                 gr.Dropdown(choices=models.names, value=models.teacher_of(name)),
                 gr.Dropdown(choices=kinds, value=kinds[0], interactive=len(kinds) > 1),
+                gr.HTML(**remark(models, name)),
             )
 
         def uploaded(file: str) -> gr.Dropdown:
@@ -110,15 +114,22 @@ def page(models: Models, runs: Path | None = None) -> gr.Blocks:
         private: dict[str, Any] = {"api_visibility": "private", **quiet}
         arrived = upload.upload(told(uploaded), upload, model, api_name="upload_model", **quiet)
         events = [
-            model.input(told(chosen), model, [teacher, label], api_name="choose_model", **quiet),
-            arrived.success(told(chosen), model, [teacher, label], **private),
-            blocks.load(found, None, model, **private),
+            model.input(told(chosen), model, [teacher, label, told_of], api_name="choose_model", **quiet),
+            arrived.success(told(chosen), model, [teacher, label, told_of], **private),
         ]
+        blocks.load(found, None, model, **private)
         for name, (area, refresh) in areas.items():
+            # the first tab is also selected as the page opens: that draws it, once
             chosen_tab = area.select(lambda name=name: name, None, shown, queue=False, **private)
             for event in (chosen_tab, *events):
                 event.success(told(where_shown(name, refresh)), [shown, *refresh.inputs], refresh.outputs, **private)
     return blocks
+
+
+def remark(models: Models, name: str) -> dict[str, Any]:
+    """Return what the page says of a model under its name: that it was not made for one call, or nothing."""
+    sentence = notice(models.get(name))
+    return {"value": sentence and f"<b>{escape(name)}</b>: {escape(sentence)}", "visible": sentence is not None}
 
 
 def where_shown(name: str, refresh: Refresh) -> Callable[..., Iterator[Any]]:

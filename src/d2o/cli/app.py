@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -22,7 +23,7 @@ from .terminal import say
 class App:
     """The options of `d2o app`."""
 
-    models: tyro.conf.Positional[tuple[str, ...]] = ()
+    models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[MODEL ...]")] = ()
     """Checkpoints, run directories or addresses, besides the models that come with d2o."""
     teacher: str | None = None
     """The diffusion model that is shown beside them."""

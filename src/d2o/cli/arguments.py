@@ -17,8 +17,12 @@ from d2o.training import recipes
 from d2o.training.recipe import Recipe, change, from_dict
 
 T = TypeVar("T")
-CONFIG = (tyro.conf.OmitArgPrefixes,)
+CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
+OWN_IMAGES = "--steps 18 gives its own images"
+"""What is said to those who ask a diffusion model for images in one step."""
 
+Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+"""A checkpoint's file or folder, a run directory, or an address, without the name of an option."""
 Set = tyro.conf.UseAppendAction[tuple[str, ...]]
 """KEY=VALUE, as often as wanted."""
 

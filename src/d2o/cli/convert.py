@@ -7,13 +7,14 @@ examples:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
 from d2o.checkpoints import load, save
 from d2o.checkpoints.formats import file_sha256, located
 
-from .arguments import parse, tell
+from .arguments import Model, parse, tell
 from .terminal import say
 
 
@@ -21,9 +22,9 @@ from .terminal import say
 class Convert:
     """The options of `d2o convert`."""
 
-    model: tyro.conf.Positional[str]
+    model: Model
     """A file, a folder, or an address (https://, hf://)."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """The file to write, OUT.safetensors."""
     key: str = "ema"
     """Which network of a file that holds several: ema, net."""

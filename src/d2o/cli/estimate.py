@@ -20,7 +20,7 @@ from .terminal import say
 class EstimateOptions:
     """The options of `d2o estimate`."""
 
-    recipe: tyro.conf.Positional[str]
+    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """A name (see `d2o recipes`) or a .json or .yaml file."""
     from_: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
     """The model to start from; by default a network of the recipe's full size with random weights."""

@@ -27,9 +27,9 @@ from .arguments import parse, with_codec
 class Evaluate:
     """The options of `d2o evaluate`."""
 
-    a: tyro.conf.Positional[str]
+    a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
     """A checkpoint, run directory, image folder, zip, .npz, .parquet, stored statistics, or `digits`."""
-    b: tyro.conf.Positional[str]
+    b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
     """The reference: any of these."""
     features: str | None = None
     """Feature space: lite2 (EfficientNet-lite2 at 64 px, no download), inception (real FID), clip, dinov2, pixels."""

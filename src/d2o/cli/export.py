@@ -9,26 +9,26 @@ examples:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from d2o.checkpoints import export, load
 
-from .arguments import parse, tell
+from .arguments import Model, parse, tell
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """The options of `d2o export`."""
 
-    model: tyro.conf.Positional[str]
+    model: Model
     """A checkpoint, a run directory, or a folder of diffusers."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """The file to write (.safetensors, .onnx, .pt2), or the folder (diffusers, web)."""
     to: Literal["safetensors", "delta", "diffusers", "onnx", "torch", "web"]
-    """safetensors: with JSON; delta: only what moved since --base; diffusers: a pipeline's folder; onnx: for
-    onnxruntime; torch: an exported program; web: a page that makes images in the browser."""
+    """safetensors: with JSON; delta: only what moved since --base; diffusers: a pipeline's folder;
+    onnx: for onnxruntime; torch: an exported program; web: a page that makes images in the browser."""
     base: str | None = None
     """The model that this one was fine-tuned from, for --to delta."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -10,20 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
-
 from d2o.checkpoints import inspect
 from d2o.checkpoints.errors import printable
 from d2o.training.freezing import d2o_f, freeze
 
-from .arguments import parse
+from .arguments import Model, parse
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
     """The options of `d2o inspect`."""
 
-    model: tyro.conf.Positional[str]
+    model: Model
     """A file, a folder, or an address (https://, hf://)."""
     key: str = "ema"
     """Which network of a file that holds several: ema, net."""

@@ -17,12 +17,12 @@ COMMANDS = {
     "analyze": "See why it works: spectra, blocks, local minima, interventions.",
     "inspect": "Say what a checkpoint is, without running it or reading its weights.",
     "convert": "Turn any checkpoint that d2o reads into one safetensors file.",
-    "export": "Write a one-step generator for others: safetensors, diffusers, ONNX, torch.",
+    "export": "Write a one-step generator for others: safetensors, diffusers, ONNX, torch, web page.",
     "estimate": "Say what a run would take here: images a second, hours, memory, disk.",
     "bench": "Measure how fast this machine trains and samples, part by part.",
     "app": "Open a page to play with: an image in one call while a slider moves, beside its teacher.",
     "serve": "Make images for others over HTTP.",
-    "completion": "Print the completion of commands and options for bash or zsh.",
+    "completion": "Print the completion of commands and options for bash, zsh or fish.",
     "recipes": "List the named recipes, or show one.",
 }
 

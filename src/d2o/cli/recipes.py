@@ -7,6 +7,7 @@ examples:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 import yaml
@@ -21,7 +22,7 @@ from .arguments import parse, tell
 class Recipes:
     """The options of `d2o recipes`."""
 
-    name: tyro.conf.Positional[str | None] = None
+    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[RECIPE]")] = None
     """The recipe to show."""
     json: bool = False
     """Print JSON instead of text."""

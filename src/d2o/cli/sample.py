@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 import tyro
 
 import d2o
-from d2o.diffusion.denoiser import Denoiser
+from d2o.checkpoints.one_call import notice
 from d2o.diffusion.sampling import Churn, generate, labels_for
 from d2o.pixels.codec import check_pixels
 from d2o.pixels.files import parse_seeds, to_uint8, write_images
 
-from .arguments import parse, tell, with_codec
+from .arguments import OWN_IMAGES, Model, parse, tell, with_codec
 from .terminal import counted, say
 
 
@@ -27,7 +27,7 @@ from .terminal import counted, say
 class Sample:
     """The options of `d2o sample`."""
 
-    model: tyro.conf.Positional[str]
+    model: Model
     """A checkpoint or a run directory."""
     out: str
     """FILE.png: a grid; FILE.npz: arrays; FILE.zip or a directory: single images."""
@@ -55,13 +55,6 @@ class Sample:
     """Print JSON instead of text."""
 
 
-def one_step(denoiser: Denoiser) -> bool:
-    """Return whether a denoiser was made for images in one step, as far as its file tells."""
-    recipe = denoiser.provenance.get("recipe") or {}
-    kinds = [objective.get("kind") for objective in recipe.get("objectives", [])]
-    return denoiser.preconditioning.kind == "boundary" or any(kind != "denoising" for kind in kinds)
-
-
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o sample`."""
     options = parse(Sample, "sample", arguments, __doc__)
@@ -70,8 +63,8 @@ def main(arguments: Sequence[str]) -> None:
     check_pixels(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)
     labels = None if classes is None else classes.tolist()
-    if options.steps == 1 and not options.middle_sigmas and not one_step(denoiser):
-        say("This is a diffusion model: one step gives blurred images; --steps 18 gives its own.")
+    if options.steps == 1 and not options.middle_sigmas and (told := notice(denoiser, OWN_IMAGES)):
+        say(told)
     churn = None if options.churn is None else Churn(options.churn)
     batches = generate(
         denoiser,

@@ -8,13 +8,11 @@ examples:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tyro
-
 import d2o
+from d2o.checkpoints.one_call import notice
 from d2o.pixels.codec import check_pixels
 
-from .arguments import parse, with_codec
-from .sample import one_step
+from .arguments import OWN_IMAGES, Model, parse, with_codec
 from .terminal import say
 
 
@@ -22,7 +20,7 @@ from .terminal import say
 class Serve:
     """The options of `d2o serve`."""
 
-    model: tyro.conf.Positional[str]
+    model: Model
     """A checkpoint or a run directory."""
     host: str = "127.0.0.1"
     """The address to listen on; by default this machine alone can reach it."""
@@ -65,8 +63,8 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"Serving needs {error.name}: pip install 'd2o[serve]'.") from error
     denoiser = with_codec(d2o.load(options.model, device=options.device), options.codec)
     check_pixels(denoiser)
-    if options.steps == 1 and not one_step(denoiser):
-        say("This is a diffusion model: one step gives blurred images; --steps 18 gives its own.")
+    if options.steps == 1 and (told := notice(denoiser, OWN_IMAGES)):
+        say(told)
     limits = Limits(options.max_seeds, options.max_queue, options.max_body, options.timeout)
     made = application(denoiser.eval(), options.model, steps=options.steps, batch=options.batch, limits=limits)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .arguments import DataOptions, Set, recipe_from, with_codec
+from .arguments import DataOptions, Model, Set, recipe_from, with_codec
 from .terminal import watch
 
 Result = tuple[Any, list]
@@ -28,7 +28,7 @@ class Output:
 class Walk(Output):
     """Options of the way from noise to images."""
 
-    model: tyro.conf.Positional[str]
+    model: Model
     """The teacher: a checkpoint or a run directory."""
     steps: int = 18
     """Noise levels at which it is watched."""
@@ -130,9 +130,9 @@ class Measured(DataOptions, Output):
 class Minima(Measured):
     """The options of `d2o analyze minima`."""
 
-    teacher: tyro.conf.Positional[str]
+    teacher: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEACHER")]
     """A checkpoint or a run directory."""
-    students: tyro.conf.Positional[tuple[str, ...]]
+    students: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="STUDENT ...")]
     """One-step students of it."""
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Steps of the teacher's sampler (Heun's)."""
@@ -158,7 +158,7 @@ class Trials(Measured):
 class Parts(Trials):
     """The options of `d2o analyze parts`."""
 
-    teacher: tyro.conf.Positional[str]
+    teacher: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEACHER")]
     """A checkpoint or a run directory."""
     modes: tuple[Literal["train", "freeze"], ...] = ("train", "freeze")
     """Train each part alone, freeze each part alone."""
@@ -170,7 +170,7 @@ class Parts(Trials):
 class Bands(Trials):
     """The options of `d2o analyze bands`."""
 
-    teacher: tyro.conf.Positional[str]
+    teacher: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEACHER")]
     """A checkpoint or a run directory."""
     student: str | None = None
     """The one-step student whose blocks are filtered; by default the one that the recipe makes."""

@@ -4,10 +4,13 @@ The file stays the truth. `tracked.json` in the run's directory says up to which
 run which continues sends each line once.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +48,7 @@ def trackio(directory: Path, settings: dict[str, Any]) -> Channel:
     import trackio as service  # pyright: ignore[reportMissingImports]
 
     run: Any = service.init(project=PROJECT, name=directory.resolve().name, config=settings, resume="allow")
-    return Channel(lambda numbers, images: run.log(numbers, step=images), run.finish)
+    return Channel(lambda numbers, images: run.log(numbers, step=images), service.finish)
 
 
 def wandb(directory: Path, settings: dict[str, Any]) -> Channel:
@@ -86,12 +89,19 @@ def tracked(moments: Iterable[Moment], directory: Path, name: str) -> Iterator[M
     try:
         for moment in moments:
             if channel is None:  # now the directory is this run's, and its log holds nothing newer than its checkpoint
-                channel = SERVICES[name](directory, settings_of(directory))
+                with words_aside():
+                    channel = SERVICES[name](directory, settings_of(directory))
             send(channel, directory, name)
             yield moment
     finally:
         if channel is not None:
-            channel.finish()
+            with words_aside():
+                channel.finish()
+
+
+def words_aside() -> AbstractContextManager[object]:
+    """Send what a service has to say to standard error: standard output is for the outcome, which may be JSON."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def send(channel: Channel, directory: Path, name: str) -> None:

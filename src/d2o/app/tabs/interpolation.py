@@ -42,7 +42,7 @@ def build(choice: Choice) -> Refresh:
         second = gr.Number(18, label="To seed", precision=0, minimum=0, min_width=100, elem_id="second")
         frames = gr.Slider(*FRAMES, 24, step=1, label="Frames", buttons=[], elem_id="frames")
         rate = gr.Slider(*RATES, 12, step=1, label="Per second", buttons=[], elem_id="rate")
-        make = gr.Button("Make GIF", variant="primary", min_width=120, elem_id="make")
+        make = gr.Button("Make GIF", variant="primary", scale=0, min_width=140, elem_id="make")
     shown = gr.HTML(elem_id="interpolation")
     inputs = [choice.model, choice.label, first, second, frames, rate]
     gr.on(

@@ -68,7 +68,7 @@ def build(folder: Path) -> None:
             label="Losses",
             elem_id="losses",
         )
-        quality = gr.LinePlot(
+        quality = gr.ScatterPlot(  # points: there are few, at first one alone, which is no line yet
             x="images",
             y="KID",
             x_title="thousand images seen",

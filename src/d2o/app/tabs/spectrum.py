@@ -2,23 +2,21 @@
 
 import base64
 from html import escape
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import gradio as gr
 
+from d2o.analysis.figures import of_spectrum
+from d2o.analysis.page import image
+from d2o.analysis.spectrum import findings
+from d2o.analysis.spectrum import spectrum as study
 from d2o.app.choice import Choice, told
 from d2o.app.generation import check_size
 from d2o.app.inputs import whole
 from d2o.app.models import pair
+from d2o.diffusion.denoiser import Denoiser
 
 SEEDS, STEPS = (2, 64), (4, 40)
-
-
-def available() -> bool:
-    """Return whether the analysis is part of this d2o."""
-    return find_spec("d2o.analysis") is not None
 
 
 def build(choice: Choice) -> None:
@@ -41,15 +39,14 @@ def build(choice: Choice) -> None:
     analyze.click(told(spectrum), inputs, shown, api_name="spectrum")
 
 
-def figures(teacher: Any, student: Any, count: int, steps: int) -> str:
-    """Return the study of spectra as HTML; the only place that knows the analysis."""
-    study, drawing, page = (import_module(f"d2o.analysis.{name}") for name in ("spectrum", "figures", "page"))
-    found = study.spectrum(teacher, student=student, seeds=range(count), steps=steps)
+def figures(teacher: Denoiser, student: Denoiser | None, count: int, steps: int) -> str:
+    """Return the study of spectra as HTML: what it found in sentences, and its figures."""
+    found = study(teacher, student=student, seeds=range(count), steps=steps)
     pictures = "".join(
         f'<figure class="card"><img class="smooth" alt="{escape(one.caption)}" '
-        f'src="data:image/png;base64,{base64.b64encode(page.image(one.figure, "png")).decode()}">'
+        f'src="data:image/png;base64,{base64.b64encode(image(one.figure, "png")).decode()}">'
         f"<figcaption>{escape(one.caption)}</figcaption></figure>"
-        for one in drawing.of_spectrum(found)
+        for one in of_spectrum(found)
     )
-    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in study.findings(found).conclusion)
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(found).conclusion)
     return f'<ul class="sentences">{sentences}</ul><div class="figures">{pictures}</div>'

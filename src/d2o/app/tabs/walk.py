@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from html import escape
+from statistics import median
 from typing import Any
 
 import gradio as gr
@@ -18,8 +19,8 @@ STATIONS = 8
 PACE, INTERVAL = 0.04, 0.06
 """How far the walk goes by itself, and seconds between its steps."""
 STEPS = (2, 40)
-REPEATS = 3
-"""One-step images whose mean time the teacher's is compared with: a single one may be unlucky."""
+REPEATS = 5
+"""One-step images whose median time the teacher's is compared with: a single one may be unlucky."""
 STALE = "() => document.querySelector('#teacher figure')?.classList.add('stale')"
 
 
@@ -52,7 +53,7 @@ def build(choice: Choice) -> Refresh:
             times = ""
             if stage.sigma_next == 0:
                 held.append((stage.result, "the image"))
-                one = sum(in_one_call(student, noise, label).seconds for _ in range(REPEATS)) / REPEATS
+                one = median(in_one_call(student, noise, label).seconds for _ in range(REPEATS))
                 times = f"<em>{stage.seconds / one:.0f} times as long</em>"
             words = f"<b>{stage.calls} calls</b><span>{milliseconds(stage.seconds)}</span>{times}"
             image, side = png(stage.result), max(stage.result.shape)
@@ -122,12 +123,13 @@ def build(choice: Choice) -> Refresh:
     stopped = play.click(toggle, [playing], [playing, timer, play], **live, api_visibility="private")
     stopped.then(told(rest), [playing, *beside], [teacher, trail], show_progress="hidden", api_visibility="private")
 
-    def both(*values: Any) -> Iterator[tuple[str, str, str]]:
-        """Show both for another model."""
+    def both(*values: Any) -> Iterator[tuple[Any, str, str]]:
+        """Show both for another model; the image once, as the slider may have moved before the teacher has ended."""
         model, _, label, seed, position, _ = values
         image = one_step(model, label, seed, position)
         for card, pictures in many_steps(*values):
             yield image, card, pictures
+            image = gr.skip()
 
     return Refresh(both, beside, [student, teacher, trail])
 

@@ -12,6 +12,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.pixels.files import atomic
 
 from ..errors import CheckpointError
+from ..one_call import notice
 from . import pipelines, plain, programs, web
 from .one_step import DTYPES
 from .options import Options
@@ -90,6 +91,8 @@ def export(
         error, notes = form.write(alone, temporary, Options(dtype, codec, runtime, title))
     if to == "safetensors":
         notes = (*notes, f"and beside it in {plain.write_description(alone, path).name}")
+    elif to != DELTA and (told := notice(denoiser)):
+        notes = (*notes, told)
     return Exported(path, error, notes)
 
 

@@ -95,7 +95,7 @@ def test_every_part_of_an_iteration_is_named(teacher) -> None:
 
 
 def test_a_race_gives_both_and_medians_add_up(teacher) -> None:
-    rounds = race(steps(teacher, False), steps(teacher, True), 3)
+    rounds = race({"ours": steps(teacher, False), "plain": steps(teacher, True)}, 3)
     assert {name: len(parts) for name, parts in rounds.items()} == {"ours": 3, "plain": 3}
     found = medians([{"a": 1.0, "b": 5.0}, {"a": 3.0, "b": 1.0}, {"a": 2.0, "b": 1.0}])
     assert found == {"a": 2.0, "b": 1.0, "iteration": 4.0}

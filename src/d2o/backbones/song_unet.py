@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.compute.normalisation import normalised_silu
+from d2o.compute.normalisation import GroupNorm, normalised_silu
 
 from .backbone import Backbone
 from .layers import (
@@ -179,7 +179,7 @@ class SongUNet(Backbone):
         for name, layer in self.dec.items():
             if name.endswith("aux_up"):
                 image = layer(image)
-            elif name.endswith("aux_norm"):
+            elif isinstance(layer, GroupNorm):
                 features = normalised_silu(layer, x)
             elif name.endswith("aux_conv"):
                 image = layer(features) if image is None else layer(features) + image

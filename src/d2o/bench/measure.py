@@ -20,7 +20,7 @@ from d2o.training.recipe import Recipe
 from . import generation, machine
 from .memory import Run, peak
 from .problem import Choice, Problem, noise_images
-from .steps import Steps, medians, race
+from .steps import WARM_UP, Steps, medians, race
 
 EVALUATED = 32
 """Side of the images of the evaluation."""
@@ -34,13 +34,15 @@ def measure(choice: Choice, repeats: int, plain: bool, say: Say) -> dict[str, An
         "machine": machine.describe(),
         "settings": {"batch": problem.student.batch_size, "repeats": repeats, "parameters": size(problem.teacher)},
         "ratio": {}, "memory_ratio": {}, "images_per_second": {}, "peak_share": {}, "parts": {}, "spread": {},
-        "memory_mib": {}, "notes": [],
+        "gigaflop_an_image": {}, "memory_mib": {}, "notes": [],
     }  # fmt: skip
     say("the machine's peak")
     found["machine"]["peak_gflops"] = (best := machine.peak()) / 1e9
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        images = noise_images(512, problem.teacher.pixel_shape, problem.teacher.num_classes, folder)
+        images = noise_images(
+            WARM_UP * problem.student.batch_size, problem.teacher.pixel_shape, problem.teacher.num_classes, folder
+        )  # as many as warm up: what is remembered of real images is then known, as from the second pass over data
         if plain:
             say("memory")
             found |= memory(choice)
@@ -74,21 +76,22 @@ def training(
     kind: str, recipe: Recipe, problem: Problem, images: Images, repeats: int, plain: bool, best: float, found: dict
 ) -> None:
     """Measure one kind of training."""
-    ours = Steps(recipe, problem.teacher, images)
+    racers = {"ours": Steps(recipe, problem.teacher, images)}
     if plain:
-        rounds = race(ours, Steps(recipe, problem.teacher, images, plain=True), repeats)
-    else:
-        rounds = {"ours": [ours.step() for _ in range(repeats + 2)][2:]}
+        racers["plain"] = Steps(recipe, problem.teacher, images, plain=True)
+    rounds = race(racers, repeats)
     for name, parts in rounds.items():
         label = kind if name == "ours" else f"{kind}_plain"
+        needed = operations(racers[name])
+        found["gigaflop_an_image"][label] = needed / 1e9
         found["parts"][label] = {part: seconds / recipe.batch_size for part, seconds in medians(parts).items()}
         totals = [sum(row.values()) for row in parts]
         found["images_per_second"][label] = recipe.batch_size / median(totals)
         found["spread"][label] = (max(totals) - min(totals)) / median(totals)
+        found["peak_share"][label] = needed * found["images_per_second"][label] / best
     if plain:
         pairs = zip(rounds["plain"], rounds["ours"], strict=True)
         found["ratio"][f"{kind}_step"] = median(sum(a.values()) / sum(b.values()) for a, b in pairs)
-    found["peak_share"][kind] = operations(ours) * found["images_per_second"][kind] / best
 
 
 def operations(steps: Steps) -> float:

@@ -61,10 +61,12 @@ def show(found: dict[str, Any], earlier: dict[str, Any] | None = None) -> None:
         table.add_row(part, *("" if value is None else f"{1000 * value:.2f}" for value in row))
     console.print(table)
 
-    table = Table("", "images/s", "spread", "of peak", *(["earlier", "now / earlier"] if earlier else []))
+    table = Table("", "images/s", "spread", "GFLOP/image", "of peak", *(["earlier", "now / earlier"] if earlier else []))
     for name, rate in found["images_per_second"].items():
         spread, share = found["spread"].get(name), found["peak_share"].get(name)
-        row = [name, f"{rate:,.1f}", "" if spread is None else f"{spread:.0%}", "" if share is None else f"{share:.0%}"]
+        needed = found.get("gigaflop_an_image", {}).get(name)
+        row = [name, f"{rate:,.1f}", "" if spread is None else f"{spread:.0%}"]
+        row += ["" if needed is None else f"{needed:.2f}", "" if share is None else f"{share:.0%}"]
         if earlier:
             old = earlier["images_per_second"].get(name)
             row += ["", ""] if not old else [f"{old:,.1f}", f"{rate / old:.2f}"]

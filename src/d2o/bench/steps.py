@@ -20,6 +20,9 @@ from d2o.training.recipe import Recipe
 
 from .stopwatch import Stopwatch, watching
 
+WARM_UP = 2
+"""Iterations that are not counted."""
+
 
 class Steps:
     """A run's iterations, one at a time; `plain` ones do what the released code does.
@@ -76,11 +79,11 @@ class Steps:
         return parts
 
 
-def race(ours: Steps, plain: Steps, repeats: int) -> dict[str, list[dict[str, float]]]:
-    """Return the parts of both for so many iterations in turn, after two that warm up."""
-    found: dict[str, list[dict[str, float]]] = {"ours": [], "plain": []}
-    for repeat in range(-2, repeats):
-        for name, steps in (("ours", ours), ("plain", plain)):
+def race(racers: dict[str, Steps], repeats: int) -> dict[str, list[dict[str, float]]]:
+    """Return the parts of each for so many iterations in turn, after those that warm up."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in racers}
+    for repeat in range(-WARM_UP, repeats):
+        for name, steps in racers.items():
             parts = steps.step()
             if repeat >= 0:
                 found[name].append(parts)

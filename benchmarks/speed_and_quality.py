@@ -20,12 +20,14 @@ from d2o.pixels.files import atomic
 
 RESULTS = Path(__file__).parent / "results" / "speed_and_quality.json"
 PLAIN = ["--set", "objectives.0.fresh_fakes=true"]
+SMALL = ["--set", "discriminator.size=32"]
 LARGE = ["--set", "discriminator.size=64", "--set", "discriminator.width=128"]
 VARIANTS = {
     "digits": {"default": [], "fresh fakes": PLAIN},
     "cifar10": {
         "default (features at 48 px)": [],
         "fresh fakes": PLAIN,
+        "features at 32 px": SMALL,
         "features at 64 px, heads 128 wide": LARGE,
     },
 }

@@ -120,26 +120,27 @@ def sampling(teacher: Denoiser, student: Denoiser, repeats: int, folder: Path, f
         found["ratio"][f"engine_batch{batch}"] = max(engine.values()) / engine["eager"]
 
 
-def evaluation(folder: Path, found: dict, count: int = 2000) -> None:
+def evaluation(folder: Path, found: dict, count: int = 10_000, part: int = 640) -> None:
     """Measure what share of the feature network's own speed a pass over images reaches, and what distances cost."""
     images = noise_images(count, (3, EVALUATED, EVALUATED), 0, folder)
     network = embedding()
-    batches = [images.pixels(range(first, first + 64)) for first in range(0, 640, 64)]
-    network(batches[0])
-    alone, whole, seen = [], [], None
-    for _ in range(3):
+    batches = [images.pixels(range(first, first + 64)) for first in range(0, part, 64)]
+
+    def alone() -> float:
         began = time.perf_counter()
         for batch in batches:
             network(batch)
-        alone.append(640 / (time.perf_counter() - began))
-        began = time.perf_counter()
-        stream = open_source(images, images=count, seeds=(), steps=1, batch_size=64, device="cpu")
-        assert isinstance(stream, Stream)
-        seen = look(stream, "noise", network.name, lambda pixels: network(pixels).numpy())
-        whole.append(count / (time.perf_counter() - began))
-    assert seen is not None
+        return part / (time.perf_counter() - began)
+
+    rates = [alone() for _ in range(3)][1:]
+    began = time.perf_counter()
+    stream = open_source(images, images=count, seeds=(), steps=1, batch_size=64, device="cpu")
+    assert isinstance(stream, Stream)
+    seen = look(stream, "noise", network.name, lambda pixels: network(pixels).numpy())
+    whole = count / (time.perf_counter() - began)
+    rates += [alone() for _ in range(2)]
     began = time.perf_counter()
     distances(seen.features.rows(0, count // 2), seen.features.rows(count // 2, count))
     found["seconds"] = {f"distances_{count // 2}_images": time.perf_counter() - began}
-    found["images_per_second"] |= {"features": median(alone), "evaluation": median(whole)}
-    found["ratio"]["evaluation"] = median(w / a for w, a in zip(whole, alone, strict=True))
+    found["images_per_second"] |= {"features": median(rates), "evaluation": whole}
+    found["ratio"]["evaluation"] = whole / median(rates)

@@ -61,7 +61,8 @@ def show(found: dict[str, Any], earlier: dict[str, Any] | None = None) -> None:
         table.add_row(part, *("" if value is None else f"{1000 * value:.2f}" for value in row))
     console.print(table)
 
-    table = Table("", "images/s", "spread", "GFLOP/image", "of peak", *(["earlier", "now / earlier"] if earlier else []))
+    columns = ("images/s", "spread", "GFLOP/image", "of peak", *(("earlier", "now / earlier") if earlier else ()))
+    table = Table("", *columns)
     for name, rate in found["images_per_second"].items():
         spread, share = found["spread"].get(name), found["peak_share"].get(name)
         needed = found.get("gigaflop_an_image", {}).get(name)

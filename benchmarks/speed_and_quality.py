@@ -19,16 +19,23 @@ from pathlib import Path
 from d2o.pixels.files import atomic
 
 RESULTS = Path(__file__).parent / "results" / "speed_and_quality.json"
+
+
+def judge(**fields: int) -> list[str]:
+    """Return the options that change fields of the discriminator."""
+    return [word for name, value in fields.items() for word in ("--set", f"discriminator.{name}={value}")]
+
+
 PLAIN = ["--set", "objectives.0.fresh_fakes=true"]
-SMALL = ["--set", "discriminator.size=32"]
-LARGE = ["--set", "discriminator.size=64", "--set", "discriminator.width=128"]
 VARIANTS = {
     "digits": {"default": [], "fresh fakes": PLAIN},
     "cifar10": {
-        "default (features at 48 px)": [],
+        "default (48 px, heads 32 wide)": [],
         "fresh fakes": PLAIN,
-        "features at 32 px": SMALL,
-        "features at 64 px, heads 128 wide": LARGE,
+        "heads 64 wide": judge(width=64),
+        "heads 64 wide, fresh fakes": [*judge(width=64), *PLAIN],
+        "32 px, heads 64 wide": judge(size=32, width=64),
+        "64 px, heads 128 wide": judge(size=64, width=128),
     },
 }
 SEEDS = (0, 1)

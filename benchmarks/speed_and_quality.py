@@ -30,11 +30,10 @@ PLAIN = ["--set", "objectives.0.fresh_fakes=true"]
 VARIANTS = {
     "digits": {"default": [], "fresh fakes": PLAIN},
     "cifar10": {
-        "default (48 px, heads 32 wide)": [],
+        "default (48 px, heads 64 wide)": [],
         "fresh fakes": PLAIN,
-        "heads 64 wide": judge(width=64),
-        "heads 64 wide, fresh fakes": [*judge(width=64), *PLAIN],
-        "32 px, heads 64 wide": judge(size=32, width=64),
+        "heads 32 wide": judge(width=32),
+        "32 px": judge(size=32),
         "64 px, heads 128 wide": judge(size=64, width=128),
     },
 }

@@ -97,7 +97,7 @@ SMALL: dict[str, Any] = {
     "learning_rate": 5e-4,
     "discriminator_learning_rate": 5e-4,
     "learning_rate_decay": "linear",
-    "discriminator": Projected(size=48, width=32),
+    "discriminator": Projected(size=48, width=64),
 }
 
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7

@@ -61,17 +61,21 @@ class Size:
     mirror: bool = True
 
 
+SMALL = RECIPES["cifar10-small-d2o"]
 GAN: dict[str, Any] = {
-    name: getattr(RECIPES["cifar10-small-d2o"], name)
-    for name in ("batch_size", "learning_rate", "discriminator_learning_rate", "learning_rate_decay", "discriminator")
-}
+    name: getattr(SMALL, name)
+    for name in (
+        "batch_size", "learning_rate", "discriminator_learning_rate", "learning_rate_decay", "ema_ramp",
+        "discriminator",
+    )
+}  # fmt: skip
 FULL = Size(
     name="cifar10-16",
     resolution=16,
     held_out=10_000,
     teacher=RECIPES["cifar10-small-pretrain"].duration,
-    classifier=600_000,
-    marks=(12_500, 25_000, 50_000),
+    classifier=300_000,
+    marks=(SMALL.duration // 4, SMALL.duration // 2, SMALL.duration),
     examined=2_000,
     settings=GAN,
     resize="area",
@@ -174,6 +178,14 @@ class Study:
             in_processes(self.processes, work)
         return self.once("teacher", lambda: load(place))
 
+    def taught(self, steps: int) -> np.ndarray:
+        """Return the teacher's images in so many steps, drawn once."""
+        place = self.runs / f"teacher-{steps}.npz"
+        if not place.exists():
+            with atomic(place) as temporary:
+                np.savez(temporary, images=self.examiner().generated(self.teacher(), steps))
+        return np.load(place)["images"]
+
     def classifier(self) -> feature_classifier.Embed:
         """Return the study's own feature space."""
         place = self.runs / "classifier.safetensors"
@@ -211,20 +223,19 @@ def train_row(study: Study, row: Row) -> None:
         pixels = study.examiner().generated(student, 1)
         study.examiner().write(study.results, facts, pixels)
         if row.steps is not None and mark == row.marks[-1]:
-            teacher = study.examiner().generated(study.teacher(), row.steps)
             facts = {**facts, "row": f"{row.name} against its teacher", "reference": f"teacher in {row.steps} steps"}
-            study.examiner().write(study.results, facts, pixels, teacher)
+            study.examiner().write(study.results, facts, pixels, study.taught(row.steps))
 
 
 def fixed_rows(study: Study) -> None:
     """Examine what no student has touched: real images, blurred ones, and the teacher in one call and in more."""
-    examiner, teacher = study.examiner(), study.teacher()
+    examiner = study.examiner()
     run_file = study.teacher_place / "checkpoint.safetensors"
     seconds = native.header(run_file)["seconds"] if run_file.exists() else 0.0
     command = f"python benchmarks/cifar10_study.py --data {study.data}"
     made = {"real": examiner.real, "blurred": examiner.blurred()}
-    made |= {f"teacher-{steps}": examiner.generated(teacher, steps) for steps in TEACHER_STEPS}
-    made["untuned"] = examiner.generated(teacher, 1)
+    made |= {f"teacher-{steps}": study.taught(steps) for steps in TEACHER_STEPS}
+    made["untuned"] = study.taught(1)
     for name, pixels in made.items():
         spent = seconds if name.startswith(("teacher", "untuned")) else 0.0
         facts = {"row": name, "seed": 0, "images": 0, "seconds": spent, "command": command}

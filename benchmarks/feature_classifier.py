@@ -58,7 +58,7 @@ class Classifier(nn.Module):
 def trained(images: Images, held_out: Images, count: int, mirror: bool) -> tuple[Classifier, float]:
     """Return a classifier after `count` images, shifted and perhaps mirrored, and its accuracy on others."""
     torch.manual_seed(0)
-    network = Classifier(images.shape[0], images.num_classes)
+    network = Classifier(images.shape[0], images.num_classes).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=-(-count // BATCH))
     batches = images.batches(BATCH)
@@ -70,7 +70,7 @@ def trained(images: Images, held_out: Images, count: int, mirror: bool) -> tuple
         x = x[..., top : top + images.shape[1], left : left + images.shape[2]]
         if mirror and torch.rand(()) < 0.5:
             x = x.flip(3)
-        loss = F.cross_entropy(network(x), label, label_smoothing=0.1)
+        loss = F.cross_entropy(network(x.contiguous(memory_format=torch.channels_last)), label, label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -85,8 +85,9 @@ def trained(images: Images, held_out: Images, count: int, mirror: bool) -> tuple
 def save(path: Path, network: Classifier, images: Images, accuracy: float) -> None:
     """Write a classifier with what it is."""
     about = {"channels": images.shape[0], "classes": images.num_classes, "accuracy": accuracy}
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     with atomic(path) as temporary:
-        save_file(network.state_dict(), temporary, {"classifier": json.dumps(about)})
+        save_file(state, temporary, {"classifier": json.dumps(about)})
 
 
 class Embed:

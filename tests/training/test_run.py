@@ -13,11 +13,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+from filelock import FileLock
 
 import d2o
 from d2o.checkpoints import native
 from d2o.cli.main import run
 from d2o.training import run as runs
+from d2o.training.run_directory import LOCK, forget_after
 
 JUDGE = [f"--set=discriminator.{setting}" for setting in ("weights=random", "size=32", "width=16")]
 IMAGES, BATCH, SAVE = 240, 8, 16
@@ -54,12 +56,13 @@ def assert_same_result(out: Path, finished: Path) -> None:
     )
     assert [line["images"] for line in lines] == [line["images"] for line in wanted]
     assert {f.name for f in (out / "samples").iterdir()} == {f.name for f in (finished / "samples").iterdir()}
-    assert not list(out.rglob(".*"))
+    assert {file.name for file in out.rglob(".*")} == {LOCK}
 
 
 def test_a_run_leaves_what_it_promises(finished, teacher):
     assert {f.name for f in finished.iterdir()} == {
-        "recipe.json", "metrics.jsonl", "samples", "checkpoint.safetensors", "ema.safetensors", "student.safetensors",
+        ".lock", "recipe.json", "metrics.jsonl", "samples", "checkpoint.safetensors", "ema.safetensors",
+        "student.safetensors",
     }  # fmt: skip
     lines = [json.loads(row) for row in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["images"] for line in lines] == list(range(BATCH, IMAGES + 1, BATCH))
@@ -176,12 +179,19 @@ def test_a_directory_of_other_things_is_not_a_run(tmp_path, teacher, tiny_data, 
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_two_runs_do_not_work_in_one_directory(finished, teacher, tiny_data, capsys):
+    with FileLock(finished / LOCK):  # as a run holds it that works; a killed one holds nothing
+        assert run(arguments(teacher, tiny_data, finished)) == 2
+    assert "A run is at work" in capsys.readouterr().err
+    assert run(arguments(teacher, tiny_data, finished)) == 0
+
+
 def test_a_log_that_was_cut_short_is_mended(tmp_path):
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"images": 8}\n{"images": 16}\n{"images": 24}\n{"imag')
-    runs.forget_after(log, 16)
+    forget_after(log, 16)
     assert log.read_text() == '{"images": 8}\n{"images": 16}\n'
-    runs.forget_after(log, 0)
+    forget_after(log, 0)
     assert log.read_text() == ""
 
 

@@ -13,7 +13,8 @@ from d2o.pixels.datasets import Images
 from d2o.pixels.files import atomic
 from d2o.training.networks import check_fit, networks
 from d2o.training.recipe import Recipe
-from d2o.training.run import Habits, Moment, claim, run, summary
+from d2o.training.run import Habits, Moment, run, summary
+from d2o.training.run_directory import claim
 
 from .correlation import spread
 from .findings import measured, plain
@@ -106,8 +107,8 @@ def tuned(
     origin = {**origin, "evaluation": bench.settings()}
     file = directory / RESULT
     if file.exists():
-        claim(directory, recipe, origin, bench.images)
-        return json.loads(file.read_text()), directory
+        with claim(directory, recipe, origin, bench.images):
+            return json.loads(file.read_text()), directory
     check_fit(teacher, bench.images)
     made = networks(recipe, teacher)
     if prepare is not None:

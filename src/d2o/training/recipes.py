@@ -92,11 +92,12 @@ SMALL_PRETRAIN: dict[str, Any] = {
     "learning_rate_ramp": 5_000,
 }
 SMALL: dict[str, Any] = {
-    "duration": 50_000,
+    "duration": 24_000,
     "batch_size": 32,
-    "learning_rate": 5e-4,
-    "discriminator_learning_rate": 5e-4,
+    "learning_rate": 3e-4,
+    "discriminator_learning_rate": 3e-4,
     "learning_rate_decay": "linear",
+    "ema_ramp": 0.1,
     "discriminator": Projected(size=48, width=64),
 }
 

@@ -10,11 +10,10 @@ student.safetensors      at the end: the student itself
 """
 
 import json
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-import d2o
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.metrics.evaluation import Evaluation, Judge
 from d2o.objectives.objective import Networks
 from d2o.pixels.datasets import Images
-from d2o.pixels.files import atomic, to_uint8, write_images
+from d2o.pixels.files import to_uint8, write_images
 
 from .loop import Diverged, Progress, group, train
-from .recipe import Recipe, to_dict
+from .recipe import Recipe
+from .run_directory import claim, forget_after
 
 FEATURES_ON_DISK = 8 << 30  # bytes that features of real images may take in the directory, beyond those in memory
 SAVE_SECONDS = 300
@@ -83,16 +82,13 @@ def run(
 
     `origin` says in JSON where weights and data came from and is compared when continuing; `judge` evaluates a
     denoiser (its `kid` chooses best.safetensors). Raises Interrupted after Ctrl-C, ValueError for a directory that
-    holds another run, Diverged when the gradients are not finite.
+    holds another run or a running one, Diverged when the gradients are not finite.
     """
     accelerator = accelerator or group()
     main = accelerator.is_main_process
     habits = habits or Habits()
     directory = Path(directory)
-    if main:
-        claim(directory, recipe, origin or {}, images)
-        for temporary in leftovers(directory):
-            temporary.unlink()
+    claimed = claim(directory, recipe, origin or {}, images) if main else nullcontext()
     accelerator.wait_for_everyone()
     checkpoint = directory / "checkpoint.safetensors"
     resume, seconds, best, evaluation = None, 0.0, float("inf"), None
@@ -141,7 +137,7 @@ def run(
         before, after = progress.images - recipe.batch_size, progress.images
         return before // every[what] < after // every[what] or after >= recipe.duration
 
-    with stoppable(accelerator) as stop_asked:
+    with claimed, stoppable(accelerator) as stop_asked:
         try:
             for progress in train(recipe, networks, batches, resume=resume, accelerator=accelerator):
                 losses.append(progress.losses)
@@ -213,57 +209,6 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "pixel_deviation": diversity.pixel_deviation,
         "pixel_deviation_within": diversity.pixel_deviation_within,
     }
-
-
-def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Images) -> None:
-    """Make the directory this run's own, or recognise it as the same run; another run in it is a ValueError."""
-    data = {"name": images.name, "images": len(images), "shape": list(images.shape), "classes": images.num_classes}
-    asked = {"d2o": d2o.__version__, "recipe": to_dict(recipe), "data": data, **origin}
-    file = directory / "recipe.json"
-    if file.exists():
-        stored = json.loads(file.read_text())
-        old, new = flatten({**stored, "d2o": None}), flatten({**asked, "d2o": None})
-        differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        if differing:
-            key = differing[0]
-            raise ValueError(
-                f"{directory} holds another run: its {key} is {old.get(key)}, not {new.get(key)}"
-                f"{f' (and {len(differing) - 1} more differ)' if len(differing) > 1 else ''}; choose another directory."
-            )
-        return
-    if directory.exists() and (not directory.is_dir() or set(directory.iterdir()) - leftovers(directory)):
-        raise ValueError(f"{directory} exists and is not a run of d2o; choose another directory for the output.")
-    directory.mkdir(parents=True, exist_ok=True)
-    with atomic(file) as temporary:
-        temporary.write_text(json.dumps(asked, indent=2) + "\n")
-
-
-def leftovers(directory: Path) -> set[Path]:
-    """Return the temporary files that a kill has left behind."""
-    return {path for path in directory.glob(".*") if re.fullmatch(r"\..+-[0-9a-f]{8}(\.\w+)?", path.name)}
-
-
-def flatten(tree: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaves of nested JSON by dotted path."""
-    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
-    if not children:
-        return {path: tree}
-    return {k: v for name, child in children for k, v in flatten(child, f"{path}.{name}".lstrip(".")).items()}
-
-
-def forget_after(log: Path, images: int) -> None:
-    """Drop the log's lines that are newer than the checkpoint, and a half-written last one."""
-    if not log.exists():
-        return
-    kept = []
-    for line in log.read_text().splitlines():
-        try:
-            if json.loads(line)["images"] <= images:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            break
-    with atomic(log) as temporary:
-        temporary.write_text("".join(kept))
 
 
 def mean(losses: list[dict[str, float]]) -> dict[str, float]:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from d2o.pixels.files import atomic
 
-from .run import Moment, flatten
+from .run import Moment
+from .run_directory import flatten
 
 PROJECT = "d2o"
 

@@ -81,7 +81,7 @@ FULL = Size(
     resize="area",
 )
 QUICK = Size(
-    "quick", 8, 400, 512, 512, (64, 128), 64,
+    "quick", 8, 400, 512, 512, (96, 192), 64,
     {**GAN, "batch_size": 32, "discriminator": Projected(size=32, width=16, weights="random")}, mirror=False,
 )  # fmt: skip
 
@@ -111,10 +111,13 @@ def rows(size: Size) -> list[Row]:
         "d2o-f": replace(seen, frozen=METHODS["d2o-f"].frozen),
         "cd": replace(seen, **alone),
         "pd": replace(seen, objectives=(Progressive(),)),
-        "cd-gan": replace(seen, objectives=(Consistency(), gan)),
+        "cd-gan": replace(seen, objectives=METHODS["cd-gan"].objectives),
         "scratch": replace(seen, pretrained=False),
         "d2o-stylegan2": replace(
-            seen, discriminator=StyleGAN2(channels=2048, width=128), objectives=METHODS["d2o-stylegan2"].objectives
+            METHODS["d2o-stylegan2"],
+            **{name: size.settings[name] for name in size.settings if "discriminator" not in name},
+            discriminator=StyleGAN2(channels=2048, width=128),
+            duration=size.marks[-1],
         ),
     }
     first = [Row(name, recipe, 0, size.marks) for name, recipe in table.items()]

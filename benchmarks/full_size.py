@@ -4,17 +4,23 @@ python benchmarks/full_size.py                       all of them, each in a proc
 python benchmarks/full_size.py cifar10-d2o-f         some
 python benchmarks/full_size.py --meta                shapes only; a few minutes
 python benchmarks/full_size.py --table               the table of docs/reproduce.md
+
+What the steps did stands in benchmarks/results/full_size.json.
 """
 
 import argparse
+import json
 import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+from d2o.pixels.files import atomic
 from d2o.training.recipes import PAPER_FID, RECIPES
 from d2o.training.rehearsal import PRESETS, rehearse
 
+RESULTS = Path(__file__).parent / "results" / "full_size.json"
 SUSTAINED = 40e12
 """Operations a second that one GPU is supposed to sustain: an assumption."""
 CIFAR10 = (
@@ -30,7 +36,7 @@ OF_THE_OBJECTIVES = {"cifar10-pd": "9.12 (o)", "cifar10-cd": "3.55 (o)", "cifar1
 
 def table() -> None:
     """Print the rows of docs/reproduce.md: counted operations, and what follows from them for the hours."""
-    print("| recipe | published FID | images | frozen | G operations an image | GPU hours |")
+    print("| recipe | published FID | images | frozen | GFLOP an image | GPU hours |")
     print("|---|---|---|---|---|---|")
     for name in ROWS:
         found, recipe = rehearse(name), RECIPES[name]
@@ -51,14 +57,30 @@ def show(name: str, meta: bool) -> None:
         str(shapes.share),
         f"discriminator {shapes.discriminator:,}",
         f"turns {', '.join(shapes.turns)}",
-        f"{shapes.operations / 1e9:,.0f} G operations an image",
+        f"{shapes.operations / 1e9:,.0f} GFLOP an image",
     )
     print(f"{name}: {'; '.join(parts)}", flush=True)
     if not meta:
         found = rehearse(name, "cpu")
+        seconds = time.monotonic() - began
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         losses = ", ".join(f"{turn} {value:.3g}" for turn, value in found.losses.items())
-        print(f"  two steps of batch 2 in {time.monotonic() - began:.0f} s, {memory:.1f} GiB: {losses}", flush=True)
+        print(f"  two steps of batch 2 in {seconds:.0f} s, {memory:.1f} GiB: {losses}", flush=True)
+        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        results[name] = {
+            "parameters": shapes.share.total,
+            "frozen": shapes.share.frozen,
+            "discriminator": shapes.discriminator,
+            "steps": 2,
+            "batch_size": 2,
+            "precision": RECIPES[name].precision,
+            "losses": found.losses,
+            "seconds": round(seconds, 1),
+            "peak_memory_gib": round(memory, 2),
+            "command": f"python benchmarks/full_size.py {name}",
+        }
+        with atomic(RESULTS) as temporary:
+            temporary.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ WRONG = {
     "size without resize": ("finetune --from MODEL --data DATA --out OUT --resolution 16", "resize"),
     "out is a file": ("finetune --from MODEL --data DATA --out DATA", "choose another directory"),
     "out below a file": ("finetune --from MODEL --data DATA --out DATA/run", "tiny.npz"),
+    "pretraining of a recipe that begins with a model": ("pretrain --data DATA --out OUT --recipe d2o-f", "--from"),
     "unknown backbone": ("pretrain --data DATA --out OUT --backbone smal", "small"),
     "negative pretraining": ("pretrain --data DATA --out OUT --images -5", "duration"),
     "seeds that are none": ("sample MODEL --seeds a-z --out OUT.png", "a-z"),

@@ -10,8 +10,8 @@ IMAGES = noise_for(range(3), (2, 8, 8)).clamp(-1, 1)
 MIDDLE = torch.full((3, DRAWS), 0.5)
 
 
-def test_draws_in_the_middle_leave_colour_and_place_alone():
-    torch.testing.assert_close(augmented(IMAGES, ("colour", "translation"), MIDDLE.repeat(1, 2)), IMAGES)
+def test_draws_in_the_middle_leave_color_and_place_alone():
+    torch.testing.assert_close(augmented(IMAGES, ("color", "translation"), MIDDLE.repeat(1, 2)), IMAGES)
 
 
 def test_no_augmentation_is_none():
@@ -28,12 +28,12 @@ def test_translation_moves_whole_pixels_and_fills_with_black(draw, rows):
     assert torch.equal(moved, expected)
 
 
-def test_colour_by_hand():
-    brighter = augmented(IMAGES, ("colour",), torch.tensor([[1.0, 0.5, 0.5]] * 3))
+def test_color_by_hand():
+    brighter = augmented(IMAGES, ("color",), torch.tensor([[1.0, 0.5, 0.5]] * 3))
     torch.testing.assert_close(brighter, IMAGES + 0.5)
-    grey = augmented(IMAGES, ("colour",), torch.tensor([[0.5, 0.0, 0.5]] * 3))
+    grey = augmented(IMAGES, ("color",), torch.tensor([[0.5, 0.0, 0.5]] * 3))
     torch.testing.assert_close(grey, IMAGES.mean(1, keepdim=True).expand_as(IMAGES))
-    flat = augmented(IMAGES, ("colour",), torch.tensor([[0.5, 0.5, 0.0]] * 3))
+    flat = augmented(IMAGES, ("color",), torch.tensor([[0.5, 0.5, 0.0]] * 3))
     mean = IMAGES.mean((1, 2, 3), keepdim=True)
     torch.testing.assert_close(flat, mean + 0.5 * (IMAGES - mean))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from d2o.training.freezing import CONVOLUTIONS, Share, freeze
+from d2o.training.freezing import ALL_BUT_NORMS, CONVOLUTIONS, Share, freeze
 from d2o.training.networks import new_denoiser
 from d2o.training.recipes import BACKBONES, DATA, METHODS
 
@@ -51,6 +51,7 @@ RULES = {
     "block:enc.*": lambda name: name.startswith("enc.") and name.count(".") > 1,
     "block:*_block0": lambda name: "_block0." in name,
     "resolution:4": lambda name: ".4x4_" in name,
+    "all-but:name:*norm*": lambda name: "norm" not in name,
     "all-but:norm": lambda name: ".norm" not in name,
     "all-but:block:dec.*": lambda name: not (name.startswith("dec.") and name.count(".") > 1),
     "role:skip": lambda name: ".skip." in name,
@@ -64,6 +65,15 @@ def test_the_grammar_of_rules(tiny_denoiser, rule):
     freeze(denoiser, (rule,))
     frozen = {name for name, parameter in denoiser.backbone.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in denoiser.backbone.named_parameters() if RULES[rule](name)} != set()
+
+
+@pytest.mark.parametrize("kind", ["song_unet", "dhariwal_unet"])
+def test_all_but_norms_leaves_the_norms_alone(tiny_denoiser, kind):
+    denoiser = tiny_denoiser(kind=kind)
+    freeze(denoiser, ALL_BUT_NORMS)
+    layers = [m for m in denoiser.backbone.modules() if isinstance(m, torch.nn.GroupNorm)]
+    norms = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    assert {id(p) for p in denoiser.backbone.parameters() if p.requires_grad} == norms
 
 
 def test_rules_add_up(tiny_denoiser):

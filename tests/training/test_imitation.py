@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from d2o import checkpoints
-from d2o.diffusion.preconditioning import EDM, Boundary
+from d2o.diffusion.preconditioning import EDM, Boundary, Epsilon
 from d2o.objectives import Adversarial, Consistency, Progressive, ReverseConsistency, Trajectory
 from d2o.objectives.distance import Lpips
 from d2o.objectives.objective import Networks
@@ -116,6 +116,13 @@ class TestMistakes:
             next(train(CD, Networks(student, student), stream()))
         with pytest.raises(ValueError, match="starts from a denoiser, not NoneType"):
             makers.networks(CD, None)  # type: ignore[arg-type]
+
+    def test_steps_above_the_models_own_start(self, tiny_denoiser):
+        recipe = replace(ADVERSARIAL, objectives=(Adversarial(middle_sigmas=(24.0, 5.0)),))
+        teacher = tiny_denoiser()
+        teacher.preconditioning = Epsilon("scaled_linear", 0.00085, 0.012)  # Stable Diffusion's
+        with pytest.raises(ValueError, match=r"begin with 24, but this model starts from 14\.6"):
+            makers.networks(recipe, teacher)
 
     def test_lpips_without_weights(self, tiny_denoiser, monkeypatch):
         monkeypatch.delenv("D2O_WEIGHTS", raising=False)

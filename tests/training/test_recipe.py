@@ -36,7 +36,8 @@ def test_every_named_recipe_survives_json(name):
             st.builds(Adversarial, weight=RATES, r1=RATES, r1_every=COUNTS, fresh_fakes=st.booleans())
             | st.builds(Denoising, weight=RATES, augmentation=st.none() | st.just(Augmentation(0.3, rotation=False))),
             min_size=1,
-            max_size=3,
+            max_size=2,
+            unique_by=lambda objective: objective.kind,
         ).map(tuple),
         duration=COUNTS,
         batch_size=COUNTS,
@@ -58,6 +59,26 @@ def test_the_story_is_one_line_a_recipe():
     assert replace(D2O, pretrained=False) == SCRATCH
     assert [objective.kind for objective in PRETRAIN.objectives] == ["denoising"] and not PRETRAIN.pretrained
     assert D2O.needs == {"discriminator"} and PRETRAIN.needs == set()
+
+
+def test_recipes_of_the_paper_differ_from_d2o_by_what_they_are_named_for():
+    def differing(name):
+        one, other = to_dict(RECIPES[f"cifar10-{name}"]), to_dict(RECIPES["cifar10-d2o"])
+        return {key for key in one if one[key] != other[key]}
+
+    expected = {"d2o-f": {"frozen"}, "scratch": {"pretrained"}, "cd": {"objectives"}, "cd-gan": {"objectives"}}
+    expected |= {"d2o-2step": {"objectives"}, "d2o-hinge": {"objectives"}, "d2o-perceptual": {"discriminator"}}
+    assert {name: differing(name) for name in expected} == expected
+    for name in ("channel", "unprojected"):
+        one, usual = RECIPES[f"cifar10-d2o-{name}"], RECIPES["cifar10-d2o"]
+        assert replace(one, discriminator=replace(one.discriminator, projection="full")) == usual
+
+
+def test_distillation_beside_the_gan_weighs_as_in_the_released_code():
+    for name in ("pd", "cd", "ctm", "rcd"):
+        distilled, gan = RECIPES[f"cifar10-{name}-gan"].objectives
+        assert (distilled.weight, gan.weight) == (1 / 64, 1.0)  # theirs: a sum over 64 images beside a mean
+        assert replace(distilled, weight=1.0) == RECIPES[f"cifar10-{name}"].objectives[0]
 
 
 def test_a_recipe_is_frozen():
@@ -82,6 +103,9 @@ def test_an_unknown_path_names_the_nearest(path, value, hint):
         change(D2O, path, value)
 
 
+OF_TWO_SIZES = (("consistency", 64), ("trajectory", 32))
+
+
 @pytest.mark.parametrize(
     ("values", "hint"),
     [
@@ -92,6 +116,13 @@ def test_an_unknown_path_names_the_nearest(path, value, hint):
         ({"objectives": []}, "objectives"),
         ({"objectives": None}, "objectives"),
         ({"batch_size": -1, "seed": -1}, "batch_size.*seed"),
+        ({"objectives": [{"kind": "adversarial"}] * 2}, "cannot be used: the objective adversarial is there twice"),
+        ({"objectives": [{"kind": "progressive"}, {"kind": "trajectory"}]}, "so trajectory cannot learn from it too"),
+        ({"objectives": [{"kind": "progressive"}], "duration": 256, "batch_size": 64}, "let duration be 320 or more"),
+        (
+            {"objectives": [{"kind": k, "distance": {"kind": "lpips", "size": s}} for k, s in OF_TWO_SIZES]},
+            "share one",
+        ),
     ],
 )
 def test_a_wrong_recipe_tells_where_and_what(values, hint):

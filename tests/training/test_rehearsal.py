@@ -21,6 +21,13 @@ def test_a_preset_fits_together_at_full_size(name):
     assert found.operations is not None and found.operations > 1e10
 
 
+def test_images_in_two_steps_cost_half_a_call_more():
+    one, two = (rehearse(name).operations for name in ("cifar10-d2o", "cifar10-d2o-2step"))
+    assert one is not None and two is not None
+    call = 2 * 10.7e9  # of NCSN++
+    assert two - one == pytest.approx(call, rel=0.1)
+
+
 def test_every_preset_has_a_network():
     assert {"cifar10-scratch", "ffhq64-d2o-f", "afhqv2-64-d2o", "dit-d2o-f", "cifar10-pretrain"} <= set(PRESETS)
 

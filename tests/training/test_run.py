@@ -186,6 +186,22 @@ def test_two_runs_do_not_work_in_one_directory(finished, teacher, tiny_data, cap
     assert run(arguments(teacher, tiny_data, finished)) == 0
 
 
+def test_a_run_of_an_older_version_goes_on(finished, teacher, tiny_data, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    file = tmp_path / "run/recipe.json"
+    asked = json.loads(file.read_text())
+    del asked["recipe"]["discriminator"]["kind"], asked["recipe"]["objectives"][0]["middle_sigmas"]
+    file.write_text(json.dumps(asked))
+    assert run(arguments(teacher, tiny_data, tmp_path / "run")) == 0
+
+
+def test_a_damaged_recipe_is_named(finished, teacher, tiny_data, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/recipe.json").write_text('{"recipe": {')
+    assert run(arguments(teacher, tiny_data, tmp_path / "run")) == 2
+    assert "recipe.json cannot be read" in capsys.readouterr().err
+
+
 def test_a_log_that_was_cut_short_is_mended(tmp_path):
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"images": 8}\n{"images": 16}\n{"images": 24}\n{"imag')

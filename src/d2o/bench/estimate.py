@@ -10,7 +10,6 @@ import torch
 
 from d2o.checkpoints import load
 from d2o.diffusion.denoiser import Denoiser
-from d2o.objectives.adversarial import Adversarial
 from d2o.training.memory import GIB, available, bytes_an_image, modules
 from d2o.training.networks import networks, share
 from d2o.training.recipe import Recipe
@@ -64,7 +63,7 @@ def estimate(name: str, recipe: Recipe, model: str | None, folder: str | Path = 
     if model is None and not name.startswith((*DATA, "dit-")):
         raise ValueError(f"The recipe {name} is for networks of any size: name one with --from MODEL.")
     start = load(model) if model is not None else teacher(name, recipe)
-    recipe = as_usual(recipe)
+    recipe = with_random_weights(recipe)
     made = networks(recipe, start)
     size = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
     each, weights = bytes_an_image(recipe, made), weight_bytes(made)
@@ -86,15 +85,6 @@ def estimate(name: str, recipe: Recipe, model: str | None, folder: str | Path = 
         frozen_share=frozen.frozen / frozen.total,
         parameters=frozen.total,
     )
-
-
-def as_usual(recipe: Recipe) -> Recipe:
-    """Return the recipe with frozen networks of random weights, which are as fast as any."""
-    r1 = [objective.r1_every for objective in recipe.objectives if isinstance(objective, Adversarial)]
-    precision = recipe.precision
-    recipe = with_random_weights(recipe)
-    objectives = [replace(o, r1_every=r1.pop(0)) if isinstance(o, Adversarial) else o for o in recipe.objectives]
-    return replace(recipe, objectives=tuple(objectives), precision=precision)
 
 
 def measure(recipe: Recipe, start: Denoiser, size: int, limit: int | None) -> tuple[float, int]:

@@ -48,10 +48,10 @@ def main(arguments: Sequence[str]) -> None:
     if options.augment:
         changes["objectives.0.augmentation"] = {}
     recipe = recipe_from(options.recipe, changes, options.set)
-    if "teacher" in recipe.needs:
+    if recipe.pretrained or "teacher" in recipe.needs:
         raise ValueError(
-            f"The recipe {options.recipe} learns from a teacher, and pretrain has none: use d2o finetune --from MODEL "
-            f"--recipe {options.recipe}."
+            f"The recipe {options.recipe} begins with a model, and pretrain has none: use d2o finetune --from MODEL "
+            f"--recipe {options.recipe}, or --recipe scratch for a GAN from nothing."
         )
     images = options.open()
     backbone = recipe.backbone or recipes.BACKBONES["small"]

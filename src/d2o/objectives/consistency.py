@@ -7,11 +7,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from .objective import RECORD, Batch, Networks
-from .teaching import Imitation, levels, per_pixel, pick, teacher_and_target, walk
+from .teaching import Distillation, levels, per_pixel, pick, teacher_and_target, walk
 
 
 @dataclass(frozen=True, config=RECORD)
-class Consistency(Imitation):
+class Consistency(Distillation):
     """CD (arXiv 2303.01469, algorithm 2): the student at one level, against its average one teacher step below."""
 
     kind: Literal["consistency"] = "consistency"

@@ -1,4 +1,4 @@
-"""What objectives that imitate a teacher have in common: its noise levels, its step, and what a student should say.
+"""What objectives that distil a teacher have in common: its noise levels, its step, and what a student should say.
 
 Every image of a batch has noise levels of its own: sigmas are tensors [N] here.
 """
@@ -23,7 +23,7 @@ TINY = 1e-8
 
 
 @dataclass(frozen=True, config=RECORD)
-class Imitation:
+class Distillation:
     """What objectives say that compare the student with itself one teacher step on.
 
     `steps` are the teacher's noise levels, Karras' from `sigma` down to 0.002. What is compared with is an average that

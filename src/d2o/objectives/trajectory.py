@@ -16,7 +16,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MAX, SIGMA_MIN
 
 from .objective import RECORD, Batch, Networks
-from .teaching import TINY, Imitation, levels, per_pixel, pick, straight, teacher_and_target, walk
+from .teaching import TINY, Distillation, levels, per_pixel, pick, straight, teacher_and_target, walk
 
 SECOND_TIME = 16
 """Augmentation labels that tell a network at which noise level a jump ends."""
@@ -44,7 +44,7 @@ def jump(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label:
 
 
 @dataclass(frozen=True, config=RECORD)
-class Trajectory(Imitation):
+class Trajectory(Distillation):
     """CTM (arXiv 2310.02279) in its simplest form: jump at once, or after one teacher step, and end at one point.
 
     The ends are compared as the x0 that straight lines to them point at, rather than after a second jump to 0, and
@@ -71,7 +71,7 @@ class Trajectory(Imitation):
 
 
 @dataclass(frozen=True, config=RECORD)
-class ReverseConsistency(Imitation):
+class ReverseConsistency(Distillation):
     """RCD: consistency from the noise downwards, as the released D2O code means it; needs no real images.
 
     The start is fixed at `sigma`. The student's jump to a level should end where its jump to the level above and one

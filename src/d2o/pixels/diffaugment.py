@@ -10,14 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Name = Literal["colour", "translation", "cutout"]
+Name = Literal["color", "translation", "cutout"]
 DRAWS = 3
 """Uniform numbers that one of them wants for an image."""
 REACH, HOLE = 1 / 8, 1 / 2
 """How far images are moved, and the side of the hole, as shares of the image's side."""
 
 
-def colour(images: Tensor, draw: Tensor) -> Tensor:
+def color(images: Tensor, draw: Tensor) -> Tensor:
     """Change brightness (by -0.5 to 0.5), saturation (0 to 2 times) and contrast (0.5 to 1.5 times)."""
     brightness, saturation, contrast = draw.view(-1, DRAWS, 1, 1, 1).unbind(1)
     images = images + brightness - 0.5
@@ -59,7 +59,7 @@ def inside(draw: Tensor, side: int, images: Tensor) -> Tensor:
 
 
 AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "colour": colour,
+    "color": color,
     "translation": translation,
     "cutout": cutout,
 }

@@ -22,8 +22,8 @@ PROJECTIONS_AND_QKV = (*CONVOLUTIONS, "qkv")
 """The released code's second level, 86.50 %."""
 CONVOLUTIONS_QKV_SKIPS = (*PROJECTIONS_AND_QKV, "skip")
 """The released code's third level, 90.46 %."""
-ALL_BUT_NORMS = ("all-but:norm",)
-"""Only the norms' scales and shifts move."""
+ALL_BUT_NORMS = ("all-but:name:*norm*",)
+"""Only the norms' scales and shifts move, those of the output layer included."""
 
 # Of a transformer, with the shares of DiT-XL/2. Its biases have a role of their own, and so always move.
 QUERIES_MOVE = ("projection", "mlp", "modulation")

@@ -33,20 +33,26 @@ PRETRAIN = replace(
     learning_rate_decay="cosine",
 )
 
+BESIDE_THE_GAN = 1 / 64
+"""The weight of a distillation objective beside the GAN.
+
+The released code adds up its GAN loss over the 64 images of a processor and averages LPIPS over them.
+"""
+
 METHODS: dict[str, Recipe] = {
     "d2o": D2O,
     "d2o-f": D2O_F,
     "scratch": SCRATCH,
     "pretrain": PRETRAIN,
-    # A teacher is imitated, alone or besides the GAN.
+    # A teacher is distilled, alone or beside the GAN.
     "pd": replace(D2O, objectives=(Progressive(),)),
     "cd": replace(D2O, objectives=(Consistency(),)),
     "ctm": replace(D2O, objectives=(Trajectory(),)),
     "rcd": replace(D2O, objectives=(ReverseConsistency(),)),
-    "pd-gan": replace(D2O, objectives=(Progressive(), Adversarial())),
-    "cd-gan": replace(D2O, objectives=(Consistency(), Adversarial())),
-    "ctm-gan": replace(D2O, objectives=(Trajectory(), Adversarial())),
-    "rcd-gan": replace(D2O, objectives=(ReverseConsistency(), Adversarial())),
+    "pd-gan": replace(D2O, objectives=(Progressive(weight=BESIDE_THE_GAN), Adversarial())),
+    "cd-gan": replace(D2O, objectives=(Consistency(weight=BESIDE_THE_GAN), Adversarial())),
+    "ctm-gan": replace(D2O, objectives=(Trajectory(weight=BESIDE_THE_GAN), Adversarial())),
+    "rcd-gan": replace(D2O, objectives=(ReverseConsistency(weight=BESIDE_THE_GAN), Adversarial())),
     # More than one step.
     "d2o-2step": replace(D2O, objectives=(Adversarial(middle_sigmas=(0.8,)),)),
     "d2o-f-2step": replace(D2O_F, objectives=(Adversarial(middle_sigmas=(0.8,)),)),
@@ -54,7 +60,9 @@ METHODS: dict[str, Recipe] = {
     # Other discriminators and losses.
     "d2o-unprojected": replace(D2O, discriminator=Projected(projection="none")),
     "d2o-channel": replace(D2O, discriminator=Projected(projection="channel")),
-    "d2o-stylegan2": replace(D2O, discriminator=StyleGAN2(), objectives=(Adversarial(r1=0.01),)),
+    "d2o-stylegan2": replace(  # R1 and learning rate are StyleGAN2-ADA's on CIFAR-10, for equalised weights
+        D2O, discriminator=StyleGAN2(), objectives=(Adversarial(r1=0.01),), discriminator_learning_rate=2.5e-3
+    ),
     "d2o-perceptual": replace(D2O, discriminator=Perceptual()),
     "d2o-convolutional": replace(D2O, discriminator=Convolutional()),
     "d2o-hinge": replace(D2O, objectives=(Adversarial(loss="hinge"),)),

@@ -42,6 +42,11 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     student.middle_sigmas = next(
         (objective.middle_sigmas for objective in recipe.objectives if isinstance(objective, Adversarial)), ()
     )
+    if student.middle_sigmas and student.middle_sigmas[0] >= student.sigma_max:
+        raise ValueError(
+            f"The recipe's middle_sigmas begin with {student.middle_sigmas[0]:g}, but this model starts from "
+            f"{student.sigma_max:g}: name smaller ones with --set 'objectives.0.middle_sigmas=[0.8]'."
+        )
     student.provenance = {"recipe": to_dict(recipe), "from": teacher.provenance}
     if isinstance(student.codec, Autoencoder):
         student.codec = replace(student.codec, precision=recipe.precision)
@@ -61,7 +66,7 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     return Networks(
         student,
         ema,
-        imitated(teacher, student) if "teacher" in recipe.needs else None,
+        as_teacher(teacher, student) if "teacher" in recipe.needs else None,
         discriminator,
         target=deepcopy(ema) if "target" in recipe.needs else None,
         perceptual=perceptual(recipe),
@@ -69,7 +74,7 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     )
 
 
-def imitated(teacher: Denoiser, student: Denoiser) -> Denoiser:
+def as_teacher(teacher: Denoiser, student: Denoiser) -> Denoiser:
     """Return a frozen copy of the teacher that computes as its student does."""
     copy = deepcopy(teacher).eval().requires_grad_(False)
     copy.precision = student.precision
@@ -77,7 +82,7 @@ def imitated(teacher: Denoiser, student: Denoiser) -> Denoiser:
 
 
 def perceptual(recipe: Recipe) -> torch.nn.Module | None:
-    """Return the network of the first distance that wants one."""
+    """Return the network that distances want, which all share one."""
     distances = [getattr(objective, "distance", None) for objective in recipe.objectives]
     return next((distance.build() for distance in distances if isinstance(distance, Lpips)), None)
 

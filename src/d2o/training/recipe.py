@@ -77,6 +77,24 @@ class Recipe:
     """Of the backbones of student and teacher; weights, sums and the discriminator stay float32."""
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
 
+    def __post_init__(self) -> None:
+        kinds = [objective.kind for objective in self.objectives]
+        if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+            raise ValueError(f"the objective {twice} is there twice: name it once, with its weight")
+        pupils = [objective.kind for objective in self.objectives if "teacher" in objective.needs]
+        rounds = next((objective.rounds for objective in self.objectives if isinstance(objective, Progressive)), 0)
+        if rounds and len(pupils) > 1:
+            other = next(kind for kind in pupils if kind != "progressive")
+            raise ValueError(f"progressive changes its teacher in every round, so {other} cannot learn from it too")
+        if self.duration < rounds * self.batch_size:
+            raise ValueError(
+                f"progressive has {rounds} rounds of at least an iteration each: let duration be "
+                f"{rounds * self.batch_size} or more"
+            )
+        distances = [o.distance for o in self.objectives if "perceptual" in o.needs]  # type: ignore[union-attr]
+        if any(distance != distances[0] for distance in distances):
+            raise ValueError("objectives that compare by LPIPS share one: give them the same settings of lpips")
+
     @property
     def needs(self) -> set[str]:
         """The networks that the objectives want besides the student."""
@@ -133,6 +151,9 @@ def explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         steps = [str(step) for step in item["loc"]]
+        if not steps:  # of the recipe as a whole
+            parts.append(item["msg"].removeprefix("Value error, "))
+            continue
         kinds = [step for step in steps[:-1] if step in RECORDS]  # pydantic names the kind; a recipe's path does not
         where = ".".join(step for step in steps if step not in kinds)
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):

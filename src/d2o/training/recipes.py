@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-from d2o.discriminators import Projected
+from d2o.discriminators import Perceptual, Projected
 from d2o.objectives import Adversarial, Denoising
 from d2o.objectives.distance import Lpips
 from d2o.pixels.augmentation import Augmentation
@@ -131,10 +131,16 @@ DATA: dict[str, Data] = {  # by the beginning of a recipe's name
 def on(settings: dict[str, Any], method: str, duration: int) -> Recipe:
     """Return a method with a data set's settings, except for what makes it another method than D2O.
 
-    Objectives that imitate a teacher compare images by LPIPS, as the paper's baselines do; PD keeps its own distance.
+    Objectives that distil a teacher compare images by LPIPS, as the paper's baselines do; PD keeps its own distance.
     """
     recipe = METHODS[method]
     own = {field.name for field in fields(recipe) if getattr(recipe, field.name) != getattr(D2O, field.name)}
+    critic, usual = recipe.discriminator, settings["discriminator"]
+    if isinstance(critic, Projected):  # another projection, with the data set's networks and sizes
+        recipe = replace(recipe, discriminator=replace(usual, projection=critic.projection))
+        own.add("discriminator")
+    elif isinstance(critic, Perceptual):
+        recipe = replace(recipe, discriminator=replace(critic, size=usual.size, width=usual.width))
     recipe = replace(recipe, **{name: value for name, value in settings.items() if name not in own}, duration=duration)
     measured = ("consistency", "trajectory", "reverse-consistency")
     objectives = [replace(o, distance=Lpips()) if o.kind in measured else o for o in recipe.objectives]  # type: ignore[call-arg]

@@ -6,6 +6,7 @@ real device the same networks take real steps.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from d2o.compute.operations import Operations
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.preconditioning import Epsilon
 from d2o.discriminators import Perceptual, Projected
-from d2o.objectives import Adversarial, Denoising
+from d2o.objectives import Adversarial, Denoising, Progressive
 from d2o.objectives.distance import Lpips
 from d2o.objectives.objective import Batch, Networks
 
@@ -47,83 +48,127 @@ class Rehearsal:
     operations: float | None = None
 
 
-class Stretch:
-    """Stands in for the autoencoder of latent models: pixels are the first three channels, eight times as large."""
+@dataclass(frozen=True)
+class RandomDecoder:
+    """Stable Diffusion's autoencoder with random weights: what latent models are judged through."""
+
+    device: str
 
     def encode(self, images: Tensor) -> Tensor:
         """Return latents [N,4,h,w] of images [N,3,8h,8w]."""
-        small = torch.nn.functional.avg_pool2d(images, 8)
-        return torch.cat([small, small[:, :1]], 1)
+        return stable_diffusion(self.device).encode(images).latent_dist.mode().detach()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [N,3,8h,8w] of latents [N,4,h,w]."""
-        return torch.nn.functional.interpolate(latents[:, :3], scale_factor=8)
+        return stable_diffusion(self.device).decode(latents).sample
 
     def pixel_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the shape of the images of latents of this shape."""
         return 3, 8 * latent_shape[1], 8 * latent_shape[2]
 
 
+@lru_cache(maxsize=1)
+def stable_diffusion(device: str) -> Any:
+    """Return the autoencoder, frozen; its decoder runs again for the gradient, as `Autoencoder`'s does."""
+    try:
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    except ImportError as error:
+        raise ValueError("Latent images need diffusers: pip install -e '.[diffusers]' in d2o's folder.") from error
+    channels = (128, 256, 512, 512)
+    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    with torch.device(device):
+        network = AutoencoderKL(3, 3, down, up, channels, 2, latent_channels=4)
+    network.eval().requires_grad_(False).enable_gradient_checkpointing()
+    return network
+
+
 def rehearse(name: str, device: str = "meta", iterations: int = 2, batch_size: int = 2) -> Rehearsal:
     """Go through every turn of a preset with random weights everywhere; on a real device, train so many iterations."""
-    recipe = with_random_weights(named(name))
-    recipe = replace(recipe, batch_size=batch_size, micro_batch_size=None, duration=iterations * batch_size)
+    recipe = shortened(with_random_weights(named(name)))
+    if device == "meta":  # nothing is computed there, so rounding and warping are no matter
+        recipe = replace(without_augmentation(recipe), precision="float32")
+    micro = 1 if recipe.micro_batch_size else None
+    recipe = replace(recipe, batch_size=batch_size, micro_batch_size=micro, duration=iterations * batch_size)
     with torch.device(device):
-        made = networks(recipe, teacher(name, recipe))
+        made = networks(recipe, teacher(name, recipe, device))
     critic: Any = made.discriminator
     size = 0 if critic is None else sum(p.numel() for p in critic.parameters() if p.requires_grad)
     if device == "meta":
         spent = shapes_alone(recipe, made)
         every = {"r1": next((o.r1_every for o in named(name).objectives if isinstance(o, Adversarial)), 1)}
-        operations = sum(count / batch_size / every.get(turn, 1) for turn, count in spent.items())
+        operations = sum(count / every.get(turn, 1) for turn, count in spent.items())
         return Rehearsal(share(made), size, tuple(spent), {}, operations)
     *_, progress = train(recipe, made, noise_stream(made.student, batch_size))
     return Rehearsal(share(made), size, tuple(progress.losses), dict(progress.losses))
 
 
 def with_random_weights(recipe: Recipe) -> Recipe:
-    """Return the recipe with random weights, R1 in every iteration, in float32, without augmentation."""
+    """Return the recipe with random weights in its frozen networks."""
     critic = recipe.discriminator
     if isinstance(critic, Projected | Perceptual):
         critic = replace(critic, weights="random")
-    objectives = []
-    for objective in recipe.objectives:
-        if isinstance(objective, Adversarial):
-            objective = replace(objective, r1_every=1)
-        elif isinstance(objective, Denoising):  # which images are warped is no matter of shapes
-            objective = replace(objective, augmentation=None)
-        elif isinstance(distance := getattr(objective, "distance", None), Lpips):
-            objective = replace(objective, distance=replace(distance, weights="random"))  # type: ignore[call-arg]
-        objectives.append(objective)
-    return replace(recipe, discriminator=critic, objectives=tuple(objectives), precision="float32")
+    objectives = [
+        replace(objective, distance=replace(distance, weights="random"))  # type: ignore[call-arg]
+        if isinstance(distance := getattr(objective, "distance", None), Lpips)
+        else objective
+        for objective in recipe.objectives
+    ]
+    return replace(recipe, discriminator=critic, objectives=tuple(objectives))
 
 
-def teacher(name: str, recipe: Recipe) -> Denoiser:
+def shortened(recipe: Recipe) -> Recipe:
+    """Return the recipe with R1 in every iteration and two rounds of progressive distillation: all that a run does."""
+    objectives = [
+        replace(objective, r1_every=1)
+        if isinstance(objective, Adversarial)
+        else replace(objective, steps=4)
+        if isinstance(objective, Progressive)
+        else objective
+        for objective in recipe.objectives
+    ]
+    return replace(recipe, objectives=tuple(objectives))
+
+
+def without_augmentation(recipe: Recipe) -> Recipe:
+    """Return the recipe with images as they are; its network still takes augmentation labels where it did."""
+    objectives = [
+        replace(objective, augmentation=None) if isinstance(objective, Denoising) else objective
+        for objective in recipe.objectives
+    ]
+    return replace(recipe, objectives=tuple(objectives))
+
+
+def teacher(name: str, recipe: Recipe, device: str = "cpu") -> Denoiser:
     """Return the untrained network that a preset is for."""
+    augmented = any(isinstance(o, Denoising) and o.augmentation for o in named(name).objectives)
     for start, data in DATA.items():
         if name.startswith(start):
             own = RECIPES.get(f"{start}-pretrain", recipe).backbone
             spec = recipe.backbone or own or BACKBONES[data.backbone]
-            return new_denoiser(spec, data.image_shape, data.num_classes)
+            return new_denoiser(spec, data.image_shape, data.num_classes, augmentation=augmented)
     backbone = backbones.build({**DIT, "resolution": 32, "in_channels": 4, "out_channels": 4})
     denoiser = Denoiser(backbone, Epsilon(), (4, 32, 32), 1000)
-    denoiser.codec = Stretch()
+    denoiser.codec = RandomDecoder(device)
     return denoiser
 
 
-def shapes_alone(recipe: Recipe, made: Networks) -> dict[str, int]:
-    """Send a batch of shapes through the losses and gradients of every turn; return the operations of each."""
-    images = torch.empty(recipe.batch_size, *made.student.pixel_shape, device="meta")
-    classes = made.student.num_classes
-    label = torch.empty(recipe.batch_size, dtype=torch.long, device="meta") if classes else None
-    batch = Batch(images, label, range(recipe.batch_size), recipe.seed)
+def shapes_alone(recipe: Recipe, made: Networks) -> dict[str, float]:
+    """Send a batch of shapes through the losses and gradients of every turn; return the operations of each an image.
+
+    Of images that are made in several steps, one is judged after each.
+    """
+    stages = max(len(made.student.middle_sigmas) + 1, 2)
+    images = torch.empty(stages, *made.student.pixel_shape, device="meta")
+    label = torch.empty(stages, dtype=torch.long, device="meta") if made.student.num_classes else None
+    stage = Batch(images[:1], None, range(1000), recipe.seed).choices("generator stage", stages)
+    batch = Batch(images, label, [stage.index(k) for k in range(stages)], recipe.seed)
     spent = {}
     for turn in turns(recipe, made):
         with Operations() as counter:
             loss = turn.loss(made, batch)
-            assert loss.shape == (recipe.batch_size,), f"{turn.name} is not a loss an image but {tuple(loss.shape)}"
+            assert loss.shape == (stages,), f"{turn.name} is not a loss an image but {tuple(loss.shape)}"
             loss.mean().backward()
-        spent[turn.name] = counter.total
+        spent[turn.name] = counter.total / stages
     return spent
 
 

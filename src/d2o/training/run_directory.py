@@ -12,7 +12,7 @@ import d2o
 from d2o.pixels.datasets import Images
 from d2o.pixels.files import atomic
 
-from .recipe import Recipe, to_dict
+from .recipe import Recipe, from_dict, to_dict
 
 LOCK = ".lock"
 """An empty file in the directory; a run holds it while it works, and the system lets go of it when the run ends."""
@@ -27,8 +27,7 @@ def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Image
     asked = {"d2o": d2o.__version__, "recipe": to_dict(recipe), "data": data, **origin}
     file = directory / "recipe.json"
     if file.exists():
-        stored = json.loads(file.read_text())
-        old, new = flatten({**stored, "d2o": None}), flatten({**asked, "d2o": None})
+        old, new = flatten({**stored(file), "d2o": None}), flatten({**asked, "d2o": None})
         differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if differing:
             key = differing[0]
@@ -51,6 +50,15 @@ def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Image
     for temporary in leftovers(directory):
         temporary.unlink()
     return held
+
+
+def stored(file: Path) -> dict[str, Any]:
+    """Read what a run was asked for; a recipe of an older version gets the fields that were added since."""
+    try:
+        found = json.loads(file.read_text())
+        return {**found, "recipe": to_dict(from_dict(found["recipe"]))}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): mend it, or choose another directory.") from error
 
 
 def leftovers(directory: Path) -> set[Path]:

@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import feature_classifier
-from examination import SPACES, Examiner
+from examination import SPACES, Examiner, generated
 
 from d2o.checkpoints import load, native
 from d2o.diffusion.denoiser import Denoiser
@@ -186,7 +186,7 @@ class Study:
         place = self.runs / f"teacher-{steps}.npz"
         if not place.exists():
             with atomic(place) as temporary:
-                np.savez(temporary, images=self.examiner().generated(self.teacher(), steps))
+                np.savez(temporary, images=generated(self.teacher(), steps, self.size.examined))
         return np.load(place)["images"]
 
     def classifier(self) -> feature_classifier.Embed:
@@ -199,7 +199,9 @@ class Study:
         return self.once("classifier", lambda: feature_classifier.Embed(place))
 
     def examiner(self) -> Examiner:
-        """Return what measures images against those held out."""
+        """Return what measures images against those held out, once nobody is training the classifier any more."""
+        with alone(self.runs / "locks" / "classifier", wait=True):
+            self.classifier()
         return self.once("examiner", lambda: Examiner(*self.images(), self.classifier(), self.size.examined))
 
 
@@ -223,7 +225,7 @@ def train_row(study: Study, row: Row) -> None:
         student = load(place / f"ema-{mark:08d}.safetensors")
         seconds = max((line["seconds"] for line in log if line["images"] <= mark and "seconds" in line), default=0.0)
         facts = {"row": row.name, "seed": row.seed, "images": mark, "seconds": seconds, "command": command}
-        pixels = study.examiner().generated(student, 1)
+        pixels = generated(student, 1, study.size.examined)
         study.examiner().write(study.results, facts, pixels)
         if row.steps is not None and mark == row.marks[-1]:
             facts = {**facts, "row": f"{row.name} against its teacher", "reference": f"teacher in {row.steps} steps"}
@@ -232,13 +234,12 @@ def train_row(study: Study, row: Row) -> None:
 
 def fixed_rows(study: Study) -> None:
     """Examine what no student has touched: real images, blurred ones, and the teacher in one call and in more."""
+    drawn = {f"teacher-{steps}": study.taught(steps) for steps in TEACHER_STEPS} | {"untuned": study.taught(1)}
     examiner = study.examiner()
     run_file = study.teacher_place / "checkpoint.safetensors"
     seconds = native.header(run_file)["seconds"] if run_file.exists() else 0.0
     command = f"python benchmarks/cifar10_study.py --data {study.data}"
-    made = {"real": examiner.real, "blurred": examiner.blurred()}
-    made |= {f"teacher-{steps}": study.taught(steps) for steps in TEACHER_STEPS}
-    made["untuned"] = study.taught(1)
+    made = {"real": examiner.real, "blurred": examiner.blurred(), **drawn}
     for name, pixels in made.items():
         spent = seconds if name.startswith(("teacher", "untuned")) else 0.0
         facts = {"row": name, "seed": 0, "images": 0, "seconds": spent, "command": command}
@@ -290,9 +291,7 @@ def work(study: Study) -> int:
     """Do whatever is not done and nobody else is doing; return how many steps failed."""
     failures = 0
     for name, act, _ in list(jobs(study)):
-        with alone(
-            study.runs / "locks" / name.replace(" ", "-"), wait=name in ("images", "classifier", "teacher")
-        ) as free:
+        with alone(study.runs / "locks" / name.replace(" ", "-"), wait=name in ("images", "teacher")) as free:
             if not free or {n: done for n, _, done in jobs(study)}[name]:
                 continue
             note(study, step=name, event="started", process=os.getpid())

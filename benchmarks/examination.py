@@ -26,6 +26,11 @@ SHOWN, COLUMNS = 60, 10
 BATCH = 250
 
 
+def generated(denoiser: Denoiser, steps: int, count: int) -> np.ndarray:
+    """Return a generator's images, uint8 [N,H,W,C], always of the same seeds."""
+    return to_uint8(torch.cat(list(generate(denoiser, range(count), steps=steps, batch_size=BATCH))))
+
+
 class Examiner:
     """Holds the reference's features; `write` compares images with it and keeps what it finds."""
 
@@ -43,11 +48,6 @@ class Examiner:
         """Return the features of uint8 images in one of SPACES."""
         parts = [self.embed[space](pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH)]
         return features_of(np.concatenate(parts), space)
-
-    def generated(self, denoiser: Denoiser, steps: int) -> np.ndarray:
-        """Return a generator's images, uint8 [N,H,W,C], always of the same seeds."""
-        images = list(generate(denoiser, range(self.count), steps=steps, batch_size=BATCH))
-        return to_uint8(torch.cat(images))
 
     def blurred(self) -> np.ndarray:
         """Return real images that were halved and doubled."""

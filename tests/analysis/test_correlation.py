@@ -94,7 +94,10 @@ class TestGroups:
 
     def test_of_single_pairs_it_is_as_of_pairs(self):
         a, b = np.random.default_rng(5).normal(size=(2, 40))
-        pairs, groups = rank_correlation(a, a + b), grouped_rank_correlation([([x], [x + y]) for x, y in zip(a, b, strict=True)])
+        pairs, groups = (
+            rank_correlation(a, a + b),
+            grouped_rank_correlation([([x], [x + y]) for x, y in zip(a, b, strict=True)]),
+        )
         assert groups.value == pairs.value and groups.size == 40
         assert np.allclose(groups[1:3], pairs[1:3], atol=0.1)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import d2o
-from d2o.analysis.barrier import Barrier, denoising_losses, interpolated, sentences, walk
+from d2o.analysis.barrier import along, denoising_losses, interpolated, sentences, walk
 from d2o.analysis.findings import plain
 from d2o.analysis.minima import DATA, findings, minima, series
 from d2o.analysis.quality_figures import of_minima
@@ -64,10 +64,28 @@ class TestWalk:
 
     def test_a_hill_is_a_barrier(self):
         shares = np.linspace(0, 1, 5)
-        hill = Barrier("s", shares, 1 + shares + 4 * shares * (1 - shares), np.full(5, 0.01), shares, shares)
+        losses = np.tile((1 + shares + 4 * shares * (1 - shares))[:, None], 9)
+        hill = along("s", shares, losses, shares, shares)
         assert hill.height == pytest.approx(1)
-        assert "a barrier of 1 at share 0.5" in sentences(hill)[0]
+        assert "a barrier of 1 (standard error 0) at share 0.5" in sentences(hill)[0]
         assert "best at share 0 of s" in sentences(hill)[1]
+
+    def test_images_that_differ_do_not_hide_a_barrier_that_all_of_them_have(self):
+        """The excess is that of every image: its error is far below that of the losses, which differ by image."""
+        random, shares = np.random.default_rng(0), np.linspace(0, 1, 5)
+        levels = random.exponential(10, (1, 400))  # an image's own, the same at every point
+        bump = 0.3 * np.sin(np.pi * shares)[:, None]
+        hill = along(
+            "s", shares, levels * (1 + shares[:, None]) + bump + random.normal(0, 0.1, (5, 400)), shares, shares
+        )
+        assert hill.loss_error.min() > 0.4 and hill.excess_error[2] == pytest.approx(0.1 * 1.5**0.5 / 20, rel=0.1)
+        assert "a barrier of 0.3 " in sentences(hill)[0]
+
+    def test_chance_is_no_barrier(self):
+        random, shares = np.random.default_rng(1), np.linspace(0, 1, 5)
+        losses = random.normal(5, 1, (5, 400))
+        losses[[1, 3]] += 9 * np.array([[-1], [-1]])  # a valley, with a middle that is as high as its ends
+        assert "no barrier" in sentences(along("s", shares, losses, shares, shares))[0]
 
     def test_bad_input(self, tiny_denoiser, data):
         judge = Judge(data, images=12, features="pixels")

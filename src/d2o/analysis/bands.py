@@ -170,8 +170,10 @@ def findings(study: BandsStudy) -> Findings:
         sentences += outputs_say(study, mode)
     if "remove" in modes:
         claim = "a block needs those bands in which its output changed most along the teacher's way"
-        sentences.append(f"{verdict(prediction(study), claim)} Pairs of a block and a band, from 1 cycle per image on; N counts "
-            "blocks, as the bands of one depend on each other.")
+        sentences.append(
+            f"{verdict(prediction(study), claim)} Pairs of a block and a band, from 1 cycle per image on; N counts "
+            "blocks, as the bands of one depend on each other."
+        )
     for mode in dict.fromkeys(mode for mode, _ in study.gradients):
         kids = {band: scores for (m, band), scores in study.gradients.items() if m == mode}
         worst, best = max(kids, key=lambda b: kids[b].kid), min(kids, key=lambda b: kids[b].kid)

@@ -12,18 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from d2o.checkpoints import load
+from d2o.checkpoints.delta import weights_sha256
 from d2o.diffusion.denoiser import Denoiser
 from d2o.training.recipe import Recipe
 from d2o.training.run import summary
 
 from .blocks import watch
 from .correlation import Interval, grouped_rank_correlation, verdict
-from .findings import Findings, Table
+from .findings import Findings, Table, caution
 from .frequency import Band, filtered, octaves, rings
 from .network import places, replaced, sizes
 from .paths import device, levels, sampled
 from .progression import mean
-from .trials import Bench, Scores, caution, remembered, tuned
+from .trials import Bench, Scores, remembered, tuned
 
 MODES = ("remove", "keep")
 IMAGE = "image"
@@ -128,13 +129,13 @@ def bands(
 
     full, directory = trial("gradient-full", {"gradient": "full"})
     student = load(directory / "ema.safetensors").to(device(teacher)) if student is None else student
+    settings = {**origin, **bench.settings(), "student_sha256": weights_sha256(student)}
 
     def quality(name: str, change: Callable[[], AbstractContextManager]) -> Scores:
         def measure(repetition: int) -> dict[str, Any]:
             with change():
                 return summary(bench.judge(repetition)(student))
 
-        settings = {**origin, **bench.settings()}
         files = [bench.directory / f"output-{name}-{i}.json" for i in every]
         return Scores(name, tuple(remembered(file, settings, partial(measure, i)) for i, file in enumerate(files)))
 
@@ -182,7 +183,7 @@ def findings(study: BandsStudy) -> Findings:
             f"The gradient: after {study.images:,} images KID is {study.full.cell()} with all of it; {limited}, it is "
             f"worst for band {worst} ({kids[worst].cell()}) and best for band {best} ({kids[best].cell()})."
         )
-    sentences += caution(study.full)
+    sentences += caution(len(study.full.rows))
     return Findings(
         kind="bands",
         title="Bands: which frequencies does one-step quality need?",

@@ -17,7 +17,7 @@ FEWEST = 4
 
 
 class Interval(NamedTuple):
-    """An estimate with its 95 % confidence interval, from `size` independent values (groups, if these are dependent)."""
+    """An estimate with its 95 % confidence interval, from `size` independent values or groups."""
 
     value: float
     low: float

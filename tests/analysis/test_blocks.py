@@ -1,6 +1,7 @@
 """A network made of known filters gets the right block table; places, weights, and what fine-tuning moved."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -183,6 +184,24 @@ class TestBeforeAndAfter:
         for one, other in zip(whole, parts, strict=True):
             assert np.allclose(one.change.centroids, other.change.centroids, atol=1e-4)
             assert np.allclose(one.response, other.response, rtol=1e-3, atol=1e-6)
+
+    def test_a_student_with_more_augmentation_labels(self, tiny_denoiser):
+        """Trajectory distillation adds labels that tell where a jump ends: they are new, and all else is compared."""
+        before = tiny_denoiser(0)
+        for had in (0, 9):
+            before = tiny_denoiser(0, augmentation_dim=had)
+            after = deepcopy(before)
+            after.backbone = backbones.widened(after.backbone, 16)
+            with torch.no_grad():
+                after.backbone.map_augment.weight[:, had:] = 1
+            study = blocks(before, after, seeds=range(2), steps=4)
+            assert all(row.relative == 0 for row in study.weights)
+            new = 16 * after.backbone.map_augment.weight.shape[0]
+            sentence = (
+                f"New after fine-tuning, and left out of the weight changes: {new:,} weights of map_augment.weight."
+            )
+            assert sentence in findings(study).conclusion
+            assert len(of_blocks(study)) == 5
 
     def test_another_architecture_is_refused(self, tiny_denoiser):
         with pytest.raises(ValueError, match="not of one architecture: they differ in"):

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from d2o.analysis.correlation import Interval, mean_interval, rank_correlation, spearman, spread, verdict
+from d2o.analysis.correlation import (
+    FEWEST,
+    Interval,
+    grouped_rank_correlation,
+    mean_interval,
+    rank_correlation,
+    spearman,
+    spread,
+    verdict,
+)
 
 
 def test_as_scipy_with_ties():
@@ -52,6 +61,57 @@ def test_mean_interval():
     assert mean_interval([2.0]).value == 2 and math.isnan(mean_interval([2.0]).low)
 
 
+@pytest.mark.parametrize("count", [4, 8])
+def test_few_values_have_an_interval_that_holds_the_truth_as_often_as_it_says(count):
+    generator = np.random.default_rng(3)
+    found = [mean_interval(generator.normal(1, 2, count)) for _ in range(1000)]
+    assert 0.93 < np.mean([one.low <= 1 <= one.high for one in found]) < 0.97
+
+
+def test_two_seeds_decide_nothing():
+    for values in ([0.8, 0.81], [0.9] * (FEWEST - 1), []):
+        said = verdict(mean_interval(values), "a claim")
+        assert said.startswith("Not decided: a claim") and f"N = {len(values)}, too few" in said and "nan" not in said
+    assert "Holds strongly" in verdict(mean_interval([0.8, 0.81, 0.8, 0.82]), "a claim")
+
+
+def test_a_mean_of_correlations_has_an_interval_of_correlations():
+    found = mean_interval([1, 1, 0.9, 0.2], limit=1)
+    assert found.high == 1 and -1 <= found.low < found.value
+
+
+class TestGroups:
+    def test_pairs_of_one_group_are_not_independent(self):
+        generator = np.random.default_rng(4)
+        naive, grouped = [], []
+        for _ in range(60):
+            groups = [tuple(np.full((2, 6), generator.normal(size=(2, 1)))) for _ in range(8)]
+            groups = [(a + 0.1 * generator.normal(size=6), b + 0.1 * generator.normal(size=6)) for a, b in groups]
+            naive.append(rank_correlation(*(np.concatenate([group[side] for group in groups]) for side in (0, 1))))
+            grouped.append(grouped_rank_correlation(groups, resamples=100))
+        naive_share, share = (np.mean([one.low <= 0 <= one.high for one in found]) for found in (naive, grouped))
+        assert naive_share < 0.7 and share > 0.85
+
+    def test_of_single_pairs_it_is_as_of_pairs(self):
+        a, b = np.random.default_rng(5).normal(size=(2, 40))
+        pairs, groups = (
+            rank_correlation(a, a + b),
+            grouped_rank_correlation([([x], [x + y]) for x, y in zip(a, b, strict=True)]),
+        )
+        assert groups.value == pairs.value and groups.size == 40
+        assert np.allclose(groups[1:3], pairs[1:3], atol=0.1)
+
+    def test_few_groups_have_no_interval_however_many_pairs(self):
+        found = grouped_rank_correlation([(range(9), range(9))] * 3)
+        assert found.value == pytest.approx(1) and found[1:] == (-1, 1, 3)
+        assert verdict(found, "a claim").startswith("Not decided")
+        assert grouped_rank_correlation([]).size == 0
+
+    def test_perfect_order_has_width(self):
+        found = grouped_rank_correlation([((2 * i, 2 * i + 1),) * 2 for i in range(4)])
+        assert found.low < 0.95 and found.high == 1
+
+
 @pytest.mark.parametrize(
     ("interval", "word"),
     [
@@ -59,8 +119,8 @@ def test_mean_interval():
         (Interval(0.2, 0.1, 0.3, 9), "Holds weakly"),
         (Interval(0.2, -0.1, 0.5, 9), "Not shown"),
         (Interval(-0.9, -0.95, -0.8, 9), "Contradicted"),
-        (Interval(math.nan, -1, 1, 2), "Not shown"),
-        (Interval(0.5, math.nan, math.nan, 1), "Not shown"),
+        (Interval(math.nan, -1, 1, 2), "Not decided"),
+        (Interval(0.5, math.nan, math.nan, 1), "Not decided"),
     ],
 )
 def test_words(interval, word):

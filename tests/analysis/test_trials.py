@@ -92,12 +92,16 @@ class TestTrials:
             tuned(bench, "one", TUNE, teacher, origin={"a": 2})
         with pytest.raises(ValueError, match=r"its evaluation\.count is 12, not 16"):
             tuned(replace(bench, count=16), "one", TUNE, teacher, origin={"a": 1})
+        with pytest.raises(ValueError, match=r"its evaluation\.steps is 1, not 2; choose another directory"):
+            tuned(bench, "one", TUNE, teacher, origin={"a": 1}, steps=2)
+        with pytest.raises(ValueError, match="its teacher_sha256 is"):  # trained anew in the same place
+            tuned(bench, "one", TUNE, tiny_denoiser(1, classes=2), origin={"a": 1})
 
     def test_measurements_are_remembered(self, tmp_path):
         file = tmp_path / "a" / "b.json"
         assert remembered(file, {"x": 1}, lambda: {"kid": 2.0}) == {"kid": 2.0}
         assert remembered(file, {"x": 1}, lambda: pytest.fail("measured again")) == {"kid": 2.0}
-        with pytest.raises(ValueError, match="other settings"):
+        with pytest.raises(ValueError, match=r"b\.json holds a result of other settings: its x is 1, not 2; choose"):
             remembered(file, {"x": 2}, dict)
 
 
@@ -111,6 +115,21 @@ class TestParts:
             assert sum(len(part.parameters) for part in found) == len(names)
         with pytest.raises(ValueError, match="there are blocks, roles"):
             parts.parts_of(model, ["layers"])
+
+    def test_unknown_parts_are_refused_before_anything_trains(self, bench, tiny_denoiser, untrainable):
+        untrainable()
+        with pytest.raises(ValueError, match="there are blocks, roles"):
+            parts.parts(tiny_denoiser(classes=2), TUNE, bench, kinds=["layers"])
+
+    def test_a_teacher_that_was_trained_anew_is_another_one(self, bench, tiny_denoiser, monkeypatch):
+        score = {"kid": 1.0}
+        monkeypatch.setattr(parts, "tuned", lambda *_, **__: (score, bench.directory))
+        options = {"modes": ["train"], "kinds": ["roles"], "seeds": range(2), "steps": 4, "origin": {"from": "here"}}
+        parts.parts(tiny_denoiser(0, classes=2), TUNE, bench, **options)
+        with pytest.raises(
+            ValueError, match=r"untuned-0\.json holds a result of other settings: its teacher_sha256 is"
+        ):
+            parts.parts(tiny_denoiser(1, classes=2), TUNE, bench, **options)
 
     @pytest.mark.parametrize("mode", parts.MODES)
     def test_only_the_part_moves_or_all_but_it(self, bench, tiny_denoiser, mode):
@@ -182,6 +201,8 @@ class TestBands:
         assert len(found.tables) == 2 and len(of_bands(study)) == 2
         untrainable()
         assert bands.findings(bands.bands(teacher, TUNE, bench, **options)).as_dict() == found.as_dict()
+        with pytest.raises(ValueError, match="its student_sha256 is"):  # trained anew in the same place
+            bands.bands(teacher, TUNE, bench, student=tiny_denoiser(1, classes=2), **options)
 
     def test_unknown_mode(self, bench, tiny_denoiser):
         with pytest.raises(ValueError, match="there are remove, keep"):
@@ -201,6 +222,11 @@ class TestPretraining:
         assert recipe["recipe"]["seed"] == 1 and recipe["pretrained for"] == 16
         untrainable()
         assert pretraining.findings(pretraining.pretraining(PRETRAIN, TUNE, bench, **options)) == found
+        for lengths, name in (([0, 16], "teacher-0-0.json"), ([16, 20], "teacher-16-0")):
+            with pytest.raises(ValueError, match=rf"{name} holds .*steps is 2, not 3; choose another directory"):
+                pretraining.pretraining(PRETRAIN, TUNE, bench, **{**options, "lengths": lengths, "steps": 3})
+        with pytest.raises(ValueError, match="at least 1 step, not 0"):
+            pretraining.pretraining(PRETRAIN, TUNE, bench, **{**options, "steps": 0})
 
     @pytest.mark.parametrize("lengths", [[16], [-1, 16], []])
     def test_bad_lengths(self, bench, lengths):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 import d2o
+from d2o import backbones
 from d2o.analysis import page
 from d2o.cli.analyze import STUDIES
 from d2o.cli.main import run
@@ -59,7 +60,42 @@ def test_minima(models, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "DOTS", 40)
     measure = ["--data", tiny_data, "--count", 12, "--features", "pixels", "--repetitions", 1, "--points", 3]
     assert exit_code(["analyze", "minima", *models, *measure, "--steps", 1, 2, "--out", tmp_path]) == 0
-    assert len(json.loads((tmp_path / "minima.json").read_text())["distances"]) == 6
+    assert len(json.loads((tmp_path / "minima.json").read_text())["distances"]) == 8
+
+
+def test_minima_without_a_line_between_the_weights(models, tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(page, "DOTS", 40)
+    student = d2o.load(models[1])
+    student.backbone = backbones.widened(student.backbone, 16)
+    d2o.save(tmp_path / "ctm.safetensors", student)
+    measure = ["--data", tiny_data, "--count", 12, "--features", "pixels", "--repetitions", 1, "--steps", 1]
+    assert exit_code(["analyze", "minima", models[0], tmp_path / "ctm.safetensors", *measure, "--out", tmp_path]) == 0
+    assert "There is no line between the weights of the teacher and of ctm.safetensors" in capsys.readouterr().out
+    assert json.loads((tmp_path / "minima.json").read_text())["interpolations"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--repetitions", 0], "at least 1"),
+        (["--steps", 0], "at least 1"),
+        (["--points", 2], "at least 3 points"),
+        (["--out", "FILE"], "is a file: choose a directory"),
+        (["--out", "FILE/why"], "is a file: choose a directory"),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_work(words, sentence, models, tiny_data, tmp_path, monkeypatch, capsys):
+    def never(*_, **__):
+        raise AssertionError("worked")
+
+    monkeypatch.setattr("d2o.metrics.evaluation.Judge.__init__", never)
+    monkeypatch.setattr("d2o.analysis.barrier.walk", never)
+    file = tmp_path / "file"
+    file.touch()
+    words = [str(word).replace("FILE", str(file)) for word in words]
+    rest = ["--data", tiny_data, *([] if "--out" in words else ["--out", tmp_path])]
+    assert exit_code(["analyze", "minima", *models, *rest, *words]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from d2o.diffusion.preconditioning import EDM
 from d2o.diffusion.sampling import generate
 from d2o.metrics import sources
 from d2o.metrics.evaluation import Judge, evaluate
+from d2o.metrics.report import report
 from d2o.metrics.statistics import accumulate, features_of, save
 from d2o.pixels.datasets import open_images
 from d2o.pixels.files import to_uint8, write_images
@@ -80,6 +81,40 @@ def test_two_generators_are_compared_pair_by_pair() -> None:
     assert half.pairs.pixels == pytest.approx(0.125, abs=0.01)  # gain * 0.5 * noise, by 0.5 apart in gain * 0.25
     assert half.pairs.features == pytest.approx(half.pairs.pixels * 4, rel=0.01)  # 16 pixels: root of 16
     assert half.pairs.unpaired_pixels == pytest.approx(np.hypot(0.125, 0.25), abs=0.02)
+
+
+class Classes(nn.Module):
+    """A generator that ignores its noise: each class is one level of grey, `gain` apart."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+    def forward(self, x: Tensor, noise: Tensor, label: Tensor, augmentation: Tensor | None) -> Tensor:
+        del noise, augmentation
+        return self.gain * label.view(-1, 1, 1, 1) + 0 * x
+
+
+class Constant(EDM):
+    """A preconditioning that shows what the network says, as it is."""
+
+    def __call__(self, sigma: Tensor):
+        one = torch.ones_like(sigma)
+        return super().__call__(sigma)._replace(skip=0 * one, output=one, input=0 * one)
+
+
+@pytest.mark.parametrize("seeds", [range(30), [5, 0, 3, 7, 11, 2, 4, 9, 20, 31, 32, 6]])
+def test_other_seeds_are_of_the_same_class(seeds) -> None:
+    one, other = (Denoiser(Classes(gain), Constant(), (1, 4, 4), 3) for gain in (0.1, 0.3))
+    pairs = Judge(other, features="pixels", seeds=seeds)(one).pairs
+    assert pairs is not None and pairs.pixels > 0.05  # without noise a seed of the class is as far as the own one
+    assert (pairs.unpaired_pixels, pairs.unpaired_features) == (pairs.pixels, pairs.features)
+
+
+def test_no_control_where_every_image_is_the_only_one_of_its_class() -> None:
+    found = evaluate(generator(classes=99), generator(0.5, classes=99), features="pixels", images=12)
+    assert found.pairs is not None and found.pairs.unpaired_pixels is found.pairs.unpaired_features is None
+    assert "different seeds of a class -" in " ".join(report([found]).split())
 
 
 def test_data_are_not_paired() -> None:

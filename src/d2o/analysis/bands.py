@@ -12,18 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from d2o.checkpoints import load
+from d2o.checkpoints.delta import weights_sha256
 from d2o.diffusion.denoiser import Denoiser
 from d2o.training.recipe import Recipe
 from d2o.training.run import summary
 
 from .blocks import watch
-from .correlation import Interval, rank_correlation, verdict
-from .findings import Findings, Table
+from .correlation import Interval, grouped_rank_correlation, verdict
+from .findings import Findings, Table, caution
 from .frequency import Band, filtered, octaves, rings
 from .network import places, replaced, sizes
 from .paths import device, levels, sampled
 from .progression import mean
-from .trials import Bench, Scores, caution, remembered, tuned
+from .trials import Bench, Scores, remembered, tuned
 
 MODES = ("remove", "keep")
 IMAGE = "image"
@@ -34,6 +35,7 @@ DEFINITIONS = (
     "minds.",
     "Gradient: the gradient that reaches the student's image from the discriminator is filtered so, at every step of "
     "the fine-tuning; the network, the images and the discriminator's own training are untouched.",
+    "The interval of the rank correlation is over whole blocks: bootstrap, with Student's t in Fisher's z.",
     "± is the standard deviation over repetitions (other seeds of the images; of the gradient's trials also of "
     "training).",
 )
@@ -127,13 +129,13 @@ def bands(
 
     full, directory = trial("gradient-full", {"gradient": "full"})
     student = load(directory / "ema.safetensors").to(device(teacher)) if student is None else student
+    settings = {**origin, **bench.settings(), "student_sha256": weights_sha256(student)}
 
     def quality(name: str, change: Callable[[], AbstractContextManager]) -> Scores:
         def measure(repetition: int) -> dict[str, Any]:
             with change():
                 return summary(bench.judge(repetition)(student))
 
-        settings = {**origin, **bench.settings()}
         files = [bench.directory / f"output-{name}-{i}.json" for i in every]
         return Scores(name, tuple(remembered(file, settings, partial(measure, i)) for i, file in enumerate(files)))
 
@@ -169,7 +171,10 @@ def findings(study: BandsStudy) -> Findings:
         sentences += outputs_say(study, mode)
     if "remove" in modes:
         claim = "a block needs those bands in which its output changed most along the teacher's way"
-        sentences.append(f"{verdict(prediction(study), claim)} Pairs of a block and a band, from 1 cycle per image on.")
+        sentences.append(
+            f"{verdict(prediction(study), claim)} Pairs of a block and a band, from 1 cycle per image on; N counts "
+            "blocks, as the bands of one depend on each other."
+        )
     for mode in dict.fromkeys(mode for mode, _ in study.gradients):
         kids = {band: scores for (m, band), scores in study.gradients.items() if m == mode}
         worst, best = max(kids, key=lambda b: kids[b].kid), min(kids, key=lambda b: kids[b].kid)
@@ -178,7 +183,7 @@ def findings(study: BandsStudy) -> Findings:
             f"The gradient: after {study.images:,} images KID is {study.full.cell()} with all of it; {limited}, it is "
             f"worst for band {worst} ({kids[worst].cell()}) and best for band {best} ({kids[best].cell()})."
         )
-    sentences += caution(study.full)
+    sentences += caution(len(study.full.rows))
     return Findings(
         kind="bands",
         title="Bands: which frequencies does one-step quality need?",
@@ -226,12 +231,13 @@ def outputs_say(study: BandsStudy, mode: str) -> list[str]:
 
 def prediction(study: BandsStudy) -> Interval:
     """Return the rank correlation, over blocks and bands from 1 on, of a band's energy with the KID without it."""
-    pairs = [
-        (place, band) for mode, place, band in study.outputs if mode == "remove" and (place, band) in study.energies
-    ]
-    pairs = [(place, band) for place, band in pairs if band.low > 0]
-    kids = [study.outputs["remove", place, band].kid for place, band in pairs]
-    return rank_correlation([study.energies[pair] for pair in pairs], kids)
+    blocks: dict[str, tuple[list[float], list[float]]] = {}
+    for (mode, place, band), scores in study.outputs.items():
+        if mode == "remove" and band.low > 0 and (place, band) in study.energies:
+            energies, kids = blocks.setdefault(place, ([], []))
+            energies.append(study.energies[place, band])
+            kids.append(scores.kid)
+    return grouped_rank_correlation(list(blocks.values()))
 
 
 def output_table(study: BandsStudy) -> Table:

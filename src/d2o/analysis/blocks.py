@@ -86,12 +86,16 @@ class BlockSpectra:
 
 @dataclass(frozen=True, eq=False)
 class BlocksStudy:
-    """The blocks of a network, in the order in which they are called, before and, where it is given, after."""
+    """The blocks of a network, in the order in which they are called, before and, where it is given, after.
+
+    `news` are sentences on parameters that only the second network has.
+    """
 
     before: tuple[BlockSpectra, ...]
     after: tuple[BlockSpectra, ...]
     weights: tuple[WeightChange, ...]
     sigmas: tuple[float, ...]
+    news: tuple[str, ...] = ()
 
 
 def blocks(
@@ -105,12 +109,14 @@ def blocks(
 ) -> BlocksStudy:
     """Watch every block on the way from noise to images, and those of a fine-tuned copy on the same way."""
     if after is not None:
-        check_alike(before, after)
+        check_alike(before, after, but=weight_change.AUGMENTATION)
     models = [before] if after is None else [before, after]
     sigmas = levels(before, steps)
     watched = [watch(model, sampled(before, seeds, steps, sampler, batch_size), sigmas) for model in models]
-    moved = () if after is None else weight_changes(before, after)
-    return BlocksStudy(watched[0], watched[1] if after else (), moved, sigmas)
+    if after is None:
+        return BlocksStudy(watched[0], (), (), sigmas)
+    news = weight_change.news(before, after)
+    return BlocksStudy(watched[0], watched[1], weight_changes(before, after), sigmas, tuple(news))
 
 
 @torch.no_grad()
@@ -177,7 +183,7 @@ def findings(study: BlocksStudy) -> Findings:
     sentences = [specialised(study.before, "before fine-tuning" if study.after else "in this network")]
     if study.after:
         sentences += [specialised(study.after, "after fine-tuning"), shifted(study)]
-        sentences.append(weight_change.sentence(study.weights))
+        sentences += [weight_change.sentence(study.weights), *study.news]
     return Findings(
         kind="blocks",
         title="Blocks: which part of the network works on which frequencies",

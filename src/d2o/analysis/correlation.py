@@ -1,4 +1,7 @@
-"""How surely one quantity rises with another: rank correlations and means, each with a 95 % confidence interval."""
+"""How surely one quantity rises with another: rank correlations and means, each with a 95 % confidence interval.
+
+Intervals count what is independent: seeds, repetitions or blocks, and not the numbers that each of them gives.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,18 +13,26 @@ RESAMPLES = 2_000
 NORMAL = 1.959964
 """The normal quantile of 97.5 %."""
 FEWEST = 4
-"""With fewer points a rank correlation has no interval."""
+"""Fewer values have no interval, and nothing is decided by them."""
 
 
 class Interval(NamedTuple):
-    """An estimate with its 95 % confidence interval, from `size` values."""
+    """An estimate with its 95 % confidence interval, from `size` independent values or groups."""
 
     value: float
     low: float
     high: float
     size: int
 
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval at all."""
+        return self.size >= FEWEST and math.isfinite(self.low)
+
     def __str__(self) -> str:
+        if not self.known:
+            value = f"{self.value:+.2f}" if math.isfinite(self.value) else "unknown"
+            return f"{value} (N = {self.size}, too few for an interval)"
         return f"{self.value:+.2f} (95 % interval {self.low:+.2f} to {self.high:+.2f}, N = {self.size})"
 
 
@@ -53,27 +64,76 @@ def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.nd
     value = spearman(first[known], second[known]) if count > 1 else math.nan
     if count < FEWEST or math.isnan(value):
         return Interval(value, -1.0, 1.0, count)
-    limit = 1 - 6 / (count**3 - count)
-    z = math.atanh(min(max(value, -limit), limit))
-    reach = NORMAL * math.sqrt((1 + value**2 / 2) / (count - 3))
+    return around(value, NORMAL * fisher_error(value, count), count, count)
+
+
+def fisher_error(value: float, pairs: int) -> float:
+    """Return the standard error, in Fisher's z, of a rank correlation over so many independent pairs."""
+    return math.sqrt((1 + value**2 / 2) / (pairs - 3))
+
+
+def fisher(value: float, pairs: int) -> float:
+    """Return Fisher's z of a rank correlation, a perfect one taken half of its smallest step nearer to 0."""
+    limit = 1 - 6 / (pairs**3 - pairs)
+    return math.atanh(min(max(value, -limit), limit))
+
+
+def around(value: float, reach: float, pairs: int, size: int) -> Interval:
+    """Return the interval that reaches so far, in Fisher's z, to both sides of a rank correlation."""
+    z, limit = fisher(value, pairs), 1 - 6 / (pairs**3 - pairs)
     low, high = math.tanh(z - reach), math.tanh(z + reach)
-    return Interval(value, -1.0 if value <= -limit else low, 1.0 if value >= limit else high, count)
+    return Interval(value, -1.0 if value <= -limit else low, 1.0 if value >= limit else high, size)
 
 
-def mean_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
-    """Return the mean of independent values, NaN left out, with its percentile bootstrap interval."""
+def grouped_rank_correlation(
+    groups: Sequence[tuple[Sequence[float], Sequence[float]]], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Return Spearman's correlation over all pairs (a, b) of groups of which only whole ones are independent.
+
+    The interval is Student's in Fisher's z; its standard error is that of a bootstrap over whole groups, and never less
+    than that of as many independent pairs. `size` counts groups.
+    """
+    if not groups:
+        return Interval(math.nan, -1.0, 1.0, 0)
+    a, b = (np.concatenate([np.asarray(group[side], np.float64) for group in groups]) for side in (0, 1))
+    pairs, value = len(a), spearman(a, b)
+    if len(groups) < FEWEST or math.isnan(value):
+        return Interval(value, -1.0, 1.0, len(groups))
+    ends = np.cumsum([len(group[0]) for group in groups])
+    members = np.split(np.arange(pairs), ends[:-1])
+    draws = np.random.Generator(np.random.Philox(seed)).integers(0, len(groups), (resamples, len(groups)))
+    chosen = (np.concatenate([members[group] for group in draw]) for draw in draws)
+    found = [r for r in (spearman(a[one], b[one]) for one in chosen) if math.isfinite(r)]
+    error = max(float(np.std([fisher(r, pairs) for r in found], ddof=1)), fisher_error(value, pairs))
+    return around(value, student(len(groups)) * error, pairs, len(groups))
+
+
+def student(count: int) -> float:
+    """Return the quantile of 97.5 % of Student's t for the mean of so many values."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(count - 1, 0.975))
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, *, limit: float = math.inf) -> Interval:
+    """Return the mean of independent values, NaN left out, with its interval by Student's t, cut at +-`limit`.
+
+    Fewer than 4 values have none.
+    """
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]
-    if len(known) < 2:
-        return Interval(float(known.mean()) if len(known) else math.nan, math.nan, math.nan, len(known))
-    chosen = np.random.Generator(np.random.Philox(seed)).integers(0, len(known), (RESAMPLES, len(known)))
-    low, high = np.percentile(known[chosen].mean(1), [2.5, 97.5])
-    return Interval(float(known.mean()), float(low), float(high), len(known))
+    mean = float(known.mean()) if len(known) else math.nan
+    if len(known) < FEWEST:
+        return Interval(mean, math.nan, math.nan, len(known))
+    reach = student(len(known)) * float(known.std(ddof=1)) / math.sqrt(len(known))
+    return Interval(mean, max(mean - reach, -limit), min(mean + reach, limit), len(known))
 
 
 def verdict(interval: Interval, claim: str) -> str:
     """Return one sentence: whether a correlation that the claim says is positive holds, is reversed or is open."""
-    if not math.isfinite(interval.low) or interval.low <= 0 <= interval.high:
+    if not interval.known:
+        return f"Not decided: {claim}; the rank correlation is {interval}."
+    if interval.low <= 0 <= interval.high:
         return f"Not shown: {claim}; the rank correlation is {interval}, and its interval holds zero."
     if interval.high < 0:
         return f"Contradicted: {claim}; the rank correlation is {interval}, the opposite direction."

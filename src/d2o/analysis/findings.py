@@ -65,6 +65,16 @@ class Findings:
         )
 
 
+def caution(repetitions: int, fewest: int = 2) -> list[str]:
+    """Return a sentence of warning when fewer repetitions were made than can decide anything."""
+    if repetitions == 1:
+        return [
+            f"One run each: how much another seed alone would change is not known; add --repetitions {max(fewest, 3)}."
+        ]
+    few = f"{repetitions} repetitions are too few to decide anything by their spread; add --repetitions {fewest}."
+    return [few] if repetitions < fewest else []
+
+
 def shown(cell: Cell) -> str:
     """Return a cell as people read it: three significant digits, a dash for what is not known."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):

@@ -1,45 +1,56 @@
 """Teacher and student side by side: how far their images are from each other and from the data (claim 1 of D2O).
 
-Distances between a one-step student's images and those that its teacher makes in 1, 2, 4 ... steps from the same seeds.
+Distances between a one-step student's images and those that its teacher makes in 1, 2, 4 ... steps, from other seeds
+and from the same.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.metrics.evaluation import Evaluation, Judge
-from d2o.metrics.sources import Stream, generated
+from d2o.metrics.distances import Distances, distances
+from d2o.metrics.evaluation import Judge, Pairs, pair_up
+from d2o.metrics.look import Look, look
+from d2o.metrics.sources import generated
 from d2o.metrics.spaces import frechet_name
 from d2o.pixels.datasets import Images
 from d2o.training.networks import check_fit
 
 from .barrier import Barrier
 from .barrier import sentences as barrier_sentences
-from .correlation import rank_correlation, spread, verdict
-from .findings import Findings, Table, measured
+from .correlation import FEWEST, mean_interval, spearman, spread, verdict
+from .findings import Findings, Table, caution, measured
 
 DATA = "real data"
 DEFINITIONS = (
-    "Every generator makes one image a seed; each repetition has seeds of its own, the same for all generators. ± is "
-    "the standard deviation over repetitions.",
-    "The Frechet distance grows as samples shrink: compare it with the row of other seeds, which is the same student "
-    "twice, and only at one N. KID is unbiased, near 0 (also below) for equal distributions.",
+    "Every generator makes one image a seed; each repetition has seeds of its own. ± is the standard deviation over "
+    "repetitions.",
+    "Other seeds: the two samples are independent, as samples and data are. Only these rows can be compared with the "
+    "distances to the data and with the student against itself, the floor. Same seeds: images that are alike pair by "
+    "pair are nearer as samples, too; these rows are for their paired distances, and not to be compared with others.",
+    "The Frechet distance grows as samples shrink: compare it with the floor, and only at one N. KID is unbiased, near "
+    "0 (also below) for equal distributions.",
     "Paired distances: root mean square difference of the two images of one seed in image units (black to white is 2), "
-    "and Euclidean distance of their features; unpaired: of two different seeds.",
+    "and Euclidean distance of their features; unpaired: of two seeds of the same class.",
+    "Intervals are Student's t over repetitions, one number each, with the same real images every time; fewer than 4 "
+    "repetitions decide nothing.",
     "Interpolation: weights (1 - a) teacher + a student. Barrier: the largest excess of the denoising loss over the "
-    "straight line between its ends (arXiv 1912.05671).",
+    "straight line between its ends (arXiv 1912.05671), against the standard error of the images' own "
+    "excesses.",
 )
 
 
 @dataclass(frozen=True)
 class Distance:
-    """One generator's images against a reference: one number a repetition in each list; no pairs with real data."""
+    """One generator's images against a reference: one number a repetition in each list; pairs have the same seeds."""
 
     generator: str
     steps: int
     reference: str
+    same_seeds: bool
     frechet: tuple[float, ...]
     kid: tuple[float, ...]
     pixels: tuple[float, ...] = ()
@@ -55,17 +66,29 @@ class Distance:
 
 @dataclass(frozen=True)
 class MinimaStudy:
-    """All distances, the space and the number of images they hold for, and walks between the weights."""
+    """All distances, the space and the number of images they hold for, and walks between the weights.
+
+    `unlike` names students between whose weights and the teacher's there is no line, as their shapes differ.
+    """
 
     distances: tuple[Distance, ...]
     space: str
     images: int
     repetitions: int
     barriers: tuple[Barrier, ...] = ()
+    unlike: tuple[str, ...] = ()
 
-    def find(self, generator: str, steps: int, reference: str) -> Distance:
+    def find(self, generator: str, steps: int, reference: str, *, same_seeds: bool = False) -> Distance:
         """Return one of the distances."""
-        return next(d for d in self.distances if (d.generator, d.steps, d.reference) == (generator, steps, reference))
+        asked = (generator, steps, reference, same_seeds)
+        return next(d for d in self.distances if (d.generator, d.steps, d.reference, d.same_seeds) == asked)
+
+
+class Comparison(NamedTuple):
+    """What one repetition says of two sets of images."""
+
+    distances: Distances
+    pairs: Pairs | None = None
 
 
 def minima(
@@ -75,18 +98,54 @@ def minima(
     *,
     steps: Sequence[int] = (1, 2, 4, 8, 16),
     count: int = 500,
-    repetitions: int = 3,
+    repetitions: int = FEWEST,
     features: str = "lite2",
     weights: str = "auto",
     batch_size: int = 64,
     device: str = "cpu",
     barriers: Sequence[Barrier] = (),
+    unlike: Sequence[str] = (),
 ) -> MinimaStudy:
     """Measure a teacher, with Heun's sampler in so many steps, against one-step students and real images.
 
-    `features` and `weights` are those of `d2o.evaluate`. The images of one generator are held at a time, as uint8, and
-    every student's as the reference.
+    `features` and `weights` are those of `d2o.evaluate`. Every image is made and looked at once; held are the features
+    of one teacher and of two samples of every student, and the pixels (uint8) of one teacher and one sample each.
     """
+    check(teacher, students, images, steps, repetitions)
+    data = Judge(images, images=count, features=features, weights=weights, batch_size=batch_size, device=device)
+    found: dict[tuple[str, int, str, bool], list[Comparison]] = {}
+
+    def seen(denoiser: Denoiser, seeds: Sequence[int], name: str, number: int = 1, keep_pixels: bool = True) -> Look:
+        stream = generated(denoiser, seeds, steps=number, batch_size=batch_size, name=name)
+        return look(stream, name, data.embedding.name, data.embed, keep_pixels=keep_pixels)
+
+    def compare(sample: Look, number: int, reference: Look, name: str) -> None:
+        same_seeds = sample.seeds == reference.seeds
+        pairs = pair_up(sample, reference) if same_seeds else None
+        row = Comparison(distances(sample.features, reference.features), pairs)
+        found.setdefault((sample.name, number, name, same_seeds), []).append(row)
+
+    for repetition in range(repetitions):
+        seeds, others = (range(count * i, count * (i + 1)) for i in (repetition, repetitions + repetition))
+        samples = {name: seen(student, seeds, name) for name, student in students.items()}
+        again = {name: seen(student, others, name, keep_pixels=False) for name, student in students.items()}
+        for name, sample in samples.items():
+            compare(sample, 1, data.reference, DATA)
+            compare(sample, 1, again[name], name)
+        for number in sorted(set(steps)):
+            sample = seen(teacher, seeds, "teacher", number)
+            compare(sample, number, data.reference, DATA)
+            for name in students:
+                compare(sample, number, again[name], name)
+                compare(sample, number, samples[name], name)
+    measured_distances = tuple(distance(*key, rows) for key, rows in found.items())
+    return MinimaStudy(measured_distances, data.embedding.name, count, repetitions, tuple(barriers), tuple(unlike))
+
+
+def check(
+    teacher: Denoiser, students: Mapping[str, Denoiser], images: Images, steps: Sequence[int], repetitions: int
+) -> None:
+    """Raise a ValueError for what cannot be measured, before anything is."""
     if not students:
         raise ValueError("Give at least one student: the distances are between it and its teacher.")
     if not steps or min(steps) < 1 or repetitions < 1:
@@ -95,36 +154,17 @@ def minima(
         raise ValueError(f"Name the students otherwise than 'teacher' and {DATA!r}.")
     for denoiser in (teacher, *students.values()):
         check_fit(denoiser, images)
-    options = {"features": features, "weights": weights, "batch_size": batch_size, "device": device}
-    data = Judge(images, images=count, **options)
-    found: dict[tuple[str, int, str], list[Evaluation]] = {}
-
-    def judge(reference: str, by: Judge, generator: str, made: int, stream: Stream) -> None:
-        found.setdefault((generator, made, reference), []).append(by(stream, name=generator))
-
-    for repetition in range(repetitions):
-        seeds, others = (range(count * i, count * (i + 1)) for i in (repetition, repetitions + repetition))
-        by = {name: Judge(student, seeds=seeds, **options) for name, student in students.items()}
-        for name, student in students.items():
-            judge(DATA, data, name, 1, generated(student, seeds, steps=1, batch_size=batch_size, name=name))
-            judge(name, by[name], name, 1, generated(student, others, steps=1, batch_size=batch_size, name=name))
-        for number in sorted(set(steps)):
-            stream = generated(teacher, seeds, steps=number, batch_size=batch_size, name="teacher")
-            batches = list(stream.batches)
-            for name, one in ((DATA, data), *by.items()):
-                judge(name, one, "teacher", number, replace(stream, batches=iter(batches)))
-    distances = tuple(distance(*key, evaluations) for key, evaluations in found.items())
-    return MinimaStudy(distances, data.embedding.name, count, repetitions, tuple(barriers))
 
 
-def distance(generator: str, steps: int, reference: str, evaluations: Sequence[Evaluation]) -> Distance:
+def distance(generator: str, steps: int, reference: str, same_seeds: bool, rows: Sequence[Comparison]) -> Distance:
     """Return what repetitions of one comparison measured."""
-    frechets = tuple(evaluation.distances.frechet for evaluation in evaluations)
-    kids = tuple(float(evaluation.distances.kid or 0) for evaluation in evaluations)
-    pairs = [evaluation.pairs for evaluation in evaluations if evaluation.pairs is not None]
+    frechets = tuple(row.distances.frechet for row in rows)
+    kids = tuple(float(row.distances.kid or 0) for row in rows)
+    pairs = [row.pairs for row in rows if row.pairs is not None]
     names = ("pixels", "features", "unpaired_pixels", "unpaired_features")
-    paired = {name: tuple(getattr(pair, name) for pair in pairs) for name in names}
-    return Distance(generator, steps, reference, frechets, kids, **paired)
+    numbers = {name: [getattr(pair, name) for pair in pairs] for name in names}
+    paired = {name: tuple(value for value in values if value is not None) for name, values in numbers.items()}
+    return Distance(generator, steps, reference, same_seeds, frechets, kids, **paired)
 
 
 def findings(study: MinimaStudy) -> Findings:
@@ -136,6 +176,11 @@ def findings(study: MinimaStudy) -> Findings:
         sentences += [gap(study, name, steps[-1]), growth(study, name, steps), same_map(study, name, steps[-1])]
     for barrier in study.barriers:
         sentences += barrier_sentences(barrier)
+    sentences += [
+        f"There is no line between the weights of the teacher and of {name}: some of its parameters have another shape."
+        for name in study.unlike
+    ]
+    sentences += caution(study.repetitions, FEWEST)
     return Findings(
         kind="minima",
         title="Minima: do teacher and student sit in different places?",
@@ -163,36 +208,52 @@ def gap(study: MinimaStudy, name: str, steps: int) -> str:
         "again": study.find(name, 1, name),
     }
     kid = {key: spread(row.kid) for key, row in rows.items()}
-    (middle, sd), others = kid["between"], [kid["teacher"], kid["student"]]
-    far = middle - (sd or 0) > max(mean + (other or 0) for mean, other in others)
-    near = middle + (sd or 0) < min(mean - (other or 0) for mean, other in others)
-    answer = "farther from" if far else "nearer to" if near else "about as far from"
-    than = "than" if far or near else "as"
+    excesses = [mean_interval(np.subtract(rows["between"].kid, rows[end].kid)) for end in ("teacher", "student")]
+    far, near = all(one.low > 0 for one in excesses), all(one.high < 0 for one in excesses)
+    start = f"With {steps} steps the teacher's images are"
+    if far or near:
+        answer = f"{start} {'farther from' if far else 'nearer to'} those of {name} than the two are from the data"
+    elif all(one.known for one in excesses):
+        answer = f"{start} neither surely farther from those of {name} than both are from the data, nor surely nearer"
+    else:
+        answer = (
+            f"Not decided: whether with {steps} steps the teacher's images are farther from those of {name} than the "
+            f"two are from the data"
+        )
+    told = "; ".join(
+        f"the first exceeds that of the {end} by {one.value:+.3g} (95 % interval {one.low:+.3g} to {one.high:+.3g})"
+        for end, one in zip(("teacher", "student"), excesses, strict=True)
+        if one.known
+    )
     return (
-        f"With {steps} steps the teacher's images are {answer} those of {name} {than} the two are from the data: KID "
-        f"{measured(*kid['between'])} between them, {measured(*kid['teacher'])} from the teacher to the data and "
-        f"{measured(*kid['student'])} from the student to it; two samples of the student: {measured(*kid['again'])}."
+        f"{answer}: KID {measured(*kid['between'])} between them, from other seeds, {measured(*kid['teacher'])} from "
+        f"the teacher to the data and {measured(*kid['student'])} from the student to it; two samples of the student: "
+        f"{measured(*kid['again'])}{f'; {told}' if told else ''}."
     )
 
 
 def growth(study: MinimaStudy, name: str, steps: Sequence[int]) -> str:
     """Return whether the distance between teacher and student grows with the teacher's steps, as a sentence."""
     several = [number for number in steps if number > 1]
-    rows = [study.find("teacher", number, name) for number in several]
-    pairs = [(row.steps, value) for row in rows for value in row.frechet]
     start = several[0] if several else 1
     claim = f"from {start} steps on, the distance of {name} to its teacher grows with the teacher's steps"
-    return verdict(rank_correlation([step for step, _ in pairs], [value for _, value in pairs]), claim)
+    if len(several) < FEWEST:
+        return f"Not decided: {claim}; {len(several)} numbers of steps above 1 are too few, give {FEWEST} or more."
+    per_step = [study.find("teacher", number, name).frechet for number in several]
+    link = mean_interval([spearman(several, row) for row in zip(*per_step, strict=True)], limit=1)
+    return f"{verdict(link, claim)} One correlation a repetition; N counts repetitions."
 
 
 def same_map(study: MinimaStudy, name: str, steps: int) -> str:
     """Return how alike the two images of one seed are, as a sentence."""
-    row = study.find("teacher", steps, name)
+    row = study.find("teacher", steps, name, same_seeds=True)
+    if not (any(row.unpaired_features) and any(row.unpaired_pixels)):
+        return f"How alike images of one seed are is not known of {name}: none of its images of one class differ."
     near, far = spread(row.features)[0], spread(row.unpaired_features)[0]
     return (
         f"The images that the teacher in {steps} steps and {name} make from one seed are {near / far:.0%} as far "
-        f"apart, in features, as those of two seeds ({spread(row.pixels)[0] / spread(row.unpaired_pixels)[0]:.0%} in "
-        f"pixels). "
+        f"apart, in features, as those of two seeds of the same class "
+        f"({spread(row.pixels)[0] / spread(row.unpaired_pixels)[0]:.0%} in pixels)."
     )
 
 
@@ -212,12 +273,12 @@ def table(study: MinimaStudy) -> Table:
     )
     rows = []
     for one in study.distances:
-        again = one.generator == one.reference
         numbers = [
             measured(*spread(values)) if values else None
             for values in (one.pixels, one.unpaired_pixels, one.features, one.unpaired_features)
         ]
-        against = f"{one.reference}, other seeds" if again else one.reference
+        seeds = "same seeds" if one.same_seeds else "other seeds"
+        against = DATA if one.reference == DATA else f"{one.reference}, {seeds}"
         rows.append(
             (one.generator, one.calls, against, *(measured(*spread(v)) for v in (one.frechet, one.kid)), *numbers)
         )
@@ -225,9 +286,10 @@ def table(study: MinimaStudy) -> Table:
     return Table(f"Distances in {study.space}, N = {study.images:,}, {study.repetitions} repetitions", columns, rows)
 
 
-def series(study: MinimaStudy, reference: str, what: str) -> tuple[np.ndarray, np.ndarray]:
+def series(study: MinimaStudy, reference: str, what: str, *, same_seeds: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return the teacher's calls [S] and its distances [S, repetitions] to a reference; `what` is a field's name."""
+    asked = ("teacher", reference, same_seeds)
     rows = sorted(
-        (d for d in study.distances if (d.generator, d.reference) == ("teacher", reference)), key=lambda d: d.steps
+        (d for d in study.distances if (d.generator, d.reference, d.same_seeds) == asked), key=lambda d: d.steps
     )
     return np.array([row.calls for row in rows]), np.array([getattr(row, what) for row in rows])

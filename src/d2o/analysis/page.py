@@ -35,9 +35,7 @@ def write(directory: str | Path, found: Findings, drawings: Sequence[Drawing], o
 
     `origin` says in JSON which models and data were studied, and how.
     """
-    directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"{directory} is a file: choose a directory for the results.")
+    directory = checked(directory)
     pictures = []
     for drawing in drawings:
         png = image(drawing.figure, "png")
@@ -52,6 +50,15 @@ def write(directory: str | Path, found: Findings, drawings: Sequence[Drawing], o
     with atomic(page) as temporary:
         temporary.write_text(html(found, pictures), "utf-8")
     return page
+
+
+def checked(directory: str | Path) -> Path:
+    """Return a directory that results can be written to; ValueError where a file is in its place or in its way."""
+    directory = Path(directory)
+    there = next((place for place in (directory, *directory.parents) if place.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ValueError(f"{there} is a file: choose a directory for the results.")
+    return directory
 
 
 def html(found: Findings, pictures: Sequence[tuple[Drawing, bytes]]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from d2o.checkpoints.delta import weights_sha256
 from d2o.diffusion.denoiser import Denoiser
 from d2o.training.freezing import d2o_f
 from d2o.training.recipe import Recipe
@@ -11,10 +12,10 @@ from d2o.training.run import summary
 
 from .blocks import BlockSpectra, watch
 from .correlation import Interval, rank_correlation, verdict
-from .findings import Findings, Table
+from .findings import Findings, Table, caution
 from .network import block_of, places
 from .paths import levels, sampled
-from .trials import Bench, Scores, caution, remembered, tuned
+from .trials import Bench, Scores, remembered, tuned
 
 MODES = ("train", "freeze")
 KINDS = ("blocks", "roles")
@@ -99,7 +100,8 @@ def parts(
     if set(modes) - set(MODES) or not modes:
         raise ValueError(f"Modes are {' and '.join(MODES)}, not {', '.join(modes) or 'none'}.")
     origin, recipe = origin or {}, replace(recipe, frozen=())
-    every = range(repetitions)
+    every, cut = range(repetitions), parts_of(teacher, kinds)
+    known = {**origin, **bench.settings(), "teacher_sha256": weights_sha256(teacher)}
 
     def trial(name: str, asked: Recipe, what: dict[str, Any], prepare: Callable | None = None) -> Scores:
         rows = (
@@ -111,25 +113,21 @@ def parts(
     untuned = Scores(
         "teacher, one call",
         tuple(
-            remembered(
-                bench.directory / f"untuned-{i}.json",
-                {**origin, **bench.settings()},
-                lambda i=i: summary(bench.judge(i)(teacher)),
-            )
+            remembered(bench.directory / f"untuned-{i}.json", known, lambda i=i: summary(bench.judge(i)(teacher)))
             for i in every
         ),
     )
     found = {}
     everything = trial("everything", recipe, {"moves": "everything"})
     convolutions = trial("d2o-f", replace(recipe, frozen=d2o_f(teacher)), {"moves": "d2o-f"})
-    for part in parts_of(teacher, kinds):
+    for part in cut:
         for mode in modes:
             what = {mode: f"{part.kind[:-1]} {part.name}"}
             name = f"{mode}-{part.kind[:-1]}-{part.name}"
             found[mode, part.kind, part.name] = trial(name, recipe, what, moving(part, mode))
     spectra = {block.name: block for block in watch(teacher, sampled(teacher, seeds, steps), levels(teacher, steps))}
     counts = {name: parameter.numel() for name, parameter in teacher.backbone.named_parameters()}
-    sizes = {(part.kind, part.name): sum(counts[name] for name in part.parameters) for part in parts_of(teacher, kinds)}
+    sizes = {(part.kind, part.name): sum(counts[name] for name in part.parameters) for part in cut}
     return PartsStudy(untuned, everything, convolutions, found, spectra, sizes, recipe.duration)
 
 
@@ -169,7 +167,7 @@ def findings(study: PartsStudy) -> Findings:
         outcome = "gain most when trained alone" if mode == "train" else "cost most when frozen"
         told = ", ".join(f"{name} ({study.gain(mode, kind, name):+.3g})" for name in best)
         sentences.append(f"Of the {kind}, these {outcome}, in KID: {told}.")
-    sentences += caution(study.everything)
+    sentences += caution(len(study.everything.rows))
     return Findings(
         kind="parts",
         title="Parts: does a block's frequency response predict what training it gains?",

@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from d2o.checkpoints import load
+from d2o.checkpoints.delta import weights_sha256
+from d2o.diffusion.denoiser import Denoiser
 from d2o.training.networks import new_denoiser
 from d2o.training.recipe import Recipe
 from d2o.training.run import summary
 
 from .correlation import rank_correlation, verdict
-from .findings import Findings, Table
-from .trials import Bench, Score, Scores, caution, remembered, tuned
+from .findings import Findings, Table, caution
+from .trials import Bench, Score, Scores, remembered, tuned
 
 DEFINITIONS = (
     "Every teacher is trained from the same start with a schedule of its own length; length 0 is the untrained "
@@ -52,7 +54,13 @@ def pretraining(
     lengths = sorted(set(lengths))
     if len(lengths) < 2 or lengths[0] < 0:
         raise ValueError(f"Give at least two lengths of pre-training, in images, from 0 on; not {lengths}.")
+    if steps < 1:
+        raise ValueError(f"Teachers make their images in at least 1 step, not {steps}.")
     origin = origin or {}
+
+    def settings(teacher: Denoiser) -> dict[str, Any]:
+        return {**origin, **bench.settings(), "teacher_sha256": weights_sha256(teacher)}
+
     rows: dict[str, dict[int, list[Score]]] = {
         name: {n: [] for n in lengths} for name in ("teacher", "untuned", "student")
     }
@@ -61,7 +69,6 @@ def pretraining(
             start = new_denoiser(
                 pretrain.backbone, bench.images.shape, bench.images.num_classes, seed=pretrain.seed + repetition
             )
-            known = {**origin, **bench.settings(), "length": length}
             if length:
                 recipe = replace(pretrain, duration=length)
                 name = f"teacher-{length}"
@@ -70,11 +77,12 @@ def pretraining(
             else:
                 teacher = start.eval()
                 file = bench.directory / f"teacher-0-{repetition}.json"
+                known = settings(teacher) | {"steps": steps}
                 score = remembered(file, known, lambda t=teacher, i=repetition: summary(bench.judge(i)(t, steps=steps)))
             rows["teacher"][length].append(score)
             file = bench.directory / f"untuned-{length}-{repetition}.json"
             rows["untuned"][length].append(
-                remembered(file, known, lambda t=teacher, i=repetition: summary(bench.judge(i)(t)))
+                remembered(file, settings(teacher), lambda t=teacher, i=repetition: summary(bench.judge(i)(t)))
             )
             what = {**origin, "pretrained for": length}
             score, _ = tuned(bench, f"student-{length}", finetune, teacher, origin=what, repetition=repetition)
@@ -102,7 +110,7 @@ def findings(study: PretrainingStudy) -> Findings:
     )
     best = min(range(len(study.lengths)), key=lambda i: study.students[i].kid)
     sentences.append(f"The best student comes from the teacher of {study.lengths[best]:,} images.")
-    sentences += caution(first)
+    sentences += caution(len(first.rows))
     rows = [
         (length, teacher.cell(), untuned.cell(), student.cell(), student.cell("frechet"), student.cell("recall"))
         for length, teacher, untuned, student in zip(

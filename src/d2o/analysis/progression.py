@@ -37,7 +37,7 @@ class Progression:
     def rise(self) -> Interval:
         """Return the rank correlation of centroid with step, mean over the sequences; its interval is over them."""
         steps = np.arange(self.centroids.shape[1])
-        return mean_interval([spearman(steps, row) for row in self.centroids])
+        return mean_interval([spearman(steps, row) for row in self.centroids], limit=1)
 
     def dominant(self) -> Band:
         """Return the band with the largest share of energy, mean over sequences and changes."""

@@ -22,17 +22,17 @@ def of_minima(study: MinimaStudy) -> list[Drawing]:
     drawings = [
         Drawing(
             "distances",
-            "Distance of the teacher's images to the data and to each student's, against its network calls; flat "
-            "lines: the student to the data, and two samples of it. Bars: one sd over repetitions.",
+            "Distance of the teacher's images to the data and to each student's, all from other seeds, against its "
+            "network calls; flat lines: the student to the data, and two samples of it. Bars: one sd over repetitions.",
             distances(study, names),
         ),
-        Drawing(
-            "pairs",
-            "How far apart the two images of one seed are, relative to two different seeds: 1 is unrelated, 0 the "
-            "same.",
-            pairs(study, names),
-        ),
     ]
+    if all(one.unpaired_pixels for one in study.distances if one.same_seeds):
+        caption = (
+            "How far apart the two images of one seed are, relative to two seeds of the same class: 1 is unrelated, 0 "
+            "the same."
+        )
+        drawings.append(Drawing("pairs", caption, pairs(study, names)))
     return drawings + [
         Drawing(
             f"interpolation-{index}" if index else "interpolation",
@@ -88,8 +88,8 @@ def pairs(study: MinimaStudy, names: Sequence[str]) -> Any:
         calls = np.array([])
         for index, name in enumerate(names):
             for what, marker, line in (("pixels", "o", "-"), ("features", "s", "--")):
-                calls, paired = series(study, name, what)
-                _, other = series(study, name, f"unpaired_{what}")
+                calls, paired = series(study, name, what, same_seeds=True)
+                _, other = series(study, name, f"unpaired_{what}", same_seeds=True)
                 label = f"{what}, {name}" if len(names) > 1 else what
                 bars(axes, calls, paired / other, color=CYCLE[index], marker=marker, linestyle=line, label=label)
         axes.axhline(1, color="black", linestyle=":", linewidth=0.8)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from d2o.checkpoints.delta import weights_sha256
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.evaluation import Judge
 from d2o.pixels.datasets import Images
@@ -14,7 +15,7 @@ from d2o.pixels.files import atomic
 from d2o.training.networks import check_fit, networks
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits, Moment, run, summary
-from d2o.training.run_directory import claim
+from d2o.training.run_directory import claim, flatten
 
 from .correlation import spread
 from .findings import measured, plain
@@ -99,12 +100,13 @@ def tuned(
 ) -> tuple[Score, Path]:
     """Train by a recipe, or continue, or look up what was found; return the score and the run's directory.
 
-    `prepare` changes the student before it trains: `origin` must tell how, since it is what tells trials apart.
-    The result is the averaged student's (`ema.safetensors`), sampled in `steps` steps.
+    `prepare` changes the student before it trains: `origin` must tell how, since it is what tells trials apart, with
+    the teacher's weights and `steps`. The result is the averaged student's (`ema.safetensors`), sampled in `steps`
+    steps.
     """
     recipe = replace(recipe, seed=recipe.seed + repetition)
     directory = bench.directory / f"{name}-{repetition}"
-    origin = {**origin, "evaluation": bench.settings()}
+    origin = {**origin, "teacher_sha256": weights_sha256(teacher), "evaluation": {**bench.settings(), "steps": steps}}
     file = directory / RESULT
     if file.exists():
         with claim(directory, recipe, origin, bench.images):
@@ -128,18 +130,17 @@ def remembered(file: Path, settings: dict[str, Any], measure: Callable[[], Score
     settings = plain(settings)
     if file.exists():
         stored = json.loads(file.read_text())
-        if stored["settings"] != settings:
-            raise ValueError(f"{file} holds a result of other settings: choose another directory for the output.")
+        old, new = flatten(stored["settings"]), flatten(settings)
+        key = next((key for key in sorted({*old, *new}) if old.get(key) != new.get(key)), None)
+        if key is not None:
+            raise ValueError(
+                f"{file} holds a result of other settings: its {key} is {old.get(key)}, not {new.get(key)}; choose "
+                f"another directory for the output."
+            )
         return stored["score"]
     score = plain(measure())
     write(file, {"settings": settings, "score": score})
     return score
-
-
-def caution(scores: Scores) -> list[str]:
-    """Return a sentence of warning when there is but one run of each trial."""
-    sentence = "One run each: how much another seed alone would change is not known; add --repetitions 3."
-    return [sentence] if len(scores.rows) == 1 else []
 
 
 def write(file: Path, record: dict[str, Any]) -> None:

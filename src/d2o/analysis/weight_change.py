@@ -10,6 +10,9 @@ from d2o.diffusion.denoiser import Denoiser
 from .findings import Table
 from .network import block_of, places
 
+AUGMENTATION = "map_augment"
+"""The layer of augmentation labels, which trajectory and reverse-consistency distillation widen, or add."""
+
 
 @dataclass(frozen=True, eq=False)
 class WeightChange:
@@ -21,11 +24,16 @@ class WeightChange:
     relative: float
 
 
-def check_alike(one: Denoiser, other: Denoiser) -> None:
-    """Raise a ValueError unless two denoisers have the same parameters, by name and shape."""
+def differing(one: Denoiser, other: Denoiser) -> list[str]:
+    """Return the names of parameters that two denoisers do not have alike, by name and shape."""
     shapes = [{name: p.shape for name, p in model.backbone.named_parameters()} for model in (one, other)]
-    if shapes[0] != shapes[1]:
-        names = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
+    return sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
+
+
+def check_alike(one: Denoiser, other: Denoiser, but: str | None = None) -> None:
+    """Raise a ValueError unless two denoisers have the same parameters, by name and shape, but for those of a layer."""
+    names = [name for name in differing(one, other) if but is None or not name.startswith(f"{but}.")]
+    if names:
         raise ValueError(
             f"The two models are not of one architecture: they differ in {names[0]} and {len(names) - 1} more "
             "parameters; give a teacher and a student that was fine-tuned from it."
@@ -33,14 +41,20 @@ def check_alike(one: Denoiser, other: Denoiser) -> None:
 
 
 def weight_changes(before: Denoiser, after: Denoiser) -> tuple[WeightChange, ...]:
-    """Return the relative change of every role, every block and every role in every block."""
-    check_alike(before, after)
+    """Return the relative change of every role, every block and every role in every block.
+
+    Fine-tuning may add augmentation labels: of their layer only the weights that both models have are compared.
+    """
+    check_alike(before, after, but=AUGMENTATION)
     role_of = getattr(before.backbone, "role", lambda _: "parameter")
     known = places(before.backbone)
     sums: dict[tuple[str, str], np.ndarray] = {}
-    pairs = zip(before.backbone.named_parameters(), after.backbone.parameters(), strict=True)
-    for (name, old), new in pairs:
-        old, new = old.detach().double(), new.detach().double().to(old.device)
+    changed = dict(after.backbone.named_parameters())
+    for name, old in before.backbone.named_parameters():
+        if name not in changed:
+            continue
+        common = tuple(slice(min(sides)) for sides in zip(old.shape, changed[name].shape, strict=True))
+        old, new = old.detach()[common].double(), changed[name].detach()[common].double().to(old.device)
         row = np.array([float((new - old).square().sum()), float(old.square().sum()), old.numel()])
         block, role = block_of(name, known), role_of(name)
         for key in ((block, role), (block, "all"), ("all", role), ("all", "all")):
@@ -49,6 +63,17 @@ def weight_changes(before: Denoiser, after: Denoiser) -> tuple[WeightChange, ...
         WeightChange(block, role, int(count), float(np.sqrt(moved / norm)) if norm else float("nan"))
         for (block, role), (moved, norm, count) in sums.items()
     )
+
+
+def news(before: Denoiser, after: Denoiser) -> list[str]:
+    """Return a sentence for each parameter that fine-tuning widened or added."""
+    sizes = [{name: p.numel() for name, p in model.backbone.named_parameters()} for model in (before, after)]
+    grown = [(name, sizes[1].get(name, 0) - sizes[0].get(name, 0)) for name in differing(before, after)]
+    return [
+        f"New after fine-tuning, and left out of the weight changes: {more:,} weights of {name}."
+        for name, more in grown
+        if more > 0
+    ]
 
 
 def sentence(changes: Sequence[WeightChange]) -> str:

@@ -99,9 +99,10 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"There is no study {name!r}: {hint}")
     record, study, description = STUDIES[name]
     options = parse(record, f"analyze {name}", rest, description)
-    found, drawings = study(options)
-    from d2o.analysis.page import write
+    from d2o.analysis.page import checked, write
 
+    checked(options.out)
+    found, drawings = study(options)
     page = write(options.out, found, drawings, asdict(options))
     print(found.text())
     say(f"Look at {page}")

@@ -136,6 +136,8 @@ class Minima(Measured):
     """One-step students of it."""
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Steps of the teacher's sampler (Heun's)."""
+    repetitions: int = 4
+    """How often everything is measured, with other seeds; fewer than 4 decide nothing."""
     points: int = 11
     """Points on the line between the weights of teacher and student; 0: leave it out."""
     batch: int = 64
@@ -197,18 +199,25 @@ class Pretraining(Trials):
 def minima(options: Minima) -> Result:
     """Measure teacher and students against each other and the data."""
     from d2o.analysis import barrier, minima, quality_figures
+    from d2o.analysis.weight_change import differing
     from d2o.metrics.evaluation import Judge
 
-    images, teacher = options.open(), load(options, options.teacher)
+    if options.points:
+        barrier.check_points(options.points)
     names = label(options.students)
+    images, teacher = options.open(), load(options, options.teacher)
     students = {name: load(options, path) for name, path in names.items()}
-    walks = []
+    minima.check(teacher, students, images, options.steps, options.repetitions)
+    walks, unlike = [], []
     if options.points:
         judge = Judge(
             images, images=options.count, features=options.features, weights=options.weights, device=options.device
         )
         for name, student in students.items():
-            walks.append(barrier.walk(teacher, student, images, judge, name=name, points=options.points))
+            if differing(teacher, student):
+                unlike.append(name)
+            else:
+                walks.append(barrier.walk(teacher, student, images, judge, name=name, points=options.points))
     study = minima.minima(
         teacher,
         students,
@@ -219,6 +228,7 @@ def minima(options: Minima) -> Result:
         batch_size=options.batch,
         device=options.device,
         barriers=walks,
+        unlike=unlike,
         features=options.features,
         weights=options.weights,
     )

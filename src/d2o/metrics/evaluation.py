@@ -31,14 +31,15 @@ class Pairs:
     """How alike two generators' images from one seed are, beside images from two different seeds.
 
     `pixels` is the root mean square difference of a pair in image units, `features` its Euclidean feature distance,
-    both averaged over pairs; `unpaired_*` compare the image of each seed with that of the next one.
+    both averaged over pairs; `unpaired_*` compare the image of each seed with that of the next seed of the same class,
+    and are None where every image is the only one of its class.
     """
 
     images: int
     pixels: float
     features: float
-    unpaired_pixels: float
-    unpaired_features: float
+    unpaired_pixels: float | None
+    unpaired_features: float | None
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Judge:
             floor=self.floor,
             diversity=sample.diversity,
             reference_diversity=reference.diversity,
-            pairs=_pairs(sample, reference) if paired else None,
+            pairs=pair_up(sample, reference) if paired else None,
             warnings=(
                 *([RANDOM] if self.weights.startswith("random") else []),
                 *overlap(reference.features.space, judged_by),
@@ -145,9 +146,10 @@ class Judge:
         if opened.count < SMALLEST:
             raise ValueError(f"{name} has only {opened.count} images: an evaluation needs at least {SMALLEST}.")
         keep_pixels = paired and opened.seeds is not None
-        return look(opened, name, self.embedding.name, self._embed, keep_pixels=keep_pixels)
+        return look(opened, name, self.embedding.name, self.embed, keep_pixels=keep_pixels)
 
-    def _embed(self, images: np.ndarray) -> np.ndarray:
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """Return the features [N,D] of uint8 images [N,H,W,C]."""
         return self.embedding(images).float().cpu().numpy()
 
 
@@ -196,18 +198,36 @@ def _floor(everything: Features, images: int) -> Distances | None:
     return distances(everything.rows(0, half), everything.rows(half, 2 * half))
 
 
-def _pairs(sample: Look, reference: Look) -> Pairs:
+def pair_up(sample: Look, reference: Look) -> Pairs:
+    """Compare the images of two generators seed by seed; both were looked at from the same seeds, with pixels kept."""
     pixels, features = sample.pixels, sample.features.values
     others, other_features = reference.pixels, reference.features.values
     assert pixels is not None and features is not None and others is not None and other_features is not None
 
-    def apart(shift: int) -> tuple[float, float]:
-        pairs = zip(pixels, np.roll(others, shift, 0), strict=True)
+    def apart(partners: np.ndarray, known: np.ndarray) -> tuple[float, float]:
+        pairs = zip(pixels[known], others[partners], strict=True)
         roots = [np.sqrt(np.square(one.astype(np.float64) - other).mean()) for one, other in pairs]
-        differences = features.astype(np.float64) - np.roll(other_features, shift, 0)
+        differences = features[known].astype(np.float64) - other_features[partners]
         return float(np.mean(roots) / 127.5), float(np.linalg.norm(differences, axis=1).mean())
 
-    return Pairs(len(pixels), *apart(0), *apart(-1))
+    every = np.arange(len(pixels))
+    partners = next_of_class(sample.labels, reference.labels, len(pixels))
+    known = every[partners != every]
+    return Pairs(len(pixels), *apart(every, every), *(apart(partners[known], known) if len(known) else (None, None)))
+
+
+def next_of_class(labels: np.ndarray | None, others: np.ndarray | None, count: int) -> np.ndarray:
+    """Return the place [count] of the next image with the same labels, after the last one the first.
+
+    A control across classes would differ for the class alone, whatever the seeds do.
+    """
+    known = [one for one in (labels, others) if one is not None]
+    kinds = np.unique(np.stack(known, 1), axis=0, return_inverse=True)[1].ravel() if known else np.zeros(count, int)
+    partners = np.arange(count)
+    for kind in range(int(kinds.max()) + 1):
+        members = np.flatnonzero(kinds == kind)
+        partners[members] = np.roll(members, -1)
+    return partners
 
 
 def _collapse(name: str, recall: float | None, sample: Diversity, reference: Diversity) -> list[str]:

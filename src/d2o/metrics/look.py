@@ -15,7 +15,10 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What is kept of a set of images after looking at it once; `pixels` uint8 [N,H,W,C] only where pairs need them."""
+    """What is kept of a set of images after looking at it once; `pixels` uint8 [N,H,W,C] only where pairs need them.
+
+    `labels` [N] are the classes that a generator was asked for, or the data's own.
+    """
 
     name: str
     features: Features
@@ -23,6 +26,7 @@ class Look:
     image_shape: tuple[int, int, int] | None = None
     seeds: tuple[int, ...] | None = None
     pixels: np.ndarray | None = None
+    labels: np.ndarray | None = None
     judged_by: tuple[str, ...] = ()
 
     def first(self, images: int) -> "Look":
@@ -31,7 +35,8 @@ class Look:
         if values is None or len(values) <= images:
             return self
         pixels = None if self.pixels is None else self.pixels[:images]
-        return replace(self, features=self.features.rows(0, images), pixels=pixels)
+        labels = None if self.labels is None else self.labels[:images]
+        return replace(self, features=self.features.rows(0, images), pixels=pixels, labels=labels)
 
 
 def look(stream: Stream, name: str, space: str, embed: Embed, *, keep_pixels: bool = False) -> Look:
@@ -54,7 +59,7 @@ def look(stream: Stream, name: str, space: str, embed: Embed, *, keep_pixels: bo
         within = (sums.deviation_within(), feature_distance_within(found.values, stream.labels))
     diversity = Diversity(sums.deviation(), within[0], feature_distance(found.values), within[1])
     pixels = np.concatenate(kept) if kept else None
-    return Look(name, found, diversity, stream.image_shape, stream.seeds, pixels, stream.judged_by)
+    return Look(name, found, diversity, stream.image_shape, stream.seeds, pixels, stream.labels, stream.judged_by)
 
 
 def look_at_statistics(features: Features, name: str) -> Look:

@@ -29,7 +29,7 @@ def _section(group: Sequence[Evaluation]) -> str:
     rows.append(("reference", *_numbers(None), *_variety(first.reference_diversity)))
     lines = [_title(group), "", *_align([header, *rows]), ""]
     lines += _wrapped(_explanations(first, frechet))
-    lines += [line for e in group if e.pairs is not None for line in _wrapped([_pairs(e.name, e.reference, e.pairs)])]
+    lines += [line for e in group if e.pairs is not None for line in _wrapped([_pairs(e, e.pairs)])]
     return "\n".join(lines + _wrapped(dict.fromkeys(f"Warning: {warning}" for e in group for warning in e.warnings)))
 
 
@@ -55,10 +55,14 @@ def _explanations(evaluation: Evaluation, frechet: str) -> list[str]:
     return lines
 
 
-def _pairs(name: str, reference: str, pairs: Pairs) -> str:
+def _pairs(evaluation: Evaluation, pairs: Pairs) -> str:
+    within = (evaluation.diversity.feature_distance_within, evaluation.reference_diversity.feature_distance_within)
+    classes = within != (None, None) or pairs.unpaired_pixels is None
+    others = "different seeds of a class" if classes else "different seeds"
     return (
-        f"Same seeds, {name} and {reference}: pixels {pairs.pixels:.4g} apart (different seeds "
-        f"{pairs.unpaired_pixels:.4g}), features {pairs.features:.4g} (different seeds {pairs.unpaired_features:.4g})."
+        f"Same seeds, {evaluation.name} and {evaluation.reference}: pixels {pairs.pixels:.4g} apart ({others} "
+        f"{_number(pairs.unpaired_pixels, '.4g')}), features {pairs.features:.4g} ({others} "
+        f"{_number(pairs.unpaired_features, '.4g')})."
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -73,13 +74,24 @@ def test_an_estimate_of_digits(capsys, monkeypatch):
     assert 0.8 < found["frozen_share"] < 0.83
     assert 0 < found["memory_gib"] < 8
     assert 0.001 < found["disk_gib"] < 0.1
+    assert found["micro_batch"] == 64
+
+
+def test_an_estimate_counts_what_is_remembered(monkeypatch):
+    monkeypatch.setattr(estimate, "SECONDS", 0.0)
+    monkeypatch.setattr(estimate, "disk_bytes", lambda *_: 0)
+    recipe = named("digits-d2o-f")
+    few, many = (estimate.estimate("digits-d2o-f", replace(recipe, duration=n)) for n in (6_400, 64_000_000))
+    assert 1.9 < many.memory_gib - few.memory_gib < 2
+    assert few.disk_gib == 0 < many.disk_gib <= 8
 
 
 def test_an_estimate_says_what_does_not_fit():
-    wide = estimate.Estimate(1.0, 100.0, 30.0, 20.0, 2.0, 1.0, 8, 0.8, 10)
+    wide = estimate.Estimate(1.0, 100.0, 30.0, 20.0, 2.0, 1.0, 8, 16, 0.8, 10)
     lines = "\n".join(wide.sentences(named("d2o-f")))
     assert "4 days" in lines
-    assert "--micro-batch" in lines
+    assert "--micro-batch 16 would fit" in lines
+    assert "not even two" in "\n".join(replace(wide, micro_batch=1).sentences(named("d2o-f")))
     assert "not fit on the disk" in lines
 
 

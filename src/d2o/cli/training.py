@@ -100,7 +100,7 @@ def follow(
     )
     for network in modules(made):
         network.to(accelerator.device)
-    check_memory(recipe, made, accelerator.num_processes)
+    check_memory(recipe, made, accelerator.num_processes, len(images))
     if options.compile and (obstacle := compile_student(made)) is not None:
         say(obstacle)
     moments = run(options.out, recipe, made, images, origin=origin, habits=habits, judge=judge, accelerator=accelerator)

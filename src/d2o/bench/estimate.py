@@ -12,6 +12,7 @@ from d2o.checkpoints import load
 from d2o.diffusion.denoiser import Denoiser
 from d2o.training.memory import (
     GIB,
+    at_once,
     available,
     bytes_an_image,
     largest,
@@ -80,7 +81,7 @@ def estimate(name: str, recipe: Recipe, model: str | None = None, folder: str | 
     start = load(model) if model is not None else teacher(name, recipe)
     recipe = with_random_weights(recipe)
     made = networks(recipe, start)
-    size = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+    size = at_once(recipe)
     if (remember := getattr(made.discriminator, "remember_on_disk", None)) is not None:
         remember(folder, FEATURES_ON_DISK)
     remembered, on_disk = remembered_bytes(recipe, made, recipe.duration)

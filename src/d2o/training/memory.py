@@ -16,6 +16,8 @@ from .recipe import Recipe
 GIB = 1 << 30
 PROBE = 2
 """Images that are tried; batch norms need more than one."""
+MICRO = "--micro-batch"
+"""The option of a run that makes it need less."""
 BESIDES = 1.5
 """What a training step needs in all, as a multiple of what it keeps for its backward pass (measured: 1.2 to 1.5)."""
 CGROUPS = (
@@ -121,8 +123,8 @@ def lines(path: str) -> list[str]:
         return []
 
 
-def check_memory(recipe: Recipe, networks: Networks, processes: int = 1, images: int = 0) -> None:
-    """Raise a ValueError, with the micro-batch that would fit, when a process does not fit into memory.
+def check_memory(recipe: Recipe, networks: Networks, processes: int = 1, images: int = 0, option: str = MICRO) -> None:
+    """Raise a ValueError, with the value of `option` that would fit, when a process does not fit into memory.
 
     The networks' weights are there already; what comes is the gradients and moments of what moves, the images of a
     micro-batch, and what is remembered of the data's `images`.
@@ -133,26 +135,32 @@ def check_memory(recipe: Recipe, networks: Networks, processes: int = 1, images:
         return
     if device.type == "cpu":
         free //= processes
-    share = recipe.batch_size // processes
-    size = min(recipe.micro_batch_size or share, share)
+    share, size = recipe.batch_size // processes, at_once(recipe, processes)
     each = bytes_an_image(recipe, networks)
     always = moving_bytes(networks) + remembered_bytes(recipe, networks, images)[0]
     if always + size * each <= free:
         return
-    hint = remedy(recipe, largest(share, (free - always) // each))
+    hint = remedy(recipe, largest(share, (free - always) // each), option)
     raise ValueError(
         f"Training with {size} images at once needs about {(always + size * each) / GIB:.1f} GiB, and "
         f"{free / GIB:.1f} GiB are free: {hint}."
     )
 
 
-def remedy(recipe: Recipe, fitting: int) -> str:
+def at_once(recipe: Recipe, processes: int = 1) -> int:
+    """Return the images of a process's micro-batch."""
+    share = recipe.batch_size // processes
+    return min(recipe.micro_batch_size or share, share)
+
+
+def remedy(recipe: Recipe, fitting: int, option: str = MICRO) -> str:
     """Return what to do about a batch that does not fit, of which so many images would."""
     if fitting < PROBE:
         return "not even two fit: use smaller networks, a smaller discriminator size, or another machine"
-    return f"--micro-batch {fitting} would fit; the batch stays {recipe.batch_size}, its gradients are accumulated"
+    kept = f"; the batch stays {recipe.batch_size}, its gradients are accumulated" if option == MICRO else ""
+    return f"{option} {fitting} would fit{kept}"
 
 
 def largest(share: int, limit: int) -> int:
     """Return the largest divisor of `share` that is at most `limit`; 0 if there is none."""
-    return max((size for size in range(1, share + 1) if share % size == 0 and size <= limit), default=0)
+    return next((size for size in range(min(share, limit), 0, -1) if share % size == 0), 0)

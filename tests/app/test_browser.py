@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-pytest.importorskip("gradio", reason="the page needs gradio: pip install 'd2o[app]'")
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'd2o[dev]'")
+pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[dev]'")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine: apt install chromium")
 SOON = 15_000

@@ -22,7 +22,7 @@ class Served(NamedTuple):
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory) -> Iterator[Served]:
-    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'd2o[app]'")
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
     from conftest import make_denoiser  # pyright: ignore[reportAttributeAccessIssue]  # the one above this folder
     from d2o.app.models import models
     from d2o.app.server import serving

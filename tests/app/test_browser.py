@@ -1,14 +1,13 @@
 """The page in a real browser without a window: sliders, clicks, uploads, and that nobody outside is asked."""
 
 import json
-import shutil
 
 import pytest
 
-pytest.importorskip("gradio", reason="the page needs gradio: pip install 'd2o[app]'")
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'd2o[dev]'")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine: apt install chromium")
+import needs
+
+needs.package("gradio")
+playwright = needs.package("playwright.sync_api")
 SOON = 15_000
 """Milliseconds that something may take on a busy machine."""
 NOTICE = "#notice:visible"
@@ -17,9 +16,10 @@ STUDENT, TEACHER, RANGE = "#student img", "#teacher", "#position input[type=rang
 
 @pytest.fixture(scope="module")
 def browser():
+    program = needs.chromium()
     with playwright.sync_playwright() as p:
         options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        browser = p.chromium.launch(executable_path=BROWSER, args=options)
+        browser = p.chromium.launch(executable_path=program, args=options)
         yield browser
         browser.close()
 

@@ -9,7 +9,7 @@ from d2o.app.doors import LARGEST_MESSAGE, SLACK, UPLOAD, Doors
 LIMIT = 10_000
 
 
-def knock(path="/", host="127.0.0.1:7860", headers=(), body=(b"",), kind="http"):
+def knock(path="/", host="127.0.0.1:7860", headers=(), body=(b"",), kind="http", local=True, folder=None):
     """Return the status of a request and how many bytes of it reached the application."""
     taken, sent = 0, []
 
@@ -29,7 +29,7 @@ def knock(path="/", host="127.0.0.1:7860", headers=(), body=(b"",), kind="http")
         sent.append(message)
 
     scope = {"type": kind, "path": path, "headers": [(b"host", host.encode()), *headers]}
-    asyncio.run(Doors(application, LIMIT, local=True)(scope, receive, send))
+    asyncio.run(Doors(application, LIMIT, local, folder)(scope, receive, send))
     return sent[0]["status"], taken, dict(sent[0]["headers"])
 
 
@@ -75,6 +75,39 @@ def test_a_web_site_that_names_this_machine_may_not(host):
 )
 def test_another_web_site_may_not_send_requests(origin, status):
     assert knock(UPLOAD, headers=[(b"origin", origin.encode())])[0] == status
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("192.0.2.7:7860", None, 200),
+        ("mine.local:7860", "http://mine.local:7860", 200),
+        ("Mine.local:7860", "https://mine.LOCAL:7860", 200),
+        ("mine.local:7860", "http://mine.local:80", 403),
+        ("mine.local:7860", "https://example.org", 403),
+        ("mine.local:7860", "http://127.0.0.1:7860", 403),
+        ("mine.local:7860", "null", 403),
+    ],
+)
+def test_an_open_page_still_refuses_other_web_sites(host, origin, status):
+    headers = [] if origin is None else [(b"origin", origin.encode())]
+    for path in ("/", UPLOAD, "/gradio_api/call/grid"):
+        assert knock(path, host, headers, local=False)[0] == status
+
+
+def test_files_that_nobody_opens_do_not_fill_the_disk(tmp_path):
+    """An upload has 75,536 bytes here, and all that wait together four times as many."""
+    length = [(b"content-length", b"9000")]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "large").write_bytes(b"x" * (3 * (LIMIT + SLACK) - 9000))
+    assert knock(UPLOAD, headers=length, folder=tmp_path)[0] == 200
+    assert knock(UPLOAD, headers=length, body=[b"x" * 9001], folder=tmp_path)[0] == 413, "more than was said"
+    (tmp_path / "small").touch()  # counts 65,536 bytes
+    assert knock(UPLOAD, headers=length, folder=tmp_path)[0] == 200
+    assert knock(UPLOAD, folder=tmp_path)[0] == 507, "of an unknown length, as large as may be"
+    (tmp_path / "a" / "small").touch()
+    assert knock(UPLOAD, headers=length, folder=tmp_path)[0] == 507
+    assert knock("/", folder=tmp_path)[0] == 200
 
 
 def test_there_are_no_sockets():

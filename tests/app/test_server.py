@@ -13,7 +13,7 @@ from d2o.app.server import serving
 
 from .conftest import UPLOAD_LIMIT
 
-pytest.importorskip("gradio", reason="the page needs gradio: pip install 'd2o[app]'")
+pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
 httpx = pytest.importorskip("httpx", reason="it comes with gradio")
 
 FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}

@@ -128,5 +128,5 @@ def test_a_setting_that_is_not_understood_is_refused(settings, sentence):
 
 def test_without_diffusers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers.models.unets.unet_2d", None)
-    with pytest.raises(ValueError, match=r"pip install 'd2o\[diffusers\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[diffusers\]'"):
         build(**SMALL)

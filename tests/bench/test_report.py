@@ -1,27 +1,19 @@
-"""Figures can be read, compared, drawn and estimated; bad input is one sentence."""
+"""Figures can be read, compared, drawn and estimated, and say how sure they are; bad input is one sentence."""
 
 import json
 import math
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
-from d2o.bench import estimate, machine, memory, report
+from d2o.bench import estimate, generation, machine, measure, memory, report, start
 from d2o.bench.problem import Choice
 from d2o.cli.main import run
 from d2o.training.recipes import named
 
-FOUND = {
-    "machine": {"processor": "P", "cores": 2, "threads": 2, "torch": "2", "peak_gflops": 100.0},
-    "settings": {"batch": 4, "parameters": 10, "repeats": 3},
-    "parts": {"d2o_f": {"backward": 0.01, "iteration": 0.02}, "d2o_f_plain": {"backward": 0.03, "iteration": 0.06}},
-    "images_per_second": {"d2o_f": 50.0, "d2o_f_plain": 20.0},
-    "spread": {"d2o_f": 0.1},
-    "peak_share": {"d2o_f": 0.5},
-    "ratio": {"d2o_f_step": 2.5},
-    "memory_ratio": {"d2o_f": 0.5},
-    "memory_mib": {"d2o_f": 100.0},
-    "notes": ["a note"],
-}
+from .found import FOUND
 
 
 def test_figures_are_written_drawn_and_compared(tmp_path, capsys):
@@ -33,6 +25,57 @@ def test_figures_are_written_drawn_and_compared(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "1.50" in shown
     assert "a note" in shown
+
+
+def test_a_comparison_is_part_of_the_json(tmp_path, capsys, monkeypatch):
+    report.write(str(tmp_path / "old.json"), FOUND)
+    found = {**FOUND, "images_per_second": {"d2o_f": 75.0, "new": 1.0}}
+    monkeypatch.setattr(measure, "measure", lambda *_: dict(found))
+    assert run(["bench", "--json", "--compare", str(tmp_path / "old.json")]) == 0
+    assert json.loads(capsys.readouterr().out)["compared"] == {"d2o_f": 1.5}
+
+
+def test_all_that_is_repeated_has_a_spread(tmp_path, tiny_denoiser, monkeypatch):
+    student = tiny_denoiser()
+    monkeypatch.setattr(generation, "TEACHER_STEPS", 2)
+    monkeypatch.setattr(generation, "engines", lambda *_: ({"eager": lambda noise, _: noise.sum()}, []))
+    found: dict = {"images_per_second": {}, "ratio": {}, "spread": {}, "notes": []}
+    measure.sampling(student, student, 3, tmp_path, found)
+    measure.note(found, "images_per_second", {"loads": generation.loading(student, 3, tmp_path)})
+    measure.evaluation(tmp_path, found, count=64, part=64, repeats=2)
+    assert {"sample_student", "eager_batch1", "loads", "evaluation", "features"} < set(found["images_per_second"])
+    assert set(found["spread"]) == {*found["images_per_second"], *found["seconds"]}
+    assert all(0 < value < math.inf for value in found["spread"].values())
+
+
+def test_spread_is_the_range_by_the_median():
+    found: dict = {"spread": {}}
+    measure.note(found, "seconds", {"x": [1.0, 2.0, 4.0]})
+    assert found == {"seconds": {"x": 2.0}, "spread": {"x": 1.5}}
+
+
+def test_an_engine_that_cannot_be_compiled_is_left_out(tmp_path, tiny_denoiser, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no Python.h")
+
+    monkeypatch.setattr(generation, "compile_network", lambda denoiser: denoiser.backbone.compile(backend=broken))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    ready, missing = generation.engines(tiny_denoiser(), tmp_path)
+    assert set(ready) == {"eager"}
+    assert "no Python.h" in missing[0]
+
+
+def test_from_a_command_to_its_first_step(tmp_path):
+    assert 0.5 < start.until_logged(tmp_path / "run", "--set", "discriminator.weights=random") < start.LONGEST
+    with pytest.raises(ValueError, match=r"did not come to train: d2o: .*batch_size"):
+        start.until_logged(tmp_path / "wrong", "--batch", "0")
+
+
+def test_a_process_that_dies_names_the_batch(monkeypatch):
+    monkeypatch.setattr(memory.subprocess, "run", lambda *a, **_: subprocess.CompletedProcess(a, -9, "", ""))
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    with pytest.raises(ValueError, match=r"smaller --batch.*signal 9"):
+        memory.peak(memory.Run(Choice("digits-d2o-f", None, 4), "d2o_f", plain=False))
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"images_per_second": 3}'])
@@ -73,13 +116,24 @@ def test_an_estimate_of_digits(capsys, monkeypatch):
     assert 0.8 < found["frozen_share"] < 0.83
     assert 0 < found["memory_gib"] < 8
     assert 0.001 < found["disk_gib"] < 0.1
+    assert found["micro_batch"] == 64
+
+
+def test_an_estimate_counts_what_is_remembered(monkeypatch):
+    monkeypatch.setattr(estimate, "SECONDS", 0.0)
+    monkeypatch.setattr(estimate, "disk_bytes", lambda *_: 0)
+    recipe = named("digits-d2o-f")
+    few, many = (estimate.estimate("digits-d2o-f", replace(recipe, duration=n)) for n in (6_400, 64_000_000))
+    assert 1.9 < many.memory_gib - few.memory_gib < 2
+    assert few.disk_gib == 0 < many.disk_gib <= 8
 
 
 def test_an_estimate_says_what_does_not_fit():
-    wide = estimate.Estimate(1.0, 100.0, 30.0, 20.0, 2.0, 1.0, 8, 0.8, 10)
+    wide = estimate.Estimate(1.0, 100.0, 30.0, 20.0, 2.0, 1.0, 8, 16, 0.8, 10)
     lines = "\n".join(wide.sentences(named("d2o-f")))
     assert "4 days" in lines
-    assert "--micro-batch" in lines
+    assert "--micro-batch 16 would fit" in lines
+    assert "not even two" in "\n".join(replace(wide, micro_batch=1).sentences(named("d2o-f")))
     assert "not fit on the disk" in lines
 
 

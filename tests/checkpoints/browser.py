@@ -1,7 +1,6 @@
 """A real browser for tests: it opens a page of a folder together with a script, which hands back what it found."""
 
 import json
-import shutil
 import subprocess
 import threading
 from functools import partial
@@ -9,7 +8,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+import needs
+
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 NOWHERE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"  # who asks others gets no answer
 CHECK = """<!doctype html><iframe id="page" src="/index.html" width="900" height="700"></iframe>
@@ -51,13 +51,13 @@ class Server(SimpleHTTPRequestHandler):
 
 def in_browser(folder: Path, script: str, profile: Path, seconds: float = 120) -> tuple[dict[str, Any], list[str]]:
     """Return what the body of an async JavaScript function returns beside the folder's page, and what was asked for."""
-    assert CHROMIUM
+    program = needs.chromium()
     own: dict[str, Any] = {"check": CHECK % script, "found": {}, "asked": [], "done": threading.Event()}
     handler = type("Handler", (Server,), own)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}/check.html"
-        words = [CHROMIUM, *OPTIONS, NOWHERE, f"--user-data-dir={profile}", "--remote-debugging-port=0", address]
+        words = [program, *OPTIONS, NOWHERE, f"--user-data-dir={profile}", "--remote-debugging-port=0", address]
         browser = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             finished = own["done"].wait(seconds)

@@ -269,7 +269,7 @@ def test_what_cannot_be_written_is_said(tmp_path, name, to, dtype, sentence):
 )
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, package, to, extra):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(CheckpointError, match=rf"pip install 'd2o\[{extra}\]'"):
+    with pytest.raises(CheckpointError, match=rf"pip install -e '\.\[{extra}\]'"):
         export(OWN["song"], tmp_path / "out", to)
     assert not list(tmp_path.iterdir())
 

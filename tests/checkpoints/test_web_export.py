@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import needs
 from conftest import make_denoiser
 from d2o.checkpoints import CheckpointError, export
 from d2o.checkpoints.export import runtime, web
@@ -18,10 +19,10 @@ from d2o.cli.main import run
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import generate
 
-from .browser import CHROMIUM, in_browser
+from .browser import in_browser
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
+needs.package("onnxruntime")
+needs.package("onnxscript")
 
 PAGE = Path(runtime.__file__).parent / "page"
 SEEDS = [0, 1, 41, 2**53 + 1, 2**63 - 1]
@@ -39,16 +40,15 @@ def stand_in(tmp_path, monkeypatch):
     return package
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_noise_of_a_seed_is_that_of_python(tmp_path):
-    count = 30_000
+    node, count = needs.node(), 30_000
     shutil.copy(PAGE / "noise.js", tmp_path / "noise.mjs")
     (tmp_path / "write.mjs").write_text(
         'import { noiseFor } from "./noise.mjs"; import fs from "fs";\n'
         f"for (const seed of {json.dumps([str(seed) for seed in SEEDS])})\n"
         f"  fs.writeFileSync(seed, Buffer.from(noiseFor(BigInt(seed), {count}).buffer));"
     )
-    subprocess.run(["node", "write.mjs"], cwd=tmp_path, check=True, timeout=120)
+    subprocess.run([node, "write.mjs"], cwd=tmp_path, check=True, timeout=120)
     for seed, expected in zip(SEEDS, noise_for(SEEDS, (count,)).numpy(), strict=True):
         found = np.fromfile(tmp_path / str(seed), np.float32)
         assert np.abs(found - expected).max() < 1e-6
@@ -168,8 +168,7 @@ SCRIPT = """
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """Return a page with the real runtime, where a browser and the runtime's package are at hand."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
+    needs.chromium()
     folder = tmp_path_factory.mktemp("page")
     denoiser = make_denoiser(channels=3, classes=4)
     with pytest.MonkeyPatch.context() as patch:
@@ -177,7 +176,7 @@ def page(tmp_path_factory):
         try:
             runtime.runtime_files(None)
         except CheckpointError as error:
-            pytest.skip(f"onnxruntime-web is not here ({runtime.VARIABLE} names its npm package): {error}")
+            needs.missing(f"onnxruntime-web is not here ({runtime.VARIABLE} may name its npm package): {error}")
         export(denoiser, folder / "web", "web", title="Four kinds")
     found, asked = in_browser(folder / "web", SCRIPT, folder / "profile")
     assert "error" not in found, found["error"]

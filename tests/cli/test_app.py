@@ -12,7 +12,7 @@ import pytest
 from d2o.cli.main import run
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="the page needs gradio: pip install 'd2o[app]'")
+@pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="the page needs gradio: pip install -e '.[app]'")
 def test_it_serves_until_it_is_stopped(tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "d2o", "app"]
@@ -34,4 +34,4 @@ def test_without_gradio_it_names_the_extra(monkeypatch, capsys):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run(["app"]) == 2
-    assert "pip install 'd2o[app]'" in capsys.readouterr().err
+    assert "pip install -e '.[app]'" in capsys.readouterr().err

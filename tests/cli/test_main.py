@@ -130,6 +130,14 @@ WRONG = {
     "a page of no model": ("app nothing.safetensors", "nothing.safetensors"),
     "a teacher of other images": ("app MODEL --teacher digits-teacher", "digits-teacher is no teacher for"),
     "runs that are nowhere": ("app --runs nowhere", "--runs"),
+    "a setting that is not closed": (
+        "finetune --from MODEL --data DATA --out OUT --set frozen=[convolution",
+        "--set frozen=[convolution",
+    ),
+    "a setting that is no day": ("finetune --from MODEL --data DATA --out OUT --set seed=2001-13-45", "2001-13-45"),
+    "no threads": ("bench --threads 0", "--threads"),
+    "too many threads": ("bench --threads 9999999999", "--threads"),
+    "a batch beyond all memory": ("bench --recipe digits-d2o-f --batch 100000000", "--batch "),
     "unknown features": ("evaluate DATA DATA --features lite3", "lite2"),
 }
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from d2o.discriminators import DISCRIMINATORS, Projected, ProjectedDiscriminator
+from d2o.features.memory import IN_MEMORY
 
 SMALL = Projected(size=32, width=16, weights="random")
 SHAPE = (3, 8, 8)
@@ -220,6 +221,14 @@ def test_images_that_come_back_are_remembered_until_they_are_forgotten() -> None
     assert not torch.allclose(others, expected[0][0], atol=1e-3)
 
 
+def test_networks_share_the_memory() -> None:
+    discriminator = replace(SMALL, networks=("tf_efficientnet_lite0", "resnet10t")).build(SHAPE)
+    in_memory, on_disk = discriminator.remembered_size(10**9)
+    assert 0.99 * IN_MEMORY < in_memory <= IN_MEMORY and on_disk == 0
+    one, two = (discriminator.remembered_size(count)[0] for count in (1, 2))
+    assert 0 < 2 * one == two
+
+
 def test_what_does_not_fit_into_memory_is_remembered_on_disk(tmp_path: Path) -> None:
     discriminator = replace(SMALL, networks=("tf_efficientnet_lite0", "resnet10t")).build(SHAPE)
     discriminator.remember_on_disk(tmp_path, 2 * 10**6)
@@ -230,4 +239,6 @@ def test_what_does_not_fit_into_memory_is_remembered_on_disk(tmp_path: Path) -> 
     first, again = (discriminator.remembered(batch(), [1, 2, 3]) for _ in range(2))
     assert all(torch.equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
     assert all(len(memory.places) == 3 for memory in discriminator.memories)
+    rows = [memory.stores[1].shape[1] * 4 for memory in discriminator.memories if memory.stores]
+    assert discriminator.remembered_size(3) == (0, 3 * sum(rows))
     assert list(tmp_path.iterdir()) == []

@@ -141,5 +141,5 @@ class TestFolders:
 
     def test_diffusers_is_missing(self, folder, monkeypatch):
         monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders.autoencoder_kl", None)
-        with pytest.raises(ValueError, match=r"pip install 'd2o\[diffusers\]'"):
+        with pytest.raises(ValueError, match=r"pip install -e '\.\[diffusers\]'"):
             opened.__wrapped__(folder)

@@ -117,6 +117,15 @@ BODIES = {
 
 
 class TestRefusals:
+    @pytest.mark.parametrize("origin", ["https://example.org", "null", "http://testserver.example.org"])
+    def test_a_page_of_another_site_gets_no_images(self, client, origin):
+        for answer in (
+            client.get("/images", headers={"origin": origin}),
+            client.post("/images", json={"seeds": 1}, headers={"origin": origin}),
+        ):
+            assert answer.status_code == 403 and "another web site" in answer.json()["error"]
+        assert client.get("/images", headers={"origin": "http://testserver"}).status_code == 200
+
     @pytest.mark.parametrize(("address", "hint"), WRONG.items(), ids=WRONG)
     def test_a_wrong_address_is_one_sentence(self, client, address, hint):
         answer = client.get(address)

@@ -63,10 +63,11 @@ def test_it_stops_gracefully(model):
 
 
 def test_ctrl_c_is_a_good_end(model, capsys, monkeypatch):
-    """In this process: the first answer is followed by the signal."""
+    """In this process: the first answers are followed by the signal; none tells where the model lies."""
+    answers = []
 
     def ask_then_stop(address):
-        urllib.request.urlopen(f"{address}images?seeds=1").read()
+        answers.extend(urllib.request.urlopen(f"{address}{door}").read() for door in ("images?seeds=1", "health", ""))
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(
@@ -79,6 +80,7 @@ def test_ctrl_c_is_a_good_end(model, capsys, monkeypatch):
     )
     before = signal.getsignal(signal.SIGINT)
     assert run(["serve", model, "--port", "0"]) == 0
+    assert b'"model":"model.safetensors"' in answers[1] and not any(b"/model.safetensors" in text for text in answers)
     assert "Stopped." in capsys.readouterr().out and signal.getsignal(signal.SIGINT) is before
 
 
@@ -102,4 +104,4 @@ def test_a_missing_package_names_the_extra(model, capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     assert run(["serve", model]) == 2
-    assert "d2o[serve]" in capsys.readouterr().err
+    assert "'.[serve]'" in capsys.readouterr().err

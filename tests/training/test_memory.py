@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from d2o.objectives import Adversarial
 from d2o.training import memory
-from d2o.training.memory import bytes_an_image, check_memory, largest
+from d2o.training.memory import bytes_an_image, check_memory, largest, moving_bytes, remembered_bytes
 from d2o.training.networks import networks
 
 from .tiny import ADVERSARIAL, RECIPES
@@ -48,10 +49,23 @@ def test_frozen_weights_need_less(tiny_denoiser):
 )
 def test_a_batch_that_does_not_fit(monkeypatch, made, room, processes, words):
     each = bytes_an_image(ADVERSARIAL, made)
-    monkeypatch.setattr(memory, "available", lambda _: int(room * each))
+    always = moving_bytes(made) + remembered_bytes(ADVERSARIAL, made, 100)[0]
+    monkeypatch.setattr(memory, "available", lambda _: int(room * each) + processes * always)
     with pytest.raises(ValueError, match=words):
-        check_memory(replace(ADVERSARIAL, batch_size=48), made, processes)
-    check_memory(replace(ADVERSARIAL, batch_size=48, micro_batch_size=1), made, processes)
+        check_memory(replace(ADVERSARIAL, batch_size=48), made, processes, 100)
+    check_memory(replace(ADVERSARIAL, batch_size=48, micro_batch_size=1), made, processes, 100)
+    with pytest.raises(ValueError, match="not even two"):  # what is remembered of more images takes the room
+        check_memory(replace(ADVERSARIAL, batch_size=48), made, processes, 10**6)
+
+
+def test_what_moves_and_what_is_remembered_is_counted(tiny_denoiser):
+    made, frozen = (networks(RECIPES[name], tiny_denoiser(classes=2)) for name in ("d2o", "d2o-f"))
+    moving = [p for network in (made.student, made.discriminator) for p in network.parameters() if p.requires_grad]  # type: ignore[union-attr]
+    assert moving_bytes(made) == 3 * 4 * sum(p.numel() for p in moving) > moving_bytes(frozen)
+    row = remembered_bytes(ADVERSARIAL, made, 1)[0]
+    assert remembered_bytes(ADVERSARIAL, made, 40) == (40 * row, 0)
+    augmenting = replace(ADVERSARIAL, objectives=(Adversarial(augmentation=("cutout",)),))
+    assert remembered_bytes(augmenting, made, 40) == (0, 0)
 
 
 def test_where_no_one_tells_the_free_memory_nothing_is_refused(monkeypatch, made):

@@ -7,7 +7,7 @@ import torch
 
 from d2o.training import speed
 from d2o.training.networks import networks
-from d2o.training.speed import compile_student, fastest_precision
+from d2o.training.speed import compile_student, fastest_precision, try_compiled
 
 from .tiny import ADVERSARIAL
 
@@ -53,3 +53,24 @@ def test_compiling_keeps_the_names_of_the_weights(tiny_denoiser, monkeypatch):
     assert compile_student(made) is None
     assert list(made.student.state_dict()) == names
     assert made.student.backbone._compiled_call_impl is not None
+
+
+def test_where_compiling_fails_the_network_runs_as_it_is(tiny_denoiser):
+    def broken(*_):
+        raise RuntimeError("CppCompileError:\n  no Python.h")
+
+    denoiser = tiny_denoiser(classes=2)
+    expected = denoiser(torch.ones(1, 1, 8, 8), 1.0, torch.zeros(1, dtype=torch.long))
+    denoiser.backbone.compile(backend=broken)
+    said = try_compiled(denoiser, 2)
+    assert said is not None
+    assert "no Python.h" in said and "\n" not in said
+    assert torch.equal(denoiser(torch.ones(1, 1, 8, 8), 1.0, torch.zeros(1, dtype=torch.long)), expected)
+
+
+def test_a_trial_leaves_no_gradients(tiny_denoiser):
+    denoiser = tiny_denoiser()
+    denoiser.backbone.compile(backend="eager")
+    assert try_compiled(denoiser, 2) is None
+    assert denoiser.backbone._compiled_call_impl is not None
+    assert all(p.grad is None for p in denoiser.parameters())

@@ -66,12 +66,12 @@ def served(
 
         from .page import page, style, theme
     except ImportError as error:
-        raise ValueError(f"The page needs gradio ({error}): pip install 'd2o[app]'.") from error
+        raise ValueError(f"The page needs gradio ({error}): pip install -e '.[app]' in d2o's folder.") from error
     refuse_addresses()
     limit = int(upload_limit * MEGABYTE)
     blocks = page(models, runs).queue(max_size=64, default_concurrency_limit=2)
     try:
-        doors = Middleware(Doors, upload_limit=limit, local=host in LOCAL)
+        doors = Middleware(Doors, upload_limit=limit, local=host in LOCAL, folder=os.environ[FOLDER])
         _, address, _ = blocks.launch(
             server_name=host,
             server_port=port,

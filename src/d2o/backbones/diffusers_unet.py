@@ -175,5 +175,7 @@ def unet_model() -> Callable[..., nn.Module]:
     try:
         from diffusers.models.unets.unet_2d import UNet2DModel
     except ImportError as error:
-        raise ValueError("This network needs the package diffusers: pip install 'd2o[diffusers]'") from error
+        raise ValueError(
+            "This network needs the package diffusers: pip install -e '.[diffusers]' in d2o's folder"
+        ) from error
     return UNet2DModel

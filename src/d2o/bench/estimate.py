@@ -10,11 +10,22 @@ import torch
 
 from d2o.checkpoints import load
 from d2o.diffusion.denoiser import Denoiser
-from d2o.training.memory import GIB, available, bytes_an_image, modules
+from d2o.training.memory import (
+    GIB,
+    at_once,
+    available,
+    bytes_an_image,
+    largest,
+    modules,
+    moving_bytes,
+    remedy,
+    remembered_bytes,
+)
 from d2o.training.networks import networks, share
 from d2o.training.recipe import Recipe
 from d2o.training.recipes import DATA
 from d2o.training.rehearsal import noise_stream, teacher, with_random_weights
+from d2o.training.run import FEATURES_ON_DISK
 
 from .steps import Steps
 
@@ -24,7 +35,11 @@ FIRST, SECONDS = 2, 20.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes on this machine, with one process; `tried` is the size of the batch that was measured."""
+    """What a run takes on this machine, with one process; `tried` is the size of the batch that was measured.
+
+    Memory and disk count what is remembered of real images as if the run saw none of them twice: that is the most, and
+    limited. `micro_batch` is the largest that fits into the free memory; 0 if none does.
+    """
 
     images_per_second: float
     hours: float
@@ -33,6 +48,7 @@ class Estimate:
     disk_gib: float
     disk_free_gib: float
     tried: int
+    micro_batch: int
     frozen_share: float
     parameters: int
 
@@ -48,7 +64,7 @@ class Estimate:
             f"{self.parameters:,} parameters, {self.frozen_share:.1%} of them frozen",
         ]
         if self.memory_free_gib is not None and self.memory_gib > self.memory_free_gib:
-            lines.append("This does not fit into memory: use --micro-batch, which leaves the batch as it is.")
+            lines.append(f"This does not fit into memory: {remedy(recipe, self.micro_batch)}.")
         if self.disk_gib > self.disk_free_gib:
             lines.append("This does not fit on the disk.")
         return lines
@@ -58,36 +74,39 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(name: str, recipe: Recipe, model: str | None, folder: str | Path = ".") -> Estimate:
+def estimate(name: str, recipe: Recipe, model: str | None = None, folder: str | Path = ".") -> Estimate:
     """Return what a recipe takes here, starting from a model, or from random weights of the size it is made for."""
     if model is None and not name.startswith((*DATA, "dit-")):
         raise ValueError(f"The recipe {name} is for networks of any size: name one with --from MODEL.")
     start = load(model) if model is not None else teacher(name, recipe)
     recipe = with_random_weights(recipe)
     made = networks(recipe, start)
-    size = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
-    each, weights = bytes_an_image(recipe, made), weight_bytes(made)
+    size = at_once(recipe)
+    if (remember := getattr(made.discriminator, "remember_on_disk", None)) is not None:
+        remember(folder, FEATURES_ON_DISK)
+    remembered, on_disk = remembered_bytes(recipe, made, recipe.duration)
+    each, always = bytes_an_image(recipe, made), weight_bytes(made) + remembered
     free = available(torch.device("cpu"))
+    most = recipe.batch_size if free is None else max((free - always) // each, 0)
     frozen = share(made)
-    del made
-    rate, tried = measure(
-        recipe, start, size, limit=None if free is None else max(int((free - weights) // each), FIRST)
-    )
+    del made, remember
+    rate, tried = measure(recipe, start, size, limit=max(most, FIRST))
     disk = shutil.disk_usage(folder)
     return Estimate(
         images_per_second=rate,
         hours=recipe.duration / rate / 3600,
-        memory_gib=(weights + size * each) / GIB,
+        memory_gib=(always + size * each) / GIB,
         memory_free_gib=None if free is None else free / GIB,
-        disk_gib=disk_bytes(recipe, start) / GIB,
+        disk_gib=(disk_bytes(recipe, start) + on_disk) / GIB,
         disk_free_gib=disk.free / GIB,
         tried=tried,
+        micro_batch=largest(recipe.batch_size, most),
         frozen_share=frozen.frozen / frozen.total,
         parameters=frozen.total,
     )
 
 
-def measure(recipe: Recipe, start: Denoiser, size: int, limit: int | None) -> tuple[float, int]:
+def measure(recipe: Recipe, start: Denoiser, size: int, limit: int) -> tuple[float, int]:
     """Return images a second, and the batch at which they were measured: the largest that was quickly tried."""
     count, began, rate, tried = min(FIRST, size), time.monotonic(), 0.0, 0
     while True:
@@ -95,8 +114,7 @@ def measure(recipe: Recipe, start: Denoiser, size: int, limit: int | None) -> tu
         steps.step()
         taken = sum(steps.step().values())
         rate, tried = max(rate, count / taken), count
-        bound = size if limit is None else min(size, limit)
-        following = min(4 * count, bound)
+        following = min(4 * count, size, limit)
         # The next one takes about as much longer as it is larger, twice, and its networks are built anew.
         if following <= count or time.monotonic() - began + 2 * taken * following / count > SECONDS:
             return rate, tried
@@ -105,9 +123,7 @@ def measure(recipe: Recipe, start: Denoiser, size: int, limit: int | None) -> tu
 
 def weight_bytes(made: Any) -> int:
     """Return the bytes of all networks, with the gradients and Adam's moments of what moves."""
-    every = [p for module in modules(made) for p in module.parameters()]
-    moving = [p for p in every if p.requires_grad]
-    return sum(p.nbytes for p in every) + 3 * sum(p.nbytes for p in moving)
+    return sum(p.nbytes for module in modules(made) for p in module.parameters()) + moving_bytes(made)
 
 
 def disk_bytes(recipe: Recipe, start: Denoiser) -> int:

@@ -1,11 +1,9 @@
 """Making images: the teacher in many calls against the student in one, and the student on several engines."""
 
-import shutil
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -14,6 +12,7 @@ from d2o.checkpoints import CheckpointError, load, native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.pixels.files import to_uint8, write_images
+from d2o.training.speed import compile_network, try_compiled
 
 TEACHER_STEPS = 18
 Engine = Callable[[Tensor, Tensor | None], object]
@@ -49,17 +48,18 @@ def engines(student: Denoiser, folder: Path) -> tuple[dict[str, Engine], list[st
             return student(noise * sigma, sigma, label)
 
     ready: dict[str, Engine] = {"eager": eager}
-    if shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"):
-        quick = deepcopy(student)
-        quick.backbone.compile(dynamic=False)
+    quick = deepcopy(student)
 
-        def compiled(noise: Tensor, label: Tensor | None) -> Tensor:
-            with torch.no_grad():
-                return quick(noise * sigma, sigma, label)
+    def compiled(noise: Tensor, label: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            return quick(noise * sigma, sigma, label)
 
+    with torch.no_grad():
+        obstacle = compile_network(quick) or try_compiled(quick, 1)
+    if obstacle is None:
         ready["compiled"] = compiled
     else:
-        missing.append("There is no C++ compiler here: the compiled engine is left out.")
+        missing.append(f"The compiled engine is left out. {obstacle}")
     try:
         import onnxruntime
 
@@ -78,27 +78,27 @@ def engines(student: Denoiser, folder: Path) -> tuple[dict[str, Engine], list[st
     return ready, missing
 
 
-def engine_rates(student: Denoiser, batch: int, repeats: int, ready: dict[str, Engine]) -> dict[str, float]:
-    """Return every engine's images a second at a batch size, each call timed alone and in turn with the others'."""
+def engine_rates(student: Denoiser, batch: int, repeats: int, ready: dict[str, Engine]) -> dict[str, list[float]]:
+    """Return every engine's images a second at a batch size, call by call, each in turn with the others'."""
     noise = torch.randn(batch, *student.image_shape)
     label = torch.arange(batch) % student.num_classes if student.num_classes else None
-    seconds: dict[str, list[float]] = {name: [] for name in ready}
+    rates: dict[str, list[float]] = {name: [] for name in ready}
     for repeat in range(-3, repeats):
         for name, make in ready.items():
             began = time.perf_counter()
             make(noise, label)
             if repeat >= 0:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: batch / median(values) for name, values in seconds.items()}
+                rates[name].append(batch / (time.perf_counter() - began))
+    return rates
 
 
-def loading(denoiser: Denoiser, repeats: int, folder: Path) -> float:
-    """Return the seconds from a file of ours to a denoiser that is ready."""
+def loading(denoiser: Denoiser, repeats: int, folder: Path) -> list[float]:
+    """Return how many times a second a file of ours becomes a denoiser that is ready, time by time."""
     path = folder / "model.safetensors"
     native.save(path, denoiser)
-    seconds = []
+    rates = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
         load(path)
-        seconds.append(time.perf_counter() - began)
-    return median(seconds[1:])
+        rates.append(1 / (time.perf_counter() - began))
+    return rates[1:]

@@ -8,18 +8,21 @@ from statistics import median
 from typing import Any
 
 from d2o.compute.operations import Operations
+from d2o.compute.switch import plainly
 from d2o.diffusion.denoiser import Denoiser
 from d2o.features.embedding import embedding
 from d2o.metrics.distances import distances
 from d2o.metrics.look import look
 from d2o.metrics.sources import Stream, open_source
 from d2o.pixels.datasets import Images
+from d2o.training.memory import check_memory
 from d2o.training.networks import networks
 from d2o.training.recipe import Recipe
 
 from . import generation, machine
 from .memory import Run, peak
 from .problem import Choice, Problem, noise_images
+from .start import first_step
 from .steps import WARM_UP, Steps, medians, race
 
 EVALUATED = 32
@@ -36,6 +39,7 @@ def measure(choice: Choice, repeats: int, plain: bool, say: Say) -> dict[str, An
         "ratio": {}, "memory_ratio": {}, "images_per_second": {}, "peak_share": {}, "parts": {}, "spread": {},
         "gigaflop_an_image": {}, "memory_mib": {}, "notes": [],
     }  # fmt: skip
+    check_fit(problem, plain)
     say("the machine's peak")
     found["machine"]["peak_gflops"] = (best := machine.peak()) / 1e9
     with tempfile.TemporaryDirectory() as name:
@@ -53,9 +57,25 @@ def measure(choice: Choice, repeats: int, plain: bool, say: Say) -> dict[str, An
         student = networks(problem.student, problem.teacher).ema
         sampling(problem.teacher, student, repeats, folder, found)
         say("loading and evaluation")
-        found["images_per_second"]["loads"] = 1 / generation.loading(student, repeats, folder)
+        note(found, "images_per_second", {"loads": generation.loading(student, repeats, folder)})
         evaluation(folder, found)
+        say("from a command to its first training step")
+        note(found, "seconds", {"from_command_to_first_training_step": first_step(folder)})
     return found
+
+
+def note(found: dict, kind: str, measured: dict[str, list[float]]) -> None:
+    """Put the medians of repeated measurements among the figures, with how far the repeats are apart."""
+    for name, values in measured.items():
+        found.setdefault(kind, {})[name] = median(values)
+        found["spread"][name] = (max(values) - min(values)) / median(values)
+
+
+def check_fit(problem: Problem, plain: bool) -> None:
+    """Raise a ValueError, with a batch that would fit, when the greediest training that is measured does not fit."""
+    recipe = problem.recipes()["d2o"]
+    with plainly(plain):
+        check_memory(recipe, networks(recipe, problem.teacher), images=WARM_UP * recipe.batch_size, option="--batch")
 
 
 def size(denoiser: Denoiser) -> int:
@@ -86,8 +106,7 @@ def training(
         found["gigaflop_an_image"][label] = needed / 1e9
         found["parts"][label] = {part: seconds / recipe.batch_size for part, seconds in medians(parts).items()}
         totals = [sum(row.values()) for row in parts]
-        found["images_per_second"][label] = recipe.batch_size / median(totals)
-        found["spread"][label] = (max(totals) - min(totals)) / median(totals)
+        note(found, "images_per_second", {label: [recipe.batch_size / total for total in totals]})
         found["peak_share"][label] = needed * found["images_per_second"][label] / best
     if plain:
         pairs = zip(rounds["plain"], rounds["ours"], strict=True)
@@ -110,17 +129,18 @@ def operations(steps: Steps) -> float:
 def sampling(teacher: Denoiser, student: Denoiser, repeats: int, folder: Path, found: dict) -> None:
     """Measure images written to disk, and engines alone."""
     rates = generation.sampling(teacher, student, max(repeats // 3, 3), folder)
-    found["images_per_second"] |= {f"sample_{name}": median(values) for name, values in rates.items()}
+    note(found, "images_per_second", {f"sample_{name}": values for name, values in rates.items()})
     found["ratio"]["sampling"] = median(s / t for s, t in zip(rates["student"], rates["teacher"], strict=True))
     ready, missing = generation.engines(student, folder)
     found["notes"] += missing
     for batch in (1, 64):
         engine = generation.engine_rates(student, batch, max(repeats, 10), ready)
-        found["images_per_second"] |= {f"{name}_batch{batch}": rate for name, rate in engine.items()}
-        found["ratio"][f"engine_batch{batch}"] = max(engine.values()) / engine["eager"]
+        note(found, "images_per_second", {f"{name}_batch{batch}": rates for name, rates in engine.items()})
+        fastest = max(median(values) for values in engine.values())
+        found["ratio"][f"engine_batch{batch}"] = fastest / median(engine["eager"])
 
 
-def evaluation(folder: Path, found: dict, count: int = 10_000, part: int = 640) -> None:
+def evaluation(folder: Path, found: dict, count: int = 10_000, part: int = 640, repeats: int = 3) -> None:
     """Measure what share of the feature network's own speed a pass over images reaches, and what distances cost."""
     images = noise_images(count, (3, EVALUATED, EVALUATED), 0, folder)
     network = embedding()
@@ -132,15 +152,18 @@ def evaluation(folder: Path, found: dict, count: int = 10_000, part: int = 640) 
             network(batch)
         return part / (time.perf_counter() - began)
 
-    rates = [alone() for _ in range(3)][1:]
-    began = time.perf_counter()
-    stream = open_source(images, images=count, seeds=(), steps=1, batch_size=64, device="cpu")
-    assert isinstance(stream, Stream)
-    seen = look(stream, "noise", network.name, lambda pixels: network(pixels).numpy())
-    whole = count / (time.perf_counter() - began)
-    rates += [alone() for _ in range(2)]
-    began = time.perf_counter()
-    distances(seen.features.rows(0, count // 2), seen.features.rows(count // 2, count))
-    found["seconds"] = {f"distances_{count // 2}_images": time.perf_counter() - began}
-    found["images_per_second"] |= {"features": median(rates), "evaluation": whole}
-    found["ratio"]["evaluation"] = whole / median(rates)
+    alone()
+    rates, passes, compared = [], [], []
+    for _ in range(repeats):
+        before, began = alone(), time.perf_counter()
+        stream = open_source(images, images=count, seeds=(), steps=1, batch_size=64, device="cpu")
+        assert isinstance(stream, Stream)
+        seen = look(stream, "noise", network.name, lambda pixels: network(pixels).numpy())
+        passes.append(count / (time.perf_counter() - began))
+        rates.append((before + alone()) / 2)
+        began = time.perf_counter()
+        distances(seen.features.rows(0, count // 2), seen.features.rows(count // 2, count))
+        compared.append(time.perf_counter() - began)
+    note(found, "seconds", {f"distances_{count // 2}_images": compared})
+    note(found, "images_per_second", {"features": rates, "evaluation": passes})
+    found["ratio"]["evaluation"] = median(whole / rate for whole, rate in zip(passes, rates, strict=True))

@@ -22,13 +22,18 @@ class Run:
 
 
 def peak(run: Run) -> int | None:
-    """Return by how many bytes a fresh process grows at most in two iterations, or None where no one can tell."""
+    """Return by how many bytes a fresh process grows at most in two iterations, or None where no one can tell.
+
+    Raises ValueError when that process dies, as where the memory is used up.
+    """
     if sys.platform != "linux":
         return None
     command = [sys.executable, "-m", "d2o.bench.memory", json.dumps(asdict(run))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"Measuring the memory of {run.kind} failed: {done.stderr.strip()[-500:]}")
+        said = done.stderr.strip().splitlines()
+        reason = said[-1][:300] if said else f"it was ended by signal {-done.returncode}, as where memory is used up"
+        raise ValueError(f"Measuring the memory of {run.kind} failed; try a smaller --batch. The process: {reason}")
     return int(done.stdout)
 
 

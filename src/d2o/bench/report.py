@@ -33,6 +33,12 @@ def read(path: str) -> dict[str, Any]:
     return found
 
 
+def compare(found: dict[str, Any], earlier: dict[str, Any]) -> dict[str, float]:
+    """Return how many times as fast things are now, by the names of images a second that both have."""
+    before = earlier["images_per_second"]
+    return {name: rate / before[name] for name, rate in found["images_per_second"].items() if before.get(name)}
+
+
 def write(path: str, found: dict[str, Any]) -> None:
     """Write the figures, and a plot of where the time of training goes beside them."""
     with atomic(Path(path)) as temporary:
@@ -61,6 +67,7 @@ def show(found: dict[str, Any], earlier: dict[str, Any] | None = None) -> None:
         table.add_row(part, *("" if value is None else f"{1000 * value:.2f}" for value in row))
     console.print(table)
 
+    faster = compare(found, earlier) if earlier else {}
     columns = ("images/s", "spread", "GFLOP/image", "of peak", *(("earlier", "now / earlier") if earlier else ()))
     table = Table("", *columns)
     for name, rate in found["images_per_second"].items():
@@ -70,7 +77,7 @@ def show(found: dict[str, Any], earlier: dict[str, Any] | None = None) -> None:
         row += ["" if needed is None else f"{needed:.2f}", "" if share is None else f"{share:.0%}"]
         if earlier:
             old = earlier["images_per_second"].get(name)
-            row += ["", ""] if not old else [f"{old:,.1f}", f"{rate / old:.2f}"]
+            row += [f"{old:,.1f}", f"{faster[name]:.2f}"] if name in faster else ["", ""]
         table.add_row(*row)
     console.print(table)
     table = Table("ratio", "is", "wanted")
@@ -83,7 +90,7 @@ def show(found: dict[str, Any], earlier: dict[str, Any] | None = None) -> None:
     if found["memory_mib"]:
         console.print("Peak memory, MiB: " + ", ".join(f"{k} {v:,.0f}" for k, v in found["memory_mib"].items()))
     for name, seconds in found.get("seconds", {}).items():
-        console.print(f"{name.replace('_', ' ')}: {seconds:.1f} s")
+        console.print(f"{name.replace('_', ' ')}: {seconds:.1f} s, spread {found['spread'].get(name, 0):.0%}")
     for note in found["notes"]:
         console.print(note)
 

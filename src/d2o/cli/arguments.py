@@ -88,7 +88,11 @@ def recipe_from(name: str, changes: dict[str, Any], settings: Sequence[str]) -> 
         key, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting} is not of the form KEY=VALUE.")
-        recipe = change(recipe, key.strip(), yaml.safe_load(value))
+        try:
+            recipe_value = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"--set {setting}: the value is not YAML, such as 0.1, true or [1, 2].") from error
+        recipe = change(recipe, key.strip(), recipe_value)
     return recipe
 
 

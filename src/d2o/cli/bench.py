@@ -17,6 +17,9 @@ import tyro
 from .arguments import parse
 from .terminal import say
 
+MOST_THREADS = 1024
+"""More than torch is sure to take."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
@@ -39,7 +42,7 @@ class Bench:
     out: str | None = None
     """Write the figures to FILE.json, and a plot beside it."""
     compare: str | None = None
-    """A file of an earlier run: print what changed."""
+    """A file of an earlier run: tell what changed, in the JSON, too."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -47,6 +50,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Bench, "bench", arguments, __doc__)
     if options.repeats < 1 or (options.batch is not None and options.batch < 2):
         raise ValueError("--repeats is at least 1 and --batch at least 2, since batch norms need several images.")
+    if options.threads is not None and not 1 <= options.threads <= MOST_THREADS:
+        raise ValueError(f"--threads is from 1 to {MOST_THREADS}, not {options.threads}.")
     if options.out is not None and Path(options.out).suffix != ".json":
         raise ValueError(f"--out {options.out} must end in .json; the plot is written beside it.")
     import torch
@@ -60,6 +65,8 @@ def main(arguments: Sequence[str]) -> None:
         torch.set_num_threads(options.threads)
     choice = Choice(options.recipe, options.from_, options.batch)
     found = measure(choice, options.repeats, options.plain, lambda what: say(f"bench: {what}"))
+    if earlier is not None:
+        found["compared"] = report.compare(found, earlier)
     if options.out is not None:
         report.write(options.out, found)
     if options.json:

@@ -7,6 +7,7 @@ examples:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import d2o
 from d2o.checkpoints.one_call import notice
@@ -60,13 +61,14 @@ def main(arguments: Sequence[str]) -> None:
         from d2o.serving.question import Limits
         from d2o.serving.server import serve
     except ModuleNotFoundError as error:
-        raise ValueError(f"Serving needs {error.name}: pip install 'd2o[serve]'.") from error
+        raise ValueError(f"Serving needs {error.name}: pip install -e '.[serve]' in d2o's folder.") from error
     denoiser = with_codec(d2o.load(options.model, device=options.device), options.codec)
     check_pixels(denoiser)
     if options.steps == 1 and (told := notice(denoiser, OWN_IMAGES)):
         say(told)
     limits = Limits(options.max_seeds, options.max_queue, options.max_body, options.timeout)
-    made = application(denoiser.eval(), options.model, steps=options.steps, batch=options.batch, limits=limits)
+    name = Path(options.model).name or "model"  # where it lies is nobody else's business
+    made = application(denoiser.eval(), name, steps=options.steps, batch=options.batch, limits=limits)
 
     def ready(address: str) -> None:
         say(f"Serving {options.model} at {address} (Ctrl-C stops)")

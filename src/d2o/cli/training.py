@@ -9,11 +9,11 @@ import torch
 from d2o.diffusion.denoiser import Denoiser
 from d2o.pixels.datasets import Images
 from d2o.training.loop import group
-from d2o.training.memory import check_memory, modules
+from d2o.training.memory import at_once, check_memory, modules
 from d2o.training.networks import check_fit, networks, share
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits, judge_by, run
-from d2o.training.speed import compile_student, fastest_precision
+from d2o.training.speed import compile_student, fastest_precision, try_compiled
 from d2o.training.tracking import check_service, tracked
 
 from .arguments import Set, quiet, tell
@@ -100,8 +100,9 @@ def follow(
     )
     for network in modules(made):
         network.to(accelerator.device)
-    check_memory(recipe, made, accelerator.num_processes)
-    if options.compile and (obstacle := compile_student(made)) is not None:
+    check_memory(recipe, made, accelerator.num_processes, len(images))
+    size = at_once(recipe, accelerator.num_processes)
+    if options.compile and (obstacle := compile_student(made) or try_compiled(made.student, size)):
         say(obstacle)
     moments = run(options.out, recipe, made, images, origin=origin, habits=habits, judge=judge, accelerator=accelerator)
     if options.track is not None and not quiet():
@@ -111,9 +112,8 @@ def follow(
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        at_once = (recipe.micro_batch_size or recipe.batch_size // accelerator.num_processes) // 2
         raise ValueError(
-            f"The memory is used up: try --micro-batch {max(at_once, 1)}; the batch stays {recipe.batch_size}, its "
+            f"The memory is used up: try --micro-batch {max(size // 2, 1)}; the batch stays {recipe.batch_size}, its "
             "gradients are accumulated."
         ) from error
     if last is None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from d2o.discriminators.head import Head
 from d2o.discriminators.labels import needed
 from d2o.discriminators.projection import Mixing, Projection, sides
-from d2o.features.memory import Memory
+from d2o.features.memory import IN_MEMORY, Memory
 from d2o.features.pyramid import Pyramid
 from d2o.features.weights import seeded
 
@@ -83,7 +83,7 @@ class ProjectedDiscriminator(nn.Module):
         self.spec = spec
         self.num_classes = num_classes
         self.pyramids = nn.ModuleList(pyramids)
-        self.memories = [Memory() for _ in pyramids]
+        self.memories = [Memory(IN_MEMORY // len(pyramids)) for _ in pyramids]
         self.projections = nn.ModuleList()
         self.heads = nn.ModuleList()
         for pyramid in pyramids:
@@ -110,7 +110,14 @@ class ProjectedDiscriminator(nn.Module):
 
     def remember_on_disk(self, folder: str | Path, limit: int) -> None:
         """Let what does not fit into memory be remembered in a folder, up to `limit` bytes for all networks."""
-        self.memories = [Memory(disk=limit // len(self.memories), folder=folder) for _ in self.memories]
+        count = len(self.memories)
+        self.memories = [Memory(IN_MEMORY // count, limit // count, folder) for _ in self.memories]
+
+    def remembered_size(self, images: int) -> tuple[int, int]:
+        """Return the bytes in memory, and on disk, that the features of so many images will take."""
+        rows = [4 * sum(c * side**2 for c, side in zip(p.channels, p.sides, strict=True)) for p in self.pyramids]
+        sizes = [memory.size(row, images) for memory, row in zip(self.memories, rows, strict=True)]
+        return sum(in_memory for in_memory, _ in sizes), sum(on_disk for _, on_disk in sizes)
 
     def forget(self) -> None:
         """Forget the images that were seen: other ones come now."""

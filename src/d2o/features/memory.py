@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GIB = 1 << 30
+IN_MEMORY = 2 << 30
+"""Bytes of memory that what is remembered may take."""
 CHUNK = 32
 """Images that are computed at once: always so many, since rounding may depend on how many they are."""
 
@@ -22,7 +23,7 @@ class Memory:
     `folder`, without a name, for as long as the process lives, and never takes more than a third of the free space.
     """
 
-    def __init__(self, memory: int = 2 * GIB, disk: int = 0, folder: str | Path | None = None) -> None:
+    def __init__(self, memory: int = IN_MEMORY, disk: int = 0, folder: str | Path | None = None) -> None:
         self.limits = {"memory": memory, "disk": disk}
         self.folder = folder
         self.stores: list[np.ndarray] | None = None
@@ -71,13 +72,25 @@ class Memory:
 
     def open(self, row: int) -> list[np.ndarray]:
         """Return the two stores for rows of `row` bytes; both take room only where they are written."""
-        in_memory, on_disk = (np.empty((limit // row, row // 4), np.float32) for limit in (self.limits["memory"], 0))
-        if self.limits["disk"] and self.folder is not None:
-            count = min(self.limits["disk"], shutil.disk_usage(self.folder).free // 3) // row
-            if count:
-                with tempfile.TemporaryFile(dir=self.folder) as file:
-                    on_disk = np.memmap(file, np.float32, "w+", shape=(count, row // 4))
+        first, second = self.room(row)
+        in_memory, on_disk = (np.empty((count, row // 4), np.float32) for count in (first, 0))
+        if second:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                on_disk = np.memmap(file, np.float32, "w+", shape=(second, row // 4))
         return [in_memory, on_disk]
+
+    def room(self, row: int) -> tuple[int, int]:
+        """Return for how many rows of `row` bytes there is room in memory, and on disk."""
+        on_disk = 0
+        if self.limits["disk"] and self.folder is not None:
+            on_disk = min(self.limits["disk"], shutil.disk_usage(self.folder).free // 3) // row
+        return self.limits["memory"] // row, on_disk
+
+    def size(self, row: int, images: int) -> tuple[int, int]:
+        """Return the bytes in memory, and on disk, that rows of `row` bytes of so many images will take."""
+        first, second = self.room(row)
+        first = min(first, images)
+        return row * first, row * min(second, images - first)
 
     def pack(self, maps: list[Tensor]) -> np.ndarray:
         """Return maps [N,c,h,w] as rows [N, D]."""

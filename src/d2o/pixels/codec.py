@@ -132,7 +132,7 @@ def opened(folder: str, precision: str = "float32") -> Any:
     try:
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     except ImportError as error:
-        raise ValueError("Latent images need diffusers: pip install 'd2o[diffusers]'.") from error
+        raise ValueError("Latent images need diffusers: pip install -e '.[diffusers]' in d2o's folder.") from error
     try:
         network = AutoencoderKL.from_pretrained(folder, local_files_only=True, torch_dtype=getattr(torch, precision))
     except (OSError, ValueError, RuntimeError) as error:

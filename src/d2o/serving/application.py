@@ -20,6 +20,7 @@ from d2o.pixels.files import to_uint8
 
 from .batching import Batches, Full
 from .measures import MEDIA_TYPE, Measures
+from .origin import another_site
 from .pictures import FORMATS
 from .question import KEYS, Limits, Refused, question
 
@@ -110,6 +111,8 @@ def counted(handler: Handler, measures: Measures) -> Handler:
 
     async def answer(request: Request) -> Response:
         try:
+            if another_site(request.headers.get("host", ""), request.headers.get("origin")):
+                raise Refused(403, "A page of another web site sent this request.")
             with measures.request.time():
                 response = await handler(request)
         except Refused as refusal:

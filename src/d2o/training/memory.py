@@ -1,4 +1,4 @@
-"""Does a batch fit into memory? Asked before a run starts, from what two images keep for their gradients."""
+"""Does a run fit into memory? Asked before it starts, from what two images keep for their gradients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.objective import Batch, Networks
 
 from .loop import Turn, turns
@@ -15,6 +16,8 @@ from .recipe import Recipe
 GIB = 1 << 30
 PROBE = 2
 """Images that are tried; batch norms need more than one."""
+MICRO = "--micro-batch"
+"""The option of a run that makes it need less."""
 BESIDES = 1.5
 """What a training step needs in all, as a multiple of what it keeps for its backward pass (measured: 1.2 to 1.5)."""
 CGROUPS = (
@@ -82,6 +85,19 @@ def modules(networks: Networks) -> list[nn.Module]:
     return [network for network in vars(networks).values() if isinstance(network, nn.Module)]
 
 
+def moving_bytes(networks: Networks) -> int:
+    """Return the bytes of the gradients and of Adam's two moments of all that moves."""
+    return 3 * sum(p.nbytes for module in modules(networks) for p in module.parameters() if p.requires_grad)
+
+
+def remembered_bytes(recipe: Recipe, networks: Networks, images: int) -> tuple[int, int]:
+    """Return the bytes in memory, and on disk, that features of so many different real images will take."""
+    size = getattr(networks.discriminator, "remembered_size", None)
+    device = next(networks.student.parameters()).device
+    returning = any(isinstance(o, Adversarial) and not o.augmentation for o in recipe.objectives)
+    return size(images) if size is not None and returning and device.type == "cpu" else (0, 0)
+
+
 def available(device: torch.device) -> int | None:
     """Return the free bytes of a device, or None where the system does not tell."""
     if device.type == "cuda":
@@ -107,30 +123,44 @@ def lines(path: str) -> list[str]:
         return []
 
 
-def check_memory(recipe: Recipe, networks: Networks, processes: int = 1) -> None:
-    """Raise a ValueError, with the micro-batch that would fit, when a process's images do not fit into memory."""
+def check_memory(recipe: Recipe, networks: Networks, processes: int = 1, images: int = 0, option: str = MICRO) -> None:
+    """Raise a ValueError, with the value of `option` that would fit, when a process does not fit into memory.
+
+    The networks' weights are there already; what comes is the gradients and moments of what moves, the images of a
+    micro-batch, and what is remembered of the data's `images`.
+    """
     device = next(networks.student.parameters()).device
     free = available(device)
     if free is None:
         return
     if device.type == "cpu":
         free //= processes
-    share = recipe.batch_size // processes
-    size = min(recipe.micro_batch_size or share, share)
+    share, size = recipe.batch_size // processes, at_once(recipe, processes)
     each = bytes_an_image(recipe, networks)
-    if size * each <= free:
+    always = moving_bytes(networks) + remembered_bytes(recipe, networks, images)[0]
+    if always + size * each <= free:
         return
-    fitting = largest(share, free // each)
-    hint = (
-        f"--micro-batch {fitting} would fit; the batch stays {recipe.batch_size}, its gradients are accumulated"
-        if fitting >= PROBE
-        else "not even two fit: use smaller networks, a smaller discriminator size, or another machine"
-    )
+    hint = remedy(recipe, largest(share, (free - always) // each), option)
     raise ValueError(
-        f"{size} images at once need about {size * each / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free: {hint}."
+        f"Training with {size} images at once needs about {(always + size * each) / GIB:.1f} GiB, and "
+        f"{free / GIB:.1f} GiB are free: {hint}."
     )
+
+
+def at_once(recipe: Recipe, processes: int = 1) -> int:
+    """Return the images of a process's micro-batch."""
+    share = recipe.batch_size // processes
+    return min(recipe.micro_batch_size or share, share)
+
+
+def remedy(recipe: Recipe, fitting: int, option: str = MICRO) -> str:
+    """Return what to do about a batch that does not fit, of which so many images would."""
+    if fitting < PROBE:
+        return "not even two fit: use smaller networks, a smaller discriminator size, or another machine"
+    kept = f"; the batch stays {recipe.batch_size}, its gradients are accumulated" if option == MICRO else ""
+    return f"{option} {fitting} would fit{kept}"
 
 
 def largest(share: int, limit: int) -> int:
     """Return the largest divisor of `share` that is at most `limit`; 0 if there is none."""
-    return max((size for size in range(1, share + 1) if share % size == 0 and size <= limit), default=0)
+    return next((size for size in range(min(share, limit), 0, -1) if share % size == 0), 0)

@@ -100,7 +100,7 @@ def run(
     if main:
         forget_after(directory / "metrics.jsonl", start)
     if (remember := getattr(networks.discriminator, "remember_on_disk", None)) is not None:
-        remember(directory, FEATURES_ON_DISK)
+        remember(directory, FEATURES_ON_DISK // accelerator.num_processes)
     batches = images.batches(
         recipe.batch_size,
         seed=recipe.seed,

@@ -46,8 +46,35 @@ def step_seconds(denoiser: Denoiser, precision: str, device: torch.device, count
 
 def compile_student(networks: Networks) -> str | None:
     """Compile the student's network in place; without a compiler leave it, and return a sentence that says so."""
-    device = next(networks.student.parameters()).device
+    return compile_network(networks.student)
+
+
+def compile_network(denoiser: Denoiser) -> str | None:
+    """Let a denoiser's network be compiled at its next call; without a compiler leave it, and return why."""
+    device = next(denoiser.parameters()).device
     if device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
         return "There is no C++ compiler here, so the network runs as it is; install g++ to compile it."
-    networks.student.backbone.compile(dynamic=False)
+    denoiser.backbone.compile(dynamic=False)
+    return None
+
+
+def try_compiled(denoiser: Denoiser, images: int) -> str | None:
+    """Send so many images through a network that is to be compiled, and back where it trains.
+
+    Where compiling fails the network is left as it was before, and a sentence with the reason is returned.
+    """
+    device = next(denoiser.parameters()).device
+    x = torch.zeros(images, *denoiser.image_shape, device=device)
+    label = torch.arange(images, device=device) % denoiser.num_classes if denoiser.num_classes else None
+    try:
+        found = denoiser(x, denoiser.sigma_max, label)
+        if found.requires_grad:
+            found.sum().backward()
+    except Exception as error:  # whatever a compiler and its tools raise
+        denoiser.backbone._compiled_call_impl = None  # what `compile` sets; torch has no way back of its own
+        reason = " ".join(str(error).split())[:200]
+        return f"Compiling failed, so the network runs as it is ({type(error).__name__}: {reason})."
+    finally:
+        for parameter in denoiser.parameters():
+            parameter.grad = None
     return None

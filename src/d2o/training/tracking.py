@@ -80,7 +80,7 @@ def check_service(name: str) -> None:
     if name not in SERVICES:
         raise ValueError(f"Runs cannot be tracked by {name!r}: there are {', '.join(SERVICES)}.")
     if importlib.util.find_spec(name) is None:
-        raise ValueError(f"Tracking by {name} needs its package: pip install 'd2o[{name}]'.")
+        raise ValueError(f"Tracking by {name} needs its package: pip install -e '.[{name}]' in d2o's folder.")
 
 
 def tracked(moments: Iterable[Moment], directory: Path, name: str) -> Iterator[Moment]:

@@ -60,7 +60,7 @@ def import_diffusers() -> Any:
         import diffusers
     except ImportError as error:
         raise CheckpointError(
-            "Folders of diffusers need the package diffusers: pip install 'd2o[diffusers]'"
+            "Folders of diffusers need the package diffusers: pip install -e '.[diffusers]' in d2o's folder"
         ) from error
     return diffusers
 

@@ -91,5 +91,7 @@ def onnx_packages() -> Any:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise CheckpointError("ONNX files need onnx, onnxscript and onnxruntime: pip install 'd2o[export]'") from error
+        raise CheckpointError(
+            "ONNX files need onnx, onnxscript and onnxruntime: pip install -e '.[export]' in d2o's folder"
+        ) from error
     return onnxruntime

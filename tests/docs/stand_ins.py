@@ -1,0 +1,122 @@
+"""What the documentation's commands are run on: tiny models under the names of its models, few images, short trials."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import d2o
+from bench.found import FOUND
+from conftest import make_denoiser
+from d2o.checkpoints.export import runtime
+from d2o.cli.main import run
+from d2o.pixels.files import write_images
+
+# Appended to a command of the documentation, where the last one of an option counts.
+TINY = "backbone={kind: song_unet, channels: 8, channel_multipliers: [1], num_blocks: 1, attention_resolutions: []}"
+SMALL_JUDGE = ("networks=[tf_efficientnet_lite0]", "size=32", "width=16", "weights=random")
+JUDGED = [word for setting in SMALL_JUDGE for word in ("--set", f"discriminator.{setting}")]
+TRAINING = ["--images", "16", "--batch", "8"]
+MEASURED = ["--count", "12", "--features", "pixels", "--repetitions", "1"]
+REDUCED = {
+    "pretrain": [*TRAINING, "--sample-every", "16", "--set", TINY],
+    "finetune": [*TRAINING, "--sample-every", "16", *JUDGED],
+    "estimate": [*TRAINING, "--from", "teacher.safetensors", *JUDGED],
+    "sample": ["--seeds", "0-3"],
+    "evaluate": ["--images", "24", "--features", "pixels", "--device", "cpu"],
+    "serve": ["--port", "0"],
+    "analyze spectrum": ["--seeds", "0-3", "--steps", "4"],
+    "analyze blocks": ["--seeds", "0-3", "--steps", "4"],
+    "analyze minima": [*MEASURED, "--steps", "1", "2", "--points", "3"],
+}
+RGB = ("edm-cifar10-32x32-uncond-ve.pkl", "ddpm-cifar10-32", "teacher.safetensors", "teacher", "d2o.safetensors")
+WITH_CLASSES = ("edm-cifar10-32x32-cond-vp.pkl", "cd_imagenet64_lpips.pt")
+DIGITS = ("demo/student", "demo-1/teacher", "demo-1/student")
+DATA = ("cifar10-32x32.zip", "cifar10.zip")
+
+
+def reduced(words: list[str]) -> list[str]:
+    """Return the words of a command with those that make it small."""
+    return [*words, *REDUCED.get(" ".join(words[:2]), REDUCED.get(words[0], []))]
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """Return a folder with what the pages name: tiny models under the names of public ones, data, and two runs."""
+    place = tmp_path_factory.mktemp("named")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        models = dict.fromkeys((*RGB, "d2o-f.safetensors"), (3, 0))
+        models |= dict.fromkeys(WITH_CLASSES, (3, 4)) | dict.fromkeys(DIGITS, (1, 10))
+        for seed, (name, (channels, classes)) in enumerate(models.items()):
+            Path(name).parent.mkdir(exist_ok=True)
+            d2o.save(name, make_denoiser(seed, channels, classes))  # a file is known by its content, not its name
+        pixels = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8)
+        for name in DATA:
+            write_images(name, [pixels], labels=[i % 4 for i in range(24)])
+        for i, image in enumerate(pixels):
+            folder = Path("photos") / str(i % 10)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{i:04d}.png")
+        for line in (
+            "pretrain --data photos --out runs/teacher",
+            "finetune --from runs/teacher --data photos --recipe digits-d2o-f --out runs/one-step",
+        ):
+            assert run(reduced(line.split())) == 0
+    return place
+
+
+def prepare(page: Path, stand_ins: Path, scratch: Path) -> None:
+    """Lay out what a page needs before its first command: the tutorial makes all of it itself."""
+    if page.stem == "tutorial":
+        return
+    shutil.copytree(stand_ins, scratch, dirs_exist_ok=True)
+    if page.stem in ("edm-checkpoint", "coming-from"):  # these pages name only models of RGB images
+        shutil.rmtree(scratch / "runs")
+    if page.stem == "resume":  # its first command makes it
+        shutil.rmtree(scratch / "runs/one-step")
+    if page.stem == "diffusers":  # its data must fit its model, which has no classes
+        shutil.rmtree(scratch / "runs")
+        shutil.rmtree(scratch / "photos")
+        write_images(scratch / "photos", [np.zeros((8, 8, 8, 3), np.uint8)])
+
+
+@pytest.fixture
+def quick(tmp_path_factory, monkeypatch):
+    """Spare what takes minutes, the network, or an end: servers are stopped as soon as they answer."""
+    package = tmp_path_factory.mktemp("onnxruntime-web")
+    (package / "dist").mkdir()
+    (package / "package.json").write_text(json.dumps({"name": "onnxruntime-web", "version": "1.2.3"}))
+    for name in runtime.FILES:
+        (package / "dist" / name).touch()
+    monkeypatch.setenv(runtime.VARIABLE, str(package))
+    monkeypatch.setattr("d2o.analysis.page.DOTS", 40)  # of the figures
+    monkeypatch.setattr("d2o.bench.estimate.SECONDS", 0.0)
+    monkeypatch.setattr("d2o.bench.measure.measure", lambda *_: dict(FOUND))
+    for command in ("app", "serve"):
+        monkeypatch.setattr(f"d2o.cli.{command}.say", stop_what_answers)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def stop_what_answers(sentence: str) -> None:
+    """Take a server's address from what it tells, ask it, and press Ctrl-C."""
+
+    def ask_then_stop(address: str) -> None:
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=60) as answer:
+                assert answer.status == 200
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    if found := re.search(r"http://\S+/", sentence):
+        threading.Thread(target=ask_then_stop, args=(found[0],)).start()

@@ -6,7 +6,9 @@ import pytest
 
 import d2o
 from d2o.app.models import LARGEST_SIDE, UPLOADS, Models, models
-from d2o.checkpoints.shipped import SHIPPED, shipped
+from d2o.checkpoints.shipped import SHIPPED, TEACHERS, shipped
+
+SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 16, 16)}
 
 
 @pytest.fixture
@@ -18,8 +20,14 @@ def file(tmp_path, tiny_denoiser):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_comes_with_d2o_is_read(name):
     denoiser = Models().get(name)
-    assert denoiser.image_shape == (1, 8, 8) and denoiser.num_classes == 10
-    assert shipped(name).stat().st_size < 600_000
+    assert denoiser.image_shape == SHAPES[name.split("-")[0]] and denoiser.num_classes == 10
+    assert (denoiser.preconditioning.kind == "boundary") == (name in TEACHERS)
+
+
+def test_what_comes_with_d2o_is_small_and_described():
+    assert sum(shipped(name).stat().st_size for name in SHIPPED) < 20e6
+    card = (shipped("digits-small").parent / "README.md").read_text()
+    assert all(f"| `{name}` |" in card for name in SHIPPED)
 
 
 def test_the_callers_own_come_first_beside_their_teacher(file):
@@ -31,7 +39,7 @@ def test_the_callers_own_come_first_beside_their_teacher(file):
 
 def test_a_teacher_alone_is_for_the_digits():
     offered = models([], "digits-teacher")
-    assert offered.names == ["digits-small", "digits-teacher"]
+    assert offered.names[:2] == ["digits-small", "digits-teacher"] and set(offered.names) == set(SHIPPED)
 
 
 def test_a_teacher_of_other_images_is_refused(file):

@@ -1,11 +1,11 @@
-"""Models that come with d2o: what `d2o demo --seed 0` made, its weights rounded to float16."""
+"""Models that come with d2o, their weights rounded to float16; README.md beside this file is their model card."""
 
 from pathlib import Path
 
-SHIPPED = {"digits-small": "digits-small.safetensors", "digits-teacher": "digits-teacher.safetensors"}
-"""Name -> file in this folder."""
-TEACHERS = {"digits-small": "digits-teacher"}
+TEACHERS = {"digits-small": "digits-teacher", "cifar10-small": "cifar10-small-teacher"}
 """One-step generator -> the diffusion model that it began as."""
+SHIPPED = {name: f"{name}.safetensors" for pair in TEACHERS.items() for name in pair}
+"""Name -> file in this folder."""
 
 
 def shipped(name: str) -> Path:

@@ -11,6 +11,7 @@ mark and feature space; failures are kept in its log.jsonl. `python benchmarks/r
 import argparse
 import fcntl
 import json
+import math
 import os
 import sys
 import time
@@ -41,6 +42,8 @@ from d2o.training.recipes import BACKBONES, METHODS, RECIPES
 from d2o.training.run import Habits, run
 
 HERE = Path(__file__).parent
+TARGET_DECAY = 0.95
+"""What consistency distillation's target keeps in an iteration (arXiv 2303.01469): in images it depends on the batch."""
 TEACHER_STEPS = (2, 4, 9, 18)
 """Steps (Heun's) of the teachers that students imitate, for the distance between teacher and student."""
 
@@ -103,15 +106,15 @@ class Row:
 
 def rows(size: Size) -> list[Row]:
     """Return the students in the order in which they are trained: first seeds first."""
-    gan = Adversarial()
-    seen = replace(METHODS["d2o"], **size.settings, objectives=(gan,), duration=size.marks[-1])
-    alone = {"objectives": (Consistency(),)}
+    seen = replace(METHODS["d2o"], **size.settings, objectives=(Adversarial(),), duration=size.marks[-1])
+    consistency = Consistency(target_half_life=-math.log(2) / math.log(TARGET_DECAY) * seen.batch_size)
+    beside = replace(consistency, weight=METHODS["cd-gan"].objectives[0].weight)
     table: dict[str, Recipe] = {
         "d2o": seen,
         "d2o-f": replace(seen, frozen=METHODS["d2o-f"].frozen),
-        "cd": replace(seen, **alone),
+        "cd": replace(seen, objectives=(consistency,)),
         "pd": replace(seen, objectives=(Progressive(),)),
-        "cd-gan": replace(seen, objectives=METHODS["cd-gan"].objectives),
+        "cd-gan": replace(seen, objectives=(beside, Adversarial())),
         "scratch": replace(seen, pretrained=False),
         "d2o-stylegan2": replace(
             METHODS["d2o-stylegan2"],
@@ -124,7 +127,13 @@ def rows(size: Size) -> list[Row]:
     again = [Row(name, replace(table[name], seed=1), 1, size.marks) for name in ("d2o", "d2o-f", "cd")]
     short = size.marks[:-2] or size.marks[:1]
     imitators = [
-        Row(f"cd-{steps}", replace(seen, objectives=(Consistency(steps=steps),), duration=short[-1]), 0, short, steps)
+        Row(
+            f"cd-{steps}",
+            replace(seen, objectives=(replace(consistency, steps=steps),), duration=short[-1]),
+            0,
+            short,
+            steps,
+        )
         for steps in TEACHER_STEPS
     ]
     return [*first, *again, *imitators]

@@ -43,7 +43,7 @@ from d2o.training.run import Habits, run
 
 HERE = Path(__file__).parent
 TARGET_DECAY = 0.95
-"""What consistency distillation's target keeps in an iteration (arXiv 2303.01469): in images it depends on the batch."""
+"""What consistency distillation's target keeps in an iteration (arXiv 2303.01469), whatever the batch."""
 TEACHER_STEPS = (2, 4, 9, 18)
 """Steps (Heun's) of the teachers that students imitate, for the distance between teacher and student."""
 
@@ -125,17 +125,11 @@ def rows(size: Size) -> list[Row]:
     }
     first = [Row(name, recipe, 0, size.marks) for name, recipe in table.items()]
     again = [Row(name, replace(table[name], seed=1), 1, size.marks) for name in ("d2o", "d2o-f", "cd")]
-    short = size.marks[:-2] or size.marks[:1]
-    imitators = [
-        Row(
-            f"cd-{steps}",
-            replace(seen, objectives=(replace(consistency, steps=steps),), duration=short[-1]),
-            0,
-            short,
-            steps,
-        )
-        for steps in TEACHER_STEPS
-    ]
+    short = size.marks[:-1]
+    imitators = []
+    for steps in TEACHER_STEPS:
+        recipe = replace(seen, objectives=(replace(consistency, steps=steps),), duration=short[-1])
+        imitators.append(Row(f"cd-{steps}", recipe, 0, short, steps))
     return [*first, *again, *imitators]
 
 

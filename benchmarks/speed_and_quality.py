@@ -1,7 +1,7 @@
 """What the defaults that change the mathematics for speed do to quality, in two seeds each.
 
 python benchmarks/speed_and_quality.py --digits-teacher demo/teacher
-python benchmarks/speed_and_quality.py --data cifar10-train-32x32.zip --teacher cifar10-small-teacher.safetensors
+python benchmarks/speed_and_quality.py --data cifar10-train-32x32.zip --teacher cifar10-small-teacher
 
 Runs that are done are skipped. Every row is written to benchmarks/results/speed_and_quality.json; started twice, it
 works on two rows at once. KID, recall and deviation are in lite2 features and pixels, of 2,000 images (digits: 900).

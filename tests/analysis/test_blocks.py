@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,12 +192,13 @@ class TestBeforeAndAfter:
         for had in (0, 9):
             before = tiny_denoiser(0, augmentation_dim=had)
             after = deepcopy(before)
-            after.backbone = backbones.widened(after.backbone, 16)
+            wide: Any = backbones.widened(after.backbone, 16)
+            after.backbone = wide
             with torch.no_grad():
-                after.backbone.map_augment.weight[:, had:] = 1
+                wide.map_augment.weight[:, had:] = 1
             study = blocks(before, after, seeds=range(2), steps=4)
             assert all(row.relative == 0 for row in study.weights)
-            new = 16 * after.backbone.map_augment.weight.shape[0]
+            new = 16 * wide.map_augment.weight.shape[0]
             sentence = (
                 f"New after fine-tuning, and left out of the weight changes: {new:,} weights of map_augment.weight."
             )

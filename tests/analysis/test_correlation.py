@@ -108,7 +108,7 @@ class TestGroups:
         assert grouped_rank_correlation([]).size == 0
 
     def test_perfect_order_has_width(self):
-        found = grouped_rank_correlation([((2 * i, 2 * i + 1),) * 2 for i in range(4)])
+        found = grouped_rank_correlation([((2 * i, 2 * i + 1), (2 * i, 2 * i + 1)) for i in range(4)])
         assert found.low < 0.95 and found.high == 1
 
 

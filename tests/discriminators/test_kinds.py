@@ -40,7 +40,7 @@ def test_losses_and_penalty_reach_the_student_and_the_heads(tiny_denoiser, spec,
     critic = spec.build((3, 8, 8), classes, seed=1)
     label = torch.arange(4) % classes if classes else None
     networks, batch = Networks(student, student, None, critic), Batch(images(shape=(3, 8, 8)), label, range(4))
-    objective = Adversarial(augmentation=("colour", "translation", "cutout"))
+    objective = Adversarial(augmentation=("color", "translation", "cutout"))
     heads = [p for p in critic.parameters() if p.requires_grad]
     for loss in (objective, objective.discriminator_loss, objective.penalty):
         found = loss(networks, batch)

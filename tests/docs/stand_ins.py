@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ DIGITS = ("demo/student", "demo-1/teacher", "demo-1/student")
 DATA = ("cifar10-32x32.zip", "cifar10.zip")
 
 
-def reduced(words: list[str]) -> list[str]:
+def reduced(words: Sequence[str]) -> list[str]:
     """Return the words of a command with those that make it small."""
     return [*words, *REDUCED.get(" ".join(words[:2]), REDUCED.get(words[0], []))]
 

@@ -76,7 +76,13 @@ def line(shares: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return (1 - a) * losses[0] + a * losses[-1]
 
 
-def along(name: str, shares: np.ndarray, losses: np.ndarray, kid: Sequence[float], frechet: Sequence[float]) -> Barrier:
+def along(
+    name: str,
+    shares: np.ndarray,
+    losses: np.ndarray,
+    kid: Sequence[float] | np.ndarray,
+    frechet: Sequence[float] | np.ndarray,
+) -> Barrier:
     """Return the record of a walk with the losses [P, N] of the same N images at each point."""
     loss_error, excess_error = (
         of.std(1, ddof=1) / np.sqrt(of.shape[1]) for of in (losses, losses - line(shares, losses))

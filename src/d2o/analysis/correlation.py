@@ -85,8 +85,11 @@ def around(value: float, reach: float, pairs: int, size: int) -> Interval:
     return Interval(value, -1.0 if value <= -limit else low, 1.0 if value >= limit else high, size)
 
 
+Numbers = Sequence[float] | np.ndarray
+
+
 def grouped_rank_correlation(
-    groups: Sequence[tuple[Sequence[float], Sequence[float]]], *, resamples: int = RESAMPLES, seed: int = 0
+    groups: Sequence[tuple[Numbers, Numbers]], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Return Spearman's correlation over all pairs (a, b) of groups of which only whole ones are independent.
 

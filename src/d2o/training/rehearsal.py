@@ -74,10 +74,10 @@ def stable_diffusion(device: str) -> Any:
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     except ImportError as error:
         raise ValueError("Latent images need diffusers: pip install -e '.[diffusers]' in d2o's folder.") from error
-    channels = (128, 256, 512, 512)
-    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    settings: dict[str, Any] = {**levels, "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
     with torch.device(device):
-        network = AutoencoderKL(3, 3, down, up, channels, 2, latent_channels=4)
+        network = AutoencoderKL(**settings)
     network.eval().requires_grad_(False).enable_gradient_checkpointing()
     return network
 

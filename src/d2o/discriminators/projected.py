@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ class ProjectedDiscriminator(nn.Module):
 
     def remembered_size(self, images: int) -> tuple[int, int]:
         """Return the bytes in memory, and on disk, that the features of so many images will take."""
-        pyramids: Sequence[Any] = tuple(self.pyramids)
+        pyramids = cast("Sequence[Any]", self.pyramids)
         rows = [4 * sum(c * side**2 for c, side in zip(p.channels, p.sides, strict=True)) for p in pyramids]
         sizes = [memory.size(row, images) for memory, row in zip(self.memories, rows, strict=True)]
         return sum(in_memory for in_memory, _ in sizes), sum(on_disk for _, on_disk in sizes)

@@ -110,14 +110,14 @@ def quick(tmp_path_factory, monkeypatch):
 
 
 def stop_what_answers(sentence: str) -> None:
-    """Take a server's address from what it tells, ask it, and press Ctrl-C."""
+    """Take a server's address from what it tells, ask it, and end it as a service manager does."""
 
     def ask_then_stop(address: str) -> None:
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=60) as answer:
                 assert answer.status == 200
         finally:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     if found := re.search(r"http://\S+/", sentence):
         threading.Thread(target=ask_then_stop, args=(found[0],)).start()

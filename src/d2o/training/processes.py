@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 import torch
+from accelerate.state import AcceleratorState
 
 from .run import Interrupted
 
@@ -98,6 +99,7 @@ def _child(work: Callable[[], None], environment: dict[str, str], writer: Connec
     threads = max(1, (os.cpu_count() or 1) // int(environment["WORLD_SIZE"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # or accelerate would give every process all cores
     torch.set_num_threads(threads)
+    AcceleratorState._reset_state(reset_partial_state=True)  # the parent may have been a group of its own, of one
     code = 1
     try:
         work()

@@ -146,7 +146,7 @@ def claims(results: Results) -> list[Claim]:
             "d",
             "the distance between teacher and student grows with the teacher's steps, that to data does not",
             every([*grows, *stays]) if steps else None,
-            "; ".join(apart),
+            "; ".join(apart) if steps else "Students of teachers in 2, 4, 9 and 18 steps are missing",
         ),
         Claim(
             "e",
@@ -260,7 +260,8 @@ def write(results: Results, out: Path, reasons: dict[str, str]) -> None:
         "Read with care: the discriminator looks through EfficientNet-lite0, a relative of lite2, which flatters the "
         "GAN rows in lite2's space; the classifier has seen the training images of this data set only. A Frechet "
         "distance means something only beside its floor (as many real training images), and a falling distance can "
-        "hide a collapse: recall and pixel deviation stand beside it.",
+        "hide a collapse: recall and pixel deviation stand beside it. A row of one seed says nothing of other seeds. "
+        "Minutes are by the clock, pauses and other work on the machine included.",
         "",
         f"The teacher's KID in 35 calls is {show(teacher)}, that of blurred images {show(blurred)}: the teacher "
         + {True: "is", False: "is **not**", None: "has not been compared to be"}[good]

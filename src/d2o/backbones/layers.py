@@ -99,8 +99,9 @@ class Resample(nn.Module):
         super().__init__()
         self.direction = direction
         self.box = len(taps) == 2 and taps[0] == taps[1]
-        line = torch.tensor(taps, dtype=torch.float32)
-        self.register_buffer("resample_filter", (line.outer(line) / line.sum() ** 2)[None, None])
+        # In Python's numbers: on the meta device, where checkpoints are built, torch would import its compiler for it.
+        square = [[a * b / sum(taps) ** 2 for b in taps] for a in taps]
+        self.register_buffer("resample_filter", torch.tensor([[square]], dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resample(x)

@@ -86,7 +86,7 @@ DIGITS: dict[str, Any] = {
 # Two CPU cores, an hour and minutes: CIFAR-10 reduced to 16x16 (--resolution 16 --resize area).
 SMALL_PRETRAIN: dict[str, Any] = {
     "backbone": {**BACKBONES["small"], "attention_resolutions": [8]},
-    "duration": 600_000,
+    "duration": 800_000,
     "batch_size": 64,
     "learning_rate": 2e-3,
     "learning_rate_ramp": 5_000,

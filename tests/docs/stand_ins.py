@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import threading
@@ -12,13 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import d2o
+import needs
 from bench.found import FOUND
 from conftest import make_denoiser
+from d2o import backbones
 from d2o.checkpoints.export import runtime
 from d2o.cli.main import run
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.preconditioning import Epsilon
 from d2o.pixels.files import write_images
 
 # Appended to a command of the documentation, where the last one of an option counts.
@@ -27,9 +33,10 @@ SMALL_JUDGE = ("networks=[tf_efficientnet_lite0]", "size=32", "width=16", "weigh
 JUDGED = [word for setting in SMALL_JUDGE for word in ("--set", f"discriminator.{setting}")]
 TRAINING = ["--images", "16", "--batch", "8"]
 MEASURED = ["--count", "12", "--features", "pixels", "--repetitions", "1"]
+TRIALS = [*MEASURED, "--images", "8", "--set", "batch_size=8", *JUDGED]
 REDUCED = {
     "pretrain": [*TRAINING, "--sample-every", "16", "--set", TINY],
-    "finetune": [*TRAINING, "--sample-every", "16", *JUDGED],
+    "finetune": [*TRAINING, "--sample-every", "16", "--precision", "float32", *JUDGED],
     "estimate": [*TRAINING, "--from", "teacher.safetensors", *JUDGED],
     "sample": ["--seeds", "0-3"],
     "evaluate": ["--images", "24", "--features", "pixels", "--device", "cpu"],
@@ -37,6 +44,9 @@ REDUCED = {
     "analyze spectrum": ["--seeds", "0-3", "--steps", "4"],
     "analyze blocks": ["--seeds", "0-3", "--steps", "4"],
     "analyze minima": [*MEASURED, "--steps", "1", "2", "--points", "3"],
+    "analyze parts": [*TRIALS, "--modes", "train", "--kinds", "roles"],
+    "analyze bands": [*TRIALS, "--modes", "remove", "--gradient-modes", "keep"],
+    "analyze pretraining": [*TRIALS, "--lengths", "0", "8", "--steps", "2"],
 }
 RGB = ("edm-cifar10-32x32-uncond-ve.pkl", "ddpm-cifar10-32", "teacher.safetensors", "teacher", "d2o.safetensors")
 WITH_CLASSES = ("edm-cifar10-32x32-cond-vp.pkl", "cd_imagenet64_lpips.pt")
@@ -46,7 +56,8 @@ DATA = ("cifar10-32x32.zip", "cifar10.zip")
 
 def reduced(words: Sequence[str]) -> list[str]:
     """Return the words of a command with those that make it small."""
-    return [*words, *REDUCED.get(" ".join(words[:2]), REDUCED.get(words[0], []))]
+    latent = ["--resolution", "16"] if "--codec" in words and "--resolution" in words else []
+    return [*words, *REDUCED.get(" ".join(words[:2]), REDUCED.get(words[0], [])), *latent]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +86,21 @@ def stand_ins(tmp_path_factory):
     return place
 
 
+def transformer(scratch: Path) -> None:
+    """Write what the page of DiT names: a tiny transformer of latents, an autoencoder, and two images of each class."""
+    diffusers = needs.package("diffusers")
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    sizes = {"resolution": 8, "in_channels": 4, "out_channels": 4, "channels": 16, "num_blocks": 2, "num_heads": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = backbones.build({"kind": "dit", "num_classes": 1000, **sizes})
+        codec = diffusers.AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4, sample_size=16, **blocks)
+    d2o.save(scratch / "DiT-XL-2-256x256.pt", Denoiser(network, Epsilon(), (4, 8, 8), 1000))
+    codec.save_pretrained(scratch / "sd-vae-ft-ema")
+    pixels = np.zeros((1000, 16, 16, 3), np.uint8)
+    write_images(scratch / "imagenet", [pixels], labels=list(range(1000)))
+
+
 def prepare(page: Path, stand_ins: Path, scratch: Path) -> None:
     """Lay out what a page needs before its first command: the tutorial makes all of it itself."""
     if page.stem == "tutorial":
@@ -84,6 +110,8 @@ def prepare(page: Path, stand_ins: Path, scratch: Path) -> None:
         shutil.rmtree(scratch / "runs")
     if page.stem == "resume":  # its first command makes it
         shutil.rmtree(scratch / "runs/one-step")
+    if page.stem == "dit":
+        transformer(scratch)
     if page.stem == "diffusers":  # its data must fit its model, which has no classes
         shutil.rmtree(scratch / "runs")
         shutil.rmtree(scratch / "photos")
@@ -114,10 +142,27 @@ def stop_what_answers(sentence: str) -> None:
 
     def ask_then_stop(address: str) -> None:
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=60) as answer:
-                assert answer.status == 200
+            for request in (urllib.request.Request(address), *(asked_at(address, line) for line in REQUESTS)):
+                with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+                    assert answer.status == 200
+                    ANSWERS.append(answer.read())
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
     if found := re.search(r"http://\S+/", sentence):
         threading.Thread(target=ask_then_stop, args=(found[0],)).start()
+
+
+REQUESTS: list[str] = []
+"""Lines with curl or wrk that the next server is asked by."""
+ANSWERS: list[bytes] = []
+
+
+def asked_at(address: str, line: str) -> urllib.request.Request:
+    """Return the request of a line with curl or wrk, to a server that listens elsewhere."""
+    words = shlex.split(line)
+    (url,) = (word for word in words if word.startswith("http://"))
+    options = {word: words[i + 1] for i, word in enumerate(words) if word in ("-H", "-d") and words[0] == "curl"}
+    headers = dict([options["-H"].split(": ")]) if "-H" in options else {}
+    path = url.split("/", 3)[3]
+    return urllib.request.Request(address + path, options.get("-d", "").encode() or None, headers)

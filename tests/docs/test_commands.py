@@ -1,7 +1,7 @@
 """Every command and program of the documentation is run, in its page's order, on stand-ins and at reduced size.
 
-Of `d2o bench` the measurements alone are left out. What ONLY_READ names and lines with placeholders are not run: their
-options are read by the commands' own parsers.
+Of `d2o bench` the measurements alone are left out. Lines with placeholders say what may be written: their options are
+read by the commands' own parsers. What is no command of d2o's is in test_other_commands.py.
 """
 
 import ast
@@ -18,7 +18,7 @@ from d2o.cli.arguments import parse
 from d2o.cli.completion import options_of
 from d2o.cli.main import COMMANDS, run
 
-from .stand_ins import prepare, quick, reduced, stand_ins
+from .stand_ins import ANSWERS, REQUESTS, prepare, quick, reduced, stand_ins
 
 __all__ = ["quick", "stand_ins"]
 
@@ -26,11 +26,6 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted(file for file in (ROOT / "docs").rglob("*.md") if "_build" not in file.parts)]
 
 FEWER = ("zip(digits.images,", "zip(digits.images[:60],")  # of the 1,797 digits that the tutorial writes
-ONLY_READ = {
-    r"d2o analyze (parts|bands|pretraining)": "trains dozens of networks: tests/analysis",
-    r"d2o .*--codec": "needs Stable Diffusion's autoencoder: tests/checkpoints and tests/training/test_transformers.py",
-    r"d2o inspect DiT": "needs the file of DiT: tests/checkpoints/test_dit.py",
-}
 PROGRAMS_ONLY_READ = {
     "why": "needs the runs of the demo",
     "coming-from": "needs a model of diffusers",
@@ -47,7 +42,7 @@ def commands(text: str) -> list[str]:
         if language == "python":
             found.append(f"python\n{block}")
         lines = block.replace("\\\n", " ").splitlines() if not language else []
-        found += [line for line in lines if re.match(r"(OMP_NUM_THREADS=1 )?d2o |torchrun .*-m d2o ", line)]
+        found += [line for line in lines if re.match(r"(OMP_NUM_THREADS=1 )?d2o |torchrun .*-m d2o |curl |wrk ", line)]
     return found
 
 
@@ -62,8 +57,9 @@ def arguments(line: str) -> list[str]:
     return shlex.split(line.partition(" > ")[0])[1:]
 
 
-def only_read(line: str) -> bool:
-    return any(re.search(pattern, line) for pattern in ONLY_READ)
+def is_request(line: str) -> bool:
+    """Return whether a line asks the server of its page."""
+    return line.startswith(("curl ", "wrk "))
 
 
 def read(line: str) -> None:
@@ -88,7 +84,9 @@ def written_out(line: str) -> list[str]:
 def test_commands_run(page, stand_ins, quick, tmp_path, monkeypatch, capsys):
     prepare(page, stand_ins, tmp_path)
     monkeypatch.chdir(tmp_path)
-    for line in commands(page.read_text()):
+    lines = commands(page.read_text())
+    REQUESTS[:] = [line for line in lines if is_request(line)]
+    for line in lines:
         if line.startswith("python\n"):
             ast.parse(line.partition("\n")[2])
             if page.stem not in PROGRAMS_ONLY_READ:
@@ -97,9 +95,7 @@ def test_commands_run(page, stand_ins, quick, tmp_path, monkeypatch, capsys):
         elif is_synopsis(line):
             for command in written_out(line):
                 read(command)
-        elif only_read(line):
-            read(line)
-        else:
+        elif not is_request(line):
             try:
                 code = run(reduced(arguments(line)))
             except SystemExit as stop:
@@ -110,6 +106,7 @@ def test_commands_run(page, stand_ins, quick, tmp_path, monkeypatch, capsys):
                 file = Path(shlex.split(line)[-1])
                 file.parent.mkdir(parents=True, exist_ok=True)  # also below a folder that is called ~ here
                 file.write_text(printed.out)
+    assert not REQUESTS or ANSWERS, f"{page.name} asks a server that it does not start"
 
 
 def test_the_table_of_the_readme_can_be_read():
@@ -137,12 +134,6 @@ def test_the_tutorial_installs_before_it_begins():
     (block,) = re.findall(r"```\n(git clone .*?)```", text, re.DOTALL)
     assert "source .venv/bin/activate" in block and (ROOT / "constraints.txt").exists()
     assert text.index(block) < text.index("```\nd2o ")
-
-
-def test_every_reason_is_still_needed():
-    every = [line for page in PAGES for line in commands(page.read_text())]
-    unused = [pattern for pattern in ONLY_READ if not any(re.search(pattern, line) for line in every)]
-    assert unused == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -265,7 +265,13 @@ def of_pretraining(study: PretrainingStudy) -> list[Drawing]:
         axes.set_xscale("symlog", linthresh=min(thresholds))
         axes.set_xticks(study.lengths, [f"{length / 1000:g}k" if length else "0" for length in study.lengths])
         axes.minorticks_off()
-        axes.set(xlabel="images of pre-training", ylabel="KID", yscale="log")
+        found = [
+            value
+            for scores in (study.teachers, study.untuned, study.students)
+            for one in scores
+            for value in one.values()
+        ]
+        axes.set(xlabel="images of pre-training", ylabel="KID", yscale="log" if min(found) > 0 else "linear")
         axes.legend()
 
     caption = (

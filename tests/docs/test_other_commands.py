@@ -1,0 +1,184 @@
+"""What the documentation names beside d2o's own commands is run, too: benchmarks and other programs, at reduced size.
+
+`make` and `pip install` are what brought the tests here; their targets and extras must exist.
+"""
+
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import needs
+from conftest import make_denoiser
+from d2o.checkpoints import CheckpointError, export
+from d2o.checkpoints.export import runtime
+from d2o.pixels.files import write_images
+
+from .stand_ins import JUDGED
+from .test_commands import PAGES, ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+SMALL_MODEL = {"recipe": "digits-d2o-f", "batch": 4}
+
+
+def programs(text: str) -> set[str]:
+    """Return the command lines that begin with `python` or `pytest`, in fenced blocks or in a sentence."""
+    fences = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    inline = (" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose))
+    lines = [*"\n".join(fences).splitlines(), *inline]
+    return {line for line in lines if re.match(r"(OMP_NUM_THREADS=1 )?(python|pytest) ", line)}
+
+
+def finished(*words: str | Path, seconds: float = 300) -> str:
+    """Run a program to its end and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=seconds, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def app_latency(*_) -> None:
+    needs.chromium()
+    needs.package("playwright")
+    assert "images: median" in finished(BENCHMARKS / "app_latency.py")
+
+
+def browser_rate(_, place: Path) -> None:
+    needs.chromium()
+    try:
+        runtime.runtime_files(None)
+    except CheckpointError as error:
+        needs.missing(f"onnxruntime-web is not here ({runtime.VARIABLE} may name its npm package): {error}")
+    export(make_denoiser(channels=3, classes=4), place / "page", "web", title="Four kinds")
+    assert "images a second" in finished(BENCHMARKS / "browser_rate.py", place / "page", "0.2")
+
+
+def decoder_memory(*_) -> None:
+    needs.package("diffusers")
+    assert "GiB an image" in finished(BENCHMARKS / "decoder_memory.py")
+
+
+def cifar10_study(_, place: Path) -> None:
+    """Run the steps of a quick study up to the first student's mark."""
+    sys.path.insert(0, str(BENCHMARKS))
+    import cifar10_study as study  # type: ignore[import-not-found]
+
+    size = study.replace(study.QUICK, teacher=32, classifier=32, marks=(160, 192), examined=16)
+    one = study.Study(size, "digits", place / "runs", place / "results", 1)
+    (place / "runs").mkdir()
+    every = study.rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "rows", lambda size: every(size)[:1])
+        patch.setattr(study, "TEACHER_STEPS", (2,))
+        assert study.work(one) == 0
+        assert all(done for _, _, done in study.jobs(one))
+
+
+def report_results(_, place: Path) -> None:
+    finished(BENCHMARKS / "report_results.py", "--out", place / "docs" / "results.md")
+    assert (place / "docs" / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
+
+
+def full_size_table(*_) -> None:
+    program = runpy.run_path(str(BENCHMARKS / "full_size.py"))
+    program["table"].__globals__["ROWS"] = program["ROWS"][:1]
+    program["table"]()
+
+
+def speed_and_quality(line: str, place: Path) -> None:
+    """Run one row of the line's problem with fewer images, a smaller judge and measures that take no network."""
+    own = runpy.run_path(str(BENCHMARKS / "speed_and_quality.py"))["main"].__globals__
+    words = shlex.split(line)[2:]
+    problem = "digits" if "--digits-teacher" in words else "cifar10"
+    teacher = {"digits": "digits-teacher", "cifar10": "cifar10-small-teacher"}[problem]
+    own["IMAGES"][problem], own["SEEDS"] = 16, (0,)
+    own["RESULTS"] = place / "results" / "found.json"
+    name = list(own["VARIANTS"][problem])[-1]
+    extra = [*JUDGED, "--batch", "8", "--evaluate-images", "24", "--features", "pixels"]
+    own["VARIANTS"][problem] = {name: [*own["VARIANTS"][problem][name], *extra]}
+    write_images(
+        place / "data.zip", [np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)], labels=[0, 9] * 20
+    )
+    given = {"demo/teacher": teacher, "cifar10-train-32x32.zip": str(place / "data.zip")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["", *(given.get(word, word) for word in words), "--runs", str(place / "runs")])
+        own["main"]()
+    (row,) = json.loads(own["RESULTS"].read_text())
+    assert row["variant"] == name and row["images"] == 16 and row["features"] == "pixels"
+
+
+def bench_memory(line: str, _) -> None:
+    module, values = shlex.split(line)[2:]
+    assert int(finished("-m", module, json.dumps({**json.loads(values), "choice": SMALL_MODEL}))) > 0
+
+
+def http_server(line: str, place: Path) -> None:
+    (place / "page").mkdir()
+    (place / "page" / "index.html").write_text("here")
+    words = [sys.executable, "-u", *shlex.split(line)[1:], "0"]
+    with subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            found = re.search(r"port (\d+)", server.stdout.readline())
+            assert found
+            address = f"http://127.0.0.1:{found[1]}/"
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=60) as answer:
+                assert answer.read() == b"here"
+        finally:
+            server.terminate()
+
+
+def is_a_test_here(line: str, _) -> None:
+    """Files of tests that a page names are run with all others."""
+    assert (ROOT / shlex.split(line)[1]).exists()
+
+
+PROGRAMS = {
+    r"benchmarks/app_latency\.py": app_latency,
+    r"benchmarks/browser_rate\.py page": browser_rate,
+    r"benchmarks/decoder_memory\.py": decoder_memory,
+    r"benchmarks/cifar10_study\.py": cifar10_study,
+    r"benchmarks/report_results\.py": report_results,
+    r"benchmarks/full_size\.py --table": full_size_table,
+    r"benchmarks/speed_and_quality\.py": speed_and_quality,
+    r"-m d2o\.bench\.memory": bench_memory,
+    r"-m http\.server": http_server,
+    r"^pytest ": is_a_test_here,
+    r"docs/figures\.py": lambda *_: None,  # run by test_site.py
+}
+"""How a program is run, by what its line contains."""
+LINES = sorted({line for page in PAGES for line in programs(page.read_text())})
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_programs_run(line, tmp_path):
+    (name,) = [pattern for pattern in PROGRAMS if re.search(pattern, line)]
+    PROGRAMS[name](line, tmp_path)
+
+
+def test_nothing_is_prepared_for_nobody():
+    assert [pattern for pattern in PROGRAMS if not any(re.search(pattern, line) for line in LINES)] == []
+
+
+def test_targets_of_make_exist():
+    targets = {
+        target for page in PAGES for target in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE)
+    }
+    assert {"demo", "test", "docs"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"make {target}"
+
+
+def test_the_reader_of_programs_finds_what_there_is():
+    assert programs("`python a.py`, `x`\n```\npython -m b\nls\n```\n`OMP_NUM_THREADS=1 python\nc.py`") == {
+        "python a.py", "python -m b", "OMP_NUM_THREADS=1 python c.py"
+    }  # fmt: skip

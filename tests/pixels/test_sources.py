@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from d2o.pixels.datasets import open_images
 
@@ -34,6 +35,13 @@ def test_digits_are_built_in():
     assert pixels[0, 0, :, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]  # 5, 13, 9, 1 sixteenths of 255, rounded
     assert pixels.max() == 255 and pixels.min() == 0
     assert open_images("digits", labels="none").num_classes == 0
+
+
+def test_digits_are_those_that_scikit_learn_loads():
+    images, targets = load_digits(return_X_y=True)
+    digits = open_images("digits")
+    assert np.array_equal(np.round(digits.pixels(range(1797)).reshape(-1, 64) * 16 / 255), images)
+    assert digits.labels is not None and np.array_equal(digits.labels, targets)
 
 
 def test_zip_with_labels(tmp_path):

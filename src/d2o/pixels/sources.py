@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -79,11 +80,13 @@ def _missing(path: Path) -> str:
 
 
 def _digits(labels: str) -> Source:
-    from sklearn.datasets import load_digits
-
-    images, targets = load_digits(return_X_y=True)
-    pixels = np.floor(images.reshape(-1, 8, 8, 1) * (255 / 16) + 0.5).astype(np.uint8)
-    return _pixels("digits", pixels, np.asarray(targets) if _only(Path("digits"), labels) else None)
+    # scikit-learn's file without scikit-learn: importing it takes longer than anything else before a short run.
+    package = find_spec("sklearn")
+    assert package is not None and package.submodule_search_locations
+    file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(file, delimiter=",")
+    pixels = np.floor(table[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16) + 0.5).astype(np.uint8)
+    return _pixels("digits", pixels, table[:, -1].astype(np.int64) if _only(Path("digits"), labels) else None)
 
 
 def _pixels(path: str, pixels: np.ndarray, labels: np.ndarray | None) -> Source:

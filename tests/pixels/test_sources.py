@@ -40,7 +40,7 @@ def test_digits_are_built_in():
 def test_digits_are_those_that_scikit_learn_loads():
     images, targets = load_digits(return_X_y=True)
     digits = open_images("digits")
-    assert np.array_equal(np.round(digits.pixels(range(1797)).reshape(-1, 64) * 16 / 255), images)
+    assert np.array_equal(np.round(digits.pixels(range(1797)).reshape(-1, 64) * (16 / 255)), images)
     assert digits.labels is not None and np.array_equal(digits.labels, targets)
 
 

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def cifar10_study(_, place: Path) -> None:
     sys.path.insert(0, str(BENCHMARKS))
     import cifar10_study as study  # type: ignore[import-not-found]
 
-    size = study.replace(study.QUICK, teacher=32, classifier=32, marks=(160, 192), examined=16)
+    size = replace(study.QUICK, teacher=32, classifier=32, marks=(160, 192), examined=16)
     one = study.Study(size, "digits", place / "runs", place / "results", 1)
     (place / "runs").mkdir()
     every = study.rows

@@ -83,7 +83,7 @@ DIGITS: dict[str, Any] = {
     "discriminator": Projected(size=32, width=64),
 }
 
-# Two CPU cores, an hour and minutes: CIFAR-10 reduced to 16x16 (--resolution 16 --resize area).
+# Two CPU cores, over two hours and minutes: CIFAR-10 reduced to 16x16 (--resolution 16 --resize area).
 SMALL_PRETRAIN: dict[str, Any] = {
     "backbone": {**BACKBONES["small"], "attention_resolutions": [8]},
     "duration": 800_000,

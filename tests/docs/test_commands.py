@@ -23,7 +23,12 @@ from .stand_ins import ANSWERS, REQUESTS, prepare, quick, reduced, stand_ins
 __all__ = ["quick", "stand_ins"]
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted(file for file in (ROOT / "docs").rglob("*.md") if "_build" not in file.parts)]
+CARD = ROOT / "src/d2o/checkpoints/shipped/README.md"
+PAGES = [
+    ROOT / "README.md",
+    CARD,
+    *sorted(file for file in (ROOT / "docs").rglob("*.md") if "_build" not in file.parts),
+]
 
 FEWER = ("zip(digits.images,", "zip(digits.images[:60],")  # of the 1,797 digits that the tutorial writes
 PROGRAMS_ONLY_READ = {

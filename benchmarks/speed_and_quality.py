@@ -1,6 +1,6 @@
 """What the defaults that change the mathematics for speed do to quality, in two seeds each.
 
-python benchmarks/speed_and_quality.py --digits-teacher demo/teacher
+python benchmarks/speed_and_quality.py --digits-teacher digits-teacher
 python benchmarks/speed_and_quality.py --data cifar10-train-32x32.zip --teacher cifar10-small-teacher
 
 Runs that are done are skipped. Every row is written to benchmarks/results/speed_and_quality.json; started twice, it
@@ -28,7 +28,7 @@ def judge(**fields: int) -> list[str]:
 
 PLAIN = ["--set", "objectives.0.fresh_fakes=true"]
 VARIANTS = {
-    "digits": {"default": [], "fresh fakes": PLAIN},
+    "digits": {"default": [], "fresh fakes": PLAIN, "64 px, heads 128 wide": judge(size=64, width=128)},
     "cifar10": {
         "default (48 px, heads 64 wide)": [],
         "fresh fakes": PLAIN,

@@ -100,7 +100,6 @@ def speed_and_quality(line: str, place: Path) -> None:
     own = runpy.run_path(str(BENCHMARKS / "speed_and_quality.py"))["main"].__globals__
     words = shlex.split(line)[2:]
     problem = "digits" if "--digits-teacher" in words else "cifar10"
-    teacher = {"digits": "digits-teacher", "cifar10": "cifar10-small-teacher"}[problem]
     own["IMAGES"][problem], own["SEEDS"] = 16, (0,)
     own["RESULTS"] = place / "results" / "found.json"
     name = list(own["VARIANTS"][problem])[-1]
@@ -109,7 +108,7 @@ def speed_and_quality(line: str, place: Path) -> None:
     write_images(
         place / "data.zip", [np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)], labels=[0, 9] * 20
     )
-    given = {"demo/teacher": teacher, "cifar10-train-32x32.zip": str(place / "data.zip")}
+    given = {"cifar10-train-32x32.zip": str(place / "data.zip")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["", *(given.get(word, word) for word in words), "--runs", str(place / "runs")])
         own["main"]()

@@ -25,6 +25,10 @@ ORDER = (
     "real", "blurred", "teacher-18", "teacher-9", "teacher-4", "teacher-2", "untuned",
     "d2o", "d2o-f", "cd", "pd", "cd-gan", "scratch", "d2o-stylegan2", "cd-2", "cd-4", "cd-9", "cd-18",
 )  # fmt: skip
+LINES = tuple(zip(
+    ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000", "#56B4E9", "#F0E442"), "osD^vPX*", strict=True
+))  # fmt: skip
+"""Colours that most eyes tell apart (Okabe and Ito), and a marker for each."""
 WORDS = {
     "real": "real training images",
     "blurred": "real, blurred by 2",
@@ -196,9 +200,9 @@ def curves(results: Results, path: Path) -> None:
     )
     for panel_row, what in zip(panels, ("kid", "recall"), strict=True):
         for panel, space in zip(panel_row, SPACES, strict=True):
-            for name in names:
+            for name, (color, marker) in zip(names, LINES, strict=False):
                 means = [results.mean(name, space, mark, what) for mark in results.marks]
-                panel.plot(results.marks, means, marker="o", markersize=3, label=WORDS.get(name, name))
+                panel.plot(results.marks, means, color=color, marker=marker, markersize=4, label=WORDS.get(name, name))
             level = results.mean("teacher-18", space, 0, what)
             if level is not None:
                 panel.axhline(level, color="grey", linestyle="--", linewidth=1, label=WORDS["teacher-18"])
@@ -206,8 +210,9 @@ def curves(results: Results, path: Path) -> None:
             panel.set_xscale("log")
             panel.set_xticks(results.marks, [f"{mark:,}" for mark in results.marks])
             panel.minorticks_off()
-            if what == "kid" and panel.get_ylim()[1] > 1 > panel.get_ylim()[0]:
-                panel.set_yscale("symlog", linthresh=0.1)
+            heights = [value for line in panel.lines for value in np.asarray(line.get_ydata(), float)]
+            if what == "kid" and min(heights, default=0) > 0:
+                panel.set_yscale("log")
     for panel in panels[-1]:
         panel.set_xlabel("images seen")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)

@@ -2,6 +2,7 @@
 
 python benchmarks/full_size.py                       all of them, each in a process of its own; hours on a small CPU
 python benchmarks/full_size.py cifar10-d2o-f         some
+python benchmarks/full_size.py --precision float32   for processors without bfloat16, several times as fast
 python benchmarks/full_size.py --meta                shapes only; a few minutes
 python benchmarks/full_size.py --table               the table of docs/reproduce.md
 
@@ -48,7 +49,7 @@ def table() -> None:
         print(f"| `{name}` | {fid} | {recipe.duration / 1e6:g} M | {frozen} | {operations} | {hours:.1f} |", flush=True)
 
 
-def show(name: str, meta: bool) -> None:
+def show(name: str, meta: bool, precision: str | None) -> None:
     """Print what a rehearsal of one preset has seen."""
     began = time.monotonic()
     shapes = rehearse(name)
@@ -61,7 +62,7 @@ def show(name: str, meta: bool) -> None:
     )
     print(f"{name}: {'; '.join(parts)}", flush=True)
     if not meta:
-        found = rehearse(name, "cpu")
+        found = rehearse(name, "cpu", precision=precision)
         seconds = time.monotonic() - began
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         losses = ", ".join(f"{turn} {value:.3g}" for turn, value in found.losses.items())
@@ -73,11 +74,11 @@ def show(name: str, meta: bool) -> None:
             "discriminator": shapes.discriminator,
             "steps": 2,
             "batch_size": 2,
-            "precision": RECIPES[name].precision,
+            "precision": precision or RECIPES[name].precision,
             "losses": found.losses,
             "seconds": round(seconds, 1),
             "peak_memory_gib": round(memory, 2),
-            "command": f"python benchmarks/full_size.py {name}",
+            "command": f"python benchmarks/full_size.py {name}" + (f" --precision {precision}" if precision else ""),
         }
         with atomic(RESULTS) as temporary:
             temporary.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
@@ -87,13 +88,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="PRESET", help=", ".join(PRESETS))
     parser.add_argument("--meta", action="store_true")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="instead of each preset's own")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
         table()
     elif len(options.names) == 1:
-        show(options.names[0], options.meta)
+        show(options.names[0], options.meta, options.precision)
     else:  # each in a process of its own, so that its memory is its own too
         extra = ["--meta"] if options.meta else []
+        extra += ["--precision", options.precision] if options.precision else []
         commands = ([sys.executable, __file__, name, *extra] for name in options.names or PRESETS)
         sys.exit(max(subprocess.run(command, check=False).returncode for command in commands))

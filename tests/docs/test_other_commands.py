@@ -95,6 +95,15 @@ def full_size_table(*_) -> None:
     program["table"]()
 
 
+def full_size(_, place: Path) -> None:
+    """Take two real steps of the preset that is done soonest."""
+    own = runpy.run_path(str(BENCHMARKS / "full_size.py"))["show"].__globals__
+    own["RESULTS"] = place / "found.json"
+    own["show"]("cifar10-d2o-convolutional", False, "float32")
+    found = json.loads(own["RESULTS"].read_text())["cifar10-d2o-convolutional"]
+    assert found["steps"] == 2 and set(found["losses"]) == {"student", "discriminator", "r1"}
+
+
 def speed_and_quality(line: str, place: Path) -> None:
     """Run one row of the line's problem with fewer images, a smaller judge and measures that take no network."""
     own = runpy.run_path(str(BENCHMARKS / "speed_and_quality.py"))["main"].__globals__
@@ -149,6 +158,7 @@ PROGRAMS = {
     r"benchmarks/cifar10_study\.py": cifar10_study,
     r"benchmarks/report_results\.py": report_results,
     r"benchmarks/full_size\.py --table": full_size_table,
+    r"benchmarks/full_size\.py --precision": full_size,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,
     r"-m d2o\.bench\.memory": bench_memory,
     r"-m http\.server": http_server,

@@ -82,9 +82,15 @@ def stable_diffusion(device: str) -> Any:
     return network
 
 
-def rehearse(name: str, device: str = "meta", iterations: int = 2, batch_size: int = 2) -> Rehearsal:
-    """Go through every turn of a preset with random weights everywhere; on a real device, train so many iterations."""
+def rehearse(
+    name: str, device: str = "meta", iterations: int = 2, batch_size: int = 2, precision: str | None = None
+) -> Rehearsal:
+    """Go through every turn of a preset with random weights everywhere; on a real device, train so many iterations.
+
+    `precision` replaces the preset's, for processors that take minutes to emulate it.
+    """
     recipe = shortened(with_random_weights(named(name)))
+    recipe = replace(recipe, precision=precision or recipe.precision)
     if device == "meta":  # nothing is computed there, so rounding and warping are no matter
         recipe = replace(without_augmentation(recipe), precision="float32")
     micro = 1 if recipe.micro_batch_size else None

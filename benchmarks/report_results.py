@@ -25,7 +25,7 @@ ORDER = (
     "real", "blurred", "teacher-18", "teacher-9", "teacher-4", "teacher-2", "untuned",
     "d2o", "d2o-f", "cd", "pd", "cd-gan", "scratch", "d2o-stylegan2", "cd-2", "cd-4", "cd-9", "cd-18",
 )  # fmt: skip
-LINES = tuple(zip(
+STYLES = tuple(zip(
     ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000", "#56B4E9", "#F0E442"), "osD^vPX*", strict=True
 ))  # fmt: skip
 """Colours that most eyes tell apart (Okabe and Ito), and a marker for each."""
@@ -200,7 +200,7 @@ def curves(results: Results, path: Path) -> None:
     )
     for panel_row, what in zip(panels, ("kid", "recall"), strict=True):
         for panel, space in zip(panel_row, SPACES, strict=True):
-            for name, (color, marker) in zip(names, LINES, strict=False):
+            for name, (color, marker) in zip(names, STYLES, strict=False):
                 means = [results.mean(name, space, mark, what) for mark in results.marks]
                 panel.plot(results.marks, means, color=color, marker=marker, markersize=4, label=WORDS.get(name, name))
             level = results.mean("teacher-18", space, 0, what)

@@ -87,7 +87,7 @@ def stand_ins(tmp_path_factory):
 
 
 def transformer(scratch: Path) -> None:
-    """Write what the page of DiT names: a tiny transformer of latents, an autoencoder, and two images of each class."""
+    """Write what the page of DiT names: a tiny transformer of latents, an autoencoder, and an image of each class."""
     diffusers = needs.package("diffusers")
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     sizes = {"resolution": 8, "in_channels": 4, "out_channels": 4, "channels": 16, "num_blocks": 2, "num_heads": 2}
@@ -141,25 +141,26 @@ def quick(tmp_path_factory, monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
+REQUESTS: list[str] = []
+"""Lines with curl or wrk that the next server is asked by."""
+ANSWERED: set[str] = set()
+
+
 def stop_what_answers(sentence: str) -> None:
     """Take a server's address from what it tells, ask it, and end it as a service manager does."""
 
     def ask_then_stop(address: str) -> None:
         try:
-            for request in (urllib.request.Request(address), *(asked_at(address, line) for line in REQUESTS)):
+            for line in (f"curl {address}", *REQUESTS):
+                request = asked_at(address, line)
                 with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
-                    assert answer.status == 200
-                    ANSWERS.append(answer.read())
+                    assert answer.status == 200 and answer.read()
+                ANSWERED.add(line)
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
     if found := re.search(r"http://\S+/", sentence):
         threading.Thread(target=ask_then_stop, args=(found[0],)).start()
-
-
-REQUESTS: list[str] = []
-"""Lines with curl or wrk that the next server is asked by."""
-ANSWERS: list[bytes] = []
 
 
 def asked_at(address: str, line: str) -> urllib.request.Request:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from d2o.bench.measure import operations
+from d2o.bench.measure import operations, training
+from d2o.bench.problem import Problem
 from d2o.bench.steps import Steps, medians, race
 from d2o.bench.stopwatch import Stopwatch
 from d2o.compute.convolution import Convolution
@@ -119,3 +120,14 @@ def test_operations_are_the_same_however_often_r1_comes(teacher) -> None:
     rare, rarer = of(2), of(4)
     without = 2 * rarer - rare
     assert 0 < without < rarer < rare
+
+
+def test_training_is_measured_beside_plain_and_released_sizes(teacher) -> None:
+    problem = Problem(teacher, recipes.PRETRAIN, RECIPE)
+    found = {kind: {} for kind in ("images_per_second", "peak_share", "parts", "spread", "gigaflop_an_image", "ratio")}
+    training("d2o_f", RECIPE, problem, stream(), 1, True, 1e9, found)  # type: ignore[arg-type]
+    assert set(found["ratio"]) == {"d2o_f_step", "d2o_f_recipe"}
+    needed = found["gigaflop_an_image"]
+    assert needed["d2o_f"] < needed["d2o_f_plain"] < needed["d2o_f_released"]
+    for name, share in found["peak_share"].items():
+        assert share == pytest.approx(needed[name] * found["images_per_second"][name])

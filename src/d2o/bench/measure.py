@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +28,8 @@ from .steps import WARM_UP, Steps, medians, race
 
 EVALUATED = 32
 """Side of the images of the evaluation."""
+RATIOS = {"_plain": "step", "_released": "recipe"}
+"""What the ratio to each rival is called."""
 Say = Callable[[str], Any]
 
 
@@ -96,21 +99,29 @@ def training(
     kind: str, recipe: Recipe, problem: Problem, images: Images, repeats: int, plain: bool, best: float, found: dict
 ) -> None:
     """Measure one kind of training."""
-    racers = {"ours": Steps(recipe, problem.teacher, images)}
+    racers = {"": Steps(recipe, problem.teacher, images)}
     if plain:
-        racers["plain"] = Steps(recipe, problem.teacher, images, plain=True)
+        racers["_plain"] = Steps(recipe, problem.teacher, images, plain=True)
+    if plain and kind == "d2o_f" and recipe.discriminator.kind == "projected":
+        racers["_released"] = Steps(released(recipe), problem.teacher, images, plain=True)
     rounds = race(racers, repeats)
     for name, parts in rounds.items():
-        label = kind if name == "ours" else f"{kind}_plain"
+        label = f"{kind}{name}"
         needed = operations(racers[name])
         found["gigaflop_an_image"][label] = needed / 1e9
         found["parts"][label] = {part: seconds / recipe.batch_size for part, seconds in medians(parts).items()}
         totals = [sum(row.values()) for row in parts]
         note(found, "images_per_second", {label: [recipe.batch_size / total for total in totals]})
         found["peak_share"][label] = needed * found["images_per_second"][label] / best
-    if plain:
-        pairs = zip(rounds["plain"], rounds["ours"], strict=True)
-        found["ratio"][f"{kind}_step"] = median(sum(a.values()) / sum(b.values()) for a, b in pairs)
+    ours = [sum(parts.values()) for parts in rounds.pop("")]
+    for rival, iterations in rounds.items():
+        shares = [sum(parts.values()) / seconds for parts, seconds in zip(iterations, ours, strict=True)]
+        found["ratio"][f"{kind}_{RATIOS[rival]}"] = median(shares)
+
+
+def released(recipe: Recipe) -> Recipe:
+    """Return the recipe with the released code's heads, and its features at the 64 pixels that small images allow."""
+    return replace(recipe, discriminator=replace(recipe.discriminator, size=64, width=512))
 
 
 def operations(steps: Steps) -> float:

@@ -11,6 +11,7 @@ TARGETS = {  # what each ratio should reach on two processor cores
 }  # fmt: skip
 SENTENCES = {
     "d2o_f_step": "D2O-F training step, plain / ours",
+    "d2o_f_recipe": "D2O-F training step, plain with features at 64 px and heads 512 wide / ours",
     "d2o_step": "D2O training step, plain / ours",
     "pretrain_step": "pre-training step, plain / ours",
     "sampling": "images a second on disk, student in 1 call / teacher in 35",

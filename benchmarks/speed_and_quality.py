@@ -28,7 +28,12 @@ def judge(**fields: int) -> list[str]:
 
 PLAIN = ["--set", "objectives.0.fresh_fakes=true"]
 VARIANTS = {
-    "digits": {"default": [], "fresh fakes": PLAIN, "64 px, heads 128 wide": judge(size=64, width=128)},
+    "digits": {
+        "default": [],
+        "fresh fakes": PLAIN,
+        "64 px": judge(size=64, width=64),
+        "64 px, heads 128 wide": judge(size=64, width=128),
+    },
     "cifar10": {
         "default (48 px, heads 64 wide)": [],
         "fresh fakes": PLAIN,

@@ -20,9 +20,10 @@ class Look:
 
     def __init__(self) -> None:
         self.seen: list[float] = []
+        self.sizes: set[int] = set()
 
     def __call__(self, batch: Tensor) -> list[Tensor]:
-        assert len(batch) == CHUNK
+        self.sizes.add(len(batch))
         self.seen += sorted(set(batch[:, 0, 0, 0].tolist()))
         return [batch.expand(-1, 3, -1, -1) + 0.5, batch[:, :, ::2, ::2] * 2]
 
@@ -38,6 +39,14 @@ def test_an_image_is_looked_at_once() -> None:
     for numbers in ([3, 1, 2], [2, 4, 3], [4, 4, 1]):
         check(memory.maps(images(numbers), numbers, look), numbers)
     assert sorted(look.seen) == [1, 2, 3, 4]
+
+
+def test_always_as_many_are_computed_at_once_and_no_more_than_asked_for() -> None:
+    for count, chunk in ((4, 4), (CHUNK, CHUNK), (CHUNK + 8, CHUNK)):
+        memory, look = Memory(), Look()
+        memory.maps(images(list(range(count))), list(range(count)), look)
+        memory.maps(images([0, 100]), [0, 100], look)  # one of them is new
+        assert look.sizes == {chunk}
 
 
 ROW = 4 * (3 * 16 + 4)  # bytes
@@ -66,8 +75,9 @@ def test_what_is_remembered_does_not_depend_on_the_company() -> None:
     pyramid = Pyramid("tf_efficientnet_lite0", 32, "random")
     pictures = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        expected = Memory().maps(pictures, range(50), pyramid)
-        memory = Memory()
+        whole, memory = Memory(), Memory()
+        whole.maps(pictures[:10], range(10), pyramid)  # as many as the other's first
+        expected = whole.maps(pictures, range(50), pyramid)
         for start, stop in ((40, 50), (0, 3), (0, 50)):
             found = memory.maps(pictures[start:stop], range(start, stop), pyramid)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -83,5 +83,11 @@ def test_limits_of_a_container_count(monkeypatch, tmp_path):
     assert (memory.available(torch.device("cpu")) or 10**9) > 2_000_000
 
 
-def test_largest_divisor():
-    assert [largest(48, limit) for limit in (100, 47, 7, 1, 0)] == [48, 24, 6, 1, 0]
+def test_micro_batches_are_even_and_never_single():
+    assert [largest(48, limit) for limit in (100, 47, 7, 1, 0)] == [48, 24, 7, 1, 0]
+    assert [largest(127, 100), largest(62, 30), largest(33, 32), largest(9, 8), largest(1, 5)] == [64, 21, 17, 5, 1]
+    for share in range(2, 80):
+        for limit in range(3, 90):
+            size = largest(share, limit)
+            assert 2 <= size <= min(limit, share)
+            assert share % size != 1 or all(share % other == 1 for other in range(2, size + 1))

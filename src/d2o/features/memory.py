@@ -13,7 +13,7 @@ from torch import Tensor
 IN_MEMORY = 2 << 30
 """Bytes of memory that what is remembered may take."""
 CHUNK = 32
-"""Images that are computed at once: always so many, since rounding may depend on how many they are."""
+"""At most so many images are computed at once; always as many in one run, since rounding may depend on it."""
 
 
 class Memory:
@@ -29,6 +29,7 @@ class Memory:
         self.stores: list[np.ndarray] | None = None
         self.places: dict[int, int] = {}
         self.shapes: list[tuple[int, ...]] = []  # [H, W, C] of every map
+        self.chunk: int | None = None  # a run's first micro-batch is as large as any, and as after it is resumed
 
     def emptied(self) -> "Memory":
         """Return a memory with the same limits that knows nothing."""
@@ -39,11 +40,12 @@ class Memory:
 
         The maps of a number must always be the same.
         """
+        chunk = self.chunk = self.chunk or min(CHUNK, len(numbers))
         rows = [self.recall(number) for number in numbers]
         new = [place for place, row in enumerate(rows) if row is None]
-        for start in range(0, len(new), CHUNK):
-            chosen = new[start : start + CHUNK]
-            fresh = self.pack(look(images[chosen + chosen[-1:] * (CHUNK - len(chosen))]))
+        for start in range(0, len(new), chunk):
+            chosen = new[start : start + chunk]
+            fresh = self.pack(look(images[chosen + chosen[-1:] * (chunk - len(chosen))]))
             for place, row in zip(chosen, fresh, strict=False):
                 rows[place] = row
                 self.keep(numbers[place], row)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -162,5 +163,9 @@ def remedy(recipe: Recipe, fitting: int, option: str = MICRO) -> str:
 
 
 def largest(share: int, limit: int) -> int:
-    """Return the largest divisor of `share` that is at most `limit`; 0 if there is none."""
-    return next((size for size in range(min(share, limit), 0, -1) if share % size == 0), 0)
+    """Return the size of micro-batches, at most `limit`, into which `share` images fall most evenly; 0 if there is none.
+
+    None of them may be a single image, which batch norms cannot take, where that can be.
+    """
+    even = ceil(share / ceil(share / limit)) if limit > 0 else 0
+    return next((size for size in range(even, 1, -1) if share % size != 1), even)

@@ -2,8 +2,10 @@
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -26,11 +28,12 @@ from d2o.training.recipe import Recipe
 from d2o.training.recipes import DATA
 from d2o.training.rehearsal import noise_stream, teacher, with_random_weights
 from d2o.training.run import FEATURES_ON_DISK
+from d2o.training.speed import emulation, faster_precision
 
 from .steps import Steps
 
-FIRST, SECONDS = 2, 20.0
-"""Images of the first step that is tried, and how long trying takes at most (but for one step)."""
+FIRST, SECONDS, REPEATS = 2, 20.0, 5
+"""Images of the first step that is tried, how long trying takes at most (but for a step), steps of the last size."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,24 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(name: str, recipe: Recipe, model: str | None = None, folder: str | Path = ".") -> Estimate:
+def estimate(
+    name: str,
+    recipe: Recipe,
+    model: str | None = None,
+    folder: str | Path = ".",
+    choose_precision: bool = False,
+    say: Callable[[str], Any] = lambda _: None,
+) -> Estimate:
     """Return what a recipe takes here, starting from a model, or from random weights of the size it is made for."""
     if model is None and not name.startswith((*DATA, "dit-")):
         raise ValueError(f"The recipe {name} is for networks of any size: name one with --from MODEL.")
     start = load(model) if model is not None else teacher(name, recipe)
     recipe = with_random_weights(recipe)
+    if choose_precision:
+        recipe = replace(recipe, precision=faster_precision(start, torch.device("cpu")))
+        say(f"{name}: {recipe.precision} is the faster here")
+    elif slow := emulation(recipe.precision, torch.device("cpu")):
+        say(f"{name}: {slow}")
     made = networks(recipe, start)
     size = at_once(recipe)
     if (remember := getattr(made.discriminator, "remember_on_disk", None)) is not None:
@@ -88,9 +103,15 @@ def estimate(name: str, recipe: Recipe, model: str | None = None, folder: str | 
     each, always = bytes_an_image(recipe, made), weight_bytes(made) + remembered
     free = available(torch.device("cpu"))
     most = recipe.batch_size if free is None else max((free - always) // each, 0)
+    if free is not None and most < FIRST:
+        needed = (always + FIRST * each) / GIB
+        raise ValueError(
+            f"The recipe {name} needs about {needed:.1f} GiB for {FIRST} images, and {free / GIB:.1f} GiB are free: "
+            f"{remedy(recipe, 0)}."
+        )
     frozen = share(made)
     del made, remember
-    rate, tried = measure(recipe, start, size, limit=max(most, FIRST))
+    rate, tried = measure(recipe, start, size, limit=most)
     disk = shutil.disk_usage(folder)
     return Estimate(
         images_per_second=rate,
@@ -108,16 +129,18 @@ def estimate(name: str, recipe: Recipe, model: str | None = None, folder: str | 
 
 def measure(recipe: Recipe, start: Denoiser, size: int, limit: int) -> tuple[float, int]:
     """Return images a second, and the batch at which they were measured: the largest that was quickly tried."""
-    count, began, rate, tried = min(FIRST, size), time.monotonic(), 0.0, 0
+    count, end = min(FIRST, size), time.monotonic() + SECONDS
     while True:
         steps = Steps(replace(recipe, batch_size=count, micro_batch_size=None), start, noise_stream(start, count))
         steps.step()
-        taken = sum(steps.step().values())
-        rate, tried = max(rate, count / taken), count
+        taken = [sum(steps.step().values())]
         following = min(4 * count, size, limit)
         # The next one takes about as much longer as it is larger, twice, and its networks are built anew.
-        if following <= count or time.monotonic() - began + 2 * taken * following / count > SECONDS:
-            return rate, tried
+        if following <= count or time.monotonic() + 2 * taken[0] * following / count > end:
+            while len(taken) < REPEATS and time.monotonic() + taken[0] < end:
+                taken.append(sum(steps.step().values()))
+            return count / median(taken), count
+        del steps  # two sets of networks need not fit at once
         count = following
 
 

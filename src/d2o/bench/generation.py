@@ -78,17 +78,20 @@ def engines(student: Denoiser, folder: Path) -> tuple[dict[str, Engine], list[st
     return ready, missing
 
 
-def engine_rates(student: Denoiser, batch: int, repeats: int, ready: dict[str, Engine]) -> dict[str, list[float]]:
-    """Return every engine's images a second at a batch size, call by call, each in turn with the others'."""
+def engine_rates(
+    student: Denoiser, batch: int, calls: int, repeats: int, ready: dict[str, Engine]
+) -> dict[str, list[float]]:
+    """Return every engine's images a second at a batch size, over so many calls at a time, in turn with the others'."""
     noise = torch.randn(batch, *student.image_shape)
     label = torch.arange(batch) % student.num_classes if student.num_classes else None
     rates: dict[str, list[float]] = {name: [] for name in ready}
     for repeat in range(-3, repeats):
         for name, make in ready.items():
             began = time.perf_counter()
-            make(noise, label)
+            for _ in range(calls):
+                make(noise, label)
             if repeat >= 0:
-                rates[name].append(batch / (time.perf_counter() - began))
+                rates[name].append(calls * batch / (time.perf_counter() - began))
     return rates
 
 

@@ -2,8 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,8 +27,7 @@ from .steps import WARM_UP, Steps, medians, race
 
 EVALUATED = 32
 """Side of the images of the evaluation."""
-RATIOS = {"_plain": "step", "_released": "recipe"}
-"""What the ratio to each rival is called."""
+KINDS = ("d2o_f", "d2o", "pretrain")
 Say = Callable[[str], Any]
 
 
@@ -38,7 +36,10 @@ def measure(choice: Choice, repeats: int, plain: bool, say: Say) -> dict[str, An
     problem = choice.problem()
     found: dict[str, Any] = {
         "machine": machine.describe(),
-        "settings": {"batch": problem.student.batch_size, "repeats": repeats, "parameters": size(problem.teacher)},
+        "settings": {
+            "recipe": choice.recipe, "model": choice.model, "batch": problem.student.batch_size, "plain": plain,
+            "image_shape": list(problem.teacher.pixel_shape), "parameters": size(problem.teacher), "repeats": repeats,
+        },
         "ratio": {}, "memory_ratio": {}, "images_per_second": {}, "peak_share": {}, "parts": {}, "spread": {},
         "gigaflop_an_image": {}, "memory_mib": {}, "notes": [],
     }  # fmt: skip
@@ -50,9 +51,8 @@ def measure(choice: Choice, repeats: int, plain: bool, say: Say) -> dict[str, An
         images = noise_images(
             WARM_UP * problem.student.batch_size, problem.teacher.pixel_shape, problem.teacher.num_classes, folder
         )  # as many as warm up: what is remembered of real images is then known, as from the second pass over data
-        if plain:
-            say("memory")
-            found |= memory(choice)
+        say("memory")
+        found |= memory(choice, plain)
         for kind, recipe in problem.recipes().items():
             say(f"training steps: {kind}")
             training(kind, recipe, problem, images, repeats, plain, best, found)
@@ -63,7 +63,10 @@ def measure(choice: Choice, repeats: int, plain: bool, say: Say) -> dict[str, An
         note(found, "images_per_second", {"loads": generation.loading(student, repeats, folder)})
         evaluation(folder, found)
         say("from a command to its first training step")
-        note(found, "seconds", {"from_command_to_first_training_step": first_step(folder)})
+        try:
+            note(found, "seconds", {"from_command_to_first_training_step": first_step(folder)})
+        except ValueError as error:  # a process of its own: the minutes before are not lost with it
+            found["notes"].append(str(error))
     return found
 
 
@@ -86,12 +89,14 @@ def size(denoiser: Denoiser) -> int:
     return sum(p.numel() for p in denoiser.parameters())
 
 
-def memory(choice: Choice) -> dict[str, Any]:
-    """Return the peak memory of training in MiB, and D2O-F's share of plain D2O's."""
-    runs = {"d2o_f": ("d2o_f", False), "d2o_f_plain": ("d2o_f", True), "d2o_plain": ("d2o", True)}
-    found = {name: peak(Run(choice, *run)) for name, run in runs.items()}
+def memory(choice: Choice, plain: bool) -> dict[str, Any]:
+    """Return the peak memory of training in MiB, and with `plain` D2O-F's share of plain D2O's."""
+    runs = {
+        f"{kind}{'_plain' * rival}": Run(choice, kind, rival) for kind in KINDS for rival in (False, True)[: 1 + plain]
+    }
+    found = {name: peak(run) for name, run in runs.items()}
     mib = {name: value / 2**20 for name, value in found.items() if value is not None}
-    ratio = {"d2o_f": mib["d2o_f"] / mib["d2o_plain"]} if mib else {}
+    ratio = {"d2o_f": mib["d2o_f"] / mib["d2o_plain"]} if mib and plain else {}
     return {"memory_mib": mib, "memory_ratio": ratio}
 
 
@@ -100,10 +105,10 @@ def training(
 ) -> None:
     """Measure one kind of training."""
     racers = {"": Steps(recipe, problem.teacher, images)}
+    if kind != "pretrain":
+        racers["_first_pass"] = Steps(recipe, problem.teacher, new(images.batches(recipe.batch_size)))
     if plain:
         racers["_plain"] = Steps(recipe, problem.teacher, images, plain=True)
-    if plain and kind == "d2o_f" and recipe.discriminator.kind == "projected":
-        racers["_released"] = Steps(released(recipe), problem.teacher, images, plain=True)
     rounds = race(racers, repeats)
     for name, parts in rounds.items():
         label = f"{kind}{name}"
@@ -113,15 +118,18 @@ def training(
         totals = [sum(row.values()) for row in parts]
         note(found, "images_per_second", {label: [recipe.batch_size / total for total in totals]})
         found["peak_share"][label] = needed * found["images_per_second"][label] / best
-    ours = [sum(parts.values()) for parts in rounds.pop("")]
-    for rival, iterations in rounds.items():
-        shares = [sum(parts.values()) / seconds for parts, seconds in zip(iterations, ours, strict=True)]
-        found["ratio"][f"{kind}_{RATIOS[rival]}"] = median(shares)
+    if plain:
+        seconds = {name: [sum(parts.values()) for parts in iterations] for name, iterations in rounds.items()}
+        for name in (name for name in racers if name != "_plain"):
+            pairs = zip(seconds["_plain"], seconds[name], strict=True)
+            found["ratio"][f"{kind}{name}_step"] = median(theirs / ours for theirs, ours in pairs)
 
 
-def released(recipe: Recipe) -> Recipe:
-    """Return the recipe with the released code's heads, and its features at the 64 pixels that small images allow."""
-    return replace(recipe, discriminator=replace(recipe.discriminator, size=64, width=512))
+def new(batches: Iterable[Any]) -> Iterator[tuple]:
+    """Yield numbered batches with numbers that never return: every image is new, as in a run's first pass."""
+    for batch in batches:
+        batch.number = batch[2]
+        yield batch
 
 
 def operations(steps: Steps) -> float:
@@ -144,11 +152,12 @@ def sampling(teacher: Denoiser, student: Denoiser, repeats: int, folder: Path, f
     found["ratio"]["sampling"] = median(s / t for s, t in zip(rates["student"], rates["teacher"], strict=True))
     ready, missing = generation.engines(student, folder)
     found["notes"] += missing
-    for batch in (1, 64):
-        engine = generation.engine_rates(student, batch, max(repeats, 10), ready)
+    for batch, calls in ((1, 20), (64, 1)):
+        engine = generation.engine_rates(student, batch, calls, max(repeats, 10), ready)
         note(found, "images_per_second", {f"{name}_batch{batch}": rates for name, rates in engine.items()})
-        fastest = max(median(values) for values in engine.values())
-        found["ratio"][f"engine_batch{batch}"] = fastest / median(engine["eager"])
+        fastest = max(engine.values(), key=median)
+        pairs = zip(fastest, engine["eager"], strict=True)
+        found["ratio"][f"engine_batch{batch}"] = median(best / eager for best, eager in pairs)
 
 
 def evaluation(folder: Path, found: dict, count: int = 10_000, part: int = 640, repeats: int = 3) -> None:

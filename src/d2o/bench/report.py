@@ -11,7 +11,8 @@ TARGETS = {  # what each ratio should reach on two processor cores
 }  # fmt: skip
 SENTENCES = {
     "d2o_f_step": "D2O-F training step, plain / ours",
-    "d2o_f_recipe": "D2O-F training step, plain with features at 64 px and heads 512 wide / ours",
+    "d2o_f_first_pass_step": "D2O-F training step in the first pass over the data, plain / ours",
+    "d2o_first_pass_step": "D2O training step in the first pass over the data, plain / ours",
     "d2o_step": "D2O training step, plain / ours",
     "pretrain_step": "pre-training step, plain / ours",
     "sampling": "images a second on disk, student in 1 call / teacher in 35",
@@ -29,7 +30,8 @@ def read(path: str) -> dict[str, Any]:
         raise ValueError(f"There is no file {path} to compare with: write one with d2o bench --out {path}.") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as the figures of d2o bench: give a file that --out wrote.") from error
-    if not isinstance(found, dict) or not isinstance(found.get("images_per_second"), dict):
+    rates = found.get("images_per_second") if isinstance(found, dict) else None
+    if not isinstance(rates, dict) or not all(isinstance(rate, int | float) for rate in rates.values()):
         raise ValueError(f"{path} holds no figures of d2o bench: give a file that --out wrote.")
     return found
 
@@ -38,6 +40,17 @@ def compare(found: dict[str, Any], earlier: dict[str, Any]) -> dict[str, float]:
     """Return how many times as fast things are now, by the names of images a second that both have."""
     before = earlier["images_per_second"]
     return {name: rate / before[name] for name, rate in found["images_per_second"].items() if before.get(name)}
+
+
+def differences(found: dict[str, Any], earlier: dict[str, Any]) -> list[str]:
+    """Return in which settings, and in what of the machine, two runs differ, a sentence each; speeds differ anyway."""
+    pairs = [
+        (key, found[kind][key], earlier.get(kind, {}).get(key))
+        for kind in ("settings", "machine")
+        for key in found[kind]
+        if key != "peak_gflops"
+    ]
+    return [f"Compared with a run of another {key}: {old}, now {new}." for key, new, old in pairs if new != old]
 
 
 def write(path: str, found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Measure how fast this machine trains and samples, part by part, and what every trick is worth.
+"""Measure how fast this machine trains and samples, part by part, and what all tricks together are worth.
 
 examples:
   d2o bench --plain
@@ -7,6 +7,7 @@ examples:
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"--threads is from 1 to {MOST_THREADS}, not {options.threads}.")
     if options.out is not None and Path(options.out).suffix != ".json":
         raise ValueError(f"--out {options.out} must end in .json; the plot is written beside it.")
+    if options.out is not None and not os.access(folder := Path(options.out).resolve().parent, os.W_OK):
+        raise ValueError(f"--out {options.out}: its folder {folder} does not exist or cannot be written to.")
     import torch
 
     from d2o.bench import report
@@ -67,9 +70,10 @@ def main(arguments: Sequence[str]) -> None:
     found = measure(choice, options.repeats, options.plain, lambda what: say(f"bench: {what}"))
     if earlier is not None:
         found["compared"] = report.compare(found, earlier)
-    if options.out is not None:
-        report.write(options.out, found)
+        found["notes"] = [*found["notes"], *report.differences(found, earlier)]
     if options.json:
         print(json.dumps(found, indent=2))
     else:
         report.show(found, earlier)
+    if options.out is not None:
+        report.write(options.out, found)

@@ -30,8 +30,8 @@ class EstimateOptions:
     """Images an iteration."""
     micro_batch: int | None = None
     """Images that pass through the networks at once."""
-    precision: Literal["float32", "bfloat16"] | None = None
-    """Of the denoiser's network."""
+    precision: Literal["float32", "bfloat16", "auto"] | None = None
+    """Of the denoiser's network; auto: the one that trains faster here, by trying."""
     set: Set = ()
     """Change any other key of the recipe: --set discriminator.size=64."""
     json: bool = False
@@ -45,11 +45,11 @@ def main(arguments: Sequence[str]) -> None:
         "duration": options.images,
         "batch_size": options.batch,
         "micro_batch_size": options.micro_batch,
-        "precision": options.precision,
+        "precision": None if options.precision == "auto" else options.precision,
     }
     recipe = recipe_from(options.recipe, changes, options.set)
     from d2o.bench.estimate import estimate
 
     say(f"{options.recipe}: trying a few steps; weights are random, which are as fast as any")
-    found = estimate(options.recipe, recipe, options.from_)
+    found = estimate(options.recipe, recipe, options.from_, choose_precision=options.precision == "auto", say=say)
     print(json.dumps(found.as_dict(), indent=2) if options.json else "\n".join(found.sentences(recipe)))

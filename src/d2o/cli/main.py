@@ -73,11 +73,21 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # `d2o recipes | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (RuntimeError, MemoryError) as error:
+        if os.environ.get("D2O_TRACEBACK") or not memory_is_used_up(error):
+            raise
+        return complain("the memory is used up: give fewer images at once, by --micro-batch or --batch.")
     except (ValueError, OSError) as error:
         if os.environ.get("D2O_TRACEBACK"):
             raise
         return complain(str(error))
     return 0
+
+
+def memory_is_used_up(error: BaseException) -> bool:
+    """Return whether an error is the system's or the GPU's refusal of more memory, without importing torch."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def complain(sentence: str) -> int:

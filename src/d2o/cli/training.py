@@ -4,8 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from d2o.diffusion.denoiser import Denoiser
 from d2o.pixels.datasets import Images
 from d2o.training.loop import group
@@ -13,10 +11,11 @@ from d2o.training.memory import at_once, check_memory, modules
 from d2o.training.networks import check_fit, networks, share
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits, judge_by, run
-from d2o.training.speed import compile_student, fastest_precision, try_compiled
+from d2o.training.speed import compile_student, emulation, fastest_precision, try_compiled
 from d2o.training.tracking import check_service, tracked
 
 from .arguments import Set, quiet, tell
+from .main import memory_is_used_up
 from .terminal import say, watch
 
 
@@ -87,6 +86,8 @@ def follow(
     if options.precision == "auto":
         recipe = replace(recipe, precision=fastest_precision(teacher, options.out, accelerator.device))
         say(f"{title}: trains in {recipe.precision}, which is the faster here or the run's own")
+    elif slow := emulation(recipe.precision, accelerator.device):
+        say(f"{title}: {slow}")
     made = networks(recipe, teacher)
     say(f"{title}: {share(made)}, {len(images):,} images of {images.name}")
     judge = None
@@ -109,8 +110,8 @@ def follow(
         moments = tracked(moments, Path(options.out), options.track)
     try:
         last = watch(moments, recipe.duration, title)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not memory_is_used_up(error):
             raise
         raise ValueError(
             f"The memory is used up: try --micro-batch {max(size // 2, 1)}; the batch stays {recipe.batch_size}, its "

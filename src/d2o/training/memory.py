@@ -163,7 +163,7 @@ def remedy(recipe: Recipe, fitting: int, option: str = MICRO) -> str:
 
 
 def largest(share: int, limit: int) -> int:
-    """Return the size of micro-batches, at most `limit`, into which `share` images fall most evenly; 0 if there is none.
+    """Return the size of the most even micro-batches of `share` images that is at most `limit`; 0 if there is none.
 
     None of them may be a single image, which batch norms cannot take, where that can be.
     """

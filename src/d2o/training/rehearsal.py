@@ -146,7 +146,7 @@ def without_augmentation(recipe: Recipe) -> Recipe:
 
 def teacher(name: str, recipe: Recipe, device: str = "cpu") -> Denoiser:
     """Return the untrained network that a preset is for."""
-    augmented = any(isinstance(o, Denoising) and o.augmentation for o in named(name).objectives)
+    augmented = any(isinstance(o, Denoising) and o.augmentation for o in RECIPES.get(name, recipe).objectives)
     for start, data in DATA.items():
         if name.startswith(start):
             own = RECIPES.get(f"{start}-pretrain", recipe).backbone

@@ -5,27 +5,65 @@ import shutil
 import time
 from copy import deepcopy
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.objectives.objective import Networks
 
 GAIN = 1.1
 """How much faster bfloat16 must be to be chosen: it rounds."""
+EMULATED = 2.0
+"""A processor that computes in bfloat16 so many times as slowly as in float32 only emulates it."""
 COMPILERS = ("c++", "g++", "clang++")
 
 
 def fastest_precision(
     denoiser: Denoiser, directory: str | Path, device: torch.device
 ) -> Literal["float32", "bfloat16"]:
-    """Return the precision in which the network trains faster here; a run that is there already keeps its own."""
+    """Return the precision in which the network trains faster here; a run that is there already keeps its own.
+
+    All processes of a run get the first one's choice.
+    """
     recipe = Path(directory) / "recipe.json"
     if recipe.is_file():
         return json.loads(recipe.read_text())["recipe"]["precision"]
+    chosen: list[Any] = [faster_precision(denoiser, device)]
+    broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def faster_precision(denoiser: Denoiser, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """Return the precision in which the network trains faster here, by trying."""
     seconds = {precision: step_seconds(denoiser, precision, device) for precision in ("float32", "bfloat16")}
     return "bfloat16" if seconds["float32"] > GAIN * seconds["bfloat16"] else "float32"
+
+
+def emulation(precision: str, device: torch.device) -> str | None:
+    """Return a sentence where bfloat16 is asked for and the processor only emulates it, by trying a convolution."""
+    if precision != "bfloat16" or device.type != "cpu":
+        return None
+    seconds = {kind: convolution_seconds(kind) for kind in (torch.float32, torch.bfloat16)}
+    times = seconds[torch.bfloat16] / seconds[torch.float32]
+    if times < EMULATED:
+        return None
+    return (
+        f"this processor emulates bfloat16, {times:.0f} times as slowly as float32: --precision float32 is faster here"
+    )
+
+
+def convolution_seconds(kind: torch.dtype) -> float:
+    """Return the seconds of the best of three convolutions of some images' size."""
+    x, weight = torch.ones(8, 64, 16, 16, dtype=kind), torch.ones(64, 64, 3, 3, dtype=kind)
+    best = float("inf")
+    with torch.no_grad():
+        for _ in range(3):
+            began = time.perf_counter()
+            torch.nn.functional.conv2d(x, weight, padding=1)
+            best = min(best, time.perf_counter() - began)
+    return best
 
 
 def step_seconds(denoiser: Denoiser, precision: str, device: torch.device, count: int = 4) -> float:

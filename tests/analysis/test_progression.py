@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from d2o.analysis.frequency import Band
-from d2o.analysis.progression import Tally, progression
+from d2o.analysis.progression import Tally, deviation, mean, progression
 
 SIDE = 32
 
@@ -82,6 +82,14 @@ def test_a_step_without_change_counts_for_nothing():
     found = progression("still", (2, 1), [[output, other]])
     assert np.isnan(found.centroids[1, 0]) and np.isfinite(found.centroids[0, 0])
     assert np.isclose(found.spectrum.sum(), 1)
+
+
+def test_what_never_changes_has_no_spectrum():
+    output = torch.randn(2, 1, 8, 8)
+    found = progression("still", (2, 1), [[output, output]])
+    for value in (found.spectrum, mean(found.centroids), deviation(found.centroids), mean(found.energies)):
+        assert np.isnan(value).all()
+    assert mean(np.array([[1.0, np.nan], [np.nan, np.nan], [3.0, np.nan]]))[0] == 2
 
 
 def test_a_mean_can_be_left_out():

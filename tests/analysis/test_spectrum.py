@@ -115,10 +115,48 @@ class TestSpectrum:
         text = page.read_text()
         assert "http" not in text and "$" not in text and text.count("data:image/png") == len(of_spectrum(study))
         assert "rank correlation is" in found.text()
+        assert any("another seed, may differ" in sentence for sentence in found.definitions)
+        titles = [f"The {name}, step by step" for name in ("teacher", "real data", "student")]
+        assert [table.title for table in found.tables[1:]] == titles
+        cells = [table.rows[-1] for table in found.tables[1:]]
+        assert len(set(cells)) == 3 and all(len(row) == len(found.tables[1].columns) for row in cells)
+
+    def test_every_progression_has_its_bands(self, tiny_denoiser):
+        teacher, student = tiny_denoiser(0, classes=2), tiny_denoiser(1, classes=2)
+        study = spectrum(teacher, student=student, seeds=range(4), steps=4, batch_size=4)
+        figure = next(drawing.figure for drawing in of_spectrum(study) if drawing.name == "bands")
+        assert [axes.get_title() for axes in figure.axes] == ["teacher", "student"]
+        for axes, found in zip(figure.axes, study.progressions, strict=True):
+            for index, line in enumerate(axes.lines):
+                assert np.allclose(line.get_ydata(), found.energies[..., index].mean(0))
+        (legend,) = figure.legends
+        lowest = legend.get_window_extent().y0
+        assert all(lowest >= axes.get_window_extent().y1 for axes in figure.axes)  # over no curve
+
+    def test_real_images_are_taken_once(self, tiny_denoiser, tiny_data):
+        model, images = tiny_denoiser(classes=2), d2o.images(tiny_data).subset(range(5))
+        study = spectrum(model, images=images, seeds=range(8), steps=4, batch_size=3)
+        real = study.progressions[1]
+        assert len(real.centroids) == 5 and len(study.progressions[0].centroids) == 8
+        assert len(np.unique(real.centroids, axis=0)) == 5
+        said = findings(study)
+        assert "Of real images there are only 5, each taken once; of the teacher's, 8." in said.conclusion
+        assert [row[1] for row in said.tables[0].rows if "real data" in str(row[0])] == [5, 5]
+
+    def test_one_real_image_is_refused_before_the_work(self, tiny_denoiser, tiny_data, monkeypatch):
+        model, images = tiny_denoiser(classes=2), d2o.images(tiny_data).subset([0])
+        monkeypatch.setattr(type(model), "forward", lambda *_: pytest.fail("worked"))
+        with pytest.raises(ValueError, match="tiny has one image alone: a spread over real images needs at least 2"):
+            spectrum(model, images=images, seeds=range(4), steps=4)
 
     def test_a_teacher_is_its_own_student(self, tiny_denoiser):
         model = tiny_denoiser()
         study = spectrum(model, student=model, seeds=range(4), steps=5, batch_size=4)
+        said = findings(study)
+        row = next(row for row in said.tables[0].rows if row[0] == "student, one step")
+        assert row[1] == 4 and set(row[2:]) == {"-"}
+        assert "student -" in said.text() and "nan" not in said.text()
+        assert len(of_spectrum(study)) == 5  # and can be drawn
         teacher, student = study.progressions
         assert np.allclose(teacher.spectrum, student.spectrum)
         assert np.isnan(study.at_once[1].centroids).all()  # its one-step image is its first output: no change

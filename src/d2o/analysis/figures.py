@@ -58,6 +58,7 @@ def of_spectrum(study: SpectrumStudy) -> list[Drawing]:
             heat_map(found),
         )
         for found in study.progressions
+        if np.isfinite(found.spectrum).any()
     ]
     return [
         *heat,
@@ -67,7 +68,12 @@ def of_spectrum(study: SpectrumStudy) -> list[Drawing]:
             "noise.",
             centroids(study.progressions),
         ),
-        Drawing("bands", "Share of every octave in the energy of the teacher's changes.", bands(study.progressions[0])),
+        Drawing(
+            "bands",
+            "Share of every octave in the energy of the changes, against the noise level; bands are one standard "
+            "deviation over images.",
+            bands(study.progressions),
+        ),
         Drawing(
             "at-once",
             "The whole change at once, from the teacher's first output: its last output, the student's one-step image, "
@@ -83,7 +89,7 @@ def heat_map(found: Progression) -> Any:
 
     def draw(axes: Any) -> None:
         values = found.spectrum.T
-        top = values.max()
+        top = np.nanmax(values)
         norm = LogNorm(max(values[values > 0].min(), top / 1e4), top)
         edges = np.arange(len(found.frequencies) + 1) - 0.5
         mesh = axes.pcolormesh(np.arange(values.shape[1] + 1) - 0.5, edges, values, cmap="cividis", norm=norm)
@@ -115,21 +121,25 @@ def centroids(progressions: Sequence[Progression]) -> Any:
     return drawn(2.4, draw)
 
 
-def bands(found: Progression) -> Any:
-    """Draw the share of every octave against the noise level, with its spread over images."""
+def bands(progressions: Sequence[Progression]) -> Any:
+    """Draw, for each progression, the share of every octave against the noise level, with its spread over images."""
 
-    def draw(axes: Any) -> None:
-        middle, sd = mean(found.energies), deviation(found.energies)
-        for index, band in enumerate(found.bands):
-            color = CYCLE[index % len(CYCLE)]
-            axes.plot(found.sigmas, middle[:, index], color=color, marker=MARKERS[index % 7], label=str(band))
-            low, high = middle[:, index] - sd[:, index], middle[:, index] + sd[:, index]
-            axes.fill_between(found.sigmas, low.clip(0), high.clip(max=1), color=color, alpha=0.13, linewidth=0)
-        axes.set(xscale="log", xlabel=LEVEL, ylabel="share of energy", ylim=(0, None), title=found.name)
-        axes.invert_xaxis()
-        axes.legend(title="cycles per image", ncols=2)
+    def draw(panels: Any) -> None:
+        panels = np.atleast_1d(panels)
+        for axes, found in zip(panels, progressions, strict=True):
+            middle, sd = mean(found.energies), deviation(found.energies)
+            for index, band in enumerate(found.bands):
+                color, share, reach = CYCLE[index % len(CYCLE)], middle[:, index], sd[:, index]
+                axes.plot(found.sigmas, share, color=color, marker=MARKERS[index % len(MARKERS)], label=str(band))
+                low, high = (share - reach).clip(0), (share + reach).clip(max=1)
+                axes.fill_between(found.sigmas, low, high, color=color, alpha=0.13, linewidth=0)
+            axes.set(xscale="log", ylabel="share of energy", ylim=(0, None), title=found.name)
+            axes.invert_xaxis()
+        panels[-1].set_xlabel(LEVEL)
+        lines = panels[0].get_legend_handles_labels()
+        panels[0].figure.legend(*lines, loc="outside upper center", title="cycles per image", ncols=4)
 
-    return drawn(2.4, draw)
+    return drawn(0.7 + 1.8 * len(progressions), draw, count=len(progressions))
 
 
 def spectra(found: Sequence[Progression]) -> Any:

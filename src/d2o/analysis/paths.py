@@ -61,8 +61,12 @@ def sampled(
 def noised(
     denoiser: Denoiser, images: Images, seeds: Sequence[int], steps: int = 18, batch_size: int = 64
 ) -> Iterator[tuple[Path, Tensor]]:
-    """Yield the paths x0 + sigma_t noise of as many real images, and x0 [N,C,H,W]; image i has the noise of seed i."""
+    """Yield the paths x0 + sigma_t noise of as many real images, and x0 [N,C,H,W]; image i has the noise of seed i.
+
+    Where there are fewer images than seeds, each is taken once: a second time it would be no other image.
+    """
     check_fit(denoiser, images)
+    seeds = seeds[: len(images)]
     sigmas, place = levels(denoiser, steps), device(denoiser)
     stream = images.batches(batch_size)
     for part, batch in zip(checked(seeds, batch_size), stream, strict=False):

@@ -96,7 +96,7 @@ class Tally:
         centroids, energies = (
             np.stack([np.concatenate([row[part] for row in self.rows[step]]) for step in steps], 1) for part in (0, 1)
         )
-        spectrum = np.stack([self.sums[step] / np.maximum(self.counts[step], 1) for step in steps])
+        spectrum = np.stack([divided(self.sums[step], self.counts[step]) for step in steps])
         return Progression(name, np.asarray(sigmas, np.float64), spectrum, centroids, energies)
 
 
@@ -118,14 +118,19 @@ def progression(name: str, sigmas: Sequence[float], batches: Iterable[Iterable[T
 
 
 def mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean over sequences [N, ...], NaN left out, and 0 where nothing is left."""
+    """Return the mean over sequences [N, ...], NaN left out, and NaN where nothing is left."""
     known = np.isfinite(values)
-    return np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1)
+    return divided(np.where(known, values, 0).sum(0), known.sum(0))
 
 
 def deviation(values: np.ndarray) -> np.ndarray:
-    """Return the standard deviation over sequences [N, ...], NaN left out."""
+    """Return the standard deviation over sequences [N, ...], NaN left out, and NaN where nothing is left."""
     known = np.isfinite(values)
     count = known.sum(0)
     squares = np.where(known, values - mean(values), 0) ** 2
-    return np.sqrt(squares.sum(0) / np.maximum(count - 1, 1))
+    return np.where(count, np.sqrt(squares.sum(0) / np.maximum(count - 1, 1)), np.nan)
+
+
+def divided(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return sums / counts, NaN where the count is 0."""
+    return np.where(counts, sums / np.maximum(counts, 1), np.nan)

@@ -7,14 +7,16 @@ outputs of the denoiser, normalised to sum 1.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.pixels.datasets import Images
+from d2o.training.networks import check_fit
 
 from .correlation import verdict
-from .findings import Findings, Table, measured
+from .findings import Cell, Findings, Table, measured, shown
 from .paths import Path, levels, noised, outputs, sampled
 from .progression import Progression, Tally, deviation, mean, progression
 
@@ -26,6 +28,8 @@ DEFINITIONS = (
     "is, in the sum of |F|^2 over all coefficients. White noise has about 4 times the energy in each next octave.",
     "All at once: the same of the last output minus the first, of the student's one-step image minus the teacher's "
     "first output from the same noise, and of a real image minus the teacher's first output for it.",
+    "Intervals are over the seeds, or the real images, of this one network: one that is trained again, with another "
+    "seed, may differ by more. In two trainings of one recipe even the sign of the student's correlation changed.",
 )
 
 
@@ -59,6 +63,8 @@ def spectrum(
             f"The student makes images {student.image_shape} of {student.num_classes} classes but the teacher "
             f"{teacher.image_shape} of {teacher.num_classes}: give a student of this teacher."
         )
+    if images is not None:
+        check_images(teacher, images)
     sigmas = levels(teacher, steps)
     followed, whole = (
         Tally(),
@@ -108,6 +114,13 @@ def spectrum(
     return SpectrumStudy(tuple(progressions), tuple(at_once), steps, sampler)
 
 
+def check_images(teacher: Denoiser, images: Images) -> None:
+    """Raise a ValueError for images that cannot be compared with the teacher's, before anything is watched."""
+    check_fit(teacher, images)
+    if len(images) < 2:
+        raise ValueError(f"{images.name} has one image alone: a spread over real images needs at least 2 of them.")
+
+
 CLAIMS = {
     "teacher": "from noise to image, the teacher's changes move from low to high frequencies",
     "real data": "so they do when the teacher restores real images from less and less noise",
@@ -124,19 +137,12 @@ def findings(study: SpectrumStudy) -> Findings:
     once = {found.name: found for found in study.at_once}
     if "student, one step" in once:
         sentences.append(comparison(once))
+    sentences += fewer(study)
     everything = (*study.progressions, *study.at_once)
     bands = study.progressions[0].bands
-    rows = []
-    for found in everything:
-        centroids = found.centroids.mean(1)
-        energy = mean(found.energies).mean(0)
-        rows.append((found.name, len(centroids), measured(*pair(centroids)), *(f"{share:.1%}" for share in energy)))
-    first = study.progressions[0]
-    steps = [
-        (step + 1, float(sigma), measured(float(middle), float(sd)), *(f"{share:.1%}" for share in energy))
-        for step, (sigma, middle, sd, energy) in enumerate(
-            zip(first.sigmas, mean(first.centroids), deviation(first.centroids), mean(first.energies), strict=True)
-        )
+    rows = [
+        (found.name, len(found.centroids), cell(found.centroids.mean(1)), *percents(mean(mean(found.energies))))
+        for found in everything
     ]
     shares = tuple(f"{band} c/img" for band in bands)
     return Findings(
@@ -150,7 +156,10 @@ def findings(study: SpectrumStudy) -> Findings:
                 ("outputs", "N", "centroid", *shares),
                 rows,
             ),
-            Table("The teacher, step by step", ("change", "sigma", "centroid", *shares), steps),
+            *(
+                Table(f"The {found.name}, step by step", ("change", "sigma", "centroid", *shares), step_by_step(found))
+                for found in study.progressions
+            ),
         ),
         numbers={
             "steps": study.steps,
@@ -162,23 +171,49 @@ def findings(study: SpectrumStudy) -> Findings:
     )
 
 
-def pair(values) -> tuple[float, float]:
-    """Return mean and standard deviation over images [N]."""
-    return float(mean(values)), float(deviation(values))
+def step_by_step(found: Progression) -> list[tuple[Cell, ...]]:
+    """Return the rows of a progression's table: one a change."""
+    return [
+        (step + 1, float(sigma), cell(found.centroids[:, step]), *percents(energy))
+        for step, (sigma, energy) in enumerate(zip(found.sigmas, mean(found.energies), strict=True))
+    ]
+
+
+def cell(values: np.ndarray) -> str:
+    """Return mean ± standard deviation over images [N], a dash where none of them has a spectrum."""
+    middle = float(mean(values))
+    return measured(middle, float(deviation(values)) if np.isfinite(middle) else None)
+
+
+def percents(shares: np.ndarray) -> list[str]:
+    """Return shares as cells, a dash for those that are not known."""
+    return [f"{share:.1%}" if np.isfinite(share) else shown(None) for share in shares.tolist()]
+
+
+def fewer(study: SpectrumStudy) -> list[str]:
+    """Return a sentence where there are fewer real images than the teacher makes."""
+    counts = {found.name: len(found.centroids) for found in study.progressions}
+    real, made = counts.get("real data", counts["teacher"]), counts["teacher"]
+    return [f"Of real images there are only {real}, each taken once; of the teacher's, {made}."] if real < made else []
 
 
 def ends(found: Progression) -> str:
     """Return where the centroid begins and ends, as a sentence."""
     centroids = mean(found.centroids)
+    known = np.isfinite(centroids)
+    if not known.any():
+        return f"The {found.name} has no centroid: its outputs do not change."
+    centroids, sigmas = centroids[known], found.sigmas[known]
     lowest, highest = int(centroids.argmin()), int(centroids.argmax())
     return (
-        f"The centroid of the {found.name} is {centroids[0]:.2f} cycles per image at sigma {found.sigmas[0]:.3g} and "
-        f"{centroids[-1]:.2f} at sigma {found.sigmas[-1]:.3g}; it is lowest ({centroids[lowest]:.2f}) at sigma "
-        f"{found.sigmas[lowest]:.3g} and highest ({centroids[highest]:.2f}) at sigma {found.sigmas[highest]:.3g}."
+        f"The centroid of the {found.name} is {centroids[0]:.2f} cycles per image at sigma {sigmas[0]:.3g} and "
+        f"{centroids[-1]:.2f} at sigma {sigmas[-1]:.3g}; it is lowest ({centroids[lowest]:.2f}) at sigma "
+        f"{sigmas[lowest]:.3g} and highest ({centroids[highest]:.2f}) at sigma {sigmas[highest]:.3g}."
     )
 
 
 def comparison(once: dict[str, Progression]) -> str:
-    """Return how the student's single step compares with what it replaces, as a sentence."""
-    parts = [f"{name.split(',')[0]} {pair(found.centroids.mean(1))[0]:.2f}" for name, found in once.items()]
+    """Return how the student's single step compares with what it replaces, as a sentence; a dash: no change at all."""
+    middles = {name.split(",")[0]: float(mean(found.centroids.mean(1))) for name, found in once.items()}
+    parts = [f"{name} {middle:.2f}" if np.isfinite(middle) else f"{name} -" for name, middle in middles.items()]
     return f"The centroids of the whole change at once are, in cycles per image: {', '.join(parts)}."

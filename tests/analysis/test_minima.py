@@ -11,19 +11,19 @@ from d2o.analysis.barrier import along, denoising_losses, interpolated, sentence
 from d2o.analysis.findings import plain
 from d2o.analysis.minima import DATA, Distance, MinimaStudy, findings, gap, growth, minima, same_map, series
 from d2o.analysis.quality_figures import of_minima
-from d2o.metrics.evaluation import Judge
+from d2o.analysis.trials import Bench
 
-QUICK = {"count": 12, "features": "pixels", "weights": "random"}
-
-
-@pytest.fixture(scope="module")
-def data(tiny_data):
-    return d2o.images(tiny_data)
+FLAT = np.ones((5, 4))
 
 
-def test_a_student_that_is_its_teacher(tiny_denoiser, data):
+@pytest.fixture
+def bench(tmp_path, tiny_data):
+    return Bench(tmp_path / "trials", d2o.images(tiny_data), count=12, features="pixels")
+
+
+def test_a_student_that_is_its_teacher(tiny_denoiser, bench):
     model = tiny_denoiser(classes=2)
-    study = minima(model, {"same": model}, data, steps=(1, 2), repetitions=2, **QUICK)
+    study = minima(model, {"same": model}, bench, steps=(1, 2), repetitions=2)
     same = study.find("teacher", 1, "same", same_seeds=True)
     assert same.pixels == same.features == (0, 0) and np.allclose(same.frechet, 0, atol=1e-6)
     assert study.find("same", 1, DATA).kid == pytest.approx(study.find("teacher", 1, DATA).kid)
@@ -36,10 +36,10 @@ def test_a_student_that_is_its_teacher(tiny_denoiser, data):
     assert against == {DATA, "same, same seeds", "same, other seeds"}
 
 
-def test_distances_that_are_compared_come_from_other_seeds(tiny_denoiser, data):
+def test_distances_that_are_compared_come_from_other_seeds(tiny_denoiser, bench):
     """A student that is its teacher is as far from it as from itself: the floor, and not 0 by the seeds they share."""
     model = tiny_denoiser(classes=2)
-    study = minima(model, {"same": model}, data, steps=(1,), repetitions=2, **QUICK)
+    study = minima(model, {"same": model}, bench, steps=(1,), repetitions=2)
     between, floor = study.find("teacher", 1, "same"), study.find("same", 1, "same")
     assert between.frechet == floor.frechet and between.kid == floor.kid and min(between.frechet) > 0
     assert between.pixels == () and not between.same_seeds and not floor.same_seeds
@@ -98,14 +98,14 @@ class TestDecisions:
         assert "is not known of s" in same_map(replace(study, distances=(alone,)), "s", 5)
 
 
-def test_bad_input(tiny_denoiser, data):
+def test_bad_input(tiny_denoiser, bench):
     model = tiny_denoiser(classes=2)
     with pytest.raises(ValueError, match="at least one student"):
-        minima(model, {}, data)
+        minima(model, {}, bench)
     with pytest.raises(ValueError, match="Steps and repetitions are at least 1"):
-        minima(model, {"a": model}, data, steps=(0,))
+        minima(model, {"a": model}, bench, steps=(0,))
     with pytest.raises(ValueError, match="otherwise than 'teacher'"):
-        minima(model, {"teacher": model}, data)
+        minima(model, {"teacher": model}, bench)
 
 
 class TestWalk:
@@ -115,35 +115,47 @@ class TestWalk:
         for share, end in ((0, teacher), (1, student)):
             assert torch.allclose(interpolated(teacher, student, share)(x, 1.0), end(x, 1.0), atol=1e-5)
 
-    def test_no_barrier_between_equals(self, tiny_denoiser, data):
+    def test_no_barrier_between_equals(self, tiny_denoiser, bench):
         model = tiny_denoiser(classes=2)
-        judge = Judge(data, images=12, features="pixels")
-        found = walk(model, model, data, judge, points=3, count=20, batch_size=8)
-        assert found.height == pytest.approx(0, abs=1e-9) and np.ptp(found.kid) == 0
+        found = walk(model, model, bench, points=3, count=20, repetitions=2)
+        assert found.height == pytest.approx(0, abs=1e-9) and np.ptp(found.kid, axis=0).tolist() == [0, 0]
         assert "no barrier" in sentences(found)[0]
-        assert len(found.table().rows) == 3
+        assert len(found.table().rows) == 3 and "N = 20 real images" in found.table().title
 
-    def test_losses_do_not_depend_on_the_batch(self, tiny_denoiser, data):
+    def test_every_point_is_measured_in_every_repetition(self, tiny_denoiser, bench):
+        teacher, student = tiny_denoiser(0, classes=2), tiny_denoiser(1, classes=2)
+        found = walk(teacher, student, bench, points=3, count=20, repetitions=3)
+        assert found.kid.shape == found.frechet.shape == (3, 3)
+        assert (np.ptp(found.kid, axis=1) > 0).all()  # seeds differ
+        assert found.kid[-1, 1] == pytest.approx(bench.judge(1)(student).distances.kid, rel=1e-5)
+        assert all("±" in str(row[3]) and "±" in str(row[4]) for row in found.table().rows)
+
+    def test_a_real_image_counts_once(self, tiny_denoiser, bench):
         model = tiny_denoiser(classes=2)
-        one, other = (denoising_losses(model, data, 20, size) for size in (20, 7))
+        found = walk(model, model, bench, points=3, count=512, repetitions=1)
+        assert found.images == len(bench.images) == 40
+        with pytest.raises(AssertionError):
+            denoising_losses(model, bench.images, 41, 8)
+
+    def test_losses_do_not_depend_on_the_batch(self, tiny_denoiser, bench):
+        model = tiny_denoiser(classes=2)
+        one, other = (denoising_losses(model, bench.images, 20, size) for size in (20, 7))
         assert len(one) == 20 and np.allclose(one, other, rtol=1e-3)
 
     def test_a_hill_is_a_barrier(self):
         shares = np.linspace(0, 1, 5)
         losses = np.tile((1 + shares + 4 * shares * (1 - shares))[:, None], 9)
-        hill = along("s", shares, losses, shares, shares)
+        hill = along("s", shares, losses, FLAT, FLAT)
         assert hill.height == pytest.approx(1)
         assert "a barrier of 1 (standard error 0) at share 0.5" in sentences(hill)[0]
-        assert "best at share 0 of s" in sentences(hill)[1]
 
     def test_images_that_differ_do_not_hide_a_barrier_that_all_of_them_have(self):
         """The excess is that of every image: its error is far below that of the losses, which differ by image."""
         random, shares = np.random.default_rng(0), np.linspace(0, 1, 5)
         levels = random.exponential(10, (1, 400))  # an image's own, the same at every point
         bump = 0.3 * np.sin(np.pi * shares)[:, None]
-        hill = along(
-            "s", shares, levels * (1 + shares[:, None]) + bump + random.normal(0, 0.1, (5, 400)), shares, shares
-        )
+        losses = levels * (1 + shares[:, None]) + bump + random.normal(0, 0.1, (5, 400))
+        hill = along("s", shares, losses, FLAT, FLAT)
         assert hill.loss_error.min() > 0.4 and hill.excess_error[2] == pytest.approx(0.1 * 1.5**0.5 / 20, rel=0.1)
         assert hill.height == pytest.approx(0.3, abs=0.03) and "no barrier" not in sentences(hill)[0]
 
@@ -151,9 +163,22 @@ class TestWalk:
         random, shares = np.random.default_rng(1), np.linspace(0, 1, 5)
         losses = random.normal(5, 1, (5, 400))
         losses[[1, 3]] += 9 * np.array([[-1], [-1]])  # a valley, with a middle that is as high as its ends
-        assert "no barrier" in sentences(along("s", shares, losses, shares, shares))[0]
+        assert "no barrier" in sentences(along("s", shares, losses, FLAT, FLAT))[0]
 
-    def test_bad_input(self, tiny_denoiser, data):
-        judge = Judge(data, images=12, features="pixels")
+    @pytest.mark.parametrize(
+        ("middle", "repetitions", "words"),
+        [
+            ((0.5, 0.6, 0.4, 0.5), 4, "is best at share 0.5 of s (KID 0.5"),
+            ((0.5, 0.6, 0.4, 0.5), 3, "no point is told apart from the better end, share 1 of s"),  # too few
+            ((0.5, 1.4, 0.2, 1.3), 4, "the lowest is 0.85"),  # within the spread
+            ((1.5, 1.5, 1.5, 1.5), 4, "the lowest is at that end, too); N = 4 repetitions"),
+        ],
+    )
+    def test_the_best_point_is_better_than_both_ends(self, middle, repetitions, words):
+        kid = np.array([[3, 3.1, 2.9, 3], middle, [1, 1.1, 0.9, 1]])[:, :repetitions]
+        found = along("s", np.linspace(0, 1, 3), np.ones((3, 9)), kid, kid)
+        assert words in sentences(found)[1] and ("is best" in words) == ("is best" in sentences(found)[1])
+
+    def test_bad_input(self, tiny_denoiser, bench):
         with pytest.raises(ValueError, match="at least 3 points"):
-            walk(tiny_denoiser(), tiny_denoiser(), data, judge, points=2)
+            walk(tiny_denoiser(), tiny_denoiser(), bench, points=2)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,10 +75,74 @@ def test_minima_without_a_line_between_the_weights(models, tiny_data, tmp_path, 
     assert json.loads((tmp_path / "minima.json").read_text())["interpolations"] == []
 
 
+def test_minima_continues(models, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "DOTS", 40)
+    measure = ["--data", tiny_data, "--count", 12, "--features", "pixels", "--repetitions", 2, "--points", 3]
+    words = ["analyze", "minima", *models, *measure, "--steps", 1, 2, "--out", tmp_path, "--batch"]
+    assert exit_code([*words, 5]) == 0
+    page_of_first = (tmp_path / "minima.html").read_text()
+    assert {path.name for path in (tmp_path / "trials" / "minima").iterdir()} == {
+        "walk",
+        *(f"{name}-{i}.json" for name in ("student.safetensors-1", "teacher-1", "teacher-2") for i in range(2)),
+    }
+    monkeypatch.setattr("d2o.metrics.evaluation.Judge.__init__", lambda *_, **__: pytest.fail("measured again"))
+    assert exit_code([*words, 7]) == 0 and (tmp_path / "minima.html").read_text() == page_of_first
+
+
+@pytest.mark.parametrize("study", ["minima", "parts", "bands", "pretraining"])
+def test_studies_judge_in_batches(study, models, tiny_data, tmp_path, monkeypatch):
+    sizes = []
+
+    def stop(self, *_, batch_size, **__):
+        sizes.append(batch_size)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("d2o.metrics.evaluation.Judge.__init__", stop)
+    monkeypatch.setattr("d2o.analysis.trials.run", lambda *_, **__: iter(()))  # no training
+    monkeypatch.setattr("d2o.analysis.trials.networks", lambda *_: SimpleNamespace(student=None, ema=None))
+    place = {"minima": models, "pretraining": []}.get(study, models[:1])
+    assert exit_code(["analyze", study, *place, "--data", tiny_data, "--batch", 7, "--out", tmp_path]) == 2
+    assert sizes == [7]
+
+
+@pytest.mark.parametrize("change", [{"channels": 3}, {"classes": 3}])
+def test_a_student_of_another_teacher_is_told_before_anything_trains(
+    change, models, tiny_data, tmp_path, monkeypatch, capsys
+):
+    from conftest import make_denoiser
+
+    monkeypatch.setattr("d2o.analysis.trials.run", lambda *_, **__: pytest.fail("trained"))
+    other = tmp_path / "other.safetensors"
+    d2o.save(other, make_denoiser(1, **{"classes": 2, **change}))
+    words = [models[0], "--student", other, "--data", tiny_data, "--out", tmp_path / "why"]
+    for study in ("bands", "spectrum"):
+        assert exit_code(["analyze", study, *words]) == 2
+        assert f"--student {other} makes images" in capsys.readouterr().err
+
+
+def test_where_models_were_is_no_part_of_a_trial(models, tiny_data, tmp_path, monkeypatch):
+    """The hashes of their weights are: the same models elsewhere continue."""
+    seen = []
+
+    def stop(*_, origin, **__):
+        seen.append(origin)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("d2o.analysis.bands.tuned", stop)
+    monkeypatch.setattr("d2o.analysis.parts.remembered", lambda file, settings, measure: stop(origin=settings))
+    words = [models[0], "--data", tiny_data, "--out", tmp_path]
+    assert exit_code(["analyze", "bands", *words, "--student", models[1]]) == 2
+    assert exit_code(["analyze", "parts", *words]) == 2
+    assert seen[0] == {"gradient": "full"} and "teacher_sha256" in seen[1]
+    assert not {"from", "student"} & seen[1].keys()
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--repetitions", 0], "at least 1"),
+        (["--batch", 0], "--batch is at least 1, not 0."),
+        (["--count", 7], "--count is at least 8, not 7."),
         (["--steps", 0], "at least 1"),
         (["--points", 2], "at least 3 points"),
         (["--out", "FILE"], "is a file: choose a directory"),

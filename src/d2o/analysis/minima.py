@@ -4,17 +4,15 @@ Distances between a one-step student's images and those that its teacher makes i
 and from the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from urllib.parse import quote
 
 import numpy as np
 
+from d2o.checkpoints.delta import weights_sha256
 from d2o.diffusion.denoiser import Denoiser
-from d2o.metrics.distances import Distances, distances
-from d2o.metrics.evaluation import Judge, Pairs, pair_up
-from d2o.metrics.look import Look, look
-from d2o.metrics.sources import generated
 from d2o.metrics.spaces import frechet_name
 from d2o.pixels.datasets import Images
 from d2o.training.networks import check_fit
@@ -23,8 +21,9 @@ from .barrier import Barrier
 from .barrier import sentences as barrier_sentences
 from .correlation import FEWEST, mean_interval, spearman, spread, verdict
 from .findings import Findings, Table, caution, measured
+from .side_by_side import DATA, Distance, Repetition, over_repetitions
+from .trials import Bench, Score, remembered
 
-DATA = "real data"
 DEFINITIONS = (
     "Every generator makes one image a seed; each repetition has seeds of its own. ± is the standard deviation over "
     "repetitions.",
@@ -39,29 +38,9 @@ DEFINITIONS = (
     "repetitions decide nothing.",
     "Interpolation: weights (1 - a) teacher + a student. Barrier: the largest excess of the denoising loss over the "
     "straight line between its ends (arXiv 1912.05671), against the standard error of the images' own "
-    "excesses.",
+    "excesses. A point is better than an end where the 95 % interval of their difference in KID, one number a "
+    "repetition with the same seeds at both, is below 0; that the point was chosen as the best of all is not counted.",
 )
-
-
-@dataclass(frozen=True)
-class Distance:
-    """One generator's images against a reference: one number a repetition in each list; pairs have the same seeds."""
-
-    generator: str
-    steps: int
-    reference: str
-    same_seeds: bool
-    frechet: tuple[float, ...]
-    kid: tuple[float, ...]
-    pixels: tuple[float, ...] = ()
-    features: tuple[float, ...] = ()
-    unpaired_pixels: tuple[float, ...] = ()
-    unpaired_features: tuple[float, ...] = ()
-
-    @property
-    def calls(self) -> int:
-        """Network calls an image."""
-        return 2 * self.steps - 1
 
 
 @dataclass(frozen=True)
@@ -84,62 +63,43 @@ class MinimaStudy:
         return next(d for d in self.distances if (d.generator, d.steps, d.reference, d.same_seeds) == asked)
 
 
-class Comparison(NamedTuple):
-    """What one repetition says of two sets of images."""
-
-    distances: Distances
-    pairs: Pairs | None = None
-
-
 def minima(
     teacher: Denoiser,
     students: Mapping[str, Denoiser],
-    images: Images,
+    bench: Bench,
     *,
     steps: Sequence[int] = (1, 2, 4, 8, 16),
-    count: int = 500,
     repetitions: int = FEWEST,
-    features: str = "lite2",
-    weights: str = "auto",
-    batch_size: int = 64,
-    device: str = "cpu",
     barriers: Sequence[Barrier] = (),
     unlike: Sequence[str] = (),
 ) -> MinimaStudy:
     """Measure a teacher, with Heun's sampler in so many steps, against one-step students and real images.
 
-    `features` and `weights` are those of `d2o.evaluate`. Every image is made and looked at once; held are the features
-    of one teacher and of two samples of every student, and the pixels (uint8) of one teacher and one sample each.
+    What one repetition says of one generator in so many steps is remembered in the bench's directory, so that a study
+    that was cut off continues; of the repetition that it was in, the students' images alone are made again. Held are
+    the features of one teacher and of two samples of every student, and the pixels (uint8) of one teacher and one
+    sample each.
     """
-    check(teacher, students, images, steps, repetitions)
-    data = Judge(images, images=count, features=features, weights=weights, batch_size=batch_size, device=device)
-    found: dict[tuple[str, int, str, bool], list[Comparison]] = {}
-
-    def seen(denoiser: Denoiser, seeds: Sequence[int], name: str, number: int = 1, keep_pixels: bool = True) -> Look:
-        stream = generated(denoiser, seeds, steps=number, batch_size=batch_size, name=name)
-        return look(stream, name, data.embedding.name, data.embed, keep_pixels=keep_pixels)
-
-    def compare(sample: Look, number: int, reference: Look, name: str) -> None:
-        same_seeds = sample.seeds == reference.seeds
-        pairs = pair_up(sample, reference) if same_seeds else None
-        row = Comparison(distances(sample.features, reference.features), pairs)
-        found.setdefault((sample.name, number, name, same_seeds), []).append(row)
-
-    for repetition in range(repetitions):
-        seeds, others = (range(count * i, count * (i + 1)) for i in (repetition, repetitions + repetition))
-        samples = {name: seen(student, seeds, name) for name, student in students.items()}
-        again = {name: seen(student, others, name, keep_pixels=False) for name, student in students.items()}
-        for name, sample in samples.items():
-            compare(sample, 1, data.reference, DATA)
-            compare(sample, 1, again[name], name)
-        for number in sorted(set(steps)):
-            sample = seen(teacher, seeds, "teacher", number)
-            compare(sample, number, data.reference, DATA)
-            for name in students:
-                compare(sample, number, again[name], name)
-                compare(sample, number, samples[name], name)
-    measured_distances = tuple(distance(*key, rows) for key, rows in found.items())
-    return MinimaStudy(measured_distances, data.embedding.name, count, repetitions, tuple(barriers), tuple(unlike))
+    check(teacher, students, bench.images, steps, repetitions)
+    settings = {
+        **bench.settings(),
+        "data": bench.images.name,
+        "teacher_sha256": weights_sha256(teacher),
+        "students_sha256": {name: weights_sha256(student) for name, student in students.items()},
+    }
+    scores: dict[tuple[str, int], list[Score]] = {}
+    for number in range(repetitions):
+        repetition = Repetition(bench, students, number)
+        tasks: dict[tuple[str, int], Callable[[], Score]]
+        tasks = {(name, 1): partial(repetition.student, name) for name in students}
+        tasks |= {("teacher", count): partial(repetition.teacher, teacher, count) for count in sorted(set(steps))}
+        for (name, count), measure in tasks.items():
+            file = bench.directory / f"{quote(name, safe='')}-{count}-{number}.json"
+            score = remembered(file, {**settings, "steps": count}, measure)
+            scores.setdefault((name, count), []).append(score)
+    found = [distance for key, rows in scores.items() for distance in over_repetitions(*key, rows)]
+    space = next(iter(scores.values()))[0]["space"]
+    return MinimaStudy(tuple(found), space, bench.count, repetitions, tuple(barriers), tuple(unlike))
 
 
 def check(
@@ -154,17 +114,6 @@ def check(
         raise ValueError(f"Name the students otherwise than 'teacher' and {DATA!r}.")
     for denoiser in (teacher, *students.values()):
         check_fit(denoiser, images)
-
-
-def distance(generator: str, steps: int, reference: str, same_seeds: bool, rows: Sequence[Comparison]) -> Distance:
-    """Return what repetitions of one comparison measured."""
-    frechets = tuple(row.distances.frechet for row in rows)
-    kids = tuple(float(row.distances.kid or 0) for row in rows)
-    pairs = [row.pairs for row in rows if row.pairs is not None]
-    names = ("pixels", "features", "unpaired_pixels", "unpaired_features")
-    numbers = {name: [getattr(pair, name) for pair in pairs] for name in names}
-    paired = {name: tuple(value for value in values if value is not None) for name, values in numbers.items()}
-    return Distance(generator, steps, reference, same_seeds, frechets, kids, **paired)
 
 
 def findings(study: MinimaStudy) -> Findings:

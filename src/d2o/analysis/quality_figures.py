@@ -103,7 +103,7 @@ def pairs(study: MinimaStudy, names: Sequence[str]) -> Any:
 
 
 def interpolation(barrier: Barrier) -> Any:
-    """Draw loss and KID along the line between two networks."""
+    """Draw loss and KID along the line between two networks; KID with one standard deviation over repetitions."""
 
     def draw(panels: Any) -> None:
         loss, quality = panels
@@ -111,8 +111,9 @@ def interpolation(barrier: Barrier) -> Any:
         loss.plot(barrier.shares, barrier.line, "k:", linewidth=0.8, label="straight line")
         loss.set(ylabel="denoising loss", ylim=(0, None))
         loss.legend()
-        quality.plot(barrier.shares, barrier.kid, color="#D55E00", marker="s")
-        quality.set(xlabel=f"share of the weights of {barrier.student}", ylabel="KID in one call", ylim=(0, None))
+        bars(quality, barrier.shares, barrier.kid, color="#D55E00", marker="s")
+        quality.set(xlabel=f"share of the weights of {barrier.student}", ylabel="KID in one call (± sd)")
+        quality.set_ylim(None if barrier.kid.min() < 0 else 0, None)
 
     return drawn(3.4, draw, count=2)
 

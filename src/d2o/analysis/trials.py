@@ -3,6 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,19 +47,29 @@ class Bench:
     weights: str = "auto"
     device: str = "cpu"
     watch: Watch = in_silence
+    batch_size: int = 64
     judges: dict[int, Judge] = field(default_factory=dict, compare=False, repr=False)
 
     def judge(self, repetition: int) -> Judge:
-        """Return the judge whose seeds belong to a repetition; it looks at the real images once."""
+        """Return the judge whose seeds belong to a repetition; all of them share one look at the real images."""
         if repetition not in self.judges:
-            seeds = range(self.count * repetition, self.count * (repetition + 1))
-            self.judges[repetition] = Judge(
-                self.images, seeds=seeds, features=self.features, weights=self.weights, device=self.device
-            )
+            if self.judges:
+                judge = copy(next(iter(self.judges.values())))
+            else:
+                judge = Judge(
+                    self.images,
+                    images=self.count,
+                    features=self.features,
+                    weights=self.weights,
+                    batch_size=self.batch_size,
+                    device=self.device,
+                )
+            judge.seeds = tuple(range(self.count * repetition, self.count * (repetition + 1)))
+            self.judges[repetition] = judge
         return self.judges[repetition]
 
     def settings(self) -> dict[str, Any]:
-        """Return what results depend on besides their recipe."""
+        """Return what results depend on besides their recipe; they do not depend on the batch."""
         return {"count": self.count, "features": self.features, "weights": self.weights, "images": len(self.images)}
 
 

@@ -7,37 +7,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .arguments import DataOptions, Model, Set, recipe_from, with_codec
-from .terminal import watch
+from .arguments import recipe_from
+from .study_options import Measured, Trials, Walk, bench, load, tuning
 
 Result = tuple[Any, list]
 """Findings, and the figures that go with them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """Options of every study."""
-
-    out: str
-    """Directory of the results: JSON, PNG, SVG, and one HTML page."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Walk(Output):
-    """Options of the way from noise to images."""
-
-    model: Model
-    """The teacher: a checkpoint or a run directory."""
-    steps: int = 18
-    """Noise levels at which it is watched."""
-    sampler: Literal["heun", "euler"] = "heun"
-    """How it walks from one to the next."""
-    seeds: str = "0-63"
-    """Image i depends on its seed only: 0-63 or 1,5,9."""
-    batch: int = 64
-    """Images at once: the memory that is needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,21 +46,15 @@ class Blocks(Walk):
     """The same network after fine-tuning."""
 
 
-def load(options: Output, model: str) -> Any:
-    """Return a model on the device."""
-    import d2o
-
-    return with_codec(d2o.load(model, device=options.device), None)
-
-
 def spectrum(options: Spectrum) -> Result:
     """Return the findings and figures of `d2o analyze spectrum`."""
     from d2o.analysis import figures, spectrum
     from d2o.pixels.files import parse_seeds
 
+    teacher = load(options, options.model)
     study = spectrum.spectrum(
-        load(options, options.model),
-        student=None if options.student is None else load(options, options.student),
+        teacher,
+        student=student_of(options, teacher),
         images=options.images(),
         seeds=parse_seeds(options.seeds),
         steps=options.steps,
@@ -113,22 +81,8 @@ def blocks(options: Blocks) -> Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured(DataOptions, Output):
-    """Options of studies that measure the quality of images."""
-
-    count: int = 500
-    """Images of every generator that are measured, and as many real ones."""
-    features: str = "lite2"
-    """Feature space, as in `d2o evaluate`."""
-    weights: str = "auto"
-    """File of the feature network's weights, where they are not installed."""
-    repetitions: int = 2
-    """How often everything is measured, with other seeds: where the error bars come from."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Minima(Measured):
-    """The options of `d2o analyze minima`."""
+    """The options of `d2o analyze minima`. The same command again continues, and does nothing twice."""
 
     teacher: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEACHER")]
     """A checkpoint or a run directory."""
@@ -140,20 +94,6 @@ class Minima(Measured):
     """How often everything is measured, with other seeds; fewer than 4 decide nothing."""
     points: int = 11
     """Points on the line between the weights of teacher and student; 0: leave it out."""
-    batch: int = 64
-    """Images at once; it does not change the result."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trials(Measured):
-    """Options of studies that fine-tune. The same command again continues, and does nothing twice."""
-
-    recipe: str = "digits-d2o"
-    """How every trial is fine-tuned: a name (see `d2o recipes`) or a .json or .yaml file."""
-    images: int = 2_560
-    """Images of fine-tuning, the same for every trial."""
-    set: Set = ()
-    """Change any other key of the recipe: --set batch_size=32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,37 +140,27 @@ def minima(options: Minima) -> Result:
     """Measure teacher and students against each other and the data."""
     from d2o.analysis import barrier, minima, quality_figures
     from d2o.analysis.weight_change import differing
-    from d2o.metrics.evaluation import Judge
 
     if options.points:
         barrier.check_points(options.points)
     names = label(options.students)
-    images, teacher = options.open(), load(options, options.teacher)
+    common, teacher = bench(options, "minima"), load(options, options.teacher)
     students = {name: load(options, path) for name, path in names.items()}
-    minima.check(teacher, students, images, options.steps, options.repetitions)
-    walks, unlike = [], []
-    if options.points:
-        judge = Judge(
-            images, images=options.count, features=options.features, weights=options.weights, device=options.device
-        )
-        for name, student in students.items():
-            if differing(teacher, student):
-                unlike.append(name)
-            else:
-                walks.append(barrier.walk(teacher, student, images, judge, name=name, points=options.points))
+    minima.check(teacher, students, common.images, options.steps, options.repetitions)
+    alike = [name for name, student in students.items() if not differing(teacher, student)]
+    walks = [
+        barrier.walk(teacher, students[name], common, name=name, points=options.points, repetitions=options.repetitions)
+        for name in alike
+        if options.points
+    ]
     study = minima.minima(
         teacher,
         students,
-        images,
+        common,
         steps=options.steps,
-        count=options.count,
         repetitions=options.repetitions,
-        batch_size=options.batch,
-        device=options.device,
         barriers=walks,
-        unlike=unlike,
-        features=options.features,
-        weights=options.weights,
+        unlike=[name for name in students if options.points and name not in alike],
     )
     return minima.findings(study), quality_figures.of_minima(study)
 
@@ -246,21 +176,6 @@ def label(paths: Sequence[str]) -> dict[str, str]:
     return dict(zip(paths, paths, strict=True))
 
 
-def bench(options: Trials, study: str) -> Any:
-    """Return what the trials of a study have in common."""
-    from d2o.analysis.trials import Bench
-
-    if options.repetitions < 1:
-        raise ValueError(f"--repetitions is at least 1, not {options.repetitions}.")
-    place = Path(options.out) / "trials" / study
-    return Bench(place, options.open(), options.count, options.features, options.weights, options.device, watch)
-
-
-def tuning(options: Trials) -> Any:
-    """Return the recipe of fine-tuning."""
-    return recipe_from(options.recipe, {"duration": options.images}, options.set)
-
-
 def parts(options: Parts) -> Result:
     """Fine-tune part by part."""
     from d2o.analysis import parts, quality_figures
@@ -272,7 +187,6 @@ def parts(options: Parts) -> Result:
         modes=options.modes,
         kinds=options.kinds,
         repetitions=options.repetitions,
-        origin={"from": options.teacher},
     )
     return parts.findings(study), quality_figures.of_parts(study)
 
@@ -281,17 +195,31 @@ def bands(options: Bands) -> Result:
     """Filter outputs and gradients band by band."""
     from d2o.analysis import bands, quality_figures
 
+    recipe, common, teacher = tuning(options), bench(options, "bands"), load(options, options.teacher)
     study = bands.bands(
-        load(options, options.teacher),
-        tuning(options),
-        bench(options, "bands"),
-        student=None if options.student is None else load(options, options.student),
+        teacher,
+        recipe,
+        common,
+        student=student_of(options, teacher),
         modes=options.modes,
         gradient_modes=options.gradient_modes,
         repetitions=options.repetitions,
-        origin={"from": options.teacher, "student": options.student},
     )
     return bands.findings(study), quality_figures.of_bands(study)
+
+
+def student_of(options: Bands | Spectrum, teacher: Any) -> Any:
+    """Return the model of --student, or None; ValueError for one that makes other images than the teacher."""
+    if options.student is None:
+        return None
+    student = load(options, options.student)
+    made, wanted = ((model.image_shape, model.pixel_shape, model.num_classes) for model in (student, teacher))
+    if made != wanted:
+        raise ValueError(
+            f"--student {options.student} makes images {made[1]} of {made[2]} classes but the teacher {wanted[1]} of "
+            f"{wanted[2]}: give a student of this teacher."
+        )
+    return student
 
 
 def pretraining(options: Pretraining) -> Result:

@@ -11,6 +11,7 @@ from d2o.analysis import barrier, side_by_side
 from d2o.analysis.barrier import walk
 from d2o.analysis.findings import plain
 from d2o.analysis.minima import findings, minima
+from d2o.analysis.side_by_side import Repetition
 from d2o.analysis.trials import Bench
 
 STEPS = (1, 2, 3)
@@ -73,7 +74,8 @@ class TestDistances:
         more = minima(models[0], models[1], bench, steps=STEPS, repetitions=3)
         assert len(made) == 4 + len(STEPS)
         assert [one.kid for one in few.distances] == [one.kid[:2] for one in more.distances]
-        assert all(len({*one.kid, *one.frechet}) == 6 for one in more.distances)  # all of other seeds
+        repetitions = [Repetition(bench, models[1], number) for number in range(3)]
+        assert len({seed for one in repetitions for seed in (*one.seeds, *one.others)}) == 3 * 2 * 12
 
     def test_other_settings_are_refused(self, bench, models, tiny_denoiser):
         teacher, students = models

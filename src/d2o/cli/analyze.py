@@ -48,6 +48,7 @@ examples:
         studies.Minima,
         studies.minima,
         """How far a teacher's images are from its students', seed by seed, and both from the data.
+The same command again continues where it was cut off.
 
 examples:
   d2o analyze minima runs/teacher runs/one-step --data digits --out why

@@ -185,6 +185,7 @@ class TestBeforeAndAfter:
         for one, other in zip(whole, parts, strict=True):
             assert np.allclose(one.change.centroids, other.change.centroids, atol=1e-4)
             assert np.allclose(one.response, other.response, rtol=1e-3, atol=1e-6)
+            assert one.shift == pytest.approx(other.shift, rel=1e-4)
 
     def test_a_student_with_more_augmentation_labels(self, tiny_denoiser):
         """Trajectory distillation adds labels that tell where a jump ends: they are new, and all else is compared."""

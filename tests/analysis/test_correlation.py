@@ -43,7 +43,7 @@ def test_interval_covers_zero_for_unrelated_numbers():
 def test_missing_pairs_are_left_out_and_few_have_no_interval():
     link = rank_correlation([1, 2, 3, math.nan, 5], [1, 2, 3, 4, 5])
     assert link.size == 4 and link.value == pytest.approx(1) and link.low < link.high
-    assert rank_correlation([1, 2, 3], [1, 2, 3])[1:] == (-1, 1, 3)
+    assert rank_correlation([1, 2, 3], [1, 2, 3])[1:4] == (-1, 1, 3)
 
 
 def test_four_points_in_order_prove_little():
@@ -80,6 +80,55 @@ def test_a_mean_of_correlations_has_an_interval_of_correlations():
     assert found.high == 1 and -1 <= found.low < found.value
 
 
+def chain(generator, count, resemblance):
+    """Return numbers of variance 1, each of which resembles the one before it so much."""
+    values = generator.normal(size=count)
+    for i in range(1, count):
+        values[i] = resemblance * values[i - 1] + math.sqrt(1 - resemblance**2) * values[i]
+    return values
+
+
+class TestSequences:
+    SIDES = (8, 8, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8)
+    """The maps of the blocks of the digits' network, in the order of their calls."""
+
+    @pytest.mark.parametrize("resemblance", [0, 0.7])
+    def test_neighbours_that_resemble_each_other_prove_nothing(self, resemblance):
+        generator = np.random.default_rng(6)
+        unrelated = [chain(generator, 12, resemblance) for _ in range(400)]
+        as_twelve, in_sequence = (
+            np.mean([not one.low <= 0 <= one.high for one in found])
+            for found in (
+                [rank_correlation(self.SIDES, values) for values in unrelated],
+                [rank_correlation(self.SIDES, values, in_sequence=True) for values in unrelated],
+            )
+        )
+        assert in_sequence < 0.05 and as_twelve < 0.08 + 0.2 * resemblance
+        assert not resemblance or as_twelve > 0.12
+
+    def test_what_is_clear_is_still_seen(self):
+        generator = np.random.default_rng(7)
+        clear = [self.SIDES + generator.normal(size=12) for _ in range(200)]
+        assert np.mean([rank_correlation(self.SIDES, one, in_sequence=True).low > 0 for one in clear]) > 0.8
+
+    def test_the_effective_number(self):
+        """Of 1 to 4 the ranks less their mean are -1.5, -0.5, 0.5 and 1.5: persistence 1.25 / 5."""
+        found = rank_correlation(range(4), range(4), in_sequence=True)
+        assert found.effective == pytest.approx(4 * (1 - 1 / 16) / (1 + 1 / 16)) and not found.known
+        assert str(found) == "+1.00 (N = 4, as good as 3.5 independent ones, too few for an interval)"
+        assert verdict(found, "a claim").startswith("Not decided: a claim")
+        assert "N = 20, as good as " in str(rank_correlation(range(20), range(20), in_sequence=True))
+
+    def test_neighbours_that_differ_count_as_no_more_than_they_are(self):
+        rising, other = [1, 2, 3, 4, 5, 6], [1, 6, 2, 5, 3, 4]
+        found = rank_correlation(rising, other, in_sequence=True)
+        assert found.effective == 6 and found[:4] == rank_correlation(rising, other)[:4]
+        assert "as good as" not in str(found)
+
+    def test_what_does_not_vary_has_no_relation(self):
+        assert math.isnan(rank_correlation(range(6), [1] * 6, in_sequence=True).value)
+
+
 class TestGroups:
     def test_pairs_of_one_group_are_not_independent(self):
         generator = np.random.default_rng(4)
@@ -103,7 +152,7 @@ class TestGroups:
 
     def test_few_groups_have_no_interval_however_many_pairs(self):
         found = grouped_rank_correlation([(range(9), range(9))] * 3)
-        assert found.value == pytest.approx(1) and found[1:] == (-1, 1, 3)
+        assert found.value == pytest.approx(1) and found[1:4] == (-1, 1, 3)
         assert verdict(found, "a claim").startswith("Not decided")
         assert grouped_rank_correlation([]).size == 0
 

@@ -28,6 +28,8 @@ DEFINITIONS = (
     "what enters it, over the rings from 1 on that both have, normalised to sum 1; its band has the largest mean R.",
     "Both networks see the same inputs: the noisy images x_t that the first one visits.",
     "Frequencies are cycles per image at every resolution: a 4x4 map reaches no further than ring 3.",
+    "Blocks resemble their neighbours on the way through the network: N of them count as N (1 - ab) / (1 + ab) "
+    "independent ones in an interval, a and b being the autocorrelations of the ranks of both sides at lag 1.",
     "Relative weight change: |W_after - W_before| / |W_before|, Euclidean norms over all parameters of a row.",
 )
 
@@ -126,7 +128,7 @@ def watch(denoiser: Denoiser, paths: Iterable[Path], sigmas: Sequence[float]) ->
     tallies: dict[str, Tally] = {}
     passed: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     size: dict[str, tuple[int, int]] = {}
-    shifts: dict[str, list[float]] = {}
+    shifts: dict[str, list[np.ndarray]] = {}
     for path in paths:
         earlier: dict = {}
         for step, (sigma, x) in enumerate(path.points):
@@ -154,18 +156,18 @@ def watch(denoiser: Denoiser, paths: Iterable[Path], sigmas: Sequence[float]) ->
             place[name],
             size[name],
             tally.progression(name, sigmas[1:]),
-            float(np.mean(shifts[name])),
+            float(np.concatenate(shifts[name]).mean()),
             response(passed[name]),
         )
         for name, tally in tallies.items()
     )
 
 
-def shift(change: Tensor) -> float:
-    """Return the share of the channels' means in the energy of changes [N, C, h, w], mean over images."""
+def shift(change: Tensor) -> np.ndarray:
+    """Return the share [N] of the channels' means in the energy of changes [N, C, h, w]."""
     energy = change.double().square().mean((1, 2, 3))
     means = change.double().mean((2, 3)).square().mean(1)
-    return float(torch.where(energy > 0, means / energy, 0).mean())
+    return torch.where(energy > 0, means / energy, 0).cpu().numpy()
 
 
 def response(passed: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -206,14 +208,14 @@ def specialised(found: Sequence[BlockSpectra], when: str) -> str:
     middles = np.array([block.change_centroid[0] for block in found])
     kinds = f"The blocks' dominant bands, in cycles per image: {', '.join(map(str, used(found)))}."
     if len(set(sides)) == 1:
-        depth = rank_correlation(range(len(found)), middles)
+        depth = rank_correlation(range(len(found)), middles, in_sequence=True)
         return f"{verdict(depth, f'{when}, later blocks change at higher frequencies')} {kinds}"
     claim = f"{when}, blocks at higher resolution change at higher frequencies"
     flat = np.array([(block.change.spectrum.shape[1]) / 2 for block in found])  # of white noise on the same map
-    beyond = rank_correlation(sides, middles / flat)
+    plainly, beyond = (rank_correlation(sides, values, in_sequence=True) for values in (middles, middles / flat))
     return (
-        f"{verdict(rank_correlation(sides, middles), claim)} A small map cannot hold high frequencies at all; relative "
-        f"to white noise on a map of the same size, the rank correlation is {beyond}. {kinds}"
+        f"{verdict(plainly, claim)} A small map cannot hold high frequencies at all; relative to white noise on a map "
+        f"of the same size, the rank correlation is {beyond}. {kinds}"
     )
 
 

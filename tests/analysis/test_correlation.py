@@ -126,7 +126,9 @@ class TestSequences:
         assert "as good as" not in str(found)
 
     def test_what_does_not_vary_has_no_relation(self):
-        assert math.isnan(rank_correlation(range(6), [1] * 6, in_sequence=True).value)
+        found = rank_correlation(range(6), [1] * 6, in_sequence=True)
+        assert math.isnan(found.value)
+        assert verdict(found, "a claim").startswith("Not decided") and str(found).startswith("unknown (N = 6, one side")
 
 
 class TestGroups:
@@ -155,6 +157,16 @@ class TestGroups:
         assert found.value == pytest.approx(1) and found[1:4] == (-1, 1, 3)
         assert verdict(found, "a claim").startswith("Not decided")
         assert grouped_rank_correlation([]).size == 0
+
+    def test_groups_that_resemble_their_neighbours_count_as_fewer(self):
+        generator = np.random.default_rng(8)
+        found = []
+        for _ in range(60):
+            a, b = (np.stack([chain(generator, 12, 0.8) for _ in range(2)], 1) for _ in "ab")
+            found.append(grouped_rank_correlation(list(zip(a, b, strict=True)), in_sequence=True, resamples=100))
+        assert np.mean([one.low <= 0 <= one.high for one in found]) > 0.85
+        assert all(one.size == 12 and 0 < one.effective <= 12 for one in found)
+        assert np.mean([one.effective for one in found]) < 10
 
     def test_perfect_order_has_width(self):
         found = grouped_rank_correlation([((2 * i, 2 * i + 1), (2 * i, 2 * i + 1)) for i in range(4)])

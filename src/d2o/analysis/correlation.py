@@ -32,16 +32,21 @@ class Interval(NamedTuple):
     @property
     def known(self) -> bool:
         """Whether there is an interval at all."""
-        count = self.size if self.effective is None else self.effective
-        return count >= FEWEST and math.isfinite(self.low)
+        return self.independent >= FEWEST and math.isfinite(self.value) and math.isfinite(self.low)
+
+    @property
+    def independent(self) -> float:
+        """As how many independent values or groups they count."""
+        return self.size if self.effective is None else self.effective
 
     def __str__(self) -> str:
         count = f"N = {self.size}"
-        if self.effective is not None and self.effective < self.size:
-            count += f", as good as {self.effective:.1f} independent ones"
+        if self.independent < self.size:
+            count += f", as good as {self.independent:.1f} independent ones"
         if not self.known:
             value = f"{self.value:+.2f}" if math.isfinite(self.value) else "unknown"
-            return f"{value} ({count}, too few for an interval)"
+            why = "too few for an interval" if self.independent < FEWEST else "one side does not vary"
+            return f"{value} ({count}, {why})"
         return f"{self.value:+.2f} (95 % interval {self.low:+.2f} to {self.high:+.2f}, {count})"
 
 
@@ -61,11 +66,17 @@ def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -
     return float(first @ second) / norm if norm else math.nan
 
 
-def persistence(values: Sequence[float] | np.ndarray) -> float:
-    """Return the autocorrelation of the ranks of a sequence at lag 1: how much a value resembles the one before it."""
-    middle = ranks(values) - (len(values) + 1) / 2
+def persistence(values: np.ndarray) -> float:
+    """Return the autocorrelation of a sequence at lag 1, how much a value resembles the one before it; 0 of equals."""
+    middle = values - values.mean()
     norm = float(middle @ middle)
-    return float(middle[:-1] @ middle[1:]) / norm if norm else math.nan
+    return float(middle[:-1] @ middle[1:]) / norm if norm else 0.0
+
+
+def independent(count: int, resemblance: float) -> float:
+    """Return as how many independent values so many count whose errors resemble their neighbours'; never as more."""
+    resemblance = max(resemblance, 0.0)
+    return count * (1 - resemblance) / (1 + resemblance)
 
 
 def rank_correlation(
@@ -77,9 +88,9 @@ def rank_correlation(
     perfect order, where z is infinite, r is taken half of its smallest step below 1: four points prove little.
 
     Pairs `in_sequence` resemble their neighbours, as blocks along the depth do. They count as N (1 - ab) / (1 + ab)
-    independent ones, `a` and `b` being the persistence of both sides (after Bretherton et al., J. Climate 12, 1999),
-    and at most as N. It is on the safe side: of 12 blocks on maps of 8, 4 and 8 pixels a side without any relation,
-    3 % have an interval without zero where neighbours resemble each other by 0.7, and 17 % if they count as 12.
+    independent ones, `a` and `b` being the persistence of both sides' ranks (after Bretherton et al., J. Climate 12,
+    1999), and at most as N. It is on the safe side: of 12 blocks on maps of 8, 4 and 8 pixels a side without any
+    relation, 3 % have an interval without zero where neighbours resemble each other by 0.7; 17 % if they count as 12.
     """
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     known = np.isfinite(first) & np.isfinite(second)
@@ -87,8 +98,8 @@ def rank_correlation(
     value = spearman(first, second) if count > 1 else math.nan
     if math.isnan(value):
         return Interval(value, -1.0, 1.0, count)
-    both = max(persistence(first) * persistence(second), 0.0) if in_sequence else 0.0
-    effective = count * (1 - both) / (1 + both)
+    both = persistence(ranks(first)) * persistence(ranks(second)) if in_sequence else 0.0
+    effective = independent(count, both)
     told = effective if in_sequence else None
     if effective < FEWEST:
         return Interval(value, -1.0, 1.0, count, told)
@@ -117,12 +128,20 @@ Numbers = Sequence[float] | np.ndarray
 
 
 def grouped_rank_correlation(
-    groups: Sequence[tuple[Numbers, Numbers]], *, resamples: int = RESAMPLES, seed: int = 0
+    groups: Sequence[tuple[Numbers, Numbers]],
+    *,
+    in_sequence: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
     """Return Spearman's correlation over all pairs (a, b) of groups of which only whole ones are independent.
 
     The interval is Student's in Fisher's z; its standard error is that of a bootstrap over whole groups, and never less
     than that of as many independent pairs. `size` counts groups.
+
+    Groups `in_sequence` resemble their neighbours: they count as fewer, by the persistence of what each adds to the
+    correlation. Of 11 blocks of 2 or 3 bands without any relation, whose neighbours resemble each other by 0.7, 6 %
+    have an interval without zero; 10 % if they count as 11.
     """
     if not groups:
         return Interval(math.nan, -1.0, 1.0, 0)
@@ -136,10 +155,17 @@ def grouped_rank_correlation(
     chosen = (np.concatenate([members[group] for group in draw]) for draw in draws)
     found = [r for r in (spearman(a[one], b[one]) for one in chosen) if math.isfinite(r)]
     error = max(float(np.std([fisher(r, pairs) for r in found], ddof=1)), fisher_error(value, pairs))
-    return around(value, student(len(groups)) * error, pairs, len(groups))
+    if not in_sequence:
+        return around(value, student(len(groups)) * error, pairs, len(groups))
+    added = (ranks(a) - (pairs + 1) / 2) * (ranks(b) - (pairs + 1) / 2)
+    effective = independent(len(groups), persistence(np.array([added[group].sum() for group in members])))
+    if effective < FEWEST:
+        return Interval(value, -1.0, 1.0, len(groups), effective)
+    reach = student(effective) * error * math.sqrt(len(groups) / effective)
+    return around(value, reach, pairs, len(groups))._replace(effective=effective)
 
 
-def student(count: int) -> float:
+def student(count: float) -> float:
     """Return the quantile of 97.5 % of Student's t for the mean of so many values."""
     from scipy.special import stdtrit
 

@@ -15,7 +15,7 @@ from d2o.analysis.blocks import blocks, findings
 from d2o.analysis.frequency import Band, filtered, octaves
 from d2o.analysis.network import as_map, as_tokens, places, replaced, sizes, taps
 from d2o.analysis.page import write
-from d2o.analysis.weight_change import weight_changes
+from d2o.analysis.weight_change import WeightChange, sentence, weight_changes
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.preconditioning import EDM
 
@@ -209,3 +209,14 @@ class TestBeforeAndAfter:
     def test_another_architecture_is_refused(self, tiny_denoiser):
         with pytest.raises(ValueError, match="not of one architecture: they differ in"):
             blocks(tiny_denoiser(), tiny_denoiser(channels=3))
+
+
+def test_the_block_that_moved_most_is_told_besides_the_role():
+    rows = [("all", "all", 0.1), ("all", "qkv", 0.3), ("all", "norm", 0.0), ("all", "odd", float("nan"))]
+    rows += [("elsewhere", "all", 0.9), ("one", "all", 0.2), ("one", "qkv", 0.7), ("two", "all", 0.5)]
+    said = sentence([WeightChange(block, role, 1, relative) for block, role, relative in rows])
+    assert said == (
+        "Weights: did not move: norm; of the roles qkv moved most, by 30.0% of its norm, and of the blocks two, by "
+        "50.0%."
+    )
+    assert "blocks" not in sentence([WeightChange("all", "qkv", 1, 0.3), WeightChange("all", "all", 1, 0.3)])

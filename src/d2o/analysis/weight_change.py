@@ -77,12 +77,17 @@ def news(before: Denoiser, after: Denoiser) -> list[str]:
 
 
 def sentence(changes: Sequence[WeightChange]) -> str:
-    """Return which roles moved most and which not at all."""
+    """Return which roles moved most and which not at all, and the block that moved most."""
     moved = [row for row in changes if row.block == "all" and row.role != "all"]
+    blocks = [row for row in changes if row.block not in ("all", "elsewhere") and row.role == "all"]
     still = [row.role for row in moved if row.relative == 0]
-    most = max(moved, key=lambda row: row.relative)
+    most = max(moved, key=lambda row: np.nan_to_num(row.relative))
     frozen = f"did not move: {', '.join(still)}" if still else "all roles moved"
-    return f"Weights: {frozen}; {most.role} moved most, by {most.relative:.1%} of its norm."
+    told = f"Weights: {frozen}; of the roles {most.role} moved most, by {most.relative:.1%} of its norm"
+    if blocks:
+        block = max(blocks, key=lambda row: np.nan_to_num(row.relative))
+        told += f", and of the blocks {block.block}, by {block.relative:.1%}"
+    return f"{told}."
 
 
 def table(changes: Sequence[WeightChange]) -> Table:

@@ -1,6 +1,6 @@
 """Take one band of frequencies away, or leave nothing else: which bands does one-step quality need, and where?"""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +18,10 @@ from d2o.training.recipe import Recipe
 from d2o.training.run import summary
 
 from .blocks import watch
-from .correlation import Interval, grouped_rank_correlation, verdict
-from .findings import Findings, Table, caution
+from .correlation import Interval, grouped_rank_correlation, spread, verdict
+from .findings import Findings, Table, caution, measured
 from .frequency import Band, filtered, octaves, rings
-from .network import places, replaced, sizes
+from .network import OUTPUT, places, replaced, sizes
 from .paths import device, levels, sampled
 from .progression import mean
 from .trials import Bench, Scores, remembered, tuned
@@ -33,9 +33,15 @@ DEFINITIONS = (
     "Output: one octave is taken out of the output of one block (or nothing else is left of it) while the student "
     "makes its images in one call; no training. The row 'image' filters the finished image: how much the measure "
     "minds.",
+    "Such a filter acts on all that has gathered up to a block. It shows through which blocks a band is transmitted "
+    "and needed, and not which block makes it.",
+    "Means over blocks leave out the output block, which repeats the image, and are taken over blocks that hold the "
+    "same bands: small maps have no high ones.",
     "Gradient: the gradient that reaches the student's image from the discriminator is filtered so, at every step of "
     "the fine-tuning; the network, the images and the discriminator's own training are untouched.",
-    "The interval of the rank correlation is over whole blocks: bootstrap, with Student's t in Fisher's z.",
+    "The interval of the rank correlation is over whole blocks: bootstrap, with Student's t in Fisher's z. Blocks "
+    "resemble their neighbours on the way through the network: N of them count as N (1 - c) / (1 + c) independent "
+    "ones, c being the autocorrelation, at lag 1, of what each adds to the correlation.",
     "± is the standard deviation over repetitions (other seeds of the images; of the gradient's trials also of "
     "training).",
 )
@@ -170,10 +176,15 @@ def findings(study: BandsStudy) -> Findings:
     for mode in modes:
         sentences += outputs_say(study, mode)
     if "remove" in modes:
-        claim = "a block needs those bands in which its output changed most along the teacher's way"
+        claim = "the bands needed from a block are those in which its output changes most along the teacher's way"
         sentences.append(
             f"{verdict(prediction(study), claim)} Pairs of a block and a band, from 1 cycle per image on; N counts "
             "blocks, as the bands of one depend on each other."
+        )
+    if modes:
+        sentences.append(
+            "These filters show through which blocks a band is transmitted, and so needed there; not which block makes "
+            "it."
         )
     for mode in dict.fromkeys(mode for mode, _ in study.gradients):
         kids = {band: scores for (m, band), scores in study.gradients.items() if m == mode}
@@ -212,32 +223,53 @@ def findings(study: BandsStudy) -> Findings:
     )
 
 
+def filtered_blocks(study: BandsStudy, mode: str) -> dict[str, list[Band]]:
+    """Return which blocks were filtered in which bands; not the output block, whose output is the image itself."""
+    found: dict[str, list[Band]] = {}
+    for m, place, band in study.outputs:
+        if m == mode and place != IMAGE and study.places[place] != OUTPUT:
+            found.setdefault(place, []).append(band)
+    return found
+
+
+def excess(study: BandsStudy, mode: str, where: Iterable[tuple[str, Band]]) -> str:
+    """Return by how much filters raise KID, mean over pairs of a block and a band, with ± over repetitions."""
+    kids = [study.outputs[mode, place, band].values() for place, band in where]
+    return measured(*spread(np.mean(kids, 0) - study.student.values()))
+
+
 def outputs_say(study: BandsStudy, mode: str) -> list[str]:
-    """Return which bands the blocks' outputs cannot be without, as a sentence."""
-    kids = {(place, band): s.kid for (m, place, band), s in study.outputs.items() if m == mode and place != IMAGE}
-    by_band = {band: np.mean([kid for (_, b), kid in kids.items() if b == band]) for band in study.bands}
-    told = ", ".join(f"{kid:.3g} (band {band})" for band, kid in by_band.items())
-    by_place: dict[str, list[float]] = {}
-    for (place, band), kid in kids.items():
-        if band.low > 0:
-            by_place.setdefault(study.places[place], []).append(kid)
-    where = ", ".join(f"{np.mean(found):.3g} in the {place}" for place, found in by_place.items())
+    """Return which bands have to pass through the blocks, as sentences."""
+    found = filtered_blocks(study, mode)
+    if not found:
+        return []
+    alike: dict[tuple[Band, ...], list[str]] = {}  # bands are compared over the same blocks
+    by_place: dict[str, list[tuple[str, Band]]] = {}
+    for place, held in found.items():
+        alike.setdefault(tuple(held), []).append(place)
+        by_place.setdefault(study.places[place], []).extend((place, band) for band in held if band.low > 0)
+    means = []
+    for held, blocks in sorted(alike.items(), reverse=True):
+        told = (f"{excess(study, mode, [(block, band) for block in blocks])} (band {band})" for band in held)
+        number = f"the {len(blocks)} blocks that hold" if len(blocks) > 1 else "the one block that holds"
+        means.append(f"over {number} up to band {held[-1]}: {', '.join(told)}")
+    where = ", ".join(f"{excess(study, mode, pairs)} in the {place}" for place, pairs in by_place.items() if pairs)
     verb = "Without one band of one block's output" if mode == "remove" else "With nothing but one band of it"
     return [
-        f"{verb}, KID ({study.student.cell()} unchanged) is, mean over the blocks: {told} cycles per image; by place, "
-        f"from 1 cycle per image on: {where}."
+        f"{verb}, KID exceeds the {study.student.cell()} without filter by, mean {'; '.join(means)} cycles per image; "
+        f"by place, from 1 cycle per image on: {where or 'no such band'}."
     ]
 
 
 def prediction(study: BandsStudy) -> Interval:
     """Return the rank correlation, over blocks and bands from 1 on, of a band's energy with the KID without it."""
-    blocks: dict[str, tuple[list[float], list[float]]] = {}
-    for (mode, place, band), scores in study.outputs.items():
-        if mode == "remove" and band.low > 0 and (place, band) in study.energies:
-            energies, kids = blocks.setdefault(place, ([], []))
-            energies.append(study.energies[place, band])
-            kids.append(scores.kid)
-    return grouped_rank_correlation(list(blocks.values()))
+    groups = []
+    for place, held in filtered_blocks(study, "remove").items():
+        known = [band for band in held if band.low > 0 and (place, band) in study.energies]
+        if known:
+            kids = [study.outputs["remove", place, band].kid for band in known]
+            groups.append(([study.energies[place, band] for band in known], kids))
+    return grouped_rank_correlation(groups, in_sequence=True)
 
 
 def output_table(study: BandsStudy) -> Table:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+OUTPUT = "output"
+"""The place of the block that gives the network's output."""
 # The first row (pattern of a module's whole name, place) that matches decides; modules that match none are no blocks.
 PLACES: tuple[tuple[str, str], ...] = (
     (r"enc\.\d+x\d+_aux_.*", ""),
     (r"dec\.\d+x\d+_aux_(norm|up)", ""),
-    (r"dec\.\d+x\d+_aux_conv|out_conv|final_layer|unet\.conv_out", "output"),
+    (r"dec\.\d+x\d+_aux_conv|out_conv|final_layer|unet\.conv_out", OUTPUT),
     (r"x_embedder|unet\.conv_in", "input"),
     (r"enc\.\d+x\d+_conv", "input"),
     (r"enc\.[^.]+", "encoder"),

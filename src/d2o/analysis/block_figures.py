@@ -10,6 +10,7 @@ from .figures import LEVEL, drawn, level
 from .frequency import Band, centroid
 from .page import Drawing
 from .progression import mean
+from .ticks import SMALLEST
 
 FEW = 16
 """Blocks whose names can be read along an axis."""
@@ -82,12 +83,13 @@ def network(panels: Sequence[tuple[str, Sequence[BlockSpectra]]]) -> Any:
                 one.add_patch(Rectangle(box, 0.84, 0.64, facecolor=color, edgecolor="white", linewidth=0.5, zorder=2))
                 if len(found) <= FEW:
                     light = np.dot(np.asarray(color)[:3], (0.3, 0.6, 0.1)) > 0.5 if not isinstance(color, str) else True
-                    text = f"{block.change_centroid[0]:.1f}"
-                    ink = "black" if light else "white"
-                    one.text(place, height, text, ha="center", va="center", fontsize=5.5, color=ink, zorder=3)
+                    middle, ink = block.change_centroid[0], "black" if light else "white"
+                    text = f"{middle:.1f}" if middle < 9.95 else f"{middle:.0f}"
+                    one.text(place, height, text, ha="center", va="center", fontsize=SMALLEST, color=ink, zorder=3)
             one.set_yticks(range(len(sides)), [f"{side}x{side}" for side in sides])
             one.set(xlim=(-0.7, len(found) - 0.3), ylim=(-0.6, len(sides) - 0.4), title=title, ylabel="map")
-            named(one, found)
+            one.set_xticks([])
+        named(np.atleast_1d(axes)[-1], panels[-1][1])
         shown = sorted({band for _, found in panels for band in used(found)})
         handles = [Patch(color=colors.get(band, "#dddddd"), label=str(band)) for band in shown]
         last = np.atleast_1d(axes)[-1]
@@ -95,7 +97,7 @@ def network(panels: Sequence[tuple[str, Sequence[BlockSpectra]]]) -> Any:
             handles=handles, title="changes most at (cycles per image)", ncols=len(handles), loc="outside lower center"
         )
 
-    return rows(draw, len(panels), 1.75)
+    return drawn(1.45 + 0.95 * len(panels), draw, count=len(panels))
 
 
 def by_level(panels: Sequence[tuple[str, Sequence[BlockSpectra]]], what: str) -> Any:
@@ -118,7 +120,7 @@ def by_level(panels: Sequence[tuple[str, Sequence[BlockSpectra]]], what: str) ->
             one.set_xticks(ticks + shift, [level(float(sigmas[tick])) for tick in ticks])
             labels = [block.name for block in found]
             shown = range(len(labels)) if len(labels) <= 2 * FEW else range(0, len(labels), len(labels) // FEW)
-            one.set_yticks(shown, [labels[i] for i in shown], fontsize=5.5)
+            one.set_yticks(shown, [labels[i] for i in shown], fontsize=SMALLEST)
             one.set(xlabel=LEVEL, title=title)
         axes = np.atleast_1d(axes)
         axes[0].figure.colorbar(mesh, ax=list(axes), label=f"centroid of {what} (cycles per image)", pad=0.02)
@@ -177,6 +179,6 @@ def named(axes: Any, found: Sequence[BlockSpectra]) -> None:
 def labelled(axes: Any, names: Sequence[str]) -> None:
     """Write names along the horizontal axis, or count the blocks where there are too many to be read."""
     if len(names) <= FEW:
-        axes.set_xticks(range(len(names)), names, rotation=50, ha="right", rotation_mode="anchor", fontsize=5.5)
+        axes.set_xticks(range(len(names)), names, rotation=50, ha="right", rotation_mode="anchor", fontsize=SMALLEST)
     else:
         axes.set_xlabel("block, in the order of calls")

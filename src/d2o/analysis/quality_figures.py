@@ -13,6 +13,7 @@ from .minima import DATA, MinimaStudy, series
 from .page import Drawing
 from .parts import OUTCOMES, PREDICTORS, PartsStudy, predictions
 from .pretraining import PretrainingStudy
+from .ticks import SMALLEST, around_zero, extremes_named, logarithmic, loosened, only
 from .trials import Scores
 
 
@@ -70,13 +71,12 @@ def distances(study: MinimaStudy, names: Sequence[str]) -> Any:
                 axes.axhline(again, color=color, linestyle=":", linewidth=0.9, label=f"{name}, other seeds")
             axes.set(xscale="log", ylabel=title)
             if what == "kid":
-                axes.set_yscale("symlog", linthresh=0.1)
+                around_zero(axes, 0.1)
             else:
-                axes.set_yscale("log")
-            axes.set_xticks(calls, [str(call) for call in calls], minor=False)
-            axes.minorticks_off()
+                logarithmic(axes)
+            only(axes.xaxis, calls, [str(call) for call in calls])
         panels[-1].set_xlabel("teacher's network calls an image")
-        panels[0].legend(fontsize=6)
+        panels[0].legend(fontsize=SMALLEST)
 
     return drawn(3.8, draw, count=2)
 
@@ -95,8 +95,7 @@ def pairs(study: MinimaStudy, names: Sequence[str]) -> Any:
         axes.axhline(1, color="black", linestyle=":", linewidth=0.8)
         axes.set(xscale="log", xlabel="teacher's network calls an image", ylim=(0, 1.1))
         axes.set_ylabel("distance of one seed's two images\n(share of that of two seeds)")
-        axes.set_xticks(calls, [str(call) for call in calls])
-        axes.minorticks_off()
+        only(axes.xaxis, calls, [str(call) for call in calls])
         axes.legend(loc="lower left")
 
     return drawn(2.4, draw)
@@ -138,8 +137,8 @@ def of_parts(study: PartsStudy) -> list[Drawing]:
         drawings.append(
             Drawing(
                 f"prediction-{mode}",
-                f"Does a block's frequency predict {OUTCOMES[mode]}? Each point is a block; r is the rank correlation "
-                "with its 95 % interval.",
+                f"Does a block's frequency predict {OUTCOMES[mode]}? Each point is a block; bars: one sd over "
+                "repetitions.",
                 prediction(study, mode),
             )
         )
@@ -156,7 +155,7 @@ def ranking(found: Sequence[tuple[str, Scores]], lines: dict[str, Scores], title
         axes.errorbar(means, places, xerr=errors, fmt="o", color="#0072B2", elinewidth=0.8, capsize=1.5)
         for (name, scores), style in zip(lines.items(), ("--", ":"), strict=True):
             axes.axvline(scores.kid, color="#D55E00", linestyle=style, linewidth=0.9, label=name)
-        axes.set_yticks(places, [name for name, _ in found], fontsize=6)
+        axes.set_yticks(places, [name for name, _ in found], fontsize=SMALLEST)
         axes.set(xlabel=title, ylim=(-0.6, len(found) - 0.4))
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
@@ -165,7 +164,7 @@ def ranking(found: Sequence[tuple[str, Scores]], lines: dict[str, Scores], title
 
 def prediction(study: PartsStudy, mode: str) -> Any:
     """Draw the outcome of every block against each predictor."""
-    names = [name for m, kind, name in study.results if (m, kind) == (mode, "blocks") and name in study.spectra]
+    names = study.watched(mode)
     links = predictions(study)
 
     def draw(panels: Any) -> None:
@@ -174,15 +173,19 @@ def prediction(study: PartsStudy, mode: str) -> Any:
             outcomes = [
                 [study.untuned.kid - v if mode == "train" else v - study.everything.kid for v in o] for o in outcomes
             ]
-            bars(axes, [value(study, name) for name in names], outcomes, fmt="o", color="#0072B2")
-            link = links[predictor, mode]
-            axes.set_title(f"r = {link.value:+.2f} [{link.low:+.2f}, {link.high:+.2f}]")
+            places, gains = [value(study, name) for name in names], [study.gain(mode, "blocks", n) for n in names]
+            axes.axhline(0, color="#999999", linewidth=0.6, zorder=0.5)
+            bars(axes, places, outcomes, fmt="o", color="#0072B2")
+            loosened(axes, gains)
+            extremes_named(axes, places, gains, names)
+            link = str(links[predictor, mode]).replace(", N = ", ",\nN = ").replace(" (N = ", "\n(N = ")
+            axes.set_title(f"rank correlation {link}", fontsize=SMALLEST)
             axes.set(ylabel="gain (KID)" if mode == "train" else "need (KID)")
             axes.set_xlabel(predictor + (" (cycles per image)" if "centroid" in predictor else ""))
             if "number" in predictor:
                 axes.set_xscale("log")
 
-    return drawn(5.2, draw, count=len(PREDICTORS))
+    return drawn(5.6, draw, count=len(PREDICTORS))
 
 
 def of_bands(study: BandsStudy) -> list[Drawing]:
@@ -192,7 +195,7 @@ def of_bands(study: BandsStudy) -> list[Drawing]:
             f"output-{mode}",
             "KID in one call when one band of one block's output is "
             f"{'taken away' if mode == 'remove' else 'all that is left'}  ({study.student.cell()} without filter; "
-            f"logarithmic colours). White: the map has no such band.",
+            f"logarithmic colours, the same for all below {DARKEST}). White: the map has no such band.",
             heat(study, mode),
         )
         for mode in dict.fromkeys(mode for mode, _, _ in study.outputs)
@@ -209,6 +212,10 @@ def of_bands(study: BandsStudy) -> list[Drawing]:
     return drawings
 
 
+DARKEST = 1e-3
+"""KIDs below it, which may even be negative, share the colour of this one."""
+
+
 def heat(study: BandsStudy, mode: str) -> Any:
     """Draw KID over blocks and bands."""
     from matplotlib.colors import LogNorm
@@ -217,21 +224,23 @@ def heat(study: BandsStudy, mode: str) -> Any:
     table = np.full((len(names), len(study.bands)), np.nan)
     for (m, place, band), scores in study.outputs.items():
         if m == mode:
-            table[names.index(place), study.bands.index(band)] = max(scores.kid, 1e-3)
+            table[names.index(place), study.bands.index(band)] = scores.kid
+    colors, narrow = np.maximum(table, DARKEST), len(study.bands) > 5
 
     def draw(axes: Any) -> None:
-        norm = LogNorm(np.nanmin(table), np.nanmax(table))
-        mesh = axes.imshow(table, aspect="auto", cmap="cividis", norm=norm, interpolation="nearest")
-        axes.figure.colorbar(mesh, ax=axes, label="KID", pad=0.02)
+        norm = LogNorm(np.nanmin(colors), np.nanmax(colors))
+        mesh = axes.imshow(colors, aspect="auto", cmap="cividis", norm=norm, interpolation="nearest")
+        axes.figure.colorbar(mesh, ax=axes, label="KID", location="top", pad=0.02, aspect=40)
         for row, column in np.argwhere(np.isfinite(table)):
-            light = norm(table[row, column]) > 0.55
-            ink = "black" if light else "white"
-            axes.text(column, row, f"{table[row, column]:.2g}", ha="center", va="center", fontsize=5.5, color=ink)
-        axes.set_xticks(range(len(study.bands)), [str(band) for band in study.bands])
-        axes.set_yticks(range(len(names)), names, fontsize=6)
+            ink = "black" if norm(colors[row, column]) > 0.55 else "white"
+            text = f"{table[row, column]:.0f}" if table[row, column] >= 10 else f"{table[row, column]:.2g}"
+            text = text.replace("0.", ".", 1) if narrow else text
+            axes.text(column, row, text, ha="center", va="center", fontsize=SMALLEST, color=ink)
+        axes.set_xticks(range(len(study.bands)), [str(band) for band in study.bands], rotation=40 * narrow)
+        axes.set_yticks(range(len(names)), names, fontsize=SMALLEST)
         axes.set(xlabel=f"band (cycles per image), {'removed' if mode == 'remove' else 'kept alone'}")
 
-    return drawn(0.8 + 0.17 * len(names), draw)
+    return drawn(1.1 + 0.17 * len(names), draw)
 
 
 def gradient(study: BandsStudy) -> Any:
@@ -264,15 +273,16 @@ def of_pretraining(study: PretrainingStudy) -> list[Drawing]:
             bars(axes, study.lengths, [one.values() for one in scores], color=color, marker=marker, label=name)
         thresholds = [length for length in study.lengths if length]
         axes.set_xscale("symlog", linthresh=min(thresholds))
-        axes.set_xticks(study.lengths, [f"{length / 1000:g}k" if length else "0" for length in study.lengths])
-        axes.minorticks_off()
+        only(axes.xaxis, study.lengths, [f"{length / 1000:g}k" if length else "0" for length in study.lengths])
         found = [
             value
             for scores in (study.teachers, study.untuned, study.students)
             for one in scores
             for value in one.values()
         ]
-        axes.set(xlabel="images of pre-training", ylabel="KID", yscale="log" if min(found) > 0 else "linear")
+        axes.set(xlabel="images of pre-training", ylabel="KID")
+        if min(found) > 0:
+            logarithmic(axes)
         axes.legend()
 
     caption = (

@@ -252,12 +252,12 @@ def outputs_say(study: BandsStudy, mode: str) -> list[str]:
     for held, blocks in sorted(alike.items(), reverse=True):
         told = (f"{excess(study, mode, [(block, band) for block in blocks])} (band {band})" for band in held)
         number = f"the {len(blocks)} blocks that hold" if len(blocks) > 1 else "the one block that holds"
-        means.append(f"over {number} up to band {held[-1]}: {', '.join(told)}")
+        means.append(f"over {number} up to band {held[-1]}, by {', '.join(told)}")
     where = ", ".join(f"{excess(study, mode, pairs)} in the {place}" for place, pairs in by_place.items() if pairs)
     verb = "Without one band of one block's output" if mode == "remove" else "With nothing but one band of it"
     return [
-        f"{verb}, KID exceeds the {study.student.cell()} without filter by, mean {'; '.join(means)} cycles per image; "
-        f"by place, from 1 cycle per image on: {where or 'no such band'}."
+        f"{verb}, KID rises from {study.student.cell()} unchanged, mean {'; '.join(means)} cycles per image; by place, "
+        f"from 1 cycle per image on: {where or 'no such band'}."
     ]
 
 

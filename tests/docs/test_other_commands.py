@@ -3,6 +3,8 @@
 `make` and `pip install` are what brought the tests here; their targets and extras must exist.
 """
 
+import contextlib
+import io
 import json
 import re
 import runpy
@@ -125,6 +127,16 @@ def speed_and_quality(line: str, place: Path) -> None:
     assert row["variant"] == name and row["images"] == 16 and row["features"] == "pixels"
 
 
+def operators(line: str, _) -> None:
+    """Look at one iteration of each kind that is named."""
+    own = runpy.run_path(str(BENCHMARKS / "operators.py"))["main"].__globals__
+    own["ITERATIONS"] = 1
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.setattr(sys, "argv", shlex.split(line)[1:])
+        own["main"]()
+    assert "convolution" in said.getvalue()
+
+
 def bench_memory(line: str, _) -> None:
     module, values = shlex.split(line)[2:]
     assert int(finished("-m", module, json.dumps({**json.loads(values), "choice": SMALL_MODEL}))) > 0
@@ -159,6 +171,7 @@ PROGRAMS = {
     r"benchmarks/report_results\.py": report_results,
     r"benchmarks/full_size\.py --table": full_size_table,
     r"benchmarks/full_size\.py --precision": full_size,
+    r"benchmarks/operators\.py": operators,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,
     r"-m d2o\.bench\.memory": bench_memory,
     r"-m http\.server": http_server,

@@ -39,6 +39,8 @@ class Pyramid(nn.Module):
         for module in network.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False  # the fused kernel has no second derivative, which R1 needs
+            if hasattr(module, "inplace") and not Switch.plain:
+                module.inplace = False  # where gradients flow, autograd copies what is overwritten, views even twice
         self.network = network.eval()
         mean, deviation = (torch.tensor(network.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
         # Images in [-1, 1] are moved to [0, 1] and normalised in one step.

@@ -161,7 +161,7 @@ def bands(
     energies = {}
     if modes:
         for block in watch(teacher, sampled(teacher, seeds, steps), levels(teacher, steps)):
-            shares = mean(block.change.energies).mean(0)
+            shares = mean(mean(block.change.energies))
             energies |= {
                 (block.name, band): float(share) for band, share in zip(block.change.bands, shares, strict=True)
             }

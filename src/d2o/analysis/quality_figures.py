@@ -38,7 +38,7 @@ def of_minima(study: MinimaStudy) -> list[Drawing]:
         Drawing(
             f"interpolation-{index}" if index else "interpolation",
             f"Between the weights of the teacher (0) and {barrier.student} (1): denoising loss with its standard "
-            "error, and KID of images in one call.",
+            "error, and KID of images in one call, with one standard deviation over repetitions.",
             interpolation(barrier),
         )
         for index, barrier in enumerate(study.barriers)

@@ -35,6 +35,16 @@ def test_a_comparison_is_part_of_the_json(tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["compared"] == {"d2o_f": 1.5}
 
 
+def test_a_comparison_says_in_what_the_runs_differ():
+    other = {
+        **FOUND,
+        "settings": {**FOUND["settings"], "batch": 8},
+        "machine": {**FOUND["machine"], "peak_gflops": 1.0},
+    }
+    assert report.differences(FOUND, FOUND) == []
+    assert report.differences(other, FOUND) == ["Compared with a run of another batch: 4, now 8."]
+
+
 def test_all_that_is_repeated_has_a_spread(tmp_path, tiny_denoiser, monkeypatch):
     student = tiny_denoiser()
     monkeypatch.setattr(generation, "TEACHER_STEPS", 2)
@@ -78,7 +88,9 @@ def test_a_process_that_dies_names_the_batch(monkeypatch):
         memory.peak(memory.Run(Choice("digits-d2o-f", None, 4), "d2o_f", plain=False))
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"images_per_second": 3}'])
+@pytest.mark.parametrize(
+    "content", [None, "{", "[]", '{"images_per_second": 3}', '{"images_per_second": {"x": "fast"}}']
+)
 def test_what_holds_no_figures_is_refused(tmp_path, capsys, content):
     path = tmp_path / "old.json"
     if content is not None:
@@ -92,6 +104,7 @@ def test_what_holds_no_figures_is_refused(tmp_path, capsys, content):
     [
         (["--batch", "1"], "--batch at least 2"),
         (["--out", "figures.txt"], "must end in .json"),
+        (["--out", "no/such/folder/figures.json"], "does not exist"),
         (["--recipe", "pretrain"], "not one of D2O-F"),
         (["--recipe", "cifar10-small-d2of"], "did you mean 'cifar10-small-d2o-f'"),
     ],
@@ -135,6 +148,22 @@ def test_an_estimate_says_what_does_not_fit():
     assert "--micro-batch 16 would fit" in lines
     assert "not even two" in "\n".join(replace(wide, micro_batch=1).sentences(named("d2o-f")))
     assert "not fit on the disk" in lines
+
+
+def test_an_estimate_tries_nothing_that_cannot_fit(capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "available", lambda _: 10**6)
+    monkeypatch.setattr(estimate, "measure", None)
+    assert run(["estimate", "digits-d2o-f"]) == 2
+    assert "not even two fit" in capsys.readouterr().err
+
+
+def test_an_estimate_takes_a_file_that_is_named_like_a_preset(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+    assert run(["recipes", "digits-d2o-f"]) == 0
+    (tmp_path / "digits-mine.yaml").write_text(capsys.readouterr().out)
+    assert run(["estimate", "digits-mine.yaml", "--precision", "auto"]) == 0
+    assert "images/s" in capsys.readouterr().out
 
 
 def test_an_estimate_needs_a_network(capsys):

@@ -168,6 +168,19 @@ def test_options_that_are_wrong_exit_with_2_and_no_traceback(line, capsys):
     assert "Traceback" not in text.out + text.err
 
 
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_memory_that_is_used_up_is_one_sentence(monkeypatch, capsys, error):
+    def greedy(_):
+        raise error
+
+    monkeypatch.setattr("d2o.cli.recipes.main", greedy)
+    assert run(["recipes"]) == 2
+    assert "--micro-batch" in capsys.readouterr().err
+    error = KeyError("a mistake of ours")
+    with pytest.raises(KeyError):
+        run(["recipes"])
+
+
 def test_a_traceback_can_be_asked_for(monkeypatch):
     monkeypatch.setenv("D2O_TRACEBACK", "1")
     with pytest.raises(ValueError, match="no recipe"):

@@ -29,6 +29,14 @@ def test_a_run_that_is_there_keeps_its_precision(tiny_denoiser, tmp_path, monkey
     assert fastest_precision(tiny_denoiser(), tmp_path, CPU) == "bfloat16"
 
 
+@pytest.mark.parametrize(("slower", "told"), [(1.0, False), (17.0, True)])
+def test_emulated_bfloat16_is_told(monkeypatch, slower, told):
+    seconds = {torch.float32: 1.0, torch.bfloat16: slower}
+    monkeypatch.setattr(speed, "convolution_seconds", seconds.__getitem__)
+    assert ("--precision float32" in (speed.emulation("bfloat16", CPU) or "")) == told
+    assert speed.emulation("float32", CPU) is None
+
+
 def test_measuring_leaves_the_denoiser_alone(tiny_denoiser):
     denoiser = tiny_denoiser(classes=2)
     before = denoiser.precision

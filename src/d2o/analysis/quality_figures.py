@@ -76,7 +76,7 @@ def distances(study: MinimaStudy, names: Sequence[str]) -> Any:
                 logarithmic(axes)
             only(axes.xaxis, calls, [str(call) for call in calls])
         panels[-1].set_xlabel("teacher's network calls an image")
-        panels[0].legend(fontsize=SMALLEST)
+        panels[0].legend(fontsize=SMALLEST, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
     return drawn(3.8, draw, count=2)
 

@@ -1,10 +1,14 @@
 """For machines: completion of what is typed, JSON of what was done, and logs without control characters."""
 
 import functools
+import gc
+import io
 import json
 import shlex
 import shutil
 import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -135,12 +139,48 @@ class TestJson:
 
 
 class TestLogs:
-    def test_long_sampling_tells_where_it_stands_in_plain_lines(self, monkeypatch, capsys):
-        clock = iter(range(0, 1000, 6))
-        monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
-        assert [len(batch) for batch in terminal.counted([[0] * 10] * 4, 40, "grid.png")] == [10] * 4
-        lines = capsys.readouterr().err
-        assert lines == "grid.png: 20 of 40 images, 2/s, 0:12 left\n"
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        clock = SimpleNamespace(now=0.0)
+        monkeypatch.setattr(terminal.time, "monotonic", lambda: clock.now)
+        return clock
+
+    def test_long_sampling_tells_where_it_stands_in_plain_lines(self, clock, capsys):
+        for batch in terminal.counted([[0] * 10] * 4, 40, "grid.png"):
+            assert len(batch) == 10
+            clock.now += 6
+        assert capsys.readouterr().err == "grid.png: 20 of 40 images, 2/s, 0:12 left\n"
+
+    def test_what_was_remembered_does_not_spoil_the_time_left(self, clock, capsys):
+        for trial in terminal.counted(range(100), 100, "part by part", "trials"):
+            clock.now += 0 if trial < 60 else 30
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last == "part by part: 99 of 100 trials, 30.0 s each, 0:30 left"
+
+    def test_on_a_terminal_lines_within_lines_share_one_display(self, clock, monkeypatch):
+        class Terminal(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        shown = []
+        for _ in terminal.counted("ab", 2, "trials", "trials"):
+            for _ in terminal.counted([[0] * 8] * 3, 24, "images of one"):
+                shown.append([task.fields["status"] for task in terminal.bars[0].tasks])
+                clock.now += 2
+        assert shown[2] == ["16 of 24 images, 4/s, 0:02 left"]
+        assert shown[5] == ["1 of 2 trials, 6.0 s each, 0:06 left", "16 of 24 images, 4/s, 0:02 left"]
+        assert not terminal.bars
+
+    def test_a_pass_that_is_broken_off_closes_its_display(self, clock, monkeypatch):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        with pytest.raises(KeyError):
+            for _ in terminal.counted(range(3), 3, "trials", "trials"):
+                clock.now += 2
+                raise KeyError
+        gc.collect()
+        assert not terminal.bars
 
     def test_a_log_file_gets_no_control_characters(self, tmp_path, tiny_data, capfd):
         tiny = "backbone={kind: song_unet, channels: 8, channel_multipliers: [1], num_blocks: 1}"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -147,20 +148,19 @@ def bands(
 
     plain = quality("unchanged", nullcontext)
     outputs = {}
-    for place, count in spots(student).items():
-        for band in octaves(count):
-            for mode in modes:
-                change = partial(filtering, student, place, band, mode == "keep")
-                outputs[mode, place, band] = quality(f"{mode}-{place}-{band}", change)
+    filters = [(m, place, band) for place, count in spots(student).items() for band in octaves(count) for m in modes]
+    for mode, place, band in bench.counted(filters, len(filters), "outputs of blocks", "filters"):
+        change = partial(filtering, student, place, band, mode == "keep")
+        outputs[mode, place, band] = quality(f"{mode}-{place}-{band}", change)
     gradients = {}
     whole = octaves(int(rings(*teacher.image_shape[1:]).max()) + 1)
-    for band in whole:
-        for mode in gradient_modes:
-            limit = partial(limit_gradient, band=band, keep=mode == "keep")
-            gradients[mode, band], _ = trial(f"gradient-{mode}-{band}", {"gradient": f"{mode} {band}"}, limit)
+    limits = list(product(whole, gradient_modes))
+    for band, mode in bench.counted(limits, len(limits), "the gradient", "trials"):
+        limit = partial(limit_gradient, band=band, keep=mode == "keep")
+        gradients[mode, band], _ = trial(f"gradient-{mode}-{band}", {"gradient": f"{mode} {band}"}, limit)
     energies = {}
     if modes:
-        for block in watch(teacher, sampled(teacher, seeds, steps), levels(teacher, steps)):
+        for block in watch(teacher, sampled(teacher, seeds, steps, counted=bench.counted), levels(teacher, steps)):
             shares = mean(mean(block.change.energies))
             energies |= {
                 (block.name, band): float(share) for band, share in zip(block.change.bands, shares, strict=True)

@@ -148,7 +148,7 @@ def walk(
         return summary(bench.judge(repetition)(interpolated(teacher, student, share)))
 
     losses, scores = [], []
-    for share in shares.tolist():
+    for share in bench.counted(shares.tolist(), points, f"between teacher and {name}", "points"):
         known = {**settings, "share": share}
         start = f"{quote(name, safe='')}-{share:.6g}"
         file = bench.directory / "walk" / f"{start}-loss.json"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
+from d2o.metrics.counting import Counted, unshown
 
 from . import weight_change
 from .correlation import rank_correlation, verdict
@@ -108,13 +109,14 @@ def blocks(
     steps: int = 18,
     sampler: str = "heun",
     batch_size: int = 64,
+    counted: Counted = unshown,
 ) -> BlocksStudy:
     """Watch every block on the way from noise to images, and those of a fine-tuned copy on the same way."""
     if after is not None:
         check_alike(before, after, but=weight_change.AUGMENTATION)
     models = [before] if after is None else [before, after]
     sigmas = levels(before, steps)
-    watched = [watch(model, sampled(before, seeds, steps, sampler, batch_size), sigmas) for model in models]
+    watched = [watch(model, sampled(before, seeds, steps, sampler, batch_size, counted), sigmas) for model in models]
     if after is None:
         return BlocksStudy(watched[0], (), (), sigmas)
     news = weight_change.news(before, after)

@@ -93,7 +93,8 @@ def minima(
         tasks: dict[tuple[str, int], Callable[[], Score]]
         tasks = {(name, 1): partial(repetition.student, name) for name in students}
         tasks |= {("teacher", count): partial(repetition.teacher, teacher, count) for count in sorted(set(steps))}
-        for (name, count), measure in tasks.items():
+        title = f"repetition {number + 1} of {repetitions}"
+        for (name, count), measure in bench.counted(tasks.items(), len(tasks), title, "generators"):
             file = bench.directory / f"{quote(name, safe='')}-{count}-{number}.json"
             score = remembered(file, {**settings, "steps": count}, measure)
             scores.setdefault((name, count), []).append(score)

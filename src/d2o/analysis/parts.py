@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 from d2o.checkpoints.delta import weights_sha256
@@ -127,12 +128,15 @@ def parts(
     found = {}
     everything = trial("everything", recipe, {"moves": "everything"})
     convolutions = trial("d2o-f", replace(recipe, frozen=d2o_f(teacher)), {"moves": "d2o-f"})
-    for part in cut:
-        for mode in modes:
-            what = {mode: f"{part.kind[:-1]} {part.name}"}
-            name = f"{mode}-{part.kind[:-1]}-{part.name}"
-            found[mode, part.kind, part.name] = trial(name, recipe, what, moving(part, mode))
-    spectra = {block.name: block for block in watch(teacher, sampled(teacher, seeds, steps), levels(teacher, steps))}
+    asked = list(product(cut, modes))
+    for part, mode in bench.counted(asked, len(asked), "part by part", "trials"):
+        what = {mode: f"{part.kind[:-1]} {part.name}"}
+        name = f"{mode}-{part.kind[:-1]}-{part.name}"
+        found[mode, part.kind, part.name] = trial(name, recipe, what, moving(part, mode))
+    spectra = {
+        block.name: block
+        for block in watch(teacher, sampled(teacher, seeds, steps, counted=bench.counted), levels(teacher, steps))
+    }
     counts = {name: parameter.numel() for name, parameter in teacher.backbone.named_parameters()}
     sizes = {(part.kind, part.name): sum(counts[name] for name in part.parameters) for part in cut}
     return PartsStudy(untuned, everything, convolutions, found, spectra, sizes, recipe.duration)

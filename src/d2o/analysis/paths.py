@@ -9,6 +9,7 @@ from torch import Tensor
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import karras_sigmas, noise_for
 from d2o.diffusion.sampling import euler_step, heun_step, labels_for, trajectory
+from d2o.metrics.counting import Counted, unshown
 from d2o.pixels.datasets import Images
 from d2o.training.networks import check_fit
 
@@ -42,14 +43,19 @@ def checked(seeds: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
 
 @torch.no_grad()
 def sampled(
-    denoiser: Denoiser, seeds: Sequence[int], steps: int = 18, sampler: str = "heun", batch_size: int = 64
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    steps: int = 18,
+    sampler: str = "heun",
+    batch_size: int = 64,
+    counted: Counted = unshown,
 ) -> Iterator[Path]:
     """Yield the paths of the images that a denoiser makes from these seeds; image i depends on seed i only."""
     if sampler not in STEPS:
         raise ValueError(f"Unknown sampler {sampler!r}; there are {', '.join(STEPS)}.")
     sigmas = (*levels(denoiser, steps), 0.0)
     place = device(denoiser)
-    for part in checked(seeds, batch_size):
+    for part in counted(checked(seeds, batch_size), len(seeds), "from noise to images"):
         noise = noise_for(part, denoiser.image_shape, place)
         label = labels_for(part, denoiser.num_classes)
         label = None if label is None else label.to(place)
@@ -59,7 +65,12 @@ def sampled(
 
 @torch.no_grad()
 def noised(
-    denoiser: Denoiser, images: Images, seeds: Sequence[int], steps: int = 18, batch_size: int = 64
+    denoiser: Denoiser,
+    images: Images,
+    seeds: Sequence[int],
+    steps: int = 18,
+    batch_size: int = 64,
+    counted: Counted = unshown,
 ) -> Iterator[tuple[Path, Tensor]]:
     """Yield the paths x0 + sigma_t noise of as many real images, and x0 [N,C,H,W]; image i has the noise of seed i.
 
@@ -69,7 +80,8 @@ def noised(
     seeds = seeds[: len(images)]
     sigmas, place = levels(denoiser, steps), device(denoiser)
     stream = images.batches(batch_size)
-    for part, batch in zip(checked(seeds, batch_size), stream, strict=False):
+    parts = counted(checked(seeds, batch_size), len(seeds), "real images")
+    for part, batch in zip(parts, stream, strict=False):
         x0 = denoiser.encode(batch.x0[: len(part)].to(place))
         label = batch.label[: len(part)].to(place) if batch.label is not None and denoiser.num_classes else None
         noise = noise_for(part, denoiser.image_shape, place)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from d2o.checkpoints import load
@@ -64,29 +65,29 @@ def pretraining(
     rows: dict[str, dict[int, list[Score]]] = {
         name: {n: [] for n in lengths} for name in ("teacher", "untuned", "student")
     }
-    for length in lengths:
-        for repetition in range(repetitions):
-            start = new_denoiser(
-                pretrain.backbone, bench.images.shape, bench.images.num_classes, seed=pretrain.seed + repetition
-            )
-            if length:
-                recipe = replace(pretrain, duration=length)
-                name = f"teacher-{length}"
-                score, directory = tuned(bench, name, recipe, start, origin=origin, repetition=repetition, steps=steps)
-                teacher = load(directory / "ema.safetensors").to(bench.device)
-            else:
-                teacher = start.eval()
-                file = bench.directory / f"teacher-0-{repetition}.json"
-                known = settings(teacher) | {"steps": steps}
-                score = remembered(file, known, lambda t=teacher, i=repetition: summary(bench.judge(i)(t, steps=steps)))
-            rows["teacher"][length].append(score)
-            file = bench.directory / f"untuned-{length}-{repetition}.json"
-            rows["untuned"][length].append(
-                remembered(file, settings(teacher), lambda t=teacher, i=repetition: summary(bench.judge(i)(t)))
-            )
-            what = {**origin, "pretrained for": length}
-            score, _ = tuned(bench, f"student-{length}", finetune, teacher, origin=what, repetition=repetition)
-            rows["student"][length].append(score)
+    pairs = list(product(lengths, range(repetitions)))
+    for length, repetition in bench.counted(pairs, len(pairs), "pre-training and fine-tuning", "teachers"):
+        start = new_denoiser(
+            pretrain.backbone, bench.images.shape, bench.images.num_classes, seed=pretrain.seed + repetition
+        )
+        if length:
+            recipe = replace(pretrain, duration=length)
+            name = f"teacher-{length}"
+            score, directory = tuned(bench, name, recipe, start, origin=origin, repetition=repetition, steps=steps)
+            teacher = load(directory / "ema.safetensors").to(bench.device)
+        else:
+            teacher = start.eval()
+            file = bench.directory / f"teacher-0-{repetition}.json"
+            known = settings(teacher) | {"steps": steps}
+            score = remembered(file, known, lambda t=teacher, i=repetition: summary(bench.judge(i)(t, steps=steps)))
+        rows["teacher"][length].append(score)
+        file = bench.directory / f"untuned-{length}-{repetition}.json"
+        rows["untuned"][length].append(
+            remembered(file, settings(teacher), lambda t=teacher, i=repetition: summary(bench.judge(i)(t)))
+        )
+        what = {**origin, "pretrained for": length}
+        score, _ = tuned(bench, f"student-{length}", finetune, teacher, origin=what, repetition=repetition)
+        rows["student"][length].append(score)
     scores = {
         name: tuple(Scores(f"{name} {length}", tuple(found)) for length, found in by_length.items())
         for name, by_length in rows.items()

@@ -1,7 +1,7 @@
 """Images of a teacher and its students beside each other: their distances, measured once and kept as numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -66,6 +66,7 @@ class Repetition:
         """Make one image a seed, and look at them."""
         judge = self.bench.judge(0)  # for its feature network and the real images, which are the same for all
         stream = generated(denoiser, seeds, steps=steps, batch_size=self.bench.batch_size, name=name)
+        stream = replace(stream, batches=self.bench.counted(stream.batches, stream.count, name))
         return look(stream, name, judge.embedding.name, judge.embed, keep_pixels=keep_pixels)
 
     def student(self, name: str) -> Score:

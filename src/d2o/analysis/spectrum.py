@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
+from d2o.metrics.counting import Counted, unshown
 from d2o.pixels.datasets import Images
 from d2o.training.networks import check_fit
 
@@ -52,6 +53,7 @@ def spectrum(
     steps: int = 18,
     sampler: str = "heun",
     batch_size: int = 64,
+    counted: Counted = unshown,
 ) -> SpectrumStudy:
     """Watch a teacher on the way from noise to images, and, if given, a student on the same way and real data.
 
@@ -72,7 +74,7 @@ def spectrum(
     )
 
     def watched() -> Iterator[Iterator[Tensor]]:
-        for path in sampled(teacher, seeds, steps, sampler, batch_size):
+        for path in sampled(teacher, seeds, steps, sampler, batch_size, counted):
             yield watch(path)
 
     def watch(path: Path) -> Iterator[Tensor]:
@@ -95,7 +97,7 @@ def spectrum(
 
     def real() -> Iterator[Iterator[Tensor]]:
         assert images is not None
-        for path, x0 in noised(teacher, images, seeds, steps, batch_size):
+        for path, x0 in noised(teacher, images, seeds, steps, batch_size, counted):
             yield compare(outputs(teacher, path), x0)
 
     def compare(found: Iterator[Tensor], x0: Tensor) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from d2o.checkpoints.delta import weights_sha256
 from d2o.diffusion.denoiser import Denoiser
+from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Judge
 from d2o.pixels.datasets import Images
 from d2o.pixels.files import atomic
@@ -47,6 +48,7 @@ class Bench:
     weights: str = "auto"
     device: str = "cpu"
     watch: Watch = in_silence
+    counted: Counted = unshown
     batch_size: int = 64
     judges: dict[int, Judge] = field(default_factory=dict, compare=False, repr=False)
 
@@ -63,6 +65,7 @@ class Bench:
                     weights=self.weights,
                     batch_size=self.batch_size,
                     device=self.device,
+                    counted=self.counted,
                 )
             judge.seeds = tuple(range(self.count * repetition, self.count * (repetition + 1)))
             self.judges[repetition] = judge

@@ -21,6 +21,7 @@ from d2o.metrics.statistics import holds_statistics
 from d2o.pixels.datasets import Images, open_images
 
 from .arguments import parse, with_codec
+from .terminal import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str]) -> None:
         batch_size=options.batch,
         weights=options.weights,
         device=options.device,
+        counted=counted,
     )
     if options.json:
         print(json.dumps(evaluation.as_dict(), indent=2))

@@ -9,6 +9,7 @@ import tyro
 
 from .arguments import recipe_from
 from .study_options import Measured, Trials, Walk, bench, load, tuning
+from .terminal import counted
 
 Result = tuple[Any, list]
 """Findings, and the figures that go with them."""
@@ -60,6 +61,7 @@ def spectrum(options: Spectrum) -> Result:
         steps=options.steps,
         sampler=options.sampler,
         batch_size=options.batch,
+        counted=counted,
     )
     return spectrum.findings(study), figures.of_spectrum(study)
 
@@ -76,6 +78,7 @@ def blocks(options: Blocks) -> Result:
         steps=options.steps,
         sampler=options.sampler,
         batch_size=options.batch,
+        counted=counted,
     )
     return blocks.findings(study), block_figures.of_blocks(study)
 

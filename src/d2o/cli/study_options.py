@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .arguments import DataOptions, Model, Set, recipe_from, with_codec
-from .terminal import watch
+from .terminal import counted, watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,7 @@ def bench(options: Measured, study: str) -> Any:
         weights=options.weights,
         device=options.device,
         watch=watch,
+        counted=counted,
         batch_size=options.batch,
     )
 

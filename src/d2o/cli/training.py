@@ -16,7 +16,7 @@ from d2o.training.tracking import check_service, tracked
 
 from .arguments import Set, quiet, tell
 from .main import memory_is_used_up
-from .terminal import say, watch
+from .terminal import counted, say, watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def follow(
     say(f"{title}: {share(made)}, {len(images):,} images of {images.name}")
     judge = None
     if options.evaluate_every is not None:
-        judge = judge_by(images, recipe, options.features, options.evaluate_images, steps)
+        judge = judge_by(images, recipe, options.features, options.evaluate_images, steps, counted)
     habits = Habits(
         save_every=options.save_every,
         sample_every=options.sample_every,

@@ -4,7 +4,7 @@ judge = Judge("cifar10.zip", images=1000);  evaluation = judge("student.safetens
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from d2o.features.embedding import Embedding, embedding
 
+from .counting import Counted, unshown
 from .distances import SMALLEST, Distances, distances
 from .diversity import Diversity
 from .look import Look, look, look_at_statistics
@@ -70,7 +71,8 @@ class Judge:
     Generators make one image for each of `seeds` (default 0 to `images` - 1); of data sets, as many are chosen, and as
     many again from the reference for the floor. `steps` is the reference's own where the reference is a generator.
     `features` is by default the space of stored statistics, else `lite2`; `weights` goes to `embedding`.
-    `judged_by` names feature networks of a discriminator, in addition to those that a generator's file tells.
+    `judged_by` names feature networks of a discriminator, in addition to those that a generator's file tells. Images
+    pass through `counted`, which may show how far they are.
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class Judge:
         weights: str = "auto",
         device: torch.device | str = "cpu",
         judged_by: Sequence[str] = (),
+        counted: Counted = unshown,
     ) -> None:
+        self.counted = counted
         self.seeds = tuple(range(images) if seeds is None else seeds)
         self.batch_size, self.weights, self.device, self.judged_by = batch_size, weights, device, tuple(judged_by)
         if batch_size < 1:
@@ -146,6 +150,7 @@ class Judge:
         if opened.count < SMALLEST:
             raise ValueError(f"{name} has only {opened.count} images: an evaluation needs at least {SMALLEST}.")
         keep_pixels = paired and opened.seeds is not None
+        opened = replace(opened, batches=self.counted(opened.batches, opened.count, name))
         return look(opened, name, self.embedding.name, self.embed, keep_pixels=keep_pixels)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
@@ -166,6 +171,7 @@ def evaluate(
     weights: str = "auto",
     device: torch.device | str = "cpu",
     judged_by: Sequence[str] = (),
+    counted: Counted = unshown,
 ) -> Evaluation:
     """Judge `a` against the reference `b`, usually real images; options as for `Judge`.
 
@@ -173,7 +179,7 @@ def evaluate(
     """
     judge = Judge(
         b, features=features, images=images, seeds=seeds, steps=reference_steps or steps, batch_size=batch_size,
-        weights=weights, device=device, judged_by=judged_by,
+        weights=weights, device=device, judged_by=judged_by, counted=counted,
     )  # fmt: skip
     return judge(a, steps=steps)
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
+from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Judge
 from d2o.objectives.objective import Networks
 from d2o.pixels.datasets import Images
@@ -188,11 +189,16 @@ def run(
 
 
 def judge_by(
-    images: Images, recipe: Recipe, features: str = "lite2", count: int = 1000, steps: int = 1
+    images: Images,
+    recipe: Recipe,
+    features: str = "lite2",
+    count: int = 1000,
+    steps: int = 1,
+    counted: Counted = unshown,
 ) -> Callable[[Denoiser], dict[str, Any]]:
     """Return a judge of denoisers for `run`: it compares `count` of their images with as many real ones."""
     networks = recipe.discriminator.networks if "discriminator" in recipe.needs else ()
-    judge = Judge(images, features=features, images=min(count, len(images)), judged_by=networks)
+    judge = Judge(images, features=features, images=min(count, len(images)), judged_by=networks, counted=counted)
     return lambda denoiser: summary(judge(denoiser, steps=steps))
 
 

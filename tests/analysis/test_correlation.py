@@ -12,6 +12,7 @@ from d2o.analysis.correlation import (
     Interval,
     grouped_rank_correlation,
     mean_interval,
+    mean_rank_correlation,
     rank_correlation,
     spearman,
     spread,
@@ -78,6 +79,15 @@ def test_two_seeds_decide_nothing():
 def test_a_mean_of_correlations_has_an_interval_of_correlations():
     found = mean_interval([1, 1, 0.9, 0.2], limit=1)
     assert found.high == 1 and -1 <= found.low < found.value
+
+
+def test_a_few_equal_rank_correlations_are_no_certainty():
+    few, many = mean_rank_correlation([-1.0] * 4, 4), mean_rank_correlation([-1.0] * 4, 18)
+    assert few.low == -1 and -0.9 < few.high < -0.8, "of 4 pairs the next rank correlation is -0.8"
+    assert -1 < many.high < -0.99
+    scattered = [0.8, 0.4, 1.0, 0.2]
+    assert mean_rank_correlation(scattered, 4) == mean_interval(scattered, limit=1)
+    assert not mean_rank_correlation([1.0] * 3, 4).known
 
 
 def chain(generator, count, resemblance):

@@ -87,7 +87,17 @@ class TestDecisions:
         assert growth(study_of((1.0,) * 4, (1.0,) * 4, (1.0,) * 4, frechet=mixed), "s", range(2, 6)).startswith(
             "Not sh"
         )
-        assert "too few, give 4 or more" in growth(study, "s", (1, 2, 3))
+        assert "3 such numbers of steps are needed" in growth(study, "s", (2, 3))
+
+    def test_steps_whose_images_are_broken_do_not_count(self):
+        """Images far from the data come nearer to everything with each step more: that tells of no minimum."""
+        rising = [(9.0,) * 4, *[tuple(n + 0.1 * i for i in range(4)) for n in range(3)]]
+        study = study_of((1.0,) * 4, (1.0,) * 4, (1.0,) * 4, frechet=rising)
+        broken = replace(study.find("teacher", 2, DATA), frechet=(8.0,) * 4)
+        rows = tuple(broken if row == study.find("teacher", 2, DATA) else row for row in study.distances)
+        assert growth(study, "s", range(2, 6)).startswith("Not shown")
+        said = growth(replace(study, distances=rows), "s", range(2, 6))
+        assert said.startswith("Holds") and "with 3, 4 and 5 steps the teacher is near the data" in said
 
     def test_students_without_a_line_are_told(self):
         study = study_of((1.0,) * 4, (1.0,) * 4, (1.0,) * 4)

@@ -25,7 +25,7 @@ from .frequency import Band, filtered, octaves, rings
 from .network import OUTPUT, places, replaced, sizes
 from .paths import device, levels, sampled
 from .progression import mean
-from .trials import Bench, Scores, remembered, tuned
+from .trials import Bench, Scores, relatives, remembered, tuned
 
 MODES = ("remove", "keep")
 IMAGE = "image"
@@ -63,6 +63,7 @@ class BandsStudy:
     full: Scores
     gradients: dict[tuple[str, Band], Scores]
     images: int
+    notes: tuple[str, ...] = ()
 
 
 def limit_gradient(student: Denoiser, band: Band, keep: bool) -> None:
@@ -166,7 +167,8 @@ def bands(
                 (block.name, band): float(share) for band, share in zip(block.change.bands, shares, strict=True)
             }
     where = places(student.backbone)
-    return BandsStudy(whole, where, energies, plain, outputs, full, gradients, recipe.duration)
+    notes = relatives(bench, recipe)
+    return BandsStudy(whole, where, energies, plain, outputs, full, gradients, recipe.duration, notes)
 
 
 def findings(study: BandsStudy) -> Findings:
@@ -194,7 +196,7 @@ def findings(study: BandsStudy) -> Findings:
             f"The gradient: after {study.images:,} images KID is {study.full.cell()} with all of it; {limited}, it is "
             f"worst for band {worst} ({kids[worst].cell()}) and best for band {best} ({kids[best].cell()})."
         )
-    sentences += caution(len(study.full.rows))
+    sentences += (*caution(len(study.full.rows)), *study.notes)
     return Findings(
         kind="bands",
         title="Bands: which frequencies does one-step quality need?",
@@ -233,7 +235,7 @@ def filtered_blocks(study: BandsStudy, mode: str) -> dict[str, list[Band]]:
 
 
 def excess(study: BandsStudy, mode: str, where: Iterable[tuple[str, Band]]) -> str:
-    """Return by how much filters raise KID, mean over pairs of a block and a band, with ± over repetitions."""
+    """Return by how much filters change KID, mean over pairs of a block and a band, with ± over repetitions."""
     kids = [study.outputs[mode, place, band].values() for place, band in where]
     return measured(*spread(np.mean(kids, 0) - study.student.values()))
 
@@ -256,8 +258,8 @@ def outputs_say(study: BandsStudy, mode: str) -> list[str]:
     where = ", ".join(f"{excess(study, mode, pairs)} in the {place}" for place, pairs in by_place.items() if pairs)
     verb = "Without one band of one block's output" if mode == "remove" else "With nothing but one band of it"
     return [
-        f"{verb}, KID rises from {study.student.cell()} unchanged, mean {'; '.join(means)} cycles per image; by place, "
-        f"from 1 cycle per image on: {where or 'no such band'}."
+        f"{verb}, the KID of {study.student.cell()} changes, mean {'; '.join(means)} cycles per image; "
+        f"by place, from 1 cycle per image on: {where or 'no such band'}."
     ]
 
 

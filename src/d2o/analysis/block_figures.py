@@ -94,7 +94,10 @@ def network(panels: Sequence[tuple[str, Sequence[BlockSpectra]]]) -> Any:
         handles = [Patch(color=colors.get(band, "#dddddd"), label=str(band)) for band in shown]
         last = np.atleast_1d(axes)[-1]
         last.figure.legend(
-            handles=handles, title="changes most at (cycles per image)", ncols=len(handles), loc="outside lower center"
+            handles=handles,
+            title="octave with most energy (cycles per image); written: centroid",
+            ncols=len(handles),
+            loc="outside lower center",
         )
 
     return drawn(1.45 + 0.95 * len(panels), draw, count=len(panels))

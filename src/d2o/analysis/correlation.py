@@ -186,6 +186,20 @@ def mean_interval(values: Sequence[float] | np.ndarray, *, limit: float = math.i
     return Interval(mean, max(mean - reach, -limit), min(mean + reach, limit), len(known))
 
 
+def mean_rank_correlation(correlations: Sequence[float] | np.ndarray, pairs: int) -> Interval:
+    """Return the mean of rank correlations over so many pairs each, one a repetition, with its interval.
+
+    Their standard deviation counts as at least half of the step by which such a correlation can change at all: when a
+    few of them are equal, that is no certainty.
+    """
+    found = mean_interval(correlations, limit=1)
+    if not found.known:
+        return found
+    reach = student(found.size) * 6 / (pairs**3 - pairs) / math.sqrt(found.size)
+    low, high = min(found.low, found.value - reach), max(found.high, found.value + reach)
+    return found._replace(low=max(low, -1.0), high=min(high, 1.0))
+
+
 def verdict(interval: Interval, claim: str) -> str:
     """Return one sentence: whether a correlation that the claim says is positive holds, is reversed or is open."""
     if not interval.known:

@@ -13,17 +13,22 @@ import numpy as np
 
 from d2o.checkpoints.delta import weights_sha256
 from d2o.diffusion.denoiser import Denoiser
-from d2o.metrics.spaces import frechet_name
+from d2o.metrics.sources import discriminator_networks
+from d2o.metrics.spaces import frechet_name, overlap
 from d2o.pixels.datasets import Images
 from d2o.training.networks import check_fit
 
 from .barrier import Barrier
 from .barrier import sentences as barrier_sentences
-from .correlation import FEWEST, mean_interval, spearman, spread, verdict
+from .correlation import FEWEST, mean_interval, mean_rank_correlation, spearman, spread, verdict
 from .findings import Findings, Table, caution, measured
 from .side_by_side import DATA, Distance, Repetition, over_repetitions
 from .trials import Bench, Score, remembered
 
+NEAR = 1.25
+"""With more than so many times its smallest Frechet distance to the data a teacher walked in too few steps."""
+FEWEST_STEPS = 3
+"""Fewer numbers of steps have no order to speak of."""
 DEFINITIONS = (
     "Every generator makes one image a seed; each repetition has seeds of its own. ± is the standard deviation over "
     "repetitions.",
@@ -34,6 +39,8 @@ DEFINITIONS = (
     "0 (also below) for equal distributions.",
     "Paired distances: root mean square difference of the two images of one seed in image units (black to white is 2), "
     "and Euclidean distance of their features; unpaired: of two seeds of the same class.",
+    "Growth with the teacher's steps is asked where the teacher is near the data alone: in fewer steps its images are "
+    "broken, and come nearer to everything with each step more.",
     "Intervals are Student's t over repetitions, one number each, with the same real images every time; fewer than 4 "
     "repetitions decide nothing.",
     "Interpolation: weights (1 - a) teacher + a student. Barrier: the largest excess of the denoising loss over the "
@@ -56,6 +63,7 @@ class MinimaStudy:
     repetitions: int
     barriers: tuple[Barrier, ...] = ()
     unlike: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def find(self, generator: str, steps: int, reference: str, *, same_seeds: bool = False) -> Distance:
         """Return one of the distances."""
@@ -100,7 +108,9 @@ def minima(
             scores.setdefault((name, count), []).append(score)
     found = [distance for key, rows in scores.items() for distance in over_repetitions(*key, rows)]
     space = next(iter(scores.values()))[0]["space"]
-    return MinimaStudy(tuple(found), space, bench.count, repetitions, tuple(barriers), tuple(unlike))
+    judged_by = dict.fromkeys(name for one in students.values() for name in discriminator_networks(one.provenance))
+    notes = tuple(overlap(bench.features, tuple(judged_by)))
+    return MinimaStudy(tuple(found), space, bench.count, repetitions, tuple(barriers), tuple(unlike), notes)
 
 
 def check(
@@ -130,7 +140,7 @@ def findings(study: MinimaStudy) -> Findings:
         f"There is no line between the weights of the teacher and of {name}: some of its parameters have another shape."
         for name in study.unlike
     ]
-    sentences += caution(study.repetitions, FEWEST)
+    sentences += (*caution(study.repetitions, FEWEST), *study.notes)
     return Findings(
         kind="minima",
         title="Minima: do teacher and student sit in different places?",
@@ -184,14 +194,16 @@ def gap(study: MinimaStudy, name: str, steps: int) -> str:
 
 def growth(study: MinimaStudy, name: str, steps: Sequence[int]) -> str:
     """Return whether the distance between teacher and student grows with the teacher's steps, as a sentence."""
-    several = [number for number in steps if number > 1]
-    start = several[0] if several else 1
-    claim = f"from {start} steps on, the distance of {name} to its teacher grows with the teacher's steps"
-    if len(several) < FEWEST:
-        return f"Not decided: {claim}; {len(several)} numbers of steps above 1 are too few, give {FEWEST} or more."
-    per_step = [study.find("teacher", number, name).frechet for number in several]
-    link = mean_interval([spearman(several, row) for row in zip(*per_step, strict=True)], limit=1)
-    return f"{verdict(link, claim)} One correlation a repetition; N counts repetitions."
+    apart = {number: spread(study.find("teacher", number, DATA).frechet)[0] for number in steps}
+    good = [number for number in steps if apart[number] <= NEAR * min(apart.values())]
+    told = f"{', '.join(map(str, good[:-1]))} and {good[-1]}" if len(good) > 1 else str(good[0])
+    claim = f"the distance of {name} to its teacher grows with the teacher's steps"
+    where = f"with {told} steps the teacher is near the data (Frechet distance at most {NEAR} times its smallest)"
+    if len(good) < FEWEST_STEPS:
+        return f"Not decided: {claim}; {where}, and {FEWEST_STEPS} such numbers of steps are needed."
+    per_step = [study.find("teacher", number, name).frechet for number in good]
+    link = mean_rank_correlation([spearman(good, row) for row in zip(*per_step, strict=True)], len(good))
+    return f"{verdict(link, claim)} One correlation a repetition, over the numbers of steps that count: {where}."
 
 
 def same_map(study: MinimaStudy, name: str, steps: int) -> str:

@@ -16,7 +16,7 @@ from .correlation import Interval, rank_correlation, verdict
 from .findings import Findings, Table, caution
 from .network import block_of, places
 from .paths import levels, sampled
-from .trials import Bench, Scores, remembered, tuned
+from .trials import Bench, Scores, relatives, remembered, tuned
 
 MODES = ("train", "freeze")
 KINDS = ("blocks", "roles")
@@ -52,6 +52,7 @@ class PartsStudy:
     spectra: dict[str, BlockSpectra]
     sizes: dict[tuple[str, str], int]
     images: int
+    notes: tuple[str, ...] = ()
 
     def gain(self, mode: str, kind: str, name: str) -> float:
         """Return what training the part gains, or what freezing it costs, in KID."""
@@ -139,13 +140,15 @@ def parts(
     }
     counts = {name: parameter.numel() for name, parameter in teacher.backbone.named_parameters()}
     sizes = {(part.kind, part.name): sum(counts[name] for name in part.parameters) for part in cut}
-    return PartsStudy(untuned, everything, convolutions, found, spectra, sizes, recipe.duration)
+    notes = relatives(bench, recipe)
+    return PartsStudy(untuned, everything, convolutions, found, spectra, sizes, recipe.duration, notes)
 
 
 PREDICTORS: dict[str, Callable[[PartsStudy, str], float]] = {
     "centroid of change": lambda study, name: study.spectra[name].change_centroid[0],
     "centroid of response": lambda study, name: study.spectra[name].response_centroid[0],
     "number of parameters": lambda study, name: float(study.sizes["blocks", name]),
+    "place in the order of calls": lambda study, name: 1.0 + list(study.spectra).index(name),
 }
 OUTCOMES = {"train": "the gain of training it alone", "freeze": "the need for it to move"}
 
@@ -165,7 +168,7 @@ def findings(study: PartsStudy) -> Findings:
     """Return what the study says, in words, tables and numbers."""
     links = predictions(study)
     sentences = [
-        f"After {study.images:,} images KID falls from {study.untuned.cell()} to {study.everything.cell()} when "
+        f"After {study.images:,} images KID has gone from {study.untuned.cell()} to {study.everything.cell()} when "
         f"everything moves, and to {study.d2o_f.cell()} when D2O-F's roles are frozen.",
         *(
             verdict(link, f"the higher a block's {predictor}, the larger {OUTCOMES[mode]}")
@@ -175,10 +178,10 @@ def findings(study: PartsStudy) -> Findings:
     for mode, kind in dict.fromkeys((mode, kind) for mode, kind, _ in study.results):
         names = [name for m, k, name in study.results if (m, k) == (mode, kind)]
         best = sorted(names, key=lambda name: -study.gain(mode, kind, name))[:3]
-        outcome = "gain most when trained alone" if mode == "train" else "cost most when frozen"
+        outcome = "do best when trained alone (gain in KID" if mode == "train" else "are needed most (KID when frozen"
         told = ", ".join(f"{name} ({study.gain(mode, kind, name):+.3g})" for name in best)
-        sentences.append(f"Of the {kind}, these {outcome}, in KID: {told}.")
-    sentences += caution(len(study.everything.rows))
+        sentences.append(f"Of the {kind}, these {outcome}): {told}.")
+    sentences += (*caution(len(study.everything.rows)), *study.notes)
     return Findings(
         kind="parts",
         title="Parts: does a block's frequency response predict what training it gains?",

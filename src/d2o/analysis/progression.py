@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from .correlation import Interval, mean_interval, spearman
+from .correlation import Interval, mean_rank_correlation, spearman
 from .frequency import Band, centroid, in_bands, normalised, octaves, ring_power, ring_sizes
 
 
@@ -37,7 +37,7 @@ class Progression:
     def rise(self) -> Interval:
         """Return the rank correlation of centroid with step, mean over the sequences; its interval is over them."""
         steps = np.arange(self.centroids.shape[1])
-        return mean_interval([spearman(steps, row) for row in self.centroids], limit=1)
+        return mean_rank_correlation([spearman(steps, row) for row in self.centroids], len(steps))
 
     def dominant(self) -> Band:
         """Return the band with the largest share of energy, mean over sequences and changes."""

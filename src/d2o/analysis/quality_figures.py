@@ -23,8 +23,9 @@ def of_minima(study: MinimaStudy) -> list[Drawing]:
     drawings = [
         Drawing(
             "distances",
-            "Distance of the teacher's images to the data and to each student's, all from other seeds, against its "
-            "network calls; flat lines: the student to the data, and two samples of it. Bars: one sd over repetitions.",
+            "Distance of the teacher's images to the data and to each student's, from other seeds (dots) and from the "
+            "same (triangles), against its network calls; flat lines: the student to the data, and two samples of it. "
+            "Bars: one sd over repetitions.",
             distances(study, names),
         ),
     ]
@@ -67,6 +68,9 @@ def distances(study: MinimaStudy, names: Sequence[str]) -> Any:
                 bars(axes, calls, values, color=color, marker="o", label=f"teacher to {name}")
                 flat = spread(getattr(study.find(name, 1, DATA), what))[0]
                 axes.axhline(flat, color=color, linestyle="--", linewidth=0.9, label=f"{name} to data")
+                calls, values = series(study, name, what, same_seeds=True)
+                style = {"marker": "^", "markersize": 3, "linewidth": 0.8, "alpha": 0.7}
+                bars(axes, calls, values, color=color, label="the same, from the same seeds", **style)
                 again = spread(getattr(study.find(name, 1, name), what))[0]
                 axes.axhline(again, color=color, linestyle=":", linewidth=0.9, label=f"{name}, other seeds")
             axes.set(xscale="log", ylabel=title)
@@ -176,16 +180,16 @@ def prediction(study: PartsStudy, mode: str) -> Any:
             places, gains = [value(study, name) for name in names], [study.gain(mode, "blocks", n) for n in names]
             axes.axhline(0, color="#999999", linewidth=0.6, zorder=0.5)
             bars(axes, places, outcomes, fmt="o", color="#0072B2")
+            if "number" in predictor:
+                axes.set_xscale("log")
             loosened(axes, gains)
             extremes_named(axes, places, gains, names)
             link = str(links[predictor, mode]).replace(", N = ", ",\nN = ").replace(" (N = ", "\n(N = ")
             axes.set_title(f"rank correlation {link}", fontsize=SMALLEST)
             axes.set(ylabel="gain (KID)" if mode == "train" else "need (KID)")
             axes.set_xlabel(predictor + (" (cycles per image)" if "centroid" in predictor else ""))
-            if "number" in predictor:
-                axes.set_xscale("log")
 
-    return drawn(5.6, draw, count=len(PREDICTORS))
+    return drawn(7.4, draw, count=len(PREDICTORS))
 
 
 def of_bands(study: BandsStudy) -> list[Drawing]:

@@ -70,13 +70,27 @@ def loosened(axes: Any, values: Sequence[float] | np.ndarray) -> None:
 def extremes_named(
     axes: Any, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, names: Sequence[str]
 ) -> None:
-    """Write their names beside the points that are farthest to one side: inwards, and above the higher half of all."""
+    """Write their names beside the points that are farthest to one side: inwards, and above the higher half of all.
+
+    A name that would lie on another, or on a point, is left out; so are all where there are no sides.
+    """
     from matplotlib.patheffects import withStroke
 
-    shown = {int(choose(side)) for side in (x, y) for choose in (np.argmin, np.argmax)} if len(names) else set()
     axes.margins(y=0.15)
+    if len(names) == 0 or np.ptp(x) == 0:
+        return
+    shown = dict.fromkeys(int(choose(side)) for side in (y, x) for choose in (np.argmax, np.argmin))
+    axes.autoscale_view()
+    points = (axes.transData + axes.transAxes.inverted()).transform(np.column_stack([x, y]))
+    letter = np.array([0.62, 1.1]) * SMALLEST / 72 / (axes.get_position().size * axes.figure.get_size_inches())
+    taken = [np.stack([point, point]) for point in points]
     for index in shown:
         right, high = (np.mean(np.asarray(side) < side[index]) >= 0.5 for side in (x, y))
+        toward = np.array([-1 if right else 1, 1 if high else -1])
+        box = np.sort([points[index] + toward * letter * reach for reach in ((0.3, 0.3), (len(names[index]), 1))], 0)
+        if any((box[0] < other[1]).all() and (other[0] < box[1]).all() for other in taken):
+            continue
+        taken.append(box)
         axes.annotate(
             names[index],
             (x[index], y[index]),

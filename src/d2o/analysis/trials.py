@@ -12,6 +12,7 @@ from d2o.checkpoints.delta import weights_sha256
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Judge
+from d2o.metrics.spaces import overlap
 from d2o.pixels.datasets import Images
 from d2o.pixels.files import atomic
 from d2o.training.networks import check_fit, networks
@@ -99,6 +100,12 @@ class Scores:
     def as_dict(self) -> dict[str, Any]:
         """Return what goes into JSON."""
         return {"name": self.name, "repetitions": list(self.rows)}
+
+
+def relatives(bench: Bench, recipe: Recipe) -> tuple[str, ...]:
+    """Return a sentence for each network of the discriminator that is related to the one that measures quality."""
+    judged_by = recipe.discriminator.networks if "discriminator" in recipe.needs else ()
+    return tuple(overlap(bench.features, judged_by))
 
 
 def tuned(

@@ -23,7 +23,7 @@ from .correlation import Interval, grouped_rank_correlation, spread, verdict
 from .findings import Findings, Table, caution, measured
 from .frequency import Band, filtered, octaves, rings
 from .network import OUTPUT, places, replaced, sizes
-from .paths import device, levels, sampled
+from .paths import ask, device, levels, sampled
 from .progression import mean
 from .trials import Bench, Scores, relatives, remembered, tuned
 
@@ -100,7 +100,7 @@ def spots(student: Denoiser) -> dict[str, int]:
     def call() -> None:
         x = torch.zeros(1, *student.image_shape, device=device(student))
         label = torch.zeros(1, dtype=torch.long, device=x.device) if student.num_classes else None
-        student(x, student.sigma_max, label)
+        ask(student, x, student.sigma_max, label, "student")
 
     maps = {IMAGE: student.image_shape[1:], **sizes(student.backbone, call)}
     return {name: int(rings(*size).max()) + 1 for name, size in maps.items()}

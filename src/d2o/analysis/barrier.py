@@ -19,7 +19,7 @@ from d2o.training.run import summary
 
 from .correlation import FEWEST, mean_interval, spread
 from .findings import Table, measured
-from .paths import device
+from .paths import device, evaluating
 from .trials import Bench, Score, remembered
 from .weight_change import check_alike
 
@@ -184,7 +184,8 @@ def denoising_losses(denoiser: Denoiser, images: Images, count: int, batch_size:
         place = device(denoiser)
         label = real.label[:rest].to(place) if real.label is not None and denoiser.num_classes else None
         batch = Batch(real.x0[:rest].to(place), label, real.index[:rest].tolist())
-        found.append(objective(Networks(denoiser, denoiser), batch).double().cpu().numpy())
+        with evaluating(denoiser):
+            found.append(objective(Networks(denoiser, denoiser), batch).double().cpu().numpy())
     return np.concatenate(found)
 
 

@@ -15,7 +15,7 @@ from .correlation import rank_correlation, verdict
 from .findings import Findings, Table, measured
 from .frequency import Band, band_mean, centroid, normalised, octaves, ring_power
 from .network import places, taps
-from .paths import Path, levels, sampled
+from .paths import Path, ask, levels, sampled
 from .progression import NOTHING, Progression, Tally, deviation, mean
 from .weight_change import WeightChange, check_alike, weight_changes
 
@@ -114,9 +114,12 @@ def blocks(
     """Watch every block on the way from noise to images, and those of a fine-tuned copy on the same way."""
     if after is not None:
         check_alike(before, after, but=weight_change.AUGMENTATION)
-    models = [before] if after is None else [before, after]
-    sigmas = levels(before, steps)
-    watched = [watch(model, sampled(before, seeds, steps, sampler, batch_size, counted), sigmas) for model in models]
+    models = {"network": before} if after is None else {"teacher": before, "student": after}
+    sigmas, first = levels(before, steps), next(iter(models))
+    watched = [
+        watch(model, sampled(before, seeds, steps, sampler, batch_size, counted, first), sigmas, who)
+        for who, model in models.items()
+    ]
     if after is None:
         return BlocksStudy(watched[0], (), (), sigmas)
     news = weight_change.news(before, after)
@@ -124,8 +127,13 @@ def blocks(
 
 
 @torch.no_grad()
-def watch(denoiser: Denoiser, paths: Iterable[Path], sigmas: Sequence[float]) -> tuple[BlockSpectra, ...]:
-    """Return the spectra of all blocks along paths through the noise levels `sigmas`, in the order of their calls."""
+def watch(
+    denoiser: Denoiser, paths: Iterable[Path], sigmas: Sequence[float], who: str = "teacher"
+) -> tuple[BlockSpectra, ...]:
+    """Return the spectra of all blocks along paths through the noise levels `sigmas`, in the order of their calls.
+
+    `who` is what errors call the denoiser.
+    """
     network = denoiser.backbone
     tallies: dict[str, Tally] = {}
     passed: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -135,7 +143,7 @@ def watch(denoiser: Denoiser, paths: Iterable[Path], sigmas: Sequence[float]) ->
         earlier: dict = {}
         for step, (sigma, x) in enumerate(path.points):
             with taps(network) as seen:
-                denoiser(x, sigma, path.label)
+                ask(denoiser, x, sigma, path.label, who)
             for name, (entered, left) in seen.items():
                 size[name] = left.shape[-2], left.shape[-1]
                 powers = [ring_power(value).sum(0) for value in (entered, left)]

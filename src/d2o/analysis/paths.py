@@ -1,10 +1,11 @@
 """Where a denoiser is watched: the noisy images x_t that a sampler visits, or real images under as much noise."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import karras_sigmas, noise_for
@@ -49,8 +50,12 @@ def sampled(
     sampler: str = "heun",
     batch_size: int = 64,
     counted: Counted = unshown,
+    who: str = "teacher",
 ) -> Iterator[Path]:
-    """Yield the paths of the images that a denoiser makes from these seeds; image i depends on seed i only."""
+    """Yield the paths of the images that a denoiser makes from these seeds; image i depends on seed i only.
+
+    `who` is what errors call the denoiser.
+    """
     if sampler not in STEPS:
         raise ValueError(f"Unknown sampler {sampler!r}; there are {', '.join(STEPS)}.")
     sigmas = (*levels(denoiser, steps), 0.0)
@@ -59,7 +64,7 @@ def sampled(
         noise = noise_for(part, denoiser.image_shape, place)
         label = labels_for(part, denoiser.num_classes)
         label = None if label is None else label.to(place)
-        walk = trajectory(lambda x, sigma, c=label: denoiser(x, sigma, c), noise, sigmas, STEPS[sampler])
+        walk = trajectory(lambda x, sigma, c=label: ask(denoiser, x, sigma, c, who), noise, sigmas, STEPS[sampler])
         yield Path(label, zip(sigmas[:-1], walk, strict=False))
 
 
@@ -89,10 +94,36 @@ def noised(
 
 
 @torch.no_grad()
-def outputs(denoiser: Denoiser, path: Path) -> Iterator[Tensor]:
+def outputs(denoiser: Denoiser, path: Path, who: str = "teacher") -> Iterator[Tensor]:
     """Yield the denoiser's outputs O_t [N,C,H,W] along a path."""
     for sigma, x in path.points:
-        yield denoiser(x, sigma, path.label)
+        yield ask(denoiser, x, sigma, path.label, who)
+
+
+@torch.no_grad()
+def ask(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, who: str) -> Tensor:
+    """Return what a denoiser answers in evaluation mode; NaN or infinity is a ValueError that names who gave it."""
+    with evaluating(denoiser):
+        x0 = denoiser(x, sigma, label)
+    if not x0.isfinite().all():
+        raise ValueError(
+            f"The {who} gives NaN or infinite values at sigma {sigma:.3g}: its weights are broken, or its training "
+            "diverged; use an earlier checkpoint."
+        )
+    return x0
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Keep a network in evaluation mode within the context, and give every part its own mode back."""
+    training, modes = network.training, [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)  # for parts that do more than to remember it
+        for part, mode in modes:
+            part.training = mode
 
 
 def device(denoiser: Denoiser) -> torch.device:
@@ -100,4 +131,4 @@ def device(denoiser: Denoiser) -> torch.device:
     return next((parameter.device for parameter in denoiser.parameters()), torch.device("cpu"))
 
 
-__all__ = ["FEWEST_STEPS", "STEPS", "Path", "device", "levels", "noised", "outputs", "sampled"]
+__all__ = ["FEWEST_STEPS", "STEPS", "Path", "ask", "device", "evaluating", "levels", "noised", "outputs", "sampled"]

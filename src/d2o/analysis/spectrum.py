@@ -18,7 +18,7 @@ from d2o.training.networks import check_fit
 
 from .correlation import verdict
 from .findings import Cell, Findings, Table, measured, shown
-from .paths import Path, levels, noised, outputs, sampled
+from .paths import Path, ask, levels, noised, outputs, sampled
 from .progression import Progression, Tally, deviation, mean, progression
 
 DEFINITIONS = (
@@ -80,15 +80,15 @@ def spectrum(
     def watch(path: Path) -> Iterator[Tensor]:
         first = last = answer = None
         for sigma, x in path.points:
-            last = teacher(x, sigma, path.label)
+            last = ask(teacher, x, sigma, path.label, "teacher")
             if first is None:
                 first = last
                 if student is not None:
                     start = student.sigma_max
-                    made = student(x / sigma * start, start, path.label)
+                    made = ask(student, x / sigma * start, start, path.label, "student")
                     whole["student, one step"].add(0, made - first)
             if student is not None:
-                before, answer = answer, student(x, sigma, path.label)
+                before, answer = answer, ask(student, x, sigma, path.label, "student")
                 if before is not None:
                     followed.add(sigmas.index(sigma), answer - before)
             yield last
@@ -98,7 +98,7 @@ def spectrum(
     def real() -> Iterator[Iterator[Tensor]]:
         assert images is not None
         for path, x0 in noised(teacher, images, seeds, steps, batch_size, counted):
-            yield compare(outputs(teacher, path), x0)
+            yield compare(outputs(teacher, path, "teacher on real data"), x0)
 
     def compare(found: Iterator[Tensor], x0: Tensor) -> Iterator[Tensor]:
         first = next(found)

@@ -1,8 +1,10 @@
 """A network made of known filters gets the right block table; places, weights, and what fine-tuning moved."""
 
 import json
+import re
+import warnings
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -76,6 +78,18 @@ class TestKnownFilters:
         identity = found["filters.4"]
         assert np.allclose(identity.response[:, 1:], 1 / 11)
         assert identity.response_centroid[0] == pytest.approx(6)
+        assert identity.response_band == "flat" and identity.as_dict()["response_band"] == "flat"
+
+    @pytest.mark.parametrize(("gain", "band"), [(1.004, "flat"), (1.02, "2-3")])
+    def test_a_response_is_flat_within_a_hundredth(self, gain, band):
+        class Tilted(nn.Module):
+            def forward(self, x):
+                return x + (gain**0.5 - 1) * filtered(x, Band(2, 3), keep=True)
+
+        model = known()
+        cast(Any, model.backbone).filters[4] = Tilted()
+        tilted = next(block for block in blocks(model, seeds=range(4), steps=4).before if block.name == "filters.4")
+        assert str(tilted.response_band) == band
 
     def test_a_smaller_map_counts_the_same_cycles(self):
         halve = next(block for block in blocks(known(), seeds=range(6), steps=5).before if block.name == "filters.5")
@@ -102,6 +116,62 @@ class TestKnownFilters:
         )
         assert plain.shift < 0.05 and shifted.shift > 0.5
         assert shifted.change_centroid[0] == pytest.approx(plain.change_centroid[0], abs=0.2)
+
+
+class Fixed(nn.Module):
+    """A block that gives the same whatever enters it."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return torch.full_like(x, self.value)
+
+
+class TestDeadBlocks:
+    @staticmethod
+    def model(*others, last=None):
+        backbone = Filters([])
+        backbone.filters = nn.ModuleList([*others, *(last or (nn.Identity(), Halve()))])
+        backbone.scale = nn.Parameter(torch.ones(1))  # for studies of weights
+        return Denoiser(backbone, EDM(), (1, 16, 16))
+
+    def test_have_no_band(self, tmp_path):
+        study = blocks(self.model(Only(Band(1, 1)), Fixed(0.0), Fixed(2.0)), seeds=range(4), steps=4)
+        _, zero, constant, *_ = study.before
+        for block in (zero, constant):
+            assert block.change_band is None and block.response_band is None
+        found = findings(study)
+        rows = {row[0]: row[3:] for row in found.tables[0].rows}
+        assert rows["filters.1"] == rows["filters.2"] == (None, "-", "0%", None, "-")
+        assert rows["filters.0"][0] == "1" and "flat" in rows["filters.3"]
+        assert "The blocks' dominant bands, in cycles per image: 1" in found.text() and not re.search(
+            r"\bnan\b", found.text()
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            drawings = of_blocks(study)
+        (legend,) = drawings[0].figure.legends
+        assert [text.get_text() for text in legend.get_texts()][-1] == "does not change"
+        write(tmp_path, found, drawings, {})
+        stored = json.loads((tmp_path / "blocks.json").read_text())["before"]
+        assert [(block["change_band"], block["response_band"]) for block in stored[1:3]] == [(None, None)] * 2
+
+    def test_may_be_all_there_are(self):
+        model = self.model(Fixed(1.0), last=(Fixed(1.0), Fixed(2.0)))
+        study = blocks(model, deepcopy(model), seeds=range(4), steps=4)
+        said = findings(study).conclusion
+        assert any("No block has a dominant band." in sentence for sentence in said)
+        assert "Fine-tuning gave 0 of 3 blocks another dominant band; no block has a centroid before and after." in said
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert of_blocks(study)
+
+    def test_that_woke_up_have_another_band(self):
+        before, after = self.model(Fixed(1.0), Only(Band(1, 1))), self.model(Only(Band(2, 3)), Only(Band(4, 7)))
+        said = findings(blocks(before, after, seeds=range(4), steps=4)).conclusion
+        assert any("gave 2 of 4 blocks another dominant band; the centroid moved most in filters.1" in s for s in said)
 
 
 SMALL = {"resolution": 8, "in_channels": 1, "out_channels": 1}

@@ -83,6 +83,16 @@ class TestParts:
         assert "these are needed most (KID when frozen): b5 (+12), b9 (+11), b7 (+10)." in said
         assert "has gone from 50 to 1 when everything moves, and to 20 when" in said
 
+    def test_a_block_that_does_not_change_is_left_out(self):
+        study = parts_study()
+        dead = replace(block("b0", np.nan, 0), response=np.zeros((1, 16)))
+        study.spectra["b0"] = dead
+        links = parts.predictions(study)
+        for predictor, sign in (("centroid of change", 1), ("centroid of response", -1)):
+            assert links[predictor, "train"].size == 11 and links[predictor, "train"].value == pytest.approx(sign)
+        panels = prediction(study, "train").axes
+        assert [len(axes.lines[1].get_xdata()) for axes in panels] == [11, 11, 12]
+
 
 ZERO, ONE, TWO = Band(0, 0), Band(1, 1), Band(2, 3)
 PLACES = {"in": "input", "down": "encoder", "up": "decoder", "last": "decoder", "out": "output"}
@@ -133,6 +143,12 @@ class TestBands:
         words = {1: "Holds", -1: "Contradicted"}[sign]
         assert said[2].startswith(f"{words}") and "the bands needed from a block are those in which its" in said[2]
         assert "transmitted" in said[3] and "not which block makes it" in said[3]
+
+    def test_a_block_that_does_not_change_predicts_nothing(self):
+        study = bands_study()
+        study.energies.update(dict.fromkeys([("last", ONE), ("last", TWO)], np.nan))
+        found = bands.prediction(study)
+        assert found.value == pytest.approx(1) and found.size == 3
 
     def test_a_study_of_the_output_alone_says_nothing_of_blocks(self):
         study = bands_study()

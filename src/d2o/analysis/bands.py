@@ -267,7 +267,7 @@ def prediction(study: BandsStudy) -> Interval:
     """Return the rank correlation, over blocks and bands from 1 on, of a band's energy with the KID without it."""
     groups = []
     for place, held in filtered_blocks(study, "remove").items():
-        known = [band for band in held if band.low > 0 and (place, band) in study.energies]
+        known = [band for band in held if band.low > 0 and np.isfinite(study.energies.get((place, band), np.nan))]
         if known:
             kids = [study.outputs["remove", place, band].kid for band in known]
             groups.append(([study.energies[place, band] for band in known], kids))

@@ -12,6 +12,8 @@ from .page import Drawing
 from .progression import mean
 from .ticks import SMALLEST
 
+NONE = "#dddddd"
+"""The colour of a block whose output does not change."""
 FEW = 16
 """Blocks whose names can be read along an axis."""
 
@@ -78,12 +80,13 @@ def network(panels: Sequence[tuple[str, Sequence[BlockSpectra]]]) -> Any:
             heights = [sides.index(min(block.size)) for block in found]
             one.plot(range(len(found)), heights, color="#999999", linewidth=0.8, zorder=1)
             for place, (block, height) in enumerate(zip(found, heights, strict=True)):
-                color = colors.get(block.change_band, "#dddddd")
+                band, middle = block.change_band, block.change_centroid[0]
+                color = NONE if band is None else colors[band]
                 box = (place - 0.42, height - 0.32)
                 one.add_patch(Rectangle(box, 0.84, 0.64, facecolor=color, edgecolor="white", linewidth=0.5, zorder=2))
-                if len(found) <= FEW:
-                    light = np.dot(np.asarray(color)[:3], (0.3, 0.6, 0.1)) > 0.5 if not isinstance(color, str) else True
-                    middle, ink = block.change_centroid[0], "black" if light else "white"
+                if len(found) <= FEW and np.isfinite(middle):
+                    light = np.dot(np.asarray(color)[:3], (0.3, 0.6, 0.1)) > 0.5
+                    ink = "black" if light else "white"
                     text = f"{middle:.1f}" if middle < 9.95 else f"{middle:.0f}"
                     one.text(place, height, text, ha="center", va="center", fontsize=SMALLEST, color=ink, zorder=3)
             one.set_yticks(range(len(sides)), [f"{side}x{side}" for side in sides])
@@ -91,7 +94,9 @@ def network(panels: Sequence[tuple[str, Sequence[BlockSpectra]]]) -> Any:
             one.set_xticks([])
         named(np.atleast_1d(axes)[-1], panels[-1][1])
         shown = sorted({band for _, found in panels for band in used(found)})
-        handles = [Patch(color=colors.get(band, "#dddddd"), label=str(band)) for band in shown]
+        handles = [Patch(color=colors[band], label=str(band)) for band in shown]
+        if any(block.change_band is None for _, found in panels for block in found):
+            handles.append(Patch(color=NONE, label="does not change"))
         last = np.atleast_1d(axes)[-1]
         last.figure.legend(
             handles=handles,
@@ -111,7 +116,8 @@ def by_level(panels: Sequence[tuple[str, Sequence[BlockSpectra]]], what: str) ->
         return np.stack(per_level)
 
     tables = [values(found) for _, found in panels]
-    low, high = min(np.nanmin(table) for table in tables), max(np.nanmax(table) for table in tables)
+    known = np.concatenate([table[np.isfinite(table)] for table in tables])
+    low, high = (known.min(), known.max()) if len(known) else (0, 1)
 
     def draw(axes: Any) -> None:
         mesh = None

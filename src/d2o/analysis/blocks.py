@@ -12,7 +12,7 @@ from d2o.metrics.counting import Counted, unshown
 
 from . import weight_change
 from .correlation import rank_correlation, verdict
-from .findings import Findings, Table, measured
+from .findings import Cell, Findings, Table, measured
 from .frequency import Band, band_mean, centroid, normalised, octaves, ring_power
 from .network import places, taps
 from .paths import Path, ask, levels, sampled
@@ -26,13 +26,19 @@ DEFINITIONS = (
     "moves whole channels of every block up and down, which is no content of the image; so bands and centroids leave "
     "it out.",
     "Response at sigma: R(k) = P_out(k) / P_in(k), the radially averaged power of what leaves a block over that of "
-    "what enters it, over the rings from 1 on that both have, normalised to sum 1; its band has the largest mean R.",
+    "what enters it, over the rings from 1 on that both have, normalised to sum 1; its band has the largest mean R, "
+    "but where the means of all bands differ by less than 1 % of their mean it is flat.",
+    "A dash instead of a band: the output does not change beyond its channels' means, or nothing comes through.",
     "Both networks see the same inputs: the noisy images x_t that the first one visits.",
     "Frequencies are cycles per image at every resolution: a 4x4 map reaches no further than ring 3.",
     "Blocks resemble their neighbours on the way through the network: N of them count as N (1 - ab) / (1 + ab) "
     "independent ones in an interval, a and b being the autocorrelations of the ranks of both sides at lag 1.",
     "Relative weight change: |W_after - W_before| / |W_before|, Euclidean norms over all parameters of a row.",
 )
+FLAT = "flat"
+"""Stands for the band of a response that raises no band above the others."""
+ALIKE = 0.01
+"""Mean responses of bands that differ by a smaller share of their mean are rounding, and flat."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +68,20 @@ class BlockSpectra:
         return float(mean(found)), float(deviation(found))
 
     @property
-    def change_band(self) -> Band:
-        """The octave in which its output changes most."""
+    def change_band(self) -> Band | None:
+        """The octave in which its output changes most; None where it does not change."""
         return self.change.dominant()
 
     @property
-    def response_band(self) -> Band:
-        """The octave that it raises most."""
-        return octaves(self.response.shape[1])[int(band_mean(self.response).mean(0).argmax())]
+    def response_band(self) -> Band | str | None:
+        """The octave that it raises most; FLAT where it raises all alike, None where it answers to nothing."""
+        means = band_mean(self.response).mean(0)
+        if not means.any():
+            return None
+        told = means[1:]  # ring 0 is left out
+        if len(told) > 1 and np.ptp(told) < ALIKE * told.mean():
+            return FLAT
+        return octaves(self.response.shape[1])[int(means.argmax())]
 
     def as_dict(self) -> dict:
         """Return what goes into JSON."""
@@ -77,14 +89,19 @@ class BlockSpectra:
             "name": self.name,
             "place": self.place,
             "size": self.size,
-            "change_band": str(self.change_band),
-            "response_band": str(self.response_band),
+            "change_band": written(self.change_band),
+            "response_band": written(self.response_band),
             "change_centroid": self.change_centroid,
             "response_centroid": self.response_centroid,
             "shift": self.shift,
             "response": self.response,
             "change": self.change.as_dict(),
         }
+
+
+def written(band: Band | str | None) -> str | None:
+    """Return a band as it is written in tables and JSON."""
+    return None if band is None else str(band)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +233,8 @@ def specialised(found: Sequence[BlockSpectra], when: str) -> str:
     """Return whether a block's frequencies follow its resolution, as a sentence."""
     sides = [min(block.size) for block in found]
     middles = np.array([block.change_centroid[0] for block in found])
-    kinds = f"The blocks' dominant bands, in cycles per image: {', '.join(map(str, used(found)))}."
+    bands = ", ".join(map(str, used(found)))
+    kinds = f"The blocks' dominant bands, in cycles per image: {bands}." if bands else "No block has a dominant band."
     if len(set(sides)) == 1:
         depth = rank_correlation(range(len(found)), middles, in_sequence=True)
         return f"{verdict(depth, f'{when}, later blocks change at higher frequencies')} {kinds}"
@@ -231,17 +249,21 @@ def specialised(found: Sequence[BlockSpectra], when: str) -> str:
 
 def used(found: Sequence[BlockSpectra]) -> list[Band]:
     """Return the bands in which some block changes most."""
-    return sorted({block.change_band for block in found})
+    return sorted({block.change_band for block in found if block.change_band is not None})
 
 
 def shifted(study: BlocksStudy) -> str:
     """Return how many blocks changed their band, and where the centroid moved most, as a sentence."""
     pairs = list(zip(study.before, study.after, strict=True))
     other = sum(old.change_band != new.change_band for old, new in pairs)
-    old, new = max(pairs, key=lambda pair: abs(pair[1].change_centroid[0] - pair[0].change_centroid[0]))
+    told = f"Fine-tuning gave {other} of {len(pairs)} blocks another dominant band"
+    moves = [abs(new.change_centroid[0] - old.change_centroid[0]) for old, new in pairs]
+    if not np.isfinite(moves).any():
+        return f"{told}; no block has a centroid before and after."
+    old, new = pairs[int(np.nanargmax(moves))]
     return (
-        f"Fine-tuning gave {other} of {len(pairs)} blocks another dominant band; the centroid moved most in "
-        f"{old.name}, from {old.change_centroid[0]:.2f} to {new.change_centroid[0]:.2f} cycles per image."
+        f"{told}; the centroid moved most in {old.name}, from {old.change_centroid[0]:.2f} to "
+        f"{new.change_centroid[0]:.2f} cycles per image."
     )
 
 
@@ -258,12 +280,10 @@ def table(study: BlocksStudy) -> Table:
     )
 
 
-def describe(block: BlockSpectra) -> tuple[str, ...]:
-    """Return a block's bands and centroids as cells."""
-    return (
-        str(block.change_band),
-        measured(*block.change_centroid),
-        f"{block.shift:.0%}",
-        str(block.response_band),
-        measured(*block.response_centroid),
+def describe(block: BlockSpectra) -> tuple[Cell, ...]:
+    """Return a block's bands and centroids as cells; a dash where there is none."""
+    change, response = (
+        measured(middle, deviation if np.isfinite(middle) else None)
+        for middle, deviation in (block.change_centroid, block.response_centroid)
     )
+    return written(block.change_band), change, f"{block.shift:.0%}", written(block.response_band), response

@@ -39,9 +39,10 @@ class Progression:
         steps = np.arange(self.centroids.shape[1])
         return mean_rank_correlation([spearman(steps, row) for row in self.centroids], len(steps))
 
-    def dominant(self) -> Band:
-        """Return the band with the largest share of energy, mean over sequences and changes."""
-        return self.bands[int(np.nan_to_num(self.energies).mean((0, 1)).argmax())]
+    def dominant(self) -> Band | None:
+        """Return the band with the largest share of energy, mean over sequences and changes; None without any."""
+        shares = np.nan_to_num(self.energies).mean((0, 1))
+        return self.bands[int(shares.argmax())] if shares.any() else None
 
     def as_dict(self) -> dict:
         """Return what goes into JSON: everything but the single sequences."""

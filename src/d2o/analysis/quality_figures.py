@@ -167,12 +167,12 @@ def ranking(found: Sequence[tuple[str, Scores]], lines: dict[str, Scores], title
 
 
 def prediction(study: PartsStudy, mode: str) -> Any:
-    """Draw the outcome of every block against each predictor."""
-    names = study.watched(mode)
+    """Draw the outcome of every block against each predictor that it has."""
     links = predictions(study)
 
     def draw(panels: Any) -> None:
         for axes, (predictor, value) in zip(panels, PREDICTORS.items(), strict=True):
+            names = [name for name in study.watched(mode) if np.isfinite(value(study, name))]
             outcomes = [study.results[mode, "blocks", name].values() for name in names]
             outcomes = [
                 [study.untuned.kid - v if mode == "train" else v - study.everything.kid for v in o] for o in outcomes

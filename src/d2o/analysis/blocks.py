@@ -149,9 +149,11 @@ def watch(
 ) -> tuple[BlockSpectra, ...]:
     """Return the spectra of all blocks along paths through the noise levels `sigmas`, in the order of their calls.
 
-    `who` is what errors call the denoiser.
+    Of a block that is called more than once in a call of the network, the last call counts; one that is not called at
+    every noise level is left out. `who` is what errors call the denoiser.
     """
     network = denoiser.backbone
+    always: set[str] | None = None
     tallies: dict[str, Tally] = {}
     passed: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     size: dict[str, tuple[int, int]] = {}
@@ -161,7 +163,10 @@ def watch(
         for step, (sigma, x) in enumerate(path.points):
             with taps(network) as seen:
                 ask(denoiser, x, sigma, path.label, who)
+            always = set(seen) if always is None else always & set(seen)
             for name, (entered, left) in seen.items():
+                if name not in always:
+                    continue
                 size[name] = left.shape[-2], left.shape[-1]
                 powers = [ring_power(value).sum(0) for value in (entered, left)]
                 rows = passed.setdefault(name, [])
@@ -174,7 +179,7 @@ def watch(
                     tallies.setdefault(name, Tally(first=1)).add(step, change)
                     shifts.setdefault(name, []).append(shift(change))
             earlier = {name: left for name, (_, left) in seen.items()}
-    if not tallies:
+    if not always:
         raise ValueError("This network has no blocks whose outputs are maps or tokens.")
     place = places(network)
     return tuple(
@@ -187,6 +192,7 @@ def watch(
             response(passed[name]),
         )
         for name, tally in tallies.items()
+        if name in always
     )
 
 

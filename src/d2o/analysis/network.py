@@ -2,16 +2,21 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from d2o.backbones import BACKBONES
+
 OUTPUT = "output"
 """The place of the block that gives the network's output."""
-# The first row (pattern of a module's whole name, place) that matches decides; modules that match none are no blocks.
+# Of the project's own backbones: the first row (pattern of a module's whole name, place) that matches decides; modules
+# that match none are no blocks.
 PLACES: tuple[tuple[str, str], ...] = (
     (r"enc\.\d+x\d+_aux_.*", ""),
     (r"dec\.\d+x\d+_aux_(norm|up)", ""),
@@ -26,30 +31,44 @@ PLACES: tuple[tuple[str, str], ...] = (
     (r"unet\.up_blocks\.\d+\.(resnets|attentions|upsamplers)\.\d+", "decoder"),
 )
 ELSEWHERE = "network"
-"""The place of the blocks of an unknown network: its parts, with those of lists taken one by one."""
+"""The place of the blocks of any other network: its parts, with those of lists taken one by one."""
 LISTS = (nn.ModuleDict, nn.ModuleList, nn.Sequential)
 
 Seen = dict[str, tuple[Tensor, Tensor]]
 """Block -> what came in and what went out, as maps [N, C, h, w]."""
 
 
-def places(backbone: nn.Module) -> dict[str, str]:
-    """Return the place of every block of a network, by module name and in the order of the network's definition."""
+def places(network: nn.Module) -> dict[str, str]:
+    """Return the place of every block of a network, by module name and in the order of the network's definition.
+
+    A network of the project's own that is a part of another is cut into its blocks, too.
+    """
+    prefix = own_prefix(network)
+    if prefix is not None:
+        names = [name for name, _ in network.named_modules()]
+        rows = ((name, next((row[1] for row in PLACES if re.fullmatch(row[0], prefix + name)), "")) for name in names)
+        return {name: place for name, place in rows if place}
     found: dict[str, str] = {}
-    for name, _ in backbone.named_modules():
-        row = next((place for pattern, place in PLACES if re.fullmatch(pattern, name)), "")
-        if row:
-            found[name] = row
-    return found or dict.fromkeys(parts(backbone), ELSEWHERE)
+    for name, part in parts(network):
+        inside = places(part) if own_prefix(part) is not None else {}
+        found |= {f"{name}.{block}": place for block, place in inside.items()} or {name: ELSEWHERE}
+    return found
 
 
-def parts(module: nn.Module, prefix: str = "") -> Iterator[str]:
-    """Yield the names of a network's direct parts; those of lists one by one."""
+def own_prefix(network: nn.Module) -> str | None:
+    """Return what PLACES has before the names of a network's modules; None for a network that is not the project's."""
+    if isinstance(network, tuple(BACKBONES.values())):
+        return ""
+    return "unet." if type(network).__name__ == "UNet2DModel" else None  # of diffusers, which may not be installed
+
+
+def parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield a network's direct parts by name; those of lists one by one."""
     for name, child in module.named_children():
         if isinstance(child, LISTS):
             yield from parts(child, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, child
 
 
 def block_of(parameter_name: str, blocks: dict[str, str]) -> str:
@@ -60,18 +79,27 @@ def block_of(parameter_name: str, blocks: dict[str, str]) -> str:
 
 @contextmanager
 def taps(backbone: nn.Module) -> Iterator[Seen]:
-    """Give a dictionary that holds, after each call of the network, every block's input and output."""
+    """Give a dictionary that holds, after each call of the network, every block's input and output, in calling order.
+
+    The input is the first argument that is a map; zeros stand for none. Of a block that is called more than once in a
+    call of the network, the last call counts. One that is not called, or gives no map, is not in it.
+    """
     seen: Seen = {}
 
     def keep(name: str) -> Any:
-        def hook(_: nn.Module, arguments: tuple, output: Any) -> None:
-            output = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
-            if arguments and isinstance(output, Tensor) and output.ndim in (3, 4):
-                seen[name] = as_map(arguments[0].detach()), as_map(output.detach())
+        def hook(_: nn.Module, arguments: tuple, named: dict[str, Any], output: Any) -> None:
+            made = result(output)
+            if isinstance(made, Tensor) and made.ndim in (3, 4):
+                left = as_map(made.detach())
+                entered = next(maps((*arguments, *named.values())), torch.zeros_like(left))
+                seen.pop(name, None)
+                seen[name] = entered, left
 
         return hook
 
-    handles = [backbone.get_submodule(name).register_forward_hook(keep(name)) for name in places(backbone)]
+    handles = [
+        backbone.get_submodule(name).register_forward_hook(keep(name), with_kwargs=True) for name in places(backbone)
+    ]
     try:
         yield seen
     finally:
@@ -79,12 +107,41 @@ def taps(backbone: nn.Module) -> Iterator[Seen]:
             handle.remove()
 
 
+def maps(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield those of a block's arguments, and of lists among them, that are maps or the tokens of one."""
+    for value in values:
+        if isinstance(value, tuple | list):
+            yield from maps(value)
+        elif isinstance(value, Tensor) and (value.ndim == 4 or (value.ndim == 3 and square(value))):
+            yield as_map(value.detach())
+
+
+def result(output: Any) -> Any:
+    """Return what a block made: its output, the first of several, or the `sample` of a record."""
+    if isinstance(output, tuple | list):
+        return output[0] if output else None
+    return getattr(output, "sample", output)
+
+
 @contextmanager
-def replaced(backbone: nn.Module, block: str, change: Any) -> Iterator[None]:
-    """Replace the output of one block by `change` of it, a function of maps [N, C, h, w]."""
+def replaced(backbone: nn.Module, block: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace what one block makes, in every call of it, by `change` of it, a function of maps [N, C, h, w].
+
+    ValueError for a block that makes no map, or whose output cannot be made anew.
+    """
 
     def hook(_: nn.Module, __: tuple, output: Any) -> Any:
-        return as_tokens(change(as_map(output)), output) if isinstance(output, Tensor) else output
+        made = result(output)
+        if not isinstance(made, Tensor) or made.ndim not in (3, 4):
+            raise ValueError(f"The block {block} gives no map that could be filtered: choose another block.")
+        value = as_tokens(change(as_map(made)), made)
+        try:
+            changed = exchanged(output, value)
+        except Exception as error:  # whatever the constructor of someone's own class raises
+            raise ValueError(unchangeable(block, output)) from error
+        if result(changed) is not value:
+            raise ValueError(unchangeable(block, output))
+        return changed
 
     handle = backbone.get_submodule(block).register_forward_hook(hook)
     try:
@@ -93,14 +150,41 @@ def replaced(backbone: nn.Module, block: str, change: Any) -> Iterator[None]:
         handle.remove()
 
 
+def exchanged(output: Any, value: Tensor) -> Any:
+    """Return a copy of a block's output with `value` in place of what `result` takes from it."""
+    if isinstance(output, Tensor):
+        return value
+    if isinstance(output, tuple | list):
+        values = (value, *output[1:])
+        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
+    if hasattr(output, "__dataclass_fields__"):
+        return replace(output, sample=value)
+    other = copy(output)
+    other.sample = value
+    return other
+
+
+def unchangeable(block: str, output: Any) -> str:
+    """Return why a block cannot be filtered."""
+    return (
+        f"The block {block} gives a {type(output).__name__} in which nothing can be replaced: let it return a tensor, "
+        "a tuple or a dataclass with `sample`, or choose another block."
+    )
+
+
 def as_map(value: Tensor) -> Tensor:
     """Return tokens [N, side * side, C], row by row, as a map [N, C, side, side]; maps stay as they are."""
     if value.ndim == 4:
         return value
-    side = math.isqrt(value.shape[1])
-    if side**2 != value.shape[1]:
+    if not square(value):
         raise ValueError(f"{value.shape[1]} tokens are no square map: this network's blocks cannot be seen as images.")
+    side = math.isqrt(value.shape[1])
     return value.transpose(1, 2).unflatten(2, (side, side))
+
+
+def square(tokens: Tensor) -> bool:
+    """Return whether as many tokens [N, T, C] fill a square."""
+    return math.isqrt(tokens.shape[1]) ** 2 == tokens.shape[1]
 
 
 def as_tokens(value: Tensor, like: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class TestParts:
     def test_the_best_are_told(self):
         said = " ".join(parts.findings(parts_study()).conclusion)
         assert "these do best when trained alone (gain in KID): b5 (+12), b9 (+11), b7 (+10)." in said
-        assert "these are needed most (KID when frozen): b5 (+12), b9 (+11), b7 (+10)." in said
+        assert "these are needed most (rise of KID when frozen): b5 (+12), b9 (+11), b7 (+10)." in said
         assert "has gone from 50 to 1 when everything moves, and to 20 when" in said
 
     def test_a_block_that_does_not_change_is_left_out(self):

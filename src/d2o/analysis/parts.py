@@ -178,9 +178,10 @@ def findings(study: PartsStudy) -> Findings:
     for mode, kind in dict.fromkeys((mode, kind) for mode, kind, _ in study.results):
         names = [name for m, k, name in study.results if (m, k) == (mode, kind)]
         best = sorted(names, key=lambda name: -study.gain(mode, kind, name))[:3]
-        outcome = "do best when trained alone (gain in KID" if mode == "train" else "are needed most (rise of KID when frozen"
+        train = mode == "train"
+        outcome = "do best when trained alone (gain in KID)" if train else "are needed most (rise of KID when frozen)"
         told = ", ".join(f"{name} ({study.gain(mode, kind, name):+.3g})" for name in best)
-        sentences.append(f"Of the {kind}, these {outcome}): {told}.")
+        sentences.append(f"Of the {kind}, these {outcome}: {told}.")
     sentences += (*caution(len(study.everything.rows)), *study.notes)
     return Findings(
         kind="parts",

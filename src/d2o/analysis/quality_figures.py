@@ -13,7 +13,7 @@ from .minima import DATA, MinimaStudy, series
 from .page import Drawing
 from .parts import OUTCOMES, PREDICTORS, PartsStudy, predictions
 from .pretraining import PretrainingStudy
-from .ticks import SMALLEST, around_zero, extremes_named, logarithmic, loosened, only
+from .ticks import SMALLEST, around_zero, extremes_named, logarithmic, loosened, only, plain
 from .trials import Scores
 
 
@@ -223,6 +223,7 @@ DARKEST = 1e-3
 def heat(study: BandsStudy, mode: str) -> Any:
     """Draw KID over blocks and bands."""
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogLocator
 
     names = list(dict.fromkeys(place for m, place, _ in study.outputs if m == mode))
     table = np.full((len(names), len(study.bands)), np.nan)
@@ -232,9 +233,12 @@ def heat(study: BandsStudy, mode: str) -> Any:
     colors, narrow = np.maximum(table, DARKEST), len(study.bands) > 5
 
     def draw(axes: Any) -> None:
-        norm = LogNorm(np.nanmin(colors), np.nanmax(colors))
+        low, high = np.nanmin(colors), np.nanmax(colors)
+        norm = LogNorm(low, high)
         mesh = axes.imshow(colors, aspect="auto", cmap="cividis", norm=norm, interpolation="nearest")
-        axes.figure.colorbar(mesh, ax=axes, label="KID", location="top", pad=0.02, aspect=40)
+        bar = axes.figure.colorbar(mesh, ax=axes, label="KID", location="top", pad=0.02, aspect=40)
+        bar.ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+        plain(bar.ax.xaxis)
         for row, column in np.argwhere(np.isfinite(table)):
             ink = "black" if norm(colors[row, column]) > 0.55 else "white"
             text = f"{table[row, column]:.0f}" if table[row, column] >= 10 else f"{table[row, column]:.2g}"

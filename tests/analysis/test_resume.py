@@ -1,5 +1,6 @@
 """A study of minima that was cut off goes on where it was, and ends as if nothing had happened."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -88,6 +89,29 @@ class TestDistances:
             self.study(replace(bench, count=16, judges={}), *models)
         with pytest.raises(ValueError, match="its images is 40, not 30"):
             self.study(replace(bench, images=bench.images.subset(range(30)), judges={}), *models)
+
+    def test_other_data_of_the_same_name_is_refused(self, bench, models, tiny_data, tmp_path):
+        first = self.study(bench, *models, repetitions=1)
+        arrays = dict(np.load(tiny_data))
+        np.savez(tmp_path / "tiny.npz", **{**arrays, "images": arrays["images"][::-1]})
+        sentence = r"other settings: tiny has other images or labels than it had then; choose another directory"
+        with pytest.raises(ValueError, match=sentence):
+            self.study(replace(bench, images=d2o.images(tmp_path / "tiny.npz"), judges={}), *models, repetitions=1)
+        np.savez(tmp_path / "moved.npz", **arrays)
+        moved = replace(bench, images=d2o.images(tmp_path / "moved.npz"), judges={})
+        assert self.study(moved, *models, repetitions=1) == first
+
+    def test_results_without_a_fingerprint_are_taken(self, bench, models, tiny_data, tmp_path, calls):
+        first = self.study(bench, *models, repetitions=1)
+        for file in bench.directory.glob("*.json"):
+            record = json.loads(file.read_text())
+            del record["settings"]["fingerprint"]
+            file.write_text(json.dumps(record))
+        made = calls(side_by_side, "generated")
+        assert self.study(bench, *models, repetitions=1) == first and made == []
+        np.savez(tmp_path / "other.npz", **np.load(tiny_data))
+        with pytest.raises(ValueError, match="its data is tiny, not other; choose another directory"):
+            self.study(replace(bench, images=d2o.images(tmp_path / "other.npz")), *models, repetitions=1)
 
     def test_the_batch_is_no_setting(self, bench, models):
         first = self.study(bench, *models, repetitions=1)

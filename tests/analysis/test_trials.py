@@ -97,12 +97,35 @@ class TestTrials:
         with pytest.raises(ValueError, match="its teacher_sha256 is"):  # trained anew in the same place
             tuned(bench, "one", TUNE, tiny_denoiser(1, classes=2), origin={"a": 1})
 
+    def test_other_data_of_the_same_name_is_refused(self, bench, tiny_denoiser, tiny_data, tmp_path, untrainable):
+        teacher = tiny_denoiser(classes=2)
+        score, directory = tuned(bench, "one", TUNE, teacher, origin={})
+        untrainable()
+        arrays = dict(np.load(tiny_data))
+        np.savez(tmp_path / "tiny.npz", **{**arrays, "images": 255 - arrays["images"]})
+        other = replace(bench, images=d2o.images(tmp_path / "tiny.npz"), judges={})
+        sentence = r"holds another run: tiny has other images or labels than it had then; choose another directory"
+        with pytest.raises(ValueError, match=sentence):
+            tuned(other, "one", TUNE, teacher, origin={})
+        record = json.loads((directory / "recipe.json").read_text())
+        del record["data"]["fingerprint"]
+        (directory / "recipe.json").write_text(json.dumps(record))
+        assert tuned(bench, "one", TUNE, teacher, origin={})[0] == plain(score), "of an older version"
+
     def test_measurements_are_remembered(self, tmp_path):
         file = tmp_path / "a" / "b.json"
         assert remembered(file, {"x": 1}, lambda: {"kid": 2.0}) == {"kid": 2.0}
         assert remembered(file, {"x": 1}, lambda: pytest.fail("measured again")) == {"kid": 2.0}
         with pytest.raises(ValueError, match=r"b\.json holds a result of other settings: its x is 1, not 2; choose"):
             remembered(file, {"x": 2}, dict)
+
+    def test_measurements_that_knew_less_of_their_data_are_taken(self, tmp_path):
+        file, now = tmp_path / "a.json", {"x": 1, "data": "imgs", "fingerprint": "f0"}
+        for old in ({"x": 1}, {"x": 1, "data": "imgs"}, {"x": 1, "data": "elsewhere", "fingerprint": "f0"}):
+            file.write_text(json.dumps({"settings": old, "score": {"kid": 2.0}}))
+            assert remembered(file, now, lambda: pytest.fail("measured again")) == {"kid": 2.0}
+        with pytest.raises(ValueError, match=r"a\.json .*elsewhere has other images or labels"):
+            remembered(file, {**now, "data": "elsewhere", "fingerprint": "f1"}, dict)
 
 
 class TestParts:

@@ -1,5 +1,6 @@
 """The stream of batches is a pure function of (seed, start): every image once an epoch, shared by any ranks."""
 
+import hashlib
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from d2o.pixels.datasets import Batch, Images, open_images
+from d2o.pixels.decoding import Decoder
+from d2o.pixels.files import write_images
 
-from .making import make_zip, named, random_pixels
+from .making import make_parquet, make_zip, named, random_pixels
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +192,54 @@ def test_forked_processes_share_a_zip(tmp_path):
     for worker in workers:
         worker.join()
     assert answers == [True] * 3
+
+
+class TestFingerprint:
+    @pytest.fixture(scope="class")
+    def hundred(self):
+        return random_pixels(100), np.arange(100) % 3
+
+    def of(self, path, pixels, labels=None, **options):
+        np.savez(path, images=pixels, **({} if labels is None else {"labels": labels}))
+        return open_images(path, **options).fingerprint
+
+    def test_container_and_name_do_not_matter(self, tmp_path, hundred):
+        pixels, labels = hundred
+        found = {self.of(tmp_path / name, pixels, labels) for name in ("a.npz", "elsewhere.npz")}
+        for name in ("b.zip", "c"):
+            found.add(open_images(write_images(tmp_path / name, [pixels], labels=labels.tolist())).fingerprint)
+        stored = [{"bytes": png, "path": None} for png in named(pixels).values()]
+        found.add(open_images(make_parquet(tmp_path / "d.parquet", {"image": stored, "label": labels})).fingerprint)
+        found.add(open_images(tmp_path / "b.zip", cache_bytes=0).subset(range(100)).fingerprint)
+        assert len(found) == 1
+
+    def test_what_is_handed_out_matters(self, tmp_path, hundred):
+        pixels, labels = hundred
+        file = tmp_path / "a.npz"
+        found = [self.of(file, pixels, labels), self.of(file, pixels), self.of(file, pixels[:99], labels[:99])]
+        for place in (0, 99, np.s_[:]):  # the first image, the last, all of them
+            other = pixels.copy()
+            other[place] ^= 1
+            found.append(self.of(file, other, labels))
+        other = labels.copy()
+        other[[3, 4]] = other[[4, 3]]
+        found += [self.of(file, pixels, other), self.of(file, pixels[::-1], labels[::-1])]
+        found += [self.of(file, pixels, labels, resolution=4, resize=how) for how in ("area", "bilinear")]
+        found += [self.of(file, pixels, labels, channels=1), open_images(file).subset(range(1, 100)).fingerprint]
+        assert len(set(found)) == len(found)
+
+    def test_it_stays_what_it_was(self, numbered):
+        """Runs and results on disk have it."""
+        labels, pixels = (np.arange(13, dtype="<i8") % 3).tobytes(), bytes(np.arange(13, dtype=np.uint8).repeat(4))
+        assert numbered.fingerprint == hashlib.sha256(b"(13, 1, 2, 2, False)" + labels + pixels).hexdigest()
+
+    def test_it_looks_at_few(self, tmp_path, monkeypatch):
+        images = open_images(make_zip(tmp_path / "a.zip", named(random_pixels(300), "{:03d}.png")))
+        seen, decode = [], Decoder.__call__
+        monkeypatch.setattr(Decoder, "__call__", lambda self, index: seen.append(index) or decode(self, index))
+        assert images.fingerprint == images.fingerprint
+        assert len(seen) == 64 and seen[0] == 0 and seen[-1] == 299
+        assert not images.cache.known.any(), "they would take up memory here and there"
 
 
 def test_opening_many_images_reads_few(tmp_path):

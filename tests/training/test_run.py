@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -18,6 +19,7 @@ from filelock import FileLock
 import d2o
 from d2o.checkpoints import native
 from d2o.cli.main import run
+from d2o.pixels.files import write_images
 from d2o.training import run as runs
 from d2o.training.run_directory import LOCK, forget_after
 
@@ -193,6 +195,53 @@ def test_a_run_of_an_older_version_goes_on(finished, teacher, tiny_data, tmp_pat
     del asked["recipe"]["discriminator"]["kind"], asked["recipe"]["objectives"][0]["middle_sigmas"]
     file.write_text(json.dumps(asked))
     assert run(arguments(teacher, tiny_data, tmp_path / "run")) == 0
+
+
+class TestData:
+    """A run goes on with its own images only, wherever they lie."""
+
+    @pytest.fixture
+    def out(self, finished, tmp_path):
+        shutil.copytree(finished, tmp_path / "run")
+        return tmp_path / "run"
+
+    @pytest.fixture
+    def tiny(self, tiny_data):
+        return dict(np.load(tiny_data))
+
+    @pytest.mark.parametrize("what", ["images", "labels"])
+    def test_others_of_the_same_name_count_and_shape_are_refused(self, out, tiny, teacher, tmp_path, capsys, what):
+        np.savez(tmp_path / "tiny.npz", **{**tiny, what: np.roll(tiny[what], 1, axis=0)})
+        assert run(arguments(teacher, tmp_path / "tiny.npz", out)) == 2
+        (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("d2o: ")]
+        assert sentence == (
+            f"d2o: {out} holds another run: tiny has other images or labels than it had then; choose another directory."
+        )
+
+    def test_another_preparation_is_refused(self, out, tiny, teacher, tmp_path, capsys):
+        large = np.random.default_rng(1).integers(0, 256, (40, 32, 32, 1), dtype=np.uint8)
+        np.savez(tmp_path / "large.npz", **{**tiny, "images": large})
+        words = arguments(teacher, tmp_path / "large.npz", out.with_name("new"))
+        words += ["--images", "8", "--resolution", "8", "--resize"]
+        assert run([*words, "area"]) == 0
+        assert run([*words, "area"]) == 0
+        assert run([*words, "lanczos"]) == 2
+        assert "large has other images" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["moved.zip", "folder"])
+    def test_the_same_in_another_container_go_on(self, out, tiny, teacher, tmp_path, capsys, name):
+        place = write_images(tmp_path / name, [tiny["images"]], labels=tiny["labels"].tolist())
+        assert run(arguments(teacher, place, out)) == 0
+        assert "already finished" in capsys.readouterr().err
+
+    def test_a_run_that_knows_no_fingerprint_goes_on(self, out, tiny, tiny_data, teacher, tmp_path, capsys):
+        asked = json.loads((out / "recipe.json").read_text())
+        assert asked["data"].pop("fingerprint") == d2o.images(tiny_data).fingerprint
+        (out / "recipe.json").write_text(json.dumps(asked))
+        assert run(arguments(teacher, tiny_data, out)) == 0
+        np.savez(tmp_path / "renamed.npz", **tiny)
+        assert run(arguments(teacher, tmp_path / "renamed.npz", out)) == 2
+        assert "its data.name is tiny, not renamed; choose another directory" in capsys.readouterr().err
 
 
 def test_a_damaged_recipe_is_named(finished, teacher, tiny_data, tmp_path, capsys):

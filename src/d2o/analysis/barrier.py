@@ -133,7 +133,6 @@ def walk(
     count = min(count, len(bench.images))
     settings = {
         **bench.settings(),
-        "data": bench.images.name,
         "teacher_sha256": weights_sha256(teacher),
         "student_sha256": weights_sha256(student),
     }

@@ -91,7 +91,6 @@ def minima(
     check(teacher, students, bench.images, steps, repetitions)
     settings = {
         **bench.settings(),
-        "data": bench.images.name,
         "teacher_sha256": weights_sha256(teacher),
         "students_sha256": {name: weights_sha256(student) for name, student in students.items()},
     }

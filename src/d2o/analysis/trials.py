@@ -18,7 +18,7 @@ from d2o.pixels.files import atomic
 from d2o.training.networks import check_fit, networks
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits, Moment, run, summary
-from d2o.training.run_directory import claim, flatten
+from d2o.training.run_directory import claim, differences
 
 from .correlation import spread
 from .findings import measured, plain
@@ -72,9 +72,13 @@ class Bench:
             self.judges[repetition] = judge
         return self.judges[repetition]
 
-    def settings(self) -> dict[str, Any]:
-        """Return what results depend on besides their recipe; they do not depend on the batch."""
+    def measure(self) -> dict[str, Any]:
+        """Return how results are measured; they do not depend on the batch."""
         return {"count": self.count, "features": self.features, "weights": self.weights, "images": len(self.images)}
+
+    def settings(self) -> dict[str, Any]:
+        """Return what results depend on besides their models: the measure and the real images."""
+        return {**self.measure(), "data": self.images.name, "fingerprint": self.images.fingerprint}
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def tuned(
     """
     recipe = replace(recipe, seed=recipe.seed + repetition)
     directory = bench.directory / f"{name}-{repetition}"
-    origin = {**origin, "teacher_sha256": weights_sha256(teacher), "evaluation": {**bench.settings(), "steps": steps}}
+    origin = {**origin, "teacher_sha256": weights_sha256(teacher), "evaluation": {**bench.measure(), "steps": steps}}
     file = directory / RESULT
     if file.exists():
         with claim(directory, recipe, origin, bench.images):
@@ -151,12 +155,9 @@ def remembered(file: Path, settings: dict[str, Any], measure: Callable[[], Score
     settings = plain(settings)
     if file.exists():
         stored = json.loads(file.read_text())
-        old, new = flatten(stored["settings"]), flatten(settings)
-        key = next((key for key in sorted({*old, *new}) if old.get(key) != new.get(key)), None)
-        if key is not None:
+        if found := differences(stored["settings"], settings):
             raise ValueError(
-                f"{file} holds a result of other settings: its {key} is {old.get(key)}, not {new.get(key)}; choose "
-                f"another directory for the output."
+                f"{file} holds a result of other settings: {found[0]}; choose another directory for the output."
             )
         return stored["score"]
     score = plain(measure())

@@ -16,6 +16,8 @@ from .recipe import Recipe, from_dict, to_dict
 
 LOCK = ".lock"
 """An empty file in the directory; a run holds it while it works, and the system lets go of it when the run ends."""
+CONTENTS = {"data.name": "data.fingerprint", "data": "fingerprint"}
+"""Where records of a run, or of a result, keep the name of their data, and where what tells it from other data."""
 
 
 def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Images) -> AbstractContextManager[Any]:
@@ -23,18 +25,19 @@ def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Image
 
     Raises ValueError for a directory that holds another run or something else, or in which a run is at work.
     """
-    data = {"name": images.name, "images": len(images), "shape": list(images.shape), "classes": images.num_classes}
+    data = {
+        "name": images.name,
+        "images": len(images),
+        "shape": list(images.shape),
+        "classes": images.num_classes,
+        "fingerprint": images.fingerprint,
+    }
     asked = {"d2o": d2o.__version__, "recipe": to_dict(recipe), "data": data, **origin}
     file = directory / "recipe.json"
     if file.exists():
-        old, new = flatten({**stored(file), "d2o": None}), flatten({**asked, "d2o": None})
-        differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        if differing:
-            key = differing[0]
-            raise ValueError(
-                f"{directory} holds another run: its {key} is {old.get(key)}, not {new.get(key)}"
-                f"{f' (and {len(differing) - 1} more differ)' if len(differing) > 1 else ''}; choose another directory."
-            )
+        if found := differences({**stored(file), "d2o": None}, {**asked, "d2o": None}):
+            more = f" (and {len(found) - 1} more differ)" if len(found) > 1 else ""
+            raise ValueError(f"{directory} holds another run: {found[0]}{more}; choose another directory.")
     elif directory.exists() and (
         not directory.is_dir() or set(directory.iterdir()) - leftovers(directory) - {directory / LOCK}
     ):
@@ -59,6 +62,28 @@ def stored(file: Path) -> dict[str, Any]:
         return {**found, "recipe": to_dict(from_dict(found["recipe"]))}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} cannot be read ({error}): mend it, or choose another directory.") from error
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return in words where two records of what was asked for differ; the contents of data come last.
+
+    Data of equal fingerprints are the same, however they are called. Records of older versions have no fingerprint, and
+    some not even a name of the data: there it is not compared.
+    """
+    old, new = flatten(old), flatten(new)
+    keys = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    for name, content in CONTENTS.items():
+        known = content in old and content in new
+        if not known:
+            keys.discard(content)
+        if (known and content not in keys) or not (name in old and name in new):
+            keys.discard(name)
+    told = [f"its {key} is {old.get(key)}, not {new.get(key)}" for key in sorted(keys - {*CONTENTS.values()})]
+    return told + [
+        f"{new.get(name, 'the data')} has other images or labels than it had then"
+        for name, content in CONTENTS.items()
+        if content in keys
+    ]
 
 
 def leftovers(directory: Path) -> set[Path]:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,16 @@ from PIL import Image
 
 from d2o.pixels import files
 from d2o.pixels.datasets import open_images
-from d2o.pixels.files import atomic, grid, parse_seeds, to_float, to_uint8, write_images
+from d2o.pixels.files import (
+    atomic,
+    checked_file,
+    checked_folder,
+    grid,
+    parse_seeds,
+    to_float,
+    to_uint8,
+    write_images,
+)
 
 
 def pixels(count: int = 5, side: int = 4, channels: int = 3) -> np.ndarray:
@@ -152,6 +162,60 @@ def test_bad_names_are_refused(tmp_path):
     (tmp_path / "full" / "precious").touch()
     with pytest.raises(ValueError, match="not empty"):
         write_images(tmp_path / "full", [pixels()])
+
+
+class TestPlacesToWriteTo:
+    @pytest.fixture
+    def refused(self, monkeypatch):
+        """Return a function after whose call the system refuses to make anything."""
+
+        def refuse(number):
+            def mkdir(path, *_):
+                raise OSError(number, os.strerror(number), path)
+
+            monkeypatch.setattr(os, "mkdir", mkdir)
+
+        return refuse
+
+    @pytest.mark.parametrize("name", [".", "new", "a/b/c"])
+    def test_a_good_one_is_left_as_it_was(self, tmp_path, monkeypatch, name):
+        monkeypatch.chdir(tmp_path)
+        assert checked_folder(name) == Path(name) and checked_file(f"{name}/a.png") == Path(name, "a.png")
+        assert checked_folder(tmp_path / name) == tmp_path / name
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("name", ["", " "])
+    def test_an_empty_name_is_not_the_current_folder(self, name):
+        with pytest.raises(ValueError, match="output is empty: name a directory"):
+            checked_folder(name)
+        with pytest.raises(ValueError, match="output is empty: name a file"):
+            checked_file(name)
+
+    def test_files_in_the_way(self, tmp_path):
+        (tmp_path / "file").touch()
+        (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+        for name in ("file", "file/deep/in", "nowhere"):
+            with pytest.raises(ValueError, match=r"is a file: choose a directory for the results\."):
+                checked_folder(tmp_path / name)
+        with pytest.raises(ValueError, match="is a directory: name a file"):
+            checked_file(tmp_path)
+
+    def test_what_the_system_refuses_is_told(self, tmp_path, refused):
+        refused(errno.EACCES)
+        with pytest.raises(ValueError, match=r"cannot be written to \(permission denied\): choose another directory"):
+            checked_folder(tmp_path)
+        refused(errno.ENOSPC)
+        with pytest.raises(ValueError, match=r"new/one cannot be made in .* \(no space left on device\)"):
+            checked_folder(tmp_path / "new" / "one")
+
+    def test_images_are_not_made_for_nothing(self, tmp_path, refused):
+        def batches():
+            yield pytest.fail("made images")
+
+        refused(errno.EACCES)
+        for name in ("a.png", "a.npz", "folder"):
+            with pytest.raises(ValueError, match="permission denied"):
+                write_images(tmp_path / name, batches())
 
 
 def test_atomic_replaces_and_makes_folders(tmp_path):

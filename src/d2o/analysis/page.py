@@ -11,7 +11,7 @@ from string import Template
 from typing import TYPE_CHECKING, NamedTuple
 
 import d2o
-from d2o.pixels.files import atomic
+from d2o.pixels.files import atomic, checked_folder
 
 from .findings import Findings, Table, shown
 
@@ -35,7 +35,7 @@ def write(directory: str | Path, found: Findings, drawings: Sequence[Drawing], o
 
     `origin` says in JSON which models and data were studied, and how.
     """
-    directory = checked(directory)
+    directory = checked_folder(directory)
     pictures = []
     for drawing in drawings:
         png = image(drawing.figure, "png")
@@ -50,15 +50,6 @@ def write(directory: str | Path, found: Findings, drawings: Sequence[Drawing], o
     with atomic(page) as temporary:
         temporary.write_text(html(found, pictures), "utf-8")
     return page
-
-
-def checked(directory: str | Path) -> Path:
-    """Return a directory that results can be written to; ValueError where a file is in its place or in its way."""
-    directory = Path(directory)
-    there = next((place for place in (directory, *directory.parents) if place.exists()), None)
-    if there is not None and not there.is_dir():
-        raise ValueError(f"{there} is a file: choose a directory for the results.")
-    return directory
 
 
 def html(found: Findings, pictures: Sequence[tuple[Drawing, bytes]]) -> str:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from d2o.pixels.files import checked_folder
+
 from . import studies
 from .arguments import parse
 from .terminal import say
@@ -100,9 +102,9 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"There is no study {name!r}: {hint}")
     record, study, description = STUDIES[name]
     options = parse(record, f"analyze {name}", rest, description)
-    from d2o.analysis.page import checked, write
+    from d2o.analysis.page import write
 
-    checked(options.out)
+    checked_folder(options.out)
     found, drawings = study(options)
     page = write(options.out, found, drawings, asdict(options))
     print(found.text())

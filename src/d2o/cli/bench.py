@@ -7,13 +7,14 @@ examples:
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from d2o.pixels.files import checked_file
 
 from .arguments import parse
 from .terminal import say
@@ -55,8 +56,10 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"--threads is from 1 to {MOST_THREADS}, not {options.threads}.")
     if options.out is not None and Path(options.out).suffix != ".json":
         raise ValueError(f"--out {options.out} must end in .json; the plot is written beside it.")
-    if options.out is not None and not os.access(folder := Path(options.out).resolve().parent, os.W_OK):
-        raise ValueError(f"--out {options.out}: its folder {folder} does not exist or cannot be written to.")
+    if options.out is not None and not (folder := Path(options.out).resolve().parent).exists():
+        raise ValueError(f"--out {options.out}: its folder {folder} does not exist; make it first.")
+    if options.out is not None:
+        checked_file(options.out)
     import torch
 
     from d2o.bench import report

@@ -13,6 +13,7 @@ import tyro
 
 from d2o.checkpoints import load, save
 from d2o.checkpoints.formats import file_sha256, located
+from d2o.pixels.files import checked_file
 
 from .arguments import Model, parse, tell
 from .terminal import say
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Convert, "convert", arguments, __doc__)
     if not options.out.endswith(".safetensors"):
         raise ValueError(f"The name {options.out} must end in .safetensors: that is what convert writes.")
+    checked_file(options.out)
     place = located(options.model, options.sha256)
     denoiser = load(place, key=options.key, base=options.base, num_heads=options.num_heads)
     if not place.is_dir():

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o finetune`."""
     options = parse(Finetune, "finetune", arguments, __doc__)
     recipe = recipe_from(options.recipe, options.changes(), options.set)
+    options.check_out()
     images = options.open()
     teacher = with_codec(d2o.load(options.from_, base=options.base), options.codec)
     follow(options, recipe, teacher, images, {"from": options.from_}, title=options.recipe, steps=1)

@@ -53,6 +53,7 @@ def main(arguments: Sequence[str]) -> None:
             f"The recipe {options.recipe} begins with a model, and pretrain has none: use d2o finetune --from MODEL "
             f"--recipe {options.recipe}, or --recipe scratch for a GAN from nothing."
         )
+    options.check_out()
     images = options.open()
     backbone = recipe.backbone or recipes.BACKBONES["small"]
     augmentation = any(isinstance(row, Denoising) and row.augmentation for row in recipe.objectives)

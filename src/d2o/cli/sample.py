@@ -17,7 +17,7 @@ import d2o
 from d2o.checkpoints.one_call import notice
 from d2o.diffusion.sampling import Churn, generate, labels_for
 from d2o.pixels.codec import check_pixels
-from d2o.pixels.files import parse_seeds, to_uint8, write_images
+from d2o.pixels.files import checked_images, parse_seeds, to_uint8, write_images
 
 from .arguments import OWN_IMAGES, Model, parse, tell, with_codec
 from .terminal import counted, say
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o sample`."""
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
+    checked_images(options.out)
     denoiser = with_codec(d2o.load(options.model, device=options.device, base=options.base), options.codec)
     check_pixels(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.pixels.datasets import Images
+from d2o.pixels.files import checked_folder
 from d2o.training.loop import group
 from d2o.training.memory import at_once, check_memory, modules
 from d2o.training.networks import check_fit, networks, share
@@ -55,6 +56,11 @@ class RunOptions:
     """Show the log elsewhere, too; metrics.jsonl stays what counts."""
     json: bool = False
     """Print JSON when the run has ended."""
+
+    def check_out(self) -> None:
+        """Raise a ValueError where the run's directory cannot be written to; one of many processes tries."""
+        if not quiet():
+            checked_folder(self.out)
 
     def changes(self) -> dict[str, Any]:
         """Return the recipe's keys that were given as options."""

@@ -16,7 +16,7 @@ from d2o.diffusion.sampling import generate
 from d2o.metrics.evaluation import Evaluation, Judge
 from d2o.metrics.sources import generated
 from d2o.pixels.datasets import Images, open_images
-from d2o.pixels.files import atomic, to_uint8
+from d2o.pixels.files import atomic, checked_folder, to_uint8
 from d2o.training import recipes
 from d2o.training.freezing import Share
 from d2o.training.loop import group
@@ -57,7 +57,7 @@ def demo(out: str | Path, seed: int, watch: Watch, say: Say, processes: int = 1)
     """
     torch.set_num_threads(1)  # processes are forked from here, and a pool of threads would not survive that
     began = time.monotonic()
-    out = Path(out)
+    out = checked_folder(out)
     digits = open_images("digits")
     pretrain = replace(recipes.RECIPES["digits-pretrain"], seed=seed)
     finetune = replace(recipes.RECIPES["digits-d2o-f"], seed=seed)

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -119,6 +120,53 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def checked_folder(folder: str | Path) -> Path:
+    """Return a folder that results can be written to, or made in; raises ValueError, after a trial, where they cannot.
+
+    For whoever works long before writing. Nothing is left behind, not even the folder.
+    """
+    if not str(folder).strip():
+        raise ValueError("The name of the output is empty: name a directory for it.")
+    folder = there = Path(folder)
+    try:
+        ways = (folder, *folder.absolute().parents)
+        there = next(place for place in ways if place.exists() or place.is_symlink())
+        if not there.is_dir():
+            raise ValueError(f"{there} is a file: choose a directory for the results.")
+        with tempfile.TemporaryDirectory(prefix=".d2o-", dir=there, ignore_cleanup_errors=True) as trial:
+            (Path(trial) / "trial").write_bytes(b"d2o")
+    except OSError as error:
+        what = f"made in {there}" if there != folder else "written to"
+        reason = (error.strerror or "the system refused").lower()
+        raise ValueError(f"{folder} cannot be {what} ({reason}): choose another directory.") from error
+    return folder
+
+
+def checked_file(path: str | Path) -> Path:
+    """Return a path that a file can be written to; raises ValueError, as `checked_folder` does, where it cannot."""
+    if not str(path).strip():
+        raise ValueError("The name of the output is empty: name a file for it.")
+    path = Path(path)
+    checked_folder(path.parent)
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory: name a file for the output.")
+    return path
+
+
+def checked_images(path: str | Path) -> Path:
+    """Return a path that images can be written to in the form that its name asks for; raises ValueError otherwise."""
+    folder = Path(path).is_dir() or not Path(path).suffix
+    (checked_folder if folder else checked_file)(path)
+    path = Path(path)
+    if not folder and path.suffix.lower() not in WRITERS:
+        raise ValueError(f"Cannot write images to {path}: its name must end in .png, .npz or .zip, or be a folder's.")
+    if path.is_dir() and (not path.name or any(path.iterdir())):
+        raise ValueError(
+            f"The folder {path} is in use or not empty; name a new one, so that old and new images do not mix."
+        )
+    return path
+
+
 def write_images(
     path: str | Path,
     batches: Iterable[np.ndarray],
@@ -130,14 +178,11 @@ def write_images(
     `x.png` is a grid; `x.npz` holds the arrays `images`, `seeds` and `labels`; `x.zip` is a data set in EDM's layout; a
     name without suffix becomes a folder with one PNG per seed, and EDM's dataset.json when there are labels.
     `seeds` (default 0, 1, 2, ...) and `labels` have one entry per image. Returns `path`.
-    Raises ValueError for other suffixes, for lists that do not fit the images and for a folder that is not empty.
+    Raises ValueError for other suffixes, for lists that do not fit the images, for a folder that is not empty, and,
+    before the first batch is asked for, where nothing can be written.
     """
-    path = Path(path)
-    write = WRITERS.get(path.suffix.lower() if not path.is_dir() else "")
-    if write is None:
-        raise ValueError(f"Cannot write images to {path}: its name must end in .png, .npz or .zip, or be a folder's.")
-    if path.is_dir() and any(path.iterdir()):
-        raise ValueError(f"The folder {path} is not empty; name a new one, so that old and new images do not mix.")
+    path = checked_images(path)
+    write = WRITERS[path.suffix.lower() if not path.is_dir() else ""]
     with atomic(path) as temporary:
         write(temporary, _numbered(path, batches, seeds, labels))
     return path

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.pixels.files import atomic
+from d2o.pixels.files import atomic, checked_file, checked_folder
 
 from ..errors import CheckpointError
 from ..one_call import notice
@@ -63,7 +63,7 @@ def export(
     hold. `runtime` is the npm package onnxruntime-web (.tgz or folder) of a web page, fetched when not given, and
     `title` its heading.
     """
-    path = Path(path)
+    asked, path = os.fspath(path), Path(path)
     if to not in (*FORMATS, DELTA):
         raise CheckpointError(f"There is no export to {to!r}; there are {', '.join((*FORMATS, DELTA))}.")
     if (base is None) == (to == DELTA):
@@ -86,6 +86,7 @@ def export(
         )
     if not form.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path} exists already: name a new folder.")
+    (checked_file if form.suffix else checked_folder)(asked)
     alone = deepcopy(denoiser).cpu().float().eval()
     with atomic(path) as temporary:
         error, notes = form.write(alone, temporary, Options(dtype, codec, runtime, title))

@@ -109,6 +109,7 @@ WRONG = {
     ),
     "a base that is not needed": ("sample MODEL --base MODEL --out OUT.png", "leave it out"),
     "a delta without a base": ("export MODEL OUT.safetensors --to delta", "needs the base"),
+    "classes without labels": ("finetune --from MODEL --data DATA --out OUT --labels none", "leave --labels none out"),
     "three channels": ("finetune --from MODEL --data DATA --out OUT --channels 3", "--channels 1"),
     "another size": ("finetune --from MODEL --data DATA --out OUT --resolution 16 --resize area", "--resolution 8"),
     "size without resize": ("finetune --from MODEL --data DATA --out OUT --resolution 16", "resize"),

@@ -153,7 +153,11 @@ def check_fit(denoiser: Denoiser, images: Images) -> None:
             f"use --resolution {made[1]} --resize area."
         )
     if denoiser.num_classes and not images.num_classes:
-        raise ValueError(f"The model has {denoiser.num_classes} classes but {images.name} has no labels.")
+        raise ValueError(
+            f"The model has {denoiser.num_classes} classes but {images.name} has no labels: sort the images into a "
+            "sub-folder for each class, add a dataset.json or, in an .npz, an array `labels`, and leave --labels none "
+            "out; or take a model without classes."
+        )
     if images.num_classes > denoiser.num_classes > 0:
         raise ValueError(f"The model has {denoiser.num_classes} classes but {images.name} has {images.num_classes}.")
 

@@ -143,6 +143,8 @@ class TestParts:
         untrainable()
         with pytest.raises(ValueError, match="there are blocks, roles"):
             parts.parts(tiny_denoiser(classes=2), TUNE, bench, kinds=["layers"])
+        with pytest.raises(ValueError, match="Kinds of parts are blocks and roles, not none"):
+            parts.parts(tiny_denoiser(classes=2), TUNE, bench, kinds=[])
 
     def test_a_teacher_that_was_trained_anew_is_another_one(self, bench, tiny_denoiser, monkeypatch):
         score = {"kid": 1.0}
@@ -227,9 +229,25 @@ class TestBands:
         with pytest.raises(ValueError, match="its student_sha256 is"):  # trained anew in the same place
             bands.bands(teacher, TUNE, bench, student=tiny_denoiser(1, classes=2), **options)
 
-    def test_unknown_mode(self, bench, tiny_denoiser):
+    def test_nothing_is_trained_for_outputs_of_a_student_alone(self, bench, tiny_denoiser, untrainable, monkeypatch):
+        untrainable()
+        monkeypatch.setattr(bands, "spots", lambda _: {bands.IMAGE: 7})
+        teacher, student = tiny_denoiser(classes=2), tiny_denoiser(1, classes=2)
+        options = {"modes": ["remove"], "gradient_modes": [], "seeds": range(2), "steps": 4}
+        study = bands.bands(teacher, TUNE, bench, student=student, **options)
+        found = bands.findings(study)
+        assert study.full is None and len(study.outputs) == 4
+        assert found.numbers["full_gradient"] is None and not found.numbers["gradients"]
+        assert len(found.tables) == len(of_bands(study)) == 1 and found.conclusion[-1].startswith("One run each")
+        with pytest.raises(AssertionError, match="trained again"):
+            bands.bands(teacher, TUNE, bench, **options)
+
+    def test_unknown_modes_and_none(self, bench, tiny_denoiser, untrainable):
+        untrainable()
         with pytest.raises(ValueError, match="there are remove, keep"):
             bands.bands(tiny_denoiser(), TUNE, bench, modes=["blur"])
+        with pytest.raises(ValueError, match=r"Nothing is filtered: name modes .*: remove, keep"):
+            bands.bands(tiny_denoiser(), TUNE, bench, modes=[], gradient_modes=[])
 
 
 class TestPretraining:

@@ -175,6 +175,12 @@ def test_what_cannot_work_is_said_before_the_work(words, sentence, models, tiny_
             "choose a directory",
         ),
         (["analyze", "pretraining", "--data", "digits", "--lengths", "5", "--out", "x"], "at least two lengths"),
+        (["analyze", "parts", "TEACHER", "--data", "digits", "--out", "x", "--kinds"], "Kinds of parts are blocks and"),
+        (
+            ["analyze", "bands", "TEACHER", "--data", "digits", "--out", "x", "--modes", "--gradient-modes"],
+            "Nothing is filtered",
+        ),
+        (["analyze", "spectrum", "TEACHER", "--out", ""], "output is empty: name a directory"),
         (["analyze", "parts", "TEACHER", "--data", "digits", "--recipe", "d3o", "--out", "x"], "no recipe 'd3o'"),
     ],
 )

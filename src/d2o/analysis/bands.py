@@ -53,6 +53,7 @@ class BandsStudy:
     """KID of every (mode, place, band) and of training with every (mode, band) of the gradient, and without filters.
 
     `energies` are the shares of bands in the change of each block's output, in the teacher; `places`, where blocks are.
+    `full`, training without filters, is None where neither gradients nor a student asked for it.
     """
 
     bands: list[Band]
@@ -60,7 +61,7 @@ class BandsStudy:
     energies: dict[tuple[str, Band], float]
     student: Scores
     outputs: dict[tuple[str, str, Band], Scores]
-    full: Scores
+    full: Scores | None
     gradients: dict[tuple[str, Band], Scores]
     images: int
     notes: tuple[str, ...] = ()
@@ -121,12 +122,14 @@ def bands(
 ) -> BandsStudy:
     """Filter a student's blocks, and the gradient of its fine-tuning, band by band; nothing is done twice.
 
-    Without a `student` the one that the recipe makes without filters is taken. Either list of modes may be empty.
+    Without a `student` the one that the recipe makes without filters is taken. One list of modes may be empty.
     `seeds` and `steps` are those on which the teacher's blocks are watched.
     """
     for mode in (*modes, *gradient_modes):
         if mode not in MODES:
             raise ValueError(f"Unknown mode {mode!r}; there are {', '.join(MODES)}.")
+    if not modes and not gradient_modes:
+        raise ValueError(f"Nothing is filtered: name modes of outputs, of gradients, or both: {', '.join(MODES)}.")
     origin, every = origin or {}, range(repetitions)
 
     def trial(name: str, what: dict[str, Any], prepare: Callable | None = None) -> tuple[Scores, Path]:
@@ -135,8 +138,10 @@ def bands(
         ]
         return Scores(name, tuple(score for score, _ in rows)), rows[0][1]
 
-    full, directory = trial("gradient-full", {"gradient": "full"})
-    student = load(directory / "ema.safetensors").to(device(teacher)) if student is None else student
+    full = None
+    if student is None or gradient_modes:
+        full, directory = trial("gradient-full", {"gradient": "full"})
+        student = load(directory / "ema.safetensors").to(device(teacher)) if student is None else student
     settings = {**origin, **bench.settings(), "student_sha256": weights_sha256(student)}
 
     def quality(name: str, change: Callable[[], AbstractContextManager]) -> Scores:
@@ -192,11 +197,12 @@ def findings(study: BandsStudy) -> Findings:
         kids = {band: scores for (m, band), scores in study.gradients.items() if m == mode}
         worst, best = max(kids, key=lambda b: kids[b].kid), min(kids, key=lambda b: kids[b].kid)
         limited = "without one band of it" if mode == "remove" else "with nothing but one band of it"
+        assert study.full is not None
         sentences.append(
             f"The gradient: after {study.images:,} images KID is {study.full.cell()} with all of it; {limited}, it is "
             f"worst for band {worst} ({kids[worst].cell()}) and best for band {best} ({kids[best].cell()})."
         )
-    sentences += (*caution(len(study.full.rows)), *study.notes)
+    sentences += (*caution(len(study.student.rows)), *study.notes)
     return Findings(
         kind="bands",
         title="Bands: which frequencies does one-step quality need?",
@@ -215,7 +221,7 @@ def findings(study: BandsStudy) -> Findings:
                 {"mode": mode, "block": place, "band": str(band), **scores.as_dict()}
                 for (mode, place, band), scores in study.outputs.items()
             ],
-            "full_gradient": study.full.as_dict(),
+            "full_gradient": study.full and study.full.as_dict(),
             "gradients": [
                 {"mode": mode, "band": str(band), **scores.as_dict()}
                 for (mode, band), scores in study.gradients.items()
@@ -291,8 +297,5 @@ def gradient_table(study: BandsStudy) -> Table:
     modes = list(dict.fromkeys(mode for mode, _ in study.gradients))
     rows = [(str(band), *(study.gradients[mode, band].cell() for mode in modes)) for band in study.bands if modes]
     columns = ("band (cycles per image)", *(f"KID, {mode} it" for mode in modes))
-    return Table(
-        f"KID after {study.images:,} images with a filtered gradient ({study.full.cell()} with all of it)",
-        columns,
-        rows,
-    )
+    whole = f" ({study.full.cell()} with all of it)" if study.full else ""
+    return Table(f"KID after {study.images:,} images with a filtered gradient{whole}", columns, rows)

@@ -108,6 +108,8 @@ def parts(
     """
     if set(modes) - set(MODES) or not modes:
         raise ValueError(f"Modes are {' and '.join(MODES)}, not {', '.join(modes) or 'none'}.")
+    if not kinds:
+        raise ValueError(f"Kinds of parts are {' and '.join(KINDS)}, not none.")
     origin, recipe = origin or {}, replace(recipe, frozen=())
     every, cut = range(repetitions), parts_of(teacher, kinds)
     known = {**origin, **bench.settings(), "teacher_sha256": weights_sha256(teacher)}

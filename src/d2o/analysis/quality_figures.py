@@ -260,6 +260,7 @@ def gradient(study: BandsStudy) -> Any:
             places = np.arange(len(study.bands)) + 0.1 * (2 * index - 1)
             label = "band removed" if mode == "remove" else "band alone kept"
             bars(axes, places, found, fmt=MARKERS[index], color=CYCLE[index], label=label)
+        assert study.full is not None
         axes.axhline(study.full.kid, color="black", linestyle=":", linewidth=0.8, label="all of the gradient")
         axes.set_xticks(range(len(study.bands)), [str(band) for band in study.bands])
         axes.set(xlabel="band of the gradient (cycles per image)", ylabel="KID in one call", ylim=(0, None))

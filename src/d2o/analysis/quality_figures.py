@@ -182,6 +182,8 @@ def prediction(study: PartsStudy, mode: str) -> Any:
             bars(axes, places, outcomes, fmt="o", color="#0072B2")
             if "number" in predictor:
                 axes.set_xscale("log")
+            if "place" in predictor:
+                axes.xaxis.get_major_locator().set_params(integer=True)
             loosened(axes, gains)
             extremes_named(axes, places, gains, names)
             link = str(links[predictor, mode]).replace(", N = ", ",\nN = ").replace(" (N = ", "\n(N = ")

@@ -85,7 +85,7 @@ def extremes_named(
     letter = np.array([0.62, 1.1]) * SMALLEST / 72 / (axes.get_position().size * axes.figure.get_size_inches())
     taken = [np.stack([point, point]) for point in points]
     for index in shown:
-        right, high = (np.mean(np.asarray(side) < side[index]) >= 0.5 for side in (x, y))
+        right, high = points[index][0] > 0.5, np.mean(np.asarray(y) < y[index]) >= 0.5
         toward = np.array([-1 if right else 1, 1 if high else -1])
         box = np.sort([points[index] + toward * letter * reach for reach in ((0.3, 0.3), (len(names[index]), 1))], 0)
         if any((box[0] < other[1]).all() and (other[0] < box[1]).all() for other in taken):

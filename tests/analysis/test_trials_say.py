@@ -91,7 +91,7 @@ class TestParts:
         for predictor, sign in (("centroid of change", 1), ("centroid of response", -1)):
             assert links[predictor, "train"].size == 11 and links[predictor, "train"].value == pytest.approx(sign)
         panels = prediction(study, "train").axes
-        assert [len(axes.lines[1].get_xdata()) for axes in panels] == [11, 11, 12]
+        assert [len(axes.lines[1].get_xdata()) for axes in panels] == [11, 11, 12, 12]
 
 
 ZERO, ONE, TWO = Band(0, 0), Band(1, 1), Band(2, 3)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .arguments import parse, tell
-from .terminal import say, watch
+from .terminal import counted, say, watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Demo, "demo", arguments, __doc__)
     from d2o.demo.story import demo
 
-    summary = demo(options.out, options.seed, watch, say, options.processes)
+    summary = demo(options.out, options.seed, watch, say, options.processes, counted)
     kid = summary["kid"]
     sentence = (
         f"KID: teacher in 35 calls {kid['teacher']:.3f}, teacher in one call {kid['untuned']:.3f}, "

@@ -13,6 +13,7 @@ import torch
 from d2o.checkpoints import load, native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
+from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Judge
 from d2o.metrics.sources import generated
 from d2o.pixels.datasets import Images, open_images
@@ -50,10 +51,12 @@ class Findings:
     share: Share
 
 
-def demo(out: str | Path, seed: int, watch: Watch, say: Say, processes: int = 1) -> dict[str, Any]:
+def demo(
+    out: str | Path, seed: int, watch: Watch, say: Say, processes: int = 1, counted: Counted = unshown
+) -> dict[str, Any]:
     """Run the demo in a directory (again: continue it) and return what report.json holds.
 
-    `watch` follows a training run to its end, `say` prints a line.
+    `watch` follows a training run to its end, `say` prints a line, `counted` follows a pass over images.
     """
     torch.set_num_threads(1)  # processes are forked from here, and a pool of threads would not survive that
     began = time.monotonic()
@@ -75,7 +78,7 @@ def demo(out: str | Path, seed: int, watch: Watch, say: Say, processes: int = 1)
     student = load(out / "student")
 
     say(f"3/3  Comparing {IMAGES:,} images of each")
-    findings = measure(digits, teacher, student, finetune, out, processes)
+    findings = measure(digits, teacher, student, finetune, out, processes, counted)
     findings.seconds["total"] = sum(findings.seconds.values())
     summary = summarise(seed, findings)
     curves = {name: read_log(out / name / "metrics.jsonl") for name in ("teacher", "student")}
@@ -116,9 +119,18 @@ class Training:
 
 
 def measure(
-    digits: Images, teacher: Denoiser, student: Denoiser, recipe: Recipe, out: Path, processes: int
+    digits: Images,
+    teacher: Denoiser,
+    student: Denoiser,
+    recipe: Recipe,
+    out: Path,
+    processes: int,
+    counted: Counted = unshown,
 ) -> Findings:
-    """Measure the teacher in many calls, the same teacher in one, and the student in one, from the same seeds."""
+    """Measure the teacher in many calls, the same teacher in one, and the student in one, from the same seeds.
+
+    `counted` follows the teacher in many calls: the others are done long before.
+    """
     began = time.monotonic()
     judge = Judge(digits, images=IMAGES, judged_by=recipe.discriminator.networks)
     rows = {
@@ -130,7 +142,8 @@ def measure(
     def examine(row: str) -> tuple[Evaluation, np.ndarray]:
         name, denoiser, steps = rows[row]
         stream = generated(denoiser, judge.seeds, steps=steps, batch_size=250)
-        images = list(stream.batches)
+        batches = counted(stream.batches, stream.count, name) if row == "teacher" else stream.batches
+        images = list(batches)
         return judge(replace(stream, batches=iter(images)), name=name), np.concatenate(images)
 
     found = dict(zip(rows, side_by_side(examine, list(rows), processes), strict=True))

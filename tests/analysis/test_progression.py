@@ -38,14 +38,15 @@ def test_a_moving_band_gives_its_centroids():
     assert np.allclose(found.centroids, RISING, atol=1e-3)
     assert np.allclose(found.spectrum.sum(1), 1) and (found.spectrum.argmax(1) == RISING).all()
     assert found.sigmas.tolist() == list(SIGMAS[1:])
-    assert found.rise()[:3] == pytest.approx((1, 1, 1))
+    value, low, high = found.rise()[:3]
+    assert value == high == pytest.approx(1) and 0.97 < low < 1, "equal ones are no certainty"
     assert found.bands[:4] == [Band(0, 0), Band(1, 1), Band(2, 3), Band(4, 7)]
     assert np.allclose(found.energies[0].argmax(1), [1, 2, 2, 3, 4, 4])
 
 
 def test_the_opposite_way_is_the_opposite():
     found = progression("falling", SIGMAS, [sequence(RISING[::-1], range(4))])
-    assert found.rise().high == pytest.approx(-1)
+    assert found.rise().value == pytest.approx(-1) and -1 < found.rise().high < -0.95
 
 
 def test_batches_do_not_matter():

@@ -108,8 +108,7 @@ class Scores:
 
 def relatives(bench: Bench, recipe: Recipe) -> tuple[str, ...]:
     """Return a sentence for each network of the discriminator that is related to the one that measures quality."""
-    judged_by = recipe.discriminator.networks if "discriminator" in recipe.needs else ()
-    return tuple(overlap(bench.features, judged_by))
+    return tuple(overlap(bench.features, recipe.judged_by))
 
 
 def tuned(

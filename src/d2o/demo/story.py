@@ -132,7 +132,7 @@ def measure(
     `counted` follows the teacher in many calls: the others are done long before.
     """
     began = time.monotonic()
-    judge = Judge(digits, images=IMAGES, judged_by=recipe.discriminator.networks)
+    judge = Judge(digits, images=IMAGES, judged_by=recipe.judged_by)
     rows = {
         "teacher": (f"teacher, {CALLS} calls", teacher, TEACHER_STEPS),
         "untuned": ("teacher, 1 call", teacher, 1),

@@ -100,6 +100,11 @@ class Recipe:
         """The networks that the objectives want besides the student."""
         return {name for objective in self.objectives for name in objective.needs}
 
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """The discriminator's feature networks, as far as there is a discriminator."""
+        return self.discriminator.networks if "discriminator" in self.needs else ()
+
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """Return the JSON form of a recipe."""

@@ -197,8 +197,9 @@ def judge_by(
     counted: Counted = unshown,
 ) -> Callable[[Denoiser], dict[str, Any]]:
     """Return a judge of denoisers for `run`: it compares `count` of their images with as many real ones."""
-    networks = recipe.discriminator.networks if "discriminator" in recipe.needs else ()
-    judge = Judge(images, features=features, images=min(count, len(images)), judged_by=networks, counted=counted)
+    judge = Judge(
+        images, features=features, images=min(count, len(images)), judged_by=recipe.judged_by, counted=counted
+    )
     return lambda denoiser: summary(judge(denoiser, steps=steps))
 
 

@@ -30,9 +30,9 @@ from examination import SPACES, Examiner, generated
 from study_rows import FULL, QUICK, TEACHER_STEPS, Row, Size, rows
 
 from d2o.checkpoints import load, native
+from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.pixels.datasets import Images, open_images
-from d2o.pixels.files import atomic
+from d2o.files import atomic
 from d2o.training.networks import networks, new_denoiser
 from d2o.training.processes import in_processes
 from d2o.training.recipes import BACKBONES, RECIPES

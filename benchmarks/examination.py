@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from feature_classifier import Embed
 from PIL import Image
 
+from d2o.data.datasets import Images
+from d2o.data.files import grid, to_float, to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.features.embedding import embedding
+from d2o.files import atomic
 from d2o.metrics.distances import distances
 from d2o.metrics.diversity import PixelSums, feature_distance
 from d2o.metrics.statistics import Features, features_of
-from d2o.pixels.datasets import Images
-from d2o.pixels.files import atomic, grid, to_float, to_uint8
 
 SPACES = ("lite2", "classifier")
 """EfficientNet-lite2 has seen ImageNet, as the discriminator's networks have; the classifier has seen CIFAR-10 only."""

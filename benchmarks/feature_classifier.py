@@ -14,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from d2o.pixels.datasets import Images, open_images
-from d2o.pixels.files import atomic, to_float
+from d2o.data.datasets import Images, open_images
+from d2o.data.files import to_float
+from d2o.files import atomic
 
 WIDTH, FEATURES, BATCH, SHIFT = 48, 192, 128, 2
 

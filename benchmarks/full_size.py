@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from d2o.pixels.files import atomic
+from d2o.files import atomic
 from d2o.training.recipes import PAPER_FID, RECIPES
 from d2o.training.rehearsal import PRESETS, rehearse
 

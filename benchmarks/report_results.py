@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from d2o.pixels.files import atomic
+from d2o.files import atomic
 
 HERE = Path(__file__).parent
 SPACES = {"lite2": "EfficientNet-lite2 at 64 px", "classifier": "the study's own classifier"}

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from d2o.pixels.files import atomic
+from d2o.files import atomic
 
 RESULTS = Path(__file__).parent / "results" / "speed_and_quality.json"
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import d2o
+from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.preconditioning import EDM
 
 
 class Perceptron(nn.Module):

@@ -8,8 +8,8 @@ from own_backbone import Perceptron
 from own_discriminator import Critic
 
 import d2o
+from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import karras_sigmas, noise_for
-from d2o.diffusion.preconditioning import EDM
 from d2o.diffusion.sampling import heun_step
 
 ANGLES = torch.arange(8) * torch.pi / 4

@@ -15,7 +15,7 @@ import torch
 
 from d2o import backbones
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.preconditioning import EDM
+from d2o.diffusion.families import EDM
 
 torch.set_num_threads(1)
 

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .checkpoints import load, save
-    from .diffusion.denoiser import Denoiser
-    from .diffusion.sampling import generate, sample
-    from .metrics.evaluation import evaluate
-    from .pixels.datasets import open_images as images
-    from .training import recipes
-    from .training.loop import train
-    from .training.networks import networks
-    from .training.networks import new_denoiser as untrained
-    from .training.recipe import Recipe
+    from d2o.checkpoints import load, save
+    from d2o.data.datasets import open_images as images
+    from d2o.diffusion.denoiser import Denoiser
+    from d2o.diffusion.sampling import generate, sample
+    from d2o.metrics.evaluation import evaluate
+    from d2o.training import recipes
+    from d2o.training.loop import train
+    from d2o.training.networks import networks
+    from d2o.training.networks import new_denoiser as untrained
+    from d2o.training.recipe import Recipe
 
 PUBLIC = {  # name -> module, and the name in it; imported at first use, so that `import d2o` is fast
     "Denoiser": ("diffusion.denoiser", "Denoiser"),
     "Recipe": ("training.recipe", "Recipe"),
     "evaluate": ("metrics.evaluation", "evaluate"),
     "generate": ("diffusion.sampling", "generate"),
-    "images": ("pixels.datasets", "open_images"),
+    "images": ("data.datasets", "open_images"),
     "load": ("checkpoints", "load"),
     "networks": ("training.networks", "networks"),
     "recipes": ("training.recipes", None),
@@ -38,8 +38,8 @@ PUBLIC = {  # name -> module, and the name in it; imported at first use, so that
 
 
 FOLDERS = {
-    *("backbones", "diffusion", "features", "pixels"),
-    *("checkpoints", "discriminators", "objectives", "metrics", "training", "analysis"),
+    *("backbones", "diffusion", "features", "data"),
+    *("export", "checkpoints", "discriminators", "objectives", "metrics", "training", "analysis"),
 }
 
 

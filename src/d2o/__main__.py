@@ -1,5 +1,5 @@
 """`python -m d2o`: the command line, also for `torchrun -m d2o`."""
 
-from .cli.main import main
+from d2o.cli.main import main
 
 main()

@@ -19,7 +19,7 @@ from d2o.analysis.network import as_map, as_tokens, places, replaced, sizes, tap
 from d2o.analysis.page import write
 from d2o.analysis.weight_change import WeightChange, sentence, weight_changes
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.preconditioning import EDM
+from d2o.diffusion.families import EDM
 
 
 class Only(nn.Module):

@@ -16,7 +16,7 @@ from d2o.analysis.blocks import blocks, findings
 from d2o.analysis.frequency import Band
 from d2o.analysis.network import places, replaced, sizes, taps
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.preconditioning import EDM
+from d2o.diffusion.families import EDM
 
 
 def convolution() -> nn.Conv2d:

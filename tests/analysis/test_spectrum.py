@@ -13,8 +13,8 @@ from d2o.analysis.page import write
 from d2o.analysis.paths import levels, noised, sampled
 from d2o.analysis.spectrum import findings, spectrum
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.preconditioning import EDM
 from d2o.diffusion.sampling import generate
 
 

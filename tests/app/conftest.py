@@ -26,7 +26,7 @@ def served(tmp_path_factory) -> Iterator[Served]:
     from conftest import make_denoiser  # pyright: ignore[reportAttributeAccessIssue]  # the one above this folder
     from d2o.app.models import models
     from d2o.app.server import serving
-    from d2o.diffusion.preconditioning import Boundary
+    from d2o.diffusion.families import Boundary
 
     place = tmp_path_factory.mktemp("app")
     for name, seed in {"student": 0, "teacher": 1, "other": 2}.items():

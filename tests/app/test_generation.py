@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from d2o.app.generation import LARGEST, in_one_call, stages
+from d2o.data.files import to_uint8
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import generate
-from d2o.pixels.files import to_uint8
 
 
 def test_one_call_is_the_one_step_generator(tiny_denoiser):

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from d2o.backbones import Backbone, build
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import EDM, VE, VP, Boundary, Preconditioning
 from d2o.diffusion.noise import karras_sigmas
-from d2o.diffusion.preconditioning import EDM, VE, VP, Boundary, Preconditioning
 from d2o.diffusion.sampling import heun_step, sample
 
 from .conftest import fill, images
 
-HERE = Path(__file__).parents[1] / "data" / "parity"
+HERE = Path(__file__).parents[1] / "fixtures" / "parity"
 FOLDERS = [HERE] + ([Path(os.environ["D2O_PARITY"])] if "D2O_PARITY" in os.environ else [])
 KINDS = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
 WORDS = {

@@ -9,11 +9,11 @@ from d2o.bench.measure import operations, training
 from d2o.bench.problem import Problem, noise_images
 from d2o.bench.steps import Steps, medians, race
 from d2o.bench.stopwatch import Stopwatch
-from d2o.compute.convolution import Convolution
-from d2o.compute.switch import Switch, plainly
+from d2o.data.datasets import Numbered
 from d2o.discriminators import Projected
+from d2o.kernels.convolution import Convolution
+from d2o.kernels.switch import Switch, plainly
 from d2o.objectives import Adversarial
-from d2o.pixels.datasets import Numbered
 from d2o.training import recipes
 from d2o.training.networks import new_denoiser
 from d2o.training.recipe import Recipe

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import d2o
-from d2o.checkpoints import consistency
-from d2o.checkpoints.errors import MismatchError, UnsupportedCheckpointError
-from d2o.diffusion.preconditioning import Boundary
+from d2o.checkpoints.readers import consistency
+from d2o.diffusion.families import Boundary
+from d2o.errors import MismatchError, UnsupportedCheckpointError
 
 WIDTH, COUNT, CLASSES = 128, 1, 3
 State = dict[str, Tensor]

@@ -11,14 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import d2o
-from d2o.checkpoints import CheckpointError, diffusers_folder
-from d2o.checkpoints.errors import (
-    MalformedCheckpointError,
-    MismatchError,
-    UnsafeCheckpointError,
-    UnsupportedCheckpointError,
-)
-from d2o.diffusion.preconditioning import Boundary, Epsilon, Velocity
+from d2o.checkpoints import CheckpointError
+from d2o.checkpoints.readers import diffusers_folder
+from d2o.diffusion.families import Boundary, Epsilon, Velocity
+from d2o.errors import MalformedCheckpointError, MismatchError, UnsafeCheckpointError, UnsupportedCheckpointError
 from d2o.training.freezing import CONVOLUTIONS, freeze
 
 diffusers: Any = pytest.importorskip("diffusers")

@@ -10,12 +10,13 @@ from torch import Tensor
 
 import d2o
 from d2o import backbones
-from d2o.checkpoints import CheckpointError, dit, inspect, native
-from d2o.checkpoints.errors import MismatchError, UnsupportedCheckpointError
+from d2o.checkpoints import CheckpointError, inspect, native
+from d2o.checkpoints.readers import dit
 from d2o.cli.main import run
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import Epsilon, Velocity
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.preconditioning import Epsilon, Velocity
+from d2o.errors import MismatchError, UnsupportedCheckpointError
 
 PATH = Path("model.pt")
 WIDTH = 384  # the smallest of which the number of heads is known

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import d2o
 from d2o import backbones
 from d2o.checkpoints import CheckpointError, inspect
-from d2o.checkpoints.errors import MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
-from d2o.diffusion.preconditioning import EDM, VE, VP, Boundary
+from d2o.diffusion.families import EDM, VE, VP, Boundary
+from d2o.errors import MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
 
 from . import honest
 from .encoder import Call, pickled

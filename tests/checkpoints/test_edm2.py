@@ -12,9 +12,10 @@ from torch import Tensor
 
 import d2o
 from d2o.backbones import build
-from d2o.checkpoints import edm2, native
-from d2o.checkpoints.errors import CheckpointError, MismatchError, UnsupportedCheckpointError
-from d2o.diffusion.preconditioning import EDM
+from d2o.checkpoints import native
+from d2o.checkpoints.readers import edm2
+from d2o.diffusion.families import EDM
+from d2o.errors import CheckpointError, MismatchError, UnsupportedCheckpointError
 from d2o.training.freezing import CONVOLUTIONS, freeze
 
 FILE = Path("edm2.pkl")

@@ -12,8 +12,8 @@ from torch import nn
 
 import d2o
 from d2o.checkpoints import CheckpointError, inspect
-from d2o.checkpoints.errors import MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
 from d2o.cli.main import run
+from d2o.errors import MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
 
 from . import honest
 from .test_edm import NCSNPP, SONG, assert_same_weights, network, no_warnings, write
@@ -98,7 +98,7 @@ class TestInspection:
     def test_no_weights_are_read(self, tmp_path, monkeypatch):
         made = network(NCSNPP)
         path = write(tmp_path, honest.edm_file(honest.network("EDMPrecond", made, NCSNPP)))
-        monkeypatch.setattr("d2o.checkpoints.storages.Stored.read", lambda _: pytest.fail("weights were read"))
+        monkeypatch.setattr("d2o.checkpoints.pickles.storages.Stored.read", lambda _: pytest.fail("weights were read"))
         found = inspect(path)
         assert found.parameters == sum(parameter.numel() for parameter in made.parameters())
         assert all(tensor.is_meta for tensor in found.denoiser.state_dict().values())

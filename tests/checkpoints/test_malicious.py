@@ -19,7 +19,7 @@ from torch._utils import _rebuild_tensor_v2
 
 import d2o
 from d2o.checkpoints import CheckpointError, inspect
-from d2o.checkpoints.errors import UnsafeCheckpointError, UnsupportedCheckpointError
+from d2o.errors import UnsafeCheckpointError, UnsupportedCheckpointError
 
 from . import honest
 from .encoder import Call, Encoder, Outside, Word, pickled

@@ -14,10 +14,10 @@ from torch import nn
 
 import d2o
 from d2o.checkpoints import CheckpointError, native
-from d2o.checkpoints.errors import MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import EDM, VE, VP, Boundary
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.preconditioning import EDM, VE, VP, Boundary
+from d2o.errors import MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
 
 VARIANTS = {
     "plain": {},

@@ -6,7 +6,7 @@ import pytest
 
 import d2o
 from d2o.checkpoints.one_call import for_one_call, notice
-from d2o.diffusion.preconditioning import EDM, Boundary
+from d2o.diffusion.families import EDM, Boundary
 from d2o.training.networks import networks
 from d2o.training.recipes import RECIPES
 

@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 import d2o
-from d2o.checkpoints import CheckpointError, urls
-from d2o.checkpoints.errors import MalformedCheckpointError
+from d2o import fetch as urls
+from d2o.checkpoints import CheckpointError
+from d2o.errors import MalformedCheckpointError
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -10,7 +10,7 @@ import pytest
 import d2o
 from d2o import backbones
 from d2o.analysis import page
-from d2o.cli.analyze import STUDIES
+from d2o.cli.commands.analyze import STUDIES
 from d2o.cli.main import run
 from d2o.cli.studies import label
 

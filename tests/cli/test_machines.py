@@ -15,8 +15,8 @@ import yaml
 
 import d2o
 from conftest import make_denoiser
-from d2o.cli import terminal
-from d2o.cli.completion import script
+from d2o.cli import progress as terminal
+from d2o.cli.commands.completion import script
 from d2o.cli.main import COMMANDS, run
 from d2o.training.recipes import RECIPES
 

@@ -174,7 +174,7 @@ def test_memory_that_is_used_up_is_one_sentence(monkeypatch, capsys, error):
     def greedy(_):
         raise error
 
-    monkeypatch.setattr("d2o.cli.recipes.main", greedy)
+    monkeypatch.setattr("d2o.cli.commands.recipes.main", greedy)
     assert run(["recipes"]) == 2
     assert "--micro-batch" in capsys.readouterr().err
     error = KeyError("a mistake of ours")

@@ -10,13 +10,13 @@ from conftest import make_denoiser
 from d2o.cli.main import run
 
 COMMANDS = {  # the command, how the name of its output ends, and what may not begin
-    "pretrain --data DATA --out": ("", "d2o.cli.pretrain:new_denoiser"),
+    "pretrain --data DATA --out": ("", "d2o.cli.commands.pretrain:new_denoiser"),
     "finetune --from MODEL --data DATA --out": ("", "d2o:load"),
-    "sample MODEL --out": (".png", "d2o.cli.sample:generate"),
-    "sample MODEL --seeds 0 --out": ("", "d2o.cli.sample:generate"),
-    "convert MODEL": (".safetensors", "d2o.cli.convert:load"),
-    "export MODEL --to torch": (".pt2", "d2o.checkpoints.export:deepcopy"),
-    "export MODEL --to web": ("", "d2o.checkpoints.export:deepcopy"),
+    "sample MODEL --out": (".png", "d2o.cli.commands.sample:generate"),
+    "sample MODEL --seeds 0 --out": ("", "d2o.cli.commands.sample:generate"),
+    "convert MODEL": (".safetensors", "d2o.cli.commands.convert:load"),
+    "export MODEL --to torch": (".pt2", "d2o.export:deepcopy"),
+    "export MODEL --to web": ("", "d2o.export:deepcopy"),
     "demo --out": ("", "d2o.demo.story:open_images"),
     "bench --out": (".json", "d2o.bench.measure:measure"),
     "analyze spectrum MODEL --out": ("", "d2o.analysis.spectrum:spectrum"),

@@ -3,8 +3,8 @@
 import torch
 
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.preconditioning import EDM
 
 
 class Ideal(torch.nn.Module):

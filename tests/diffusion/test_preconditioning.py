@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2o.diffusion.preconditioning import EDM, PRECONDITIONINGS, VE, VP, Boundary, from_spec, to_spec
+from d2o.diffusion.families import EDM, PRECONDITIONINGS, VE, VP, Boundary, from_spec, to_spec
 
 SIGMAS = torch.tensor([0.002, 0.05, 0.5, 3.0, 80.0], dtype=torch.float64)
 POSITIVE = st.floats(0.01, 100)

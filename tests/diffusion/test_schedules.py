@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2o.diffusion.preconditioning import EDM, Boundary, Epsilon, Velocity, from_spec, to_spec
+from d2o.diffusion.families import EDM, Boundary, Epsilon, Velocity, from_spec, to_spec
 from d2o.diffusion.sampling import generate
 from d2o.diffusion.schedules import SCHEDULES
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from d2o.discriminators import DISCRIMINATORS, Projected, ProjectedDiscriminator
-from d2o.features.memory import IN_MEMORY
+from d2o.features.cache import IN_MEMORY
 
 SMALL = Projected(size=32, width=16, weights="random")
 SHAPE = (3, 8, 8)

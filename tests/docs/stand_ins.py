@@ -21,11 +21,11 @@ import needs
 from bench.found import FOUND
 from conftest import make_denoiser
 from d2o import backbones
-from d2o.checkpoints.export import runtime
 from d2o.cli.main import run
+from d2o.data.files import write_images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.preconditioning import Epsilon
-from d2o.pixels.files import write_images
+from d2o.diffusion.families import Epsilon
+from d2o.export import runtime
 
 # Appended to a command of the documentation, where the last one of an option counts.
 TINY = "backbone={kind: song_unet, channels: 8, channel_multipliers: [1], num_blocks: 1, attention_resolutions: []}"

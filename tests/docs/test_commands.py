@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from d2o.cli.arguments import parse
-from d2o.cli.completion import options_of
+from d2o.cli.commands.completion import options_of
 from d2o.cli.main import COMMANDS, run
+from d2o.cli.options import parse
 
 from .stand_ins import ANSWERED, REQUESTS, prepare, quick, reduced, stand_ins
 
@@ -70,7 +70,7 @@ def is_request(line: str) -> bool:
 def read(line: str) -> None:
     """Read a command's options as it does itself, without running it."""
     name, *rest = arguments(line)
-    if studies := getattr(import_module(f"d2o.cli.{name}"), "STUDIES", None):
+    if studies := getattr(import_module(f"d2o.cli.commands.{name}"), "STUDIES", None):
         record, *_ = studies[rest.pop(0)]
     else:
         record = options_of(name)
@@ -144,7 +144,7 @@ def test_the_tutorial_installs_before_it_begins():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_of_the_help_can_be_read(name):
-    document = import_module(f"d2o.cli.{name}").__doc__ or ""
+    document = import_module(f"d2o.cli.commands.{name}").__doc__ or ""
     lines = [line.strip() for line in document.splitlines() if re.match(r"  (d2o|torchrun) ", line)]
     examples = [line for line in lines if " STUDY " not in line]
     assert len(examples) >= 2

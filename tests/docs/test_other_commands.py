@@ -21,8 +21,8 @@ import pytest
 import needs
 from conftest import make_denoiser
 from d2o.checkpoints import CheckpointError, export
-from d2o.checkpoints.export import runtime
-from d2o.pixels.files import write_images
+from d2o.data.files import write_images
+from d2o.export import runtime
 
 from .stand_ins import JUDGED
 from .test_commands import PAGES, ROOT

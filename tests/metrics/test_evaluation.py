@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from d2o import checkpoints
+from d2o.data.datasets import open_images
+from d2o.data.files import to_uint8, write_images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.preconditioning import EDM
+from d2o.diffusion.families import EDM
 from d2o.diffusion.sampling import generate
 from d2o.metrics import sources
 from d2o.metrics.evaluation import Judge, evaluate
 from d2o.metrics.report import report
 from d2o.metrics.statistics import accumulate, features_of, save
-from d2o.pixels.datasets import open_images
-from d2o.pixels.files import to_uint8, write_images
 
 
 class Noisy(nn.Module):

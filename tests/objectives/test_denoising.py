@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from d2o.data.augmentation import AUGMENTATION_DIM, Augmentation
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.preconditioning import EDM
 from d2o.objectives.denoising import Denoising
 from d2o.objectives.objective import Batch, Networks
-from d2o.pixels.augmentation import AUGMENTATION_DIM, Augmentation
 
 
 class Nothing(torch.nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.preconditioning import EDM
 from d2o.objectives.trajectory import SECOND_TIME
 
 ANGLES = torch.arange(8) * torch.pi / 4

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import d2o
-from d2o.pixels.files import write_images
+from d2o.data.files import write_images
 from d2o.training.networks import check_fit
 
 

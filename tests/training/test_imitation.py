@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from d2o import checkpoints
-from d2o.diffusion.preconditioning import EDM, Boundary, Epsilon
+from d2o.diffusion.families import EDM, Boundary, Epsilon
 from d2o.objectives import Adversarial, Consistency, Progressive, ReverseConsistency, Trajectory
 from d2o.objectives.distance import Lpips
 from d2o.objectives.objective import Networks

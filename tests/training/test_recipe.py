@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from d2o.data.augmentation import Augmentation
 from d2o.discriminators import Projected
 from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.denoising import Denoising
-from d2o.pixels.augmentation import Augmentation
 from d2o.training.freezing import CONVOLUTIONS
 from d2o.training.recipe import Recipe, change, from_dict, to_dict
 from d2o.training.recipes import D2O, D2O_F, PRETRAIN, RECIPES, SCRATCH, named

@@ -19,7 +19,7 @@ from filelock import FileLock
 import d2o
 from d2o.checkpoints import native
 from d2o.cli.main import run
-from d2o.pixels.files import write_images
+from d2o.data.files import write_images
 from d2o.training import run as runs
 from d2o.training.run_directory import LOCK, forget_after
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from d2o.checkpoints.delta import weights_sha256
+from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.objectives.denoising import Denoising
 from d2o.objectives.objective import Batch, Networks
-from d2o.pixels.datasets import Images
 from d2o.training.networks import check_fit
 from d2o.training.run import summary
 

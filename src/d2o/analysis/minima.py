@@ -12,10 +12,10 @@ from urllib.parse import quote
 import numpy as np
 
 from d2o.checkpoints.delta import weights_sha256
+from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.sources import discriminator_networks
 from d2o.metrics.spaces import frechet_name, overlap
-from d2o.pixels.datasets import Images
 from d2o.training.networks import check_fit
 
 from .barrier import Barrier

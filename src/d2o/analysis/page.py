@@ -11,7 +11,7 @@ from string import Template
 from typing import TYPE_CHECKING, NamedTuple
 
 import d2o
-from d2o.pixels.files import atomic, checked_folder
+from d2o.files import atomic, checked_folder
 
 from .findings import Findings, Table, shown
 

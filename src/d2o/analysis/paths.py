@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import karras_sigmas, noise_for
 from d2o.diffusion.sampling import euler_step, heun_step, labels_for, trajectory
 from d2o.metrics.counting import Counted, unshown
-from d2o.pixels.datasets import Images
 from d2o.training.networks import check_fit
 
 STEPS = {"euler": euler_step, "heun": heun_step}

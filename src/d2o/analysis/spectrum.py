@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.counting import Counted, unshown
-from d2o.pixels.datasets import Images
 from d2o.training.networks import check_fit
 
 from .correlation import verdict

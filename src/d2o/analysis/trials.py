@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from d2o.checkpoints.delta import weights_sha256
+from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
+from d2o.files import atomic
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Judge
 from d2o.metrics.spaces import overlap
-from d2o.pixels.datasets import Images
-from d2o.pixels.files import atomic
 from d2o.training.networks import check_fit, networks
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits, Moment, run, summary

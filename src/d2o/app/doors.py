@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from d2o.serving.origin import another_site
+from d2o.server.origin import another_site
 
 OPEN = ("/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/gradio_api/theme.css")
 OPEN_BELOW = (

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import karras_sigmas
 from d2o.diffusion.sampling import heun_step, sample
-from d2o.pixels.files import to_uint8
 
 LARGEST = 2**24
 """Numbers of the images of one request: 341 of 128 x 128 pixels in colour, and about 64 MB."""

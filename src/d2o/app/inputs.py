@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from d2o.data.files import MAX_SEED, parse_seeds
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import labels_for
-from d2o.pixels.files import MAX_SEED, parse_seeds
 
 LONGEST = 200
 """Characters of a list of seeds."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from d2o.checkpoints import CheckpointError, load
 from d2o.checkpoints.shipped import SHIPPED, TEACHERS, shipped
+from d2o.data.codec import attach, check_pixels
 from d2o.diffusion.denoiser import Denoiser
-from d2o.pixels.codec import attach, check_pixels
 
 UPLOADS = 4
 """Uploaded models that are kept; the oldest makes room."""

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
+from d2o.records import nearest
+
 from .backbone import Backbone
 from .dhariwal_unet import DhariwalUNet
 from .diffusers_unet import DiffusersUNet
 from .dit import DiT
 from .edm2_unet import Edm2UNet
-from .options import nearest
 from .song_unet import SongUNet
 
 BACKBONES: dict[str, type[Backbone]] = {

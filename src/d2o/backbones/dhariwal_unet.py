@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.compute.normalisation import normalised_silu
+from d2o.kernels.normalisation import normalised_silu
 
 from .backbone import Backbone
 from .layers import Block, PositionalEmbedding, Style, checked_augmentation, full_precision, group_norm, one_hot

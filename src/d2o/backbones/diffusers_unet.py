@@ -5,9 +5,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from d2o.records import nearest
+
 from .backbone import Backbone
 from .layers import full_precision, one_hot
-from .options import OPTIONS, Option, choice, nearest, share, whole, wholes
+from .options import OPTIONS, Option, choice, share, whole, wholes
 from .roles import first_role
 
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.compute.convolution import Convolution, Geometry, convolve
-from d2o.compute.normalisation import GroupNorm, normalised_silu
+from d2o.kernels.convolution import Convolution, Geometry, convolve
+from d2o.kernels.normalisation import GroupNorm, normalised_silu
 
 Direction = Literal["up", "down"]
 

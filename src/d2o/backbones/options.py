@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 
@@ -114,9 +113,3 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     if len(config.get("resample_filter", (1, 1))) % 2:
         raise ValueError("The backbone option resample_filter must have an even number of taps.")
     return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
-
-
-def nearest(word: object, known: list[str]) -> str:
-    """Return the end of an error sentence: the known word that was probably meant, or all of them."""
-    close = get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."

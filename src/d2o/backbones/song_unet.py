@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.compute.normalisation import GroupNorm, normalised_silu
+from d2o.kernels.normalisation import GroupNorm, normalised_silu
 
 from .backbone import Backbone
 from .layers import (

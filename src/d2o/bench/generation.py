@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from d2o.checkpoints import CheckpointError, load, native
+from d2o.data.files import to_uint8, write_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
-from d2o.pixels.files import to_uint8, write_images
 from d2o.training.speed import compile_network, try_compiled
 
 TEACHER_STEPS = 18
@@ -39,7 +39,7 @@ def sampling(teacher: Denoiser, student: Denoiser, repeats: int, folder: Path) -
 
 def engines(student: Denoiser, folder: Path) -> tuple[dict[str, Engine], list[str]]:
     """Return what can make the student's images here, by name, and a sentence about each that cannot."""
-    from d2o.checkpoints.export import export
+    from d2o.export import export
 
     sigma, missing = student.sigma_max, []
 

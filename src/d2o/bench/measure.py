@@ -7,14 +7,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from d2o.compute.operations import Operations
-from d2o.compute.switch import plainly
+from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.features.embedding import embedding
+from d2o.kernels.operations import Operations
+from d2o.kernels.switch import plainly
 from d2o.metrics.distances import distances
 from d2o.metrics.look import look
 from d2o.metrics.sources import Stream, open_source
-from d2o.pixels.datasets import Images
 from d2o.training.memory import check_memory
 from d2o.training.networks import networks
 from d2o.training.recipe import Recipe

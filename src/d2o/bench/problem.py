@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from d2o.checkpoints import load
+from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.pixels.datasets import Images, open_images
 from d2o.training import recipes
 from d2o.training.networks import new_denoiser
 from d2o.training.recipe import Recipe

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from d2o.pixels.files import atomic
+from d2o.files import atomic
 
 TARGETS = {  # what each ratio should reach on two processor cores
     "d2o_f_step": 3.0, "pretrain_step": 2.0, "sampling": 30.0, "engine_batch1": 2.0, "evaluation": 0.9,

@@ -8,11 +8,11 @@ from statistics import median
 import torch
 from accelerate import Accelerator
 
-from d2o.compute.switch import plainly
+from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
+from d2o.kernels.switch import plainly
 from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.objective import Batch
-from d2o.pixels.datasets import Images
 from d2o.training.ema import follow
 from d2o.training.loop import take, turns
 from d2o.training.networks import networks
@@ -28,7 +28,7 @@ class Steps:
     """A run's iterations, one at a time; `plain` ones do what the released code does.
 
     That is: the student and the features run again for the discriminator's turn, nothing of real images is remembered,
-    frozen weights have gradients too, and nothing of `d2o.compute` is used.
+    frozen weights have gradients too, and nothing of `d2o.kernels` is used.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """Weights in and out, always as data."""
 
-from .errors import CheckpointError
-from .export import export
+from d2o.errors import CheckpointError
+from d2o.export import export
+
 from .formats import load
 from .inspection import inspect
 from .native import save

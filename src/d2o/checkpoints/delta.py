@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
-
-from .errors import CheckpointError, MalformedCheckpointError, MismatchError
+from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError
 
 CONTENT = "delta"
 """The `content` of such a file's description; its `base` holds the base's hash."""

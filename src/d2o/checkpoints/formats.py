@@ -12,14 +12,17 @@ from typing import Any
 
 import torch
 
+from d2o import fetch as urls
+from d2o.data import codec
 from d2o.diffusion.denoiser import Denoiser
-from d2o.pixels import codec
+from d2o.errors import CheckpointError, MalformedCheckpointError, UnsupportedCheckpointError
 
-from . import consistency, diffusers_folder, dit, edm, edm2, native, persistence, torch_state, urls
-from .errors import CheckpointError, MalformedCheckpointError, UnsupportedCheckpointError
+from . import native
+from .pickles import persistence, torch_state
+from .pickles.storages import LEGACY_START
+from .pickles.values import items
+from .readers import consistency, diffusers_folder, dit, edm, edm2
 from .shipped import SHIPPED, shipped
-from .storages import LEGACY_START
-from .values import items
 
 KEY = "ema"
 START = 1024

@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from d2o import backbones
-from d2o.diffusion import preconditioning
+from d2o.diffusion import families as preconditioning
 from d2o.diffusion.denoiser import Denoiser
-from d2o.pixels.files import atomic
+from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
+from d2o.files import atomic
 
 from . import delta
-from .errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
 
 FORMAT = 1
 SPEC = "d2o"

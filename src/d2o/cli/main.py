@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
         return complain(f"there is no command {name!r}: {f'did you mean {close[0]}?' if close else 'see d2o --help.'}")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks Linux for huge pages, which training fills sooner
     try:
-        import_module(f"d2o.cli.{name}").main(rest)
+        import_module(f"d2o.cli.commands.{name}").main(rest)
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return INTERRUPTED

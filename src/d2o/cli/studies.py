@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .arguments import recipe_from
+from .options import recipe_from
+from .progress import counted
 from .study_options import Measured, Trials, Walk, bench, load, tuning
-from .terminal import counted
 
 Result = tuple[Any, list]
 """Findings, and the figures that go with them."""
@@ -34,7 +34,7 @@ class Spectrum(Walk):
         """Return the real images, or None."""
         if self.data is None:
             return None
-        from d2o.pixels.datasets import open_images
+        from d2o.data.datasets import open_images
 
         return open_images(self.data, resolution=self.resolution, resize=self.resize, channels=self.channels)
 
@@ -50,7 +50,7 @@ class Blocks(Walk):
 def spectrum(options: Spectrum) -> Result:
     """Return the findings and figures of `d2o analyze spectrum`."""
     from d2o.analysis import figures, spectrum
-    from d2o.pixels.files import parse_seeds
+    from d2o.data.files import parse_seeds
 
     teacher = load(options, options.model)
     study = spectrum.spectrum(
@@ -69,7 +69,7 @@ def spectrum(options: Spectrum) -> Result:
 def blocks(options: Blocks) -> Result:
     """Return the findings and figures of `d2o analyze blocks`."""
     from d2o.analysis import block_figures, blocks
-    from d2o.pixels.files import parse_seeds
+    from d2o.data.files import parse_seeds
 
     study = blocks.blocks(
         load(options, options.model),

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .arguments import DataOptions, Model, Set, recipe_from, with_codec
-from .terminal import counted, watch
+from .options import DataOptions, Model, Set, recipe_from, with_codec
+from .progress import counted, watch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.pixels.datasets import Images
-from d2o.pixels.files import checked_folder
+from d2o.files import checked_folder
 from d2o.training.loop import group
 from d2o.training.memory import at_once, check_memory, modules
 from d2o.training.networks import check_fit, networks, share
@@ -15,9 +15,9 @@ from d2o.training.run import Habits, judge_by, run
 from d2o.training.speed import compile_student, emulation, fastest_precision, try_compiled
 from d2o.training.tracking import check_service, tracked
 
-from .arguments import Set, quiet, tell
 from .main import memory_is_used_up
-from .terminal import counted, say, watch
+from .options import Set, quiet, tell
+from .progress import counted, say, watch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from d2o.data.files import grid
+from d2o.files import atomic
 from d2o.metrics.evaluation import Evaluation
 from d2o.metrics.report import report
-from d2o.pixels.files import atomic, grid
 
 COLUMNS = 10
 ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#666666"  # of Okabe and Ito's colour-blind-safe set

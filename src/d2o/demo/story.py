@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from d2o.checkpoints import load, native
+from d2o.data.datasets import Images, open_images
+from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
+from d2o.files import atomic, checked_folder
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Judge
 from d2o.metrics.sources import generated
-from d2o.pixels.datasets import Images, open_images
-from d2o.pixels.files import atomic, checked_folder, to_uint8
 from d2o.training import recipes
 from d2o.training.freezing import Share
 from d2o.training.loop import group

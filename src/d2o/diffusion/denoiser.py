@@ -4,6 +4,7 @@ Shapes: N images, C channels, H height, W width. Images are float in [-1, 1]; `x
 `sigma` the standard deviation of the noise in image units, `label` an integer class or None.
 """
 
+import inspect
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .preconditioning import Preconditioning
+from .families import Preconditioning
 
 
 class Codec(Protocol):
@@ -27,14 +28,14 @@ class Codec(Protocol):
 class Denoiser(nn.Module):
     """Predict the clean image behind a noisy one, whatever family the network comes from.
 
-    `image_shape` is (C, H, W); `num_classes` is 0 without labels; `provenance` is JSON-able and travels with the file.
-    With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32. A denoiser of latent
-    images has a `codec`, which is no part of its weights. A generator of more than one step has the `middle_sigmas`
-    that it goes back to after its first ones.
-    """
+    `image_shape` is (C, H, W); `num_classes` is 0 without labels. A denoiser of latent images has a `codec`, which is no
+    part of its weights. With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32.
+    `one_step` says that it was trained to make images in one call, or in a few: then it goes back to noise of
+    `middle_sigmas` after its first ones. `judged_by` names the frozen networks of the discriminator that it was trained
+    against. `provenance` is JSON-able, travels with the file, and is for people: no code reads it.
 
-    codec: Codec | None = None
-    middle_sigmas: tuple[float, ...] = ()
+    All of these stay as they are made; `replace` makes a denoiser with others.
+    """
 
     def __init__(
         self,
@@ -43,15 +44,30 @@ class Denoiser(nn.Module):
         image_shape: tuple[int, int, int],
         num_classes: int = 0,
         provenance: dict[str, Any] | None = None,
+        *,
+        codec: Codec | None = None,
+        precision: torch.dtype = torch.float32,
+        one_step: bool = False,
+        middle_sigmas: tuple[float, ...] = (),
+        judged_by: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
+        channels, height, width = image_shape
         self.backbone = backbone
         self.preconditioning = preconditioning
-        channels, height, width = image_shape
         self.image_shape = (channels, height, width)
         self.num_classes = num_classes
         self.provenance = provenance or {}
-        self.precision = torch.float32
+        self.codec = codec
+        self.precision = precision
+        self.one_step = one_step
+        self.middle_sigmas = middle_sigmas
+        self.judged_by = judged_by
+
+    def replace(self, **changes: Any) -> "Denoiser":
+        """Return a denoiser with some of the constructor's arguments changed; it shares the backbone with this one."""
+        kept = {name: getattr(self, name) for name in FIELDS}
+        return Denoiser(**{**kept, **changes}).train(self.training)
 
     def forward(
         self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None, augmentation: Tensor | None = None
@@ -82,6 +98,10 @@ class Denoiser(nn.Module):
     def decode(self, x0: Tensor) -> Tensor:
         """Return images in pixels for what the denoiser makes [N,C,H,W]."""
         return x0 if self.codec is None else self.codec.decode(x0)
+
+
+FIELDS = tuple(name for name in inspect.signature(Denoiser).parameters)
+"""What a denoiser is made of."""
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:

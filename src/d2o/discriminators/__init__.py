@@ -1,9 +1,9 @@
 """Networks that tell generated images from real ones: each maps images and labels to logits."""
 
-from d2o.discriminators.convolutional import Convolutional
-from d2o.discriminators.perceptual import Perceptual
-from d2o.discriminators.projected import Projected, ProjectedDiscriminator
-from d2o.discriminators.stylegan2 import StyleGAN2
+from .convolutional import Convolutional
+from .perceptual import Perceptual
+from .projected import Projected, ProjectedDiscriminator
+from .stylegan2 import StyleGAN2
 
 DISCRIMINATORS = {
     "projected": Projected,

@@ -6,9 +6,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from d2o.discriminators.head import Head
-from d2o.discriminators.labels import needed
 from d2o.features.weights import seeded
+
+from .head import Head
+from .labels import needed
 
 SMALLEST = 8
 

@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from d2o.compute.convolution import Convolution
-from d2o.discriminators.batch_norm import SynchronisedBatchNorm
-from d2o.discriminators.labels import ClassVectors
+from d2o.kernels.convolution import Convolution
+
+from .batch_norm import SynchronisedBatchNorm
+from .labels import ClassVectors
 
 WIDTHS = (64, 128, 256, 512)  # by nominal side 64, 32, 16, 8
 KERNEL = 4

@@ -10,10 +10,11 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from d2o.discriminators.head import Head
-from d2o.discriminators.labels import needed
 from d2o.features.perceptual import CHANNELS, SMALLEST, VGG
 from d2o.features.weights import seeded
+
+from .head import Head
+from .labels import needed
 
 
 @dataclass(frozen=True)

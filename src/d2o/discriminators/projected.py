@@ -11,12 +11,13 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from d2o.discriminators.head import Head
-from d2o.discriminators.labels import needed
-from d2o.discriminators.projection import Mixing, Projection, sides
-from d2o.features.memory import IN_MEMORY, Memory
+from d2o.features.cache import IN_MEMORY, Memory
 from d2o.features.pyramid import Pyramid
 from d2o.features.weights import seeded
+
+from .head import Head
+from .labels import needed
+from .projection import Mixing, Projection, sides
 
 SMALLEST, LARGEST = 32, 224  # default sizes of the networks' input
 

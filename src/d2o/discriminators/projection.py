@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.compute.convolution import Convolution
+from d2o.kernels.convolution import Convolution
 
 Mixing = Literal["full", "channel", "none"]
 MIXED = (64, 128, 256, 512)  # channels after mixing channels, finest map first

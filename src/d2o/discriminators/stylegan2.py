@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.discriminators.labels import ClassVectors, needed
 from d2o.features.weights import seeded
+
+from .labels import ClassVectors, needed
 
 SMALLEST = 4
 """The side of the map that is judged at last."""

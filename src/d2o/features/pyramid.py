@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.compute.switch import Switch
-from d2o.features import weights as weight_files
+from d2o.kernels.switch import Switch
+
+from . import weights as weight_files
 
 # Indices into timm's levels (convolutional networks) or blocks (transformers).
 TAPS = {

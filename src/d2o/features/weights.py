@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d2o.compute.folding import folded
-from d2o.compute.switch import Switch
+from d2o.kernels.folding import folded
+from d2o.kernels.switch import Switch
 
 SOURCES = ("auto", "package", "hub", "random", "random:SEED", "PATH", "PATH#SHA256")
 FOLDER_VARIABLE = "D2O_WEIGHTS"  # a folder of NAME.safetensors, NAME.pth or NAME.pt

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from d2o import checkpoints
+from d2o.data.codec import check_pixels
+from d2o.data.datasets import Images, open_images
+from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate, labels_for
-from d2o.pixels.codec import check_pixels
-from d2o.pixels.datasets import Images, open_images
-from d2o.pixels.files import to_uint8
 
 from . import statistics
 from .statistics import Features

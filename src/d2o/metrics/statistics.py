@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2o.pixels.files import atomic
+from d2o.files import atomic
 
 CHUNK = 4096
 INCEPTION, INCEPTION_DIM = "inception@299", 2048

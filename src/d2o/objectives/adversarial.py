@@ -10,12 +10,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from d2o.data.diffaugment import DRAWS, Name, augmented
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MAX
 from d2o.diffusion.sampling import sample
-from d2o.pixels.diffaugment import DRAWS, Name, augmented
+from d2o.records import RECORD, Real, Whole
 
-from .objective import RECORD, Batch, Discriminator, Networks, Real, Whole, detach
+from .objective import Batch, Discriminator, Networks, detach
 
 LOSSES = {  # of logits that should be high; the generator's hinge loss has no margin
     "non-saturating": (lambda logits: F.softplus(-logits), lambda logits: F.softplus(-logits)),

@@ -6,7 +6,9 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from .objective import RECORD, Batch, Networks
+from d2o.records import RECORD
+
+from .objective import Batch, Networks
 from .teaching import Distillation, levels, per_pixel, pick, teacher_and_target, walk
 
 

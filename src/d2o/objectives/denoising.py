@@ -6,10 +6,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from d2o.data.augmentation import AUGMENTATION_DRAWS, Augmentation, augment
 from d2o.diffusion.noise import log_normal_sigmas
-from d2o.pixels.augmentation import AUGMENTATION_DRAWS, Augmentation, augment
+from d2o.records import RECORD, Real
 
-from .objective import RECORD, Batch, Networks, Real
+from .objective import Batch, Networks
 
 
 @dataclass(frozen=True, config=RECORD)

@@ -8,8 +8,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from d2o.features.perceptual import LPIPS
+from d2o.records import RECORD, Real, Whole
 
-from .objective import RECORD, Networks, Real, Whole
+from .objective import Networks
 
 
 @dataclass(frozen=True, config=RECORD)

@@ -2,28 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 from zlib import crc32
 
 import torch
-from pydantic import BeforeValidator, ConfigDict
 from torch import Tensor, nn
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import noise_for, uniform_for
-
-
-def no_truth(value: Any) -> Any:
-    """Refuse yes and no where a number is wanted: Python takes them for 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError("a number is wanted")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(no_truth)]
-Real = Annotated[float, BeforeValidator(no_truth)]
-RECORD = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""How the fields of objectives and recipes are checked."""
 
 
 class Discriminator(Protocol):

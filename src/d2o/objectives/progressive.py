@@ -9,9 +9,10 @@ from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MAX
+from d2o.records import RECORD, Real, Whole
 
 from .distance import Distance, Squared
-from .objective import RECORD, Batch, Networks, Real, Whole
+from .objective import Batch, Networks
 from .teaching import Solver, levels, per_pixel, pick, straight, walk
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MAX, karras_sigmas
 from d2o.diffusion.sampling import euler_step, heun_step
+from d2o.records import RECORD, Real, Whole
 
 from .distance import Distance, PseudoHuber
-from .objective import RECORD, Batch, Networks, Real, Whole
+from .objective import Batch, Networks
 
 Solver = Literal["heun", "euler"]
 TINY = 1e-8

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MAX, SIGMA_MIN
+from d2o.records import RECORD
 
-from .objective import RECORD, Batch, Networks
+from .objective import Batch, Networks
 from .teaching import TINY, Distillation, levels, per_pixel, pick, straight, teacher_and_target, walk
 
 SECOND_TIME = 16

@@ -3,22 +3,9 @@
 from dataclasses import replace
 
 from d2o.discriminators import Convolutional, Perceptual, Projected, StyleGAN2
-from d2o.objectives import (
-    Adversarial,
-    Consistency,
-    Denoising,
-    Progressive,
-    ReverseConsistency,
-    Trajectory,
-)
+from d2o.objectives import Adversarial, Consistency, Denoising, Progressive, ReverseConsistency, Trajectory
 
-from .freezing import (
-    ALL_BUT_NORMS,
-    CONVOLUTIONS,
-    CONVOLUTIONS_AND_QKV,
-    CONVOLUTIONS_QKV_SKIPS,
-    PROJECTIONS_AND_QKV,
-)
+from .freezing import ALL_BUT_NORMS, CONVOLUTIONS, CONVOLUTIONS_AND_QKV, CONVOLUTIONS_QKV_SKIPS, PROJECTIONS_AND_QKV
 from .recipe import Recipe
 
 D2O = Recipe(objectives=(Adversarial(),))

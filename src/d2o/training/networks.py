@@ -7,16 +7,16 @@ from typing import Any
 import torch
 
 from d2o import backbones
-from d2o.compute.switch import Switch
+from d2o.data.augmentation import AUGMENTATION_DIM
+from d2o.data.codec import Autoencoder, check_pixels
+from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.preconditioning import EDM, Boundary, Preconditioning
+from d2o.diffusion.families import EDM, Boundary, Preconditioning
+from d2o.kernels.switch import Switch
 from d2o.objectives import Adversarial, Consistency, Denoising, Progressive
 from d2o.objectives.distance import Lpips
 from d2o.objectives.objective import Discriminator, Networks
 from d2o.objectives.trajectory import SECOND_TIME, ReverseConsistency, Trajectory
-from d2o.pixels.augmentation import AUGMENTATION_DIM
-from d2o.pixels.codec import Autoencoder, check_pixels
-from d2o.pixels.datasets import Images
 
 from .freezing import Share, freeze
 from .recipe import Recipe, to_dict

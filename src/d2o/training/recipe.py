@@ -1,6 +1,5 @@
 """A recipe: the frozen record that a run is. It round-trips through JSON, and nothing else decides the result."""
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
@@ -10,17 +9,9 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from d2o.discriminators import DISCRIMINATORS, Convolutional, Perceptual, Projected, StyleGAN2
-from d2o.objectives import (
-    OBJECTIVES,
-    Adversarial,
-    Consistency,
-    Denoising,
-    Progressive,
-    ReverseConsistency,
-    Trajectory,
-)
+from d2o.objectives import OBJECTIVES, Adversarial, Consistency, Denoising, Progressive, ReverseConsistency, Trajectory
 from d2o.objectives.distance import DISTANCES
-from d2o.objectives.objective import RECORD, Real, Whole
+from d2o.records import RECORD, Real, Whole, nearest
 
 Objective = Annotated[
     Denoising | Adversarial | Consistency | Progressive | Trajectory | ReverseConsistency, Field(discriminator="kind")
@@ -143,12 +134,6 @@ def _enter(place: Any, name: str, path: str) -> Any:
         else []
     )
     raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}")
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """Return a hint: the known word that looks most like this one, or all of them."""
-    close = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
 
 
 def explain(error: ValidationError) -> str:

@@ -3,14 +3,15 @@
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
+from d2o.data.augmentation import Augmentation
 from d2o.discriminators import Perceptual, Projected
 from d2o.objectives import Adversarial, Denoising
 from d2o.objectives.distance import Lpips
-from d2o.pixels.augmentation import Augmentation
+from d2o.records import nearest
 
 from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE
 from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH
-from .recipe import Recipe, nearest
+from .recipe import Recipe
 
 # Networks to start from nothing with. `small` learns on two CPU cores; the others are the public EDM checkpoints'.
 DDPMPP = {"kind": "song_unet", "embedding": "positional", "encoder": "standard", "resample_filter": [1, 1]}

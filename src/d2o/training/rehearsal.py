@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from d2o import backbones
-from d2o.compute.operations import Operations
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.preconditioning import Epsilon
+from d2o.diffusion.families import Epsilon
 from d2o.discriminators import Perceptual, Projected
+from d2o.kernels.operations import Operations
 from d2o.objectives import Adversarial, Denoising, Progressive
 from d2o.objectives.distance import Lpips
 from d2o.objectives.objective import Batch, Networks

@@ -23,13 +23,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from d2o.checkpoints import native
+from d2o.data.datasets import Images
+from d2o.data.files import to_uint8, write_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Judge
 from d2o.objectives.objective import Networks
-from d2o.pixels.datasets import Images
-from d2o.pixels.files import to_uint8, write_images
 
 from .loop import Diverged, Progress, group, train
 from .recipe import Recipe

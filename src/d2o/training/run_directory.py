@@ -9,8 +9,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 import d2o
-from d2o.pixels.datasets import Images
-from d2o.pixels.files import atomic
+from d2o.data.datasets import Images
+from d2o.files import atomic
 
 from .recipe import Recipe, from_dict, to_dict
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from d2o.pixels.files import atomic
+from d2o.files import atomic
 
 from .run import Moment
 from .run_directory import flatten

@@ -8,8 +8,8 @@ from d2o.app.choice import Choice, Refresh, told
 from d2o.app.generation import check_size, in_one_call
 from d2o.app.inputs import labels_of, seeds_of
 from d2o.app.pictures import figure, png
+from d2o.data.files import grid
 from d2o.diffusion.noise import noise_for
-from d2o.pixels.files import grid
 
 MOST = 256
 

@@ -1,0 +1,1 @@
+"""Pickles read as data: a symbolic machine that imports nothing and calls nothing."""

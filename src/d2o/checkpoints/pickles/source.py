@@ -1,0 +1,80 @@
+"""A file that is read in order and never past its end, and the errors that name it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from d2o.errors import MalformedCheckpointError, UnsafeCheckpointError
+
+LONGEST_NAME = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A string of bytes (or, when `text`, of UTF-8) that was left in the file."""
+
+    start: int
+    length: int
+    text: bool = False
+
+
+class Source:
+    """The bytes `start` to `end` of an open file, read in order."""
+
+    def __init__(self, path: Path, file: BinaryIO, start: int, end: int) -> None:
+        self.path, self.file, self.position, self.end = path, file, start, end
+        file.seek(start)
+
+    def part(self, start: int, length: int) -> "Source":
+        """Return a part of the same file; reading goes on there."""
+        return Source(self.path, self.file, start, start + length)
+
+    def need(self, count: int) -> None:
+        """Raise when fewer than `count` bytes are left."""
+        if count > self.end - self.position:
+            raise MalformedCheckpointError(
+                f"{self.path} is cut short: {count:,} bytes should follow byte {self.position:,}, but only "
+                f"{self.end - self.position:,} do; fetch the file again."
+            )
+
+    def take(self, count: int) -> bytes:
+        """Return the next bytes."""
+        self.need(count)
+        self.position += count
+        content = self.file.read(count)
+        if len(content) != count:
+            raise self.malformed("it became shorter while it was read")
+        return content
+
+    def skip(self, count: int, text: bool = False) -> Span:
+        """Return where the next bytes are, without reading them."""
+        self.need(count)
+        span = Span(self.position, count, text)
+        self.position += count
+        self.file.seek(self.position)
+        return span
+
+    def number(self, count: int, signed: bool = False) -> int:
+        """Return the next bytes as a whole number."""
+        return int.from_bytes(self.take(count), "little", signed=signed)
+
+    def line(self) -> str:
+        """Return the next line, without its end."""
+        content = self.file.readline(min(LONGEST_NAME, self.end - self.position))
+        self.position += len(content)
+        if not content.endswith(b"\n"):
+            raise self.malformed("a name in it does not end")
+        return content[:-1].decode()
+
+    def malformed(self, reason: str) -> MalformedCheckpointError:
+        """Return the error to raise when the file is damaged."""
+        return MalformedCheckpointError(
+            f"{self.path} is damaged or not a checkpoint, near byte {self.position:,}: {reason}; fetch the file again."
+        )
+
+    def unsafe(self, wish: str) -> UnsafeCheckpointError:
+        """Return the error to raise when the file wants more than to be read."""
+        return UnsafeCheckpointError(
+            f"{self.path} {wish}. A checkpoint of weights has no reason to: nothing was run and nothing was loaded. "
+            f"If you trust its author, ask for the weights as a safetensors file."
+        )

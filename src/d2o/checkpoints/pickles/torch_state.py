@@ -1,0 +1,130 @@
+"""Files of torch.save (.pt, .pth, .bin; zip and legacy): the state dict in them, read as data.
+
+Whatever stands beside the weights (optimizers, arguments) is followed symbolically and ignored.
+"""
+
+import codecs
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from d2o.errors import UnsupportedCheckpointError
+
+from .machine import Node, Program, run
+from .source import Source, Span
+from .storages import MOST_PARTS, STORAGE_NAMES, Storage, attach, legacy, materialise, outside, reference, stored
+from .values import NAMES, items
+
+ZIP_START = b"PK\x03\x04"
+OTHER_KEYS = ("ema", "state_dict", "model_state_dict", "model", "net")
+"""Under which training checkpoints keep their weights, best first."""
+TENSORS = ("tensor", "parameter", "attributed")
+codecs.lookup("cp437")  # zipfile would import it only while a file is read
+LOCAL_HEADER = struct.Struct("<26xHH")
+
+
+class Content(NamedTuple):
+    """An open file of torch.save: its value, and where the storages lie that it refers to."""
+
+    source: Source
+    value: Any
+    storages: dict[Node, Storage]
+
+
+def read_state(path: Path, key: str = "ema", ghosts: bool = False) -> dict[str, Tensor]:
+    """Return the state dict of a file: the file's whole content, or what it keeps under `key` or a usual name.
+
+    With `ghosts` the tensors are on the meta device and nothing but their types and shapes is read.
+    """
+    with opened(path) as content:
+        return tensors(content, key, ghosts)
+
+
+def tensors(content: Content, key: str = "ema", ghosts: bool = False) -> dict[str, Tensor]:
+    """Return the state dict of an open file."""
+    source, value, storages = content
+    state = chosen(source.path, value, key)
+    return materialise({n: stored(source, tensor, storages) for n, tensor in state.items()}, source, ghosts)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Content]:
+    """Open a file of torch.save."""
+    with path.open("rb") as file:
+        source = Source(path, file, 0, path.stat().st_size)
+        zipped = source.take(len(ZIP_START)) == ZIP_START
+        program, storages = from_zip(source) if zipped else legacy(source, Span(0, source.end), NAMES)
+        yield Content(source, program.value, storages)
+
+
+def chosen(path: Path, value: Any, key: str) -> dict[str, Any]:
+    """Return the named tensors among a file's content."""
+    content = items(value)
+    if content is None:
+        raise UnsupportedCheckpointError(f"{path} holds no state dict: save `model.state_dict()` with torch.save.")
+    for name in (key, *OTHER_KEYS):
+        inner = items(content.get(name))
+        if inner is not None and is_state(inner):
+            return inner
+    if not is_state(content):
+        there = ", ".join(str(name)[:40] for name in list(content)[:8]) or "nothing"
+        raise UnsupportedCheckpointError(f"{path} holds no state dict of named tensors; it holds {there}.")
+    return content
+
+
+def is_state(content: dict[Any, Any]) -> bool:
+    """Return whether these are named tensors and nothing else."""
+    tensors = (isinstance(value, Node) and value.word in TENSORS for value in content.values())
+    return bool(content) and all(isinstance(name, str) for name in content) and all(tensors)
+
+
+def from_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:
+    """Read the pickle of a zip file, and where its storages lie."""
+    parts = entries(source)
+    pickles = [name for name in parts if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise UnsupportedCheckpointError(f"{source.path} is a zip file, but not one that torch.save writes.")
+    folder = pickles[0].removesuffix("data.pkl")
+    order = parts.get(f"{folder}byteorder")
+    if order is not None and source.part(order.start, order.length).take(min(order.length, 16)) != b"little":
+        raise source.malformed("it was not written on a little-endian machine")
+    inner = source.part(parts[pickles[0]].start, parts[pickles[0]].length)
+    program = run(inner, {**STORAGE_NAMES, **NAMES}, persistent=True)
+    if inner.position != inner.end:
+        raise source.malformed("something follows after the pickle's end")
+    found = {}
+    for key, dtype, count in (reference(source, node) for node in outside(program)):
+        place = parts.get(f"{folder}data/{key}")
+        if place is None or place.length != count * dtype.itemsize:
+            raise source.malformed("a storage in it is missing or not as long as it says")
+        found[key] = Storage(dtype, count, source, place, 0)
+    return program, attach(source, program, found)
+
+
+def entries(source: Source) -> dict[str, Span]:
+    """Return where the files of a zip lie; torch stores them as they are, so compression is an error."""
+    try:
+        with zipfile.ZipFile(source.file) as archive:
+            listed = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError) as error:
+        raise source.malformed(f"its zip directory is unreadable ({type(error).__name__})") from error
+    if len(listed) > MOST_PARTS or len({entry.filename for entry in listed}) != len(listed):
+        raise source.malformed("its zip directory names a file twice, or too many")
+    places = {}
+    for entry in listed:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.file_size != entry.compress_size:
+            raise source.malformed("a file within it is compressed or encrypted, which torch never does")
+        if not 0 <= entry.header_offset <= source.end - LOCAL_HEADER.size:
+            raise source.malformed("a file within it lies beyond its end")
+        header = source.part(entry.header_offset, LOCAL_HEADER.size)
+        name_length, extra_length = LOCAL_HEADER.unpack(header.take(LOCAL_HEADER.size))
+        start = entry.header_offset + LOCAL_HEADER.size + name_length + extra_length
+        if start + entry.file_size > source.end:
+            raise source.malformed("a file within it lies beyond its end")
+        places[entry.filename] = Span(start, entry.file_size)
+    return places

@@ -1,0 +1,1 @@
+"""The commands of d2o, a module each."""

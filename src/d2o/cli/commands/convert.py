@@ -1,0 +1,56 @@
+"""Turn any checkpoint that d2o reads into one safetensors file with its description inside.
+
+examples:
+  d2o convert edm-cifar10-32x32-uncond-ve.pkl teacher.safetensors
+  d2o convert d2o-cifar10.pkl student.safetensors --key net
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from d2o.checkpoints import load, save
+from d2o.checkpoints.formats import file_sha256, located
+from d2o.cli.options import Model, parse, tell
+from d2o.cli.progress import say
+from d2o.files import checked_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """The options of `d2o convert`."""
+
+    model: Model
+    """A file, a folder, or an address (https://, hf://)."""
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
+    """The file to write, OUT.safetensors."""
+    key: str = "ema"
+    """Which network of a file that holds several: ema, net."""
+    sha256: str | None = None
+    """The hash that the file must have."""
+    base: str | None = None
+    """The model that it was fine-tuned from, where the file holds only what moved since."""
+    num_heads: int | None = None
+    """Attention heads of a DiT's state dict of no published width, which does not tell them."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o convert`."""
+    options = parse(Convert, "convert", arguments, __doc__)
+    if not options.out.endswith(".safetensors"):
+        raise ValueError(f"The name {options.out} must end in .safetensors: that is what convert writes.")
+    checked_file(options.out)
+    place = located(options.model, options.sha256)
+    denoiser = load(place, key=options.key, base=options.base, num_heads=options.num_heads)
+    if not place.is_dir():
+        denoiser.provenance = {**denoiser.provenance, "sha256": file_sha256(place)}
+    save(options.out, denoiser)
+    parameters = sum(parameter.numel() for parameter in denoiser.parameters())
+    if options.json:
+        record = {"path": options.out, "parameters": parameters, "provenance": denoiser.provenance}
+        tell(record, "", as_json=True)
+    say(f"{options.out}: {parameters:,} parameters from {options.model}")

@@ -1,0 +1,90 @@
+"""Measure how far images or models are from each other. B is the reference, usually real images.
+
+examples:
+  d2o evaluate runs/one-step digits
+  d2o evaluate runs/teacher images.zip --steps 18 --features inception --images 50000 --json
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+import d2o
+from d2o.cli.options import parse, with_codec
+from d2o.cli.progress import counted
+from d2o.data.datasets import Images, open_images
+from d2o.diffusion.denoiser import Denoiser
+from d2o.metrics.report import report
+from d2o.metrics.sources import is_checkpoint
+from d2o.metrics.statistics import holds_statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """The options of `d2o evaluate`."""
+
+    a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
+    """A checkpoint, run directory, image folder, zip, .npz, .parquet, stored statistics, or `digits`."""
+    b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
+    """The reference: any of these."""
+    features: str | None = None
+    """Feature space: lite2 (EfficientNet-lite2 at 64 px, no download), inception (real FID), clip, dinov2, pixels."""
+    weights: str = "auto"
+    """File of the feature network's weights, where they are not installed."""
+    images: int = 1000
+    """Images on each side."""
+    steps: int = 1
+    """Sampling steps of A, if it is a model (18: EDM's)."""
+    reference_steps: int | None = None
+    """Sampling steps of B, if it is a model."""
+    resolution: int | None = None
+    """Bring data sets to this side, as in training; needs --resize."""
+    resize: Annotated[str | None, tyro.conf.arg(metavar="area|bilinear|lanczos|center-crop")] = None
+    """How images are brought to --resolution."""
+    channels: Literal[1, 3] | None = None
+    """Convert data sets to grey (1) or RGB (3)."""
+    batch: int = 64
+    """Images at once; it does not change the result."""
+    codec: str | None = None
+    """Folder of the autoencoder (AutoencoderKL) that decodes the images of latent models."""
+    base: str | None = None
+    """The model that A was fine-tuned from, where its file holds only what moved since."""
+    device: str = "cpu"
+    """cpu, cuda, mps."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def source(self, name: str, base: str | None = None) -> str | Images | Denoiser:
+        """Return data sets opened as asked, models with the codec that was named, and everything else by its name."""
+        asked = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
+        path = Path(name)
+        if (self.codec is not None or base is not None) and is_checkpoint(path):
+            return with_codec(d2o.load(path, device=self.device, base=base), self.codec)
+        if not any(asked.values()) or is_checkpoint(path) or holds_statistics(path):
+            return name
+        return open_images(name, **asked)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o evaluate`."""
+    options = parse(Evaluate, "evaluate", arguments, __doc__)
+    evaluation = d2o.evaluate(
+        options.source(options.a, options.base),
+        options.source(options.b),
+        features=options.features,
+        images=options.images,
+        steps=options.steps,
+        reference_steps=options.reference_steps,
+        batch_size=options.batch,
+        weights=options.weights,
+        device=options.device,
+        counted=counted,
+    )
+    if options.json:
+        print(json.dumps(evaluation.as_dict(), indent=2))
+        return
+    print(report([evaluation]))

@@ -1,0 +1,61 @@
+"""Write a one-step generator in a form that others use, and compare what was written with the model.
+
+examples:
+  d2o export runs/one-step --to onnx generator.onnx
+  d2o export runs/one-step --to diffusers folder --dtype float16
+  d2o export runs/one-step --to delta --base teacher.safetensors what-moved.safetensors
+  d2o export runs/one-step --to web page --title "Digits in one call"
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from d2o.checkpoints import export, load
+from d2o.cli.options import Model, parse, tell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The options of `d2o export`."""
+
+    model: Model
+    """A checkpoint, a run directory, or a folder of diffusers."""
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
+    """The file to write (.safetensors, .onnx, .pt2), or the folder (diffusers, web)."""
+    to: Literal["safetensors", "delta", "diffusers", "onnx", "torch", "web"]
+    """safetensors: with JSON; delta: only what moved since --base; diffusers: a pipeline's folder;
+    onnx: for onnxruntime; torch: an exported program; web: a page that makes images in the browser."""
+    base: str | None = None
+    """The model that this one was fine-tuned from, for --to delta."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """How weights are stored; all are computed with in float32."""
+    codec: str | None = None
+    """The folder of the autoencoder (AutoencoderKL of diffusers) of a latent model, for --to diffusers."""
+    runtime: str | None = None
+    """The npm package onnxruntime-web, .tgz or folder, for --to web; otherwise fetched once into D2O_CACHE."""
+    title: str | None = None
+    """The heading of the page, for --to web."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o export`."""
+    options = parse(Export, "export", arguments, __doc__)
+    base = None if options.base is None else load(options.base)
+    made = export(
+        load(options.model),
+        options.out,
+        options.to,
+        dtype=options.dtype,
+        codec=options.codec,
+        base=base,
+        runtime=options.runtime,
+        title=options.title,
+    )
+    record = {"path": str(made.path), "to": options.to, "error": made.error, "notes": list(made.notes)}
+    sentence = f"{made.path}: largest difference to the model's images, which span -1 to 1: {made.error:.1e}"
+    tell(record, "\n  ".join([sentence, *made.notes]), options.json)

@@ -1,0 +1,43 @@
+"""Turn a diffusion model into a one-step generator.
+
+examples:
+  d2o finetune --from teacher.safetensors --data images.zip --recipe d2o-f --out runs/one-step
+  d2o finetune --from DiT-XL-2-256x256.pt --codec vae --data imagenet --recipe dit-d2o-f --out runs/dit
+  torchrun --nproc_per_node 8 -m d2o finetune --from teacher.safetensors --data c10.zip --recipe cifar10-d2o-f --out c10
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+import d2o
+from d2o.cli.options import DataOptions, parse, recipe_from, with_codec
+from d2o.cli.progress import say
+from d2o.cli.training import RunOptions, follow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(DataOptions, RunOptions):
+    """The options of `d2o finetune`."""
+
+    from_: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL")]
+    """The pre-trained model: a checkpoint or a run directory."""
+    base: str | None = None
+    """The model that it was fine-tuned from, where the file holds only what moved since."""
+    recipe: str = "d2o-f"
+    """A name (see `d2o recipes`) or a .json or .yaml file."""
+    codec: str | None = None
+    """Folder of the autoencoder (AutoencoderKL) of a latent model, through which its images are judged in pixels."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o finetune`."""
+    options = parse(Finetune, "finetune", arguments, __doc__)
+    recipe = recipe_from(options.recipe, options.changes(), options.set)
+    options.check_out()
+    images = options.open()
+    teacher = with_codec(d2o.load(options.from_, base=options.base), options.codec)
+    follow(options, recipe, teacher, images, {"from": options.from_}, title=options.recipe, steps=1)
+    say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

@@ -1,0 +1,73 @@
+"""Say what a checkpoint is: its kind, network, size, origin, and what D2O-F would freeze; its weights are not read.
+
+examples:
+  d2o inspect edm-cifar10-32x32-uncond-ve.pkl
+  d2o inspect runs/one-step --json
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from d2o.checkpoints import inspect
+from d2o.cli.options import Model, parse
+from d2o.errors import printable
+from d2o.training.freezing import d2o_f, freeze
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """The options of `d2o inspect`."""
+
+    model: Model
+    """A file, a folder, or an address (https://, hf://)."""
+    key: str = "ema"
+    """Which network of a file that holds several: ema, net."""
+    sha256: str | None = None
+    """The hash that the file must have."""
+    num_heads: int | None = None
+    """Attention heads of a DiT's state dict of no published width, which does not tell them."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o inspect`."""
+    options = parse(Inspect, "inspect", arguments, __doc__)
+    found = inspect(options.model, key=options.key, sha256=options.sha256, num_heads=options.num_heads)
+    record = found.as_dict()
+    try:
+        roles = d2o_f(found.denoiser)
+        share = freeze(found.denoiser, roles)
+        record["d2o_f"] = {"roles": list(roles), "frozen": share.frozen, "total": share.total}
+        record["d2o_f"]["share"] = share.frozen / share.total
+        frozen = f"{' and '.join(roles)}: {share}"
+    except ValueError as error:
+        record["d2o_f"] = None
+        frozen = str(error)
+    print(json.dumps(record, indent=2) if options.json else table(record, frozen))
+
+
+def table(record: dict[str, Any], frozen: str) -> str:
+    """Return the record as lines for people."""
+    shape = " x ".join(map(str, record["image_shape"]))
+    rows = {
+        "kind": record["kind"],
+        "class": record["class"],
+        "images": f"{shape}, {record['num_classes'] or 'no'} classes",
+        "parameters": f"{record['parameters']:,}",
+        "d2o-f freezes": frozen,
+        "sha256": record["sha256"] or "-",
+        "configuration": settings(record["configuration"]),
+        "preconditioning": settings(record["preconditioning"]),
+        "provenance": settings(record["provenance"]),
+    }
+    return "\n".join([str(record["path"]), *(f"  {name:<16} {printable(value)}" for name, value in rows.items())])
+
+
+def settings(values: dict[str, Any]) -> str:
+    """Return a record on one line, its longest values shortened."""
+    return ", ".join(
+        f"{name} {text if len(text := str(value)) < 80 else text[:77] + '...'}" for name, value in values.items()
+    )

@@ -1,0 +1,86 @@
+"""Make images from a model.
+
+examples:
+  d2o sample runs/one-step --seeds 0-63 --out grid.png
+  d2o sample DiT-XL-2-256x256.pt --codec vae --steps 32 --out grid.png
+  d2o sample runs/teacher --seeds 0-9999 --steps 18 --class 3 --out threes.npz
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+import d2o
+from d2o.checkpoints.one_call import notice
+from d2o.cli.options import OWN_IMAGES, Model, parse, tell, with_codec
+from d2o.cli.progress import counted, say
+from d2o.data.codec import check_pixels
+from d2o.data.files import checked_images, parse_seeds, to_uint8, write_images
+from d2o.diffusion.sampling import Churn, generate, labels_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The options of `d2o sample`."""
+
+    model: Model
+    """A checkpoint or a run directory."""
+    out: str
+    """FILE.png: a grid; FILE.npz: arrays; FILE.zip or a directory: single images."""
+    seeds: str = "0-63"
+    """Image i depends on its seed only: 0-63 or 1,5,9."""
+    steps: int = 1
+    """Intervals of the sampler: 1 for one-step generators, 18 or more for diffusion models."""
+    class_: Annotated[int | None, tyro.conf.arg(name="class", metavar="K")] = None
+    """The class of all images; by default seed modulo the number of classes."""
+    sampler: Literal["heun", "euler", "renoise"] = "heun"
+    """renoise: back to noise after each step, for few-step sampling of one-step generators."""
+    middle_sigmas: tuple[float, ...] | None = None
+    """Noise levels between 80 and 0, instead of Karras's or the model's own: --sampler renoise --middle-sigmas 0.8."""
+    churn: float | None = None
+    """Amount of fresh noise for the stochastic variant."""
+    batch: int = 64
+    """Images at once; it does not change them."""
+    codec: str | None = None
+    """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
+    base: str | None = None
+    """The model that it was fine-tuned from, where the file holds only what moved since."""
+    device: str = "cpu"
+    """cpu, cuda, mps."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o sample`."""
+    options = parse(Sample, "sample", arguments, __doc__)
+    seeds = parse_seeds(options.seeds)
+    checked_images(options.out)
+    denoiser = with_codec(d2o.load(options.model, device=options.device, base=options.base), options.codec)
+    check_pixels(denoiser)
+    classes = labels_for(seeds, denoiser.num_classes, options.class_)
+    labels = None if classes is None else classes.tolist()
+    if options.steps == 1 and not options.middle_sigmas and (told := notice(denoiser, OWN_IMAGES)):
+        say(told)
+    churn = None if options.churn is None else Churn(options.churn)
+    batches = generate(
+        denoiser,
+        seeds,
+        steps=options.steps,
+        label=labels,
+        sampler=options.sampler,
+        churn=churn,
+        middle_sigmas=options.middle_sigmas,
+        batch_size=options.batch,
+    )
+    began = time.monotonic()
+    levels = counted((to_uint8(images) for images in batches), len(seeds), options.out)
+    write_images(options.out, levels, seeds, labels)
+    seconds = time.monotonic() - began
+    if options.json:
+        record = {"path": options.out, "images": len(seeds), "seconds": round(seconds, 3), "steps": options.steps}
+        tell({**record, "model": options.model, "seeds": options.seeds}, "", as_json=True)
+    say(f"{options.out}: {len(seeds):,} images in {seconds:.1f} s ({len(seeds) / seconds:,.0f}/s)")

@@ -1,0 +1,76 @@
+"""Make images for others over HTTP: one endpoint, documented at its own address.
+
+examples:
+  d2o serve runs/one-step
+  d2o serve runs/one-step --port 9000 --batch 32 --max-seeds 16
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import d2o
+from d2o.checkpoints.one_call import notice
+from d2o.cli.options import OWN_IMAGES, Model, parse, with_codec
+from d2o.cli.progress import say
+from d2o.data.codec import check_pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """The options of `d2o serve`."""
+
+    model: Model
+    """A checkpoint or a run directory."""
+    host: str = "127.0.0.1"
+    """The address to listen on; by default this machine alone can reach it."""
+    port: int = 8000
+    """The port to listen on; 0: any free one."""
+    steps: int = 1
+    """Intervals of the sampler: 1 for one-step generators, 18 or more for diffusion models."""
+    batch: int = 16
+    """Images that are made together, of whichever requests."""
+    max_seeds: int = 64
+    """Images of one request."""
+    max_queue: int = 1024
+    """Images that wait, of all requests together."""
+    max_body: int = 65_536
+    """Bytes of a request's body."""
+    timeout: float = 60.0
+    """Seconds from a request to its images; and for those in progress when the server stops."""
+    codec: str | None = None
+    """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
+    device: str = "cpu"
+    """cpu, cuda, mps."""
+
+    def check(self) -> None:
+        """Raise a ValueError for numbers that no server can have."""
+        for name in ("steps", "batch", "max_seeds", "max_queue", "max_body", "timeout"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}: it must be above 0.")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `d2o serve`."""
+    options = parse(Serve, "serve", arguments, __doc__)
+    options.check()
+    try:
+        from d2o.server.application import application
+        from d2o.server.question import Limits
+        from d2o.server.server import serve
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Serving needs {error.name}: pip install -e '.[serve]' in d2o's folder.") from error
+    denoiser = with_codec(d2o.load(options.model, device=options.device), options.codec)
+    check_pixels(denoiser)
+    if options.steps == 1 and (told := notice(denoiser, OWN_IMAGES)):
+        say(told)
+    limits = Limits(options.max_seeds, options.max_queue, options.max_body, options.timeout)
+    name = Path(options.model).name or "model"  # where it lies is nobody else's business
+    made = application(denoiser.eval(), name, steps=options.steps, batch=options.batch, limits=limits)
+
+    def ready(address: str) -> None:
+        say(f"Serving {options.model} at {address} (Ctrl-C stops)")
+
+    serve(made, options.host, options.port, ready=ready, grace=max(1, round(options.timeout)))
+    say("Stopped.")

@@ -1,0 +1,211 @@
+"""Images for training and measuring: an endless shuffled stream of batches that is a function of (seed, start)."""
+
+import hashlib
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .decoding import Decoder, decoder, header, open_image
+from .files import to_float
+from .sources import Source, find
+
+CHECKED = 2_000  # headers that are read at opening
+FINGERPRINTED = 64  # images whose pixels tell a data set from others
+MOST_CLASSES = 1 << 20  # a larger label is not a class number
+
+
+class Batch(NamedTuple):
+    """A batch of the stream: images [n, C, H, W] in [-1, 1], classes [n] or None, and places in the stream [n].
+
+    `index` counts the images of the whole stream from 0, so that random numbers can be a function of (seed, index).
+    """
+
+    x0: Tensor
+    label: Tensor | None
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  (hides tuple.index, which a batch never needs)
+
+
+class Numbered(Batch):
+    """A batch that also tells each image's `number` [n] in the data set, so that what is known of it is remembered."""
+
+    number: Tensor
+
+
+class Cache:
+    """Decoded images, kept in memory for as many of the first images as fit."""
+
+    def __init__(self, decode: Decoder, limit: int):
+        channels, height, width = decode.shape
+        fitting = min(len(decode.source.names), limit // (channels * height * width))
+        self.decode, self.shape = decode, (height, width, channels)
+        self.pixels = np.empty((fitting, *self.shape), np.uint8)  # takes memory only where it is written
+        self.known = np.zeros(fitting, bool)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Return uint8 [n, H, W, C], decoding what is not known yet; threads may share it."""
+        cached = indices < len(self.known)
+        for index in np.unique(indices[cached]):
+            if not self.known[index]:
+                self.pixels[index] = self.decode(int(index))
+                self.known[index] = True
+        if cached.all():
+            return self.pixels[indices]
+        images = np.empty((len(indices), *self.shape), np.uint8)
+        images[cached] = self.pixels[indices[cached]]
+        for place in np.flatnonzero(~cached):
+            images[place] = self.decode(int(indices[place]))
+        return images
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set of images of one shape (C, H, W), decoded when they are needed.
+
+    `labels` are int64 [N] or None; `num_classes` is 0 without labels, and stays that of the whole set in a subset.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    labels: np.ndarray | None = field(repr=False)
+    num_classes: int
+    order: np.ndarray = field(repr=False)  # which images of the cache are ours
+    cache: Cache = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of count, shape, all labels, and the prepared pixels of 64 images from the first to the last.
+
+        Neither name nor container is in it: the same images elsewhere are the same data. Of more than 64 images it is
+        cheap and no proof: what lies between is not looked at.
+        """
+        found = hashlib.sha256(repr((len(self), *map(int, self.shape), self.labels is None)).encode())
+        if self.labels is not None:
+            found.update(self.labels.astype("<i8").tobytes())
+        for index in np.unique(np.linspace(0, len(self) - 1, FINGERPRINTED).round().astype(np.int64)):
+            found.update(self.cache.decode(int(self.order[index])).tobytes())  # the cache would spread in memory
+        return found.hexdigest()
+
+    def pixels(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return images as uint8 [n, H, W, C]."""
+        return self.cache.read(self.order[np.asarray(indices, np.int64)])
+
+    def batches(
+        self, batch_size: int, *, seed: int = 0, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """Yield shuffled batches without end; the same `seed` and `start` (in images) give the same images.
+
+        Every epoch is a fresh permutation; a batch may run over into the next epoch. Of each batch of `batch_size`
+        process `rank` of `world` gets its share. Raises ValueError when the batch cannot be shared evenly.
+        """
+        if batch_size < 1 or start < 0 or not 0 <= seed < 2**64 or not 0 <= rank < world:
+            raise ValueError(
+                "The stream of batches needs batch_size >= 1, start >= 0, 0 <= seed < 2^64 and 0 <= rank < world, "
+                f"not {batch_size}, {start}, {seed}, {rank} and {world}."
+            )
+        if batch_size % world:
+            raise ValueError(f"A batch of {batch_size} cannot be shared by {world} processes; take a multiple.")
+        return self._batches(batch_size // world, seed, start + rank * (batch_size // world), batch_size)
+
+    def _batches(self, share: int, seed: int, start: int, step: int) -> Iterator[Batch]:
+        while True:
+            index = np.arange(start, start + share)
+            epochs, places = np.divmod(index, len(self))
+            chosen = np.empty_like(index)
+            for epoch in np.unique(epochs):
+                here = epochs == epoch
+                chosen[here] = _permutation(len(self), seed, int(epoch))[places[here]]
+            label = None if self.labels is None else torch.from_numpy(self.labels[chosen])
+            batch = Numbered(to_float(self.pixels(chosen)), label, torch.from_numpy(index))
+            batch.number = torch.from_numpy(chosen)
+            yield batch
+            start += step
+
+    def stream(self, batch_size: int, limit: int | None = None, seed: int | None = None) -> Iterator[np.ndarray]:
+        """Yield uint8 batches [n, H, W, C], each image once, in order or shuffled by `seed`; at most `limit` images."""
+        order = np.arange(len(self)) if seed is None else _permutation(len(self), seed, 0)
+        order = order[:limit]
+        for start in range(0, len(order), batch_size):
+            yield self.pixels(order[start : start + batch_size])
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "Images":
+        """Return the images at `indices` as a data set of its own, which shares the decoded images with this one."""
+        indices = np.asarray(indices, np.int64)
+        if not len(indices) or indices.min() < 0 or indices.max() >= len(self):
+            raise ValueError(f"A subset of {self.name} needs at least one index, all from 0 to {len(self) - 1}.")
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, labels=labels, order=self.order[indices])
+
+    def split(self, count: int, seed: int = 0) -> tuple["Images", "Images"]:
+        """Return two random parts without common images: `count` images, and the rest."""
+        if not 0 < count < len(self):
+            raise ValueError(f"{self.name} has {len(self)} images and cannot be split at {count}.")
+        order = _permutation(len(self), seed, 0)
+        return self.subset(np.sort(order[:count])), self.subset(np.sort(order[count:]))
+
+
+@lru_cache(maxsize=4)
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    order = np.random.Generator(np.random.Philox(key=(seed << 64) + epoch)).permutation(count)
+    order.setflags(write=False)
+    return order
+
+
+def open_images(
+    source: str | Path,
+    *,
+    resolution: int | None = None,
+    resize: str | None = None,
+    labels: str = "auto",
+    channels: int | None = None,
+    num_classes: int | None = None,
+    cache_bytes: int = 4 << 30,
+) -> Images:
+    """Open a data set: the built-in `digits`, an EDM zip, a folder, an .npz file or Hugging Face parquet files.
+
+    `resize` (area, bilinear, lanczos, center-crop) brings the images to `resolution`; `channels` makes them all grey
+    (1) or colour (3). `labels` is "auto", "none", or the name of the array or column that holds them; `num_classes` is
+    one more than the largest label unless given. Up to `cache_bytes` of decoded images are kept in memory.
+    Raises ValueError, naming the file and the remedy, for whatever does not fit.
+    """
+    found = find(source, labels)
+    decode = decoder(found, resolution, resize, channels)
+    for index in np.unique(np.linspace(0, len(found.names) - 1, CHECKED).round().astype(int)):
+        with open_image(found, int(index)) as image:
+            decode.check(header(found, int(index), image))
+    classes = _checked(found, num_classes)
+    largest = 0 if classes is None else int(classes.max()) + 1
+    return Images(
+        name=Path(found.path).stem,
+        shape=decode.shape,
+        labels=classes,
+        num_classes=0 if classes is None else num_classes or largest,
+        order=np.arange(len(found.names)),
+        cache=Cache(decode, cache_bytes),
+    )
+
+
+def _checked(source: Source, num_classes: int | None) -> np.ndarray | None:
+    """Return the labels as int64 [N]; raises ValueError unless each image has a class number in range."""
+    if source.labels is None:
+        if num_classes:
+            raise ValueError(f"{source.path} has no labels, but {num_classes} classes are asked for; add labels to it.")
+        return None
+    if len(source.labels) != len(source.names):
+        raise ValueError(f"{source.path} has {len(source.names)} images but {len(source.labels)} labels; repair it.")
+    limit = num_classes or MOST_CLASSES
+    for index, label in enumerate(source.labels):
+        if isinstance(label, bool | np.bool_) or not hasattr(label, "__index__"):
+            raise ValueError(f"{source.image(index)} has the label {label!r}, not an integer; add --labels none.")
+        if not 0 <= operator.index(label) < limit:
+            raise ValueError(f"{source.image(index)} has the label {label}, not one from 0 to {limit - 1}; correct it.")
+    return np.array(source.labels, np.int64)

@@ -1,0 +1,187 @@
+"""Images as files: seeds in, float to uint8 by one rounding rule, and grids, arrays, folders and zips out.
+
+uint8 images are always numpy arrays [N, H, W, C]; float images are always tensors [N, C, H, W] in [-1, 1].
+"""
+
+import json
+import math
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2o.files import atomic, checked_file, checked_folder
+from d2o.pages import encode_image
+
+MAX_SEED = 2**63 - 1  # what a signed 64-bit tensor can hold
+MAX_SEEDS = 10_000_000  # a longer list is a typing error
+GRID_SIDE = 64  # an image of a grid is enlarged until it is about this wide
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read seeds such as "0-63" or "1,5,9-12" (both ends included), in the order written.
+
+    Raises ValueError for anything else, for a range that runs backwards and for a seed that is named twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,19})\s*(?:-\s*([0-9]{1,19})\s*)?", part)
+        if match is None:
+            raise ValueError(f"--seeds {text!r}: {part.strip()!r} is not a seed; write for example 0-63 or 1,5,9-12.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"--seeds {text!r}: {part.strip()!r} runs backwards; write {last}-{first}.")
+        if last > MAX_SEED:
+            raise ValueError(f"--seeds {text!r}: {last} is too large; the largest seed is {MAX_SEED}.")
+        if len(seeds) + last - first >= MAX_SEEDS:
+            raise ValueError(f"--seeds {text!r} names more than {MAX_SEEDS:,} seeds; split it into several calls.")
+        seeds.extend(range(first, last + 1))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {text!r} repeats seed {Counter(seeds).most_common(1)[0][0]}; name it once.")
+    return seeds
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Turn images [N, C, H, W] in [-1, 1] into uint8 [N, H, W, C]: clamped, halves rounded away from zero.
+
+    Raises ValueError when a value is not a number.
+    """
+    images = images.detach().float()
+    if images.isnan().any():
+        raise ValueError("The images hold values that are not numbers (NaN); check the weights they were made with.")
+    levels = ((images + 1) * 127.5).clamp(0, 255).add(0.5).floor().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def to_float(images: np.ndarray) -> Tensor:
+    """Turn uint8 images [N, H, W, C] into float32 [N, C, H, W] in [-1, 1]; `to_uint8` undoes it exactly."""
+    assert images.dtype == np.uint8 and images.ndim == 4, (images.dtype, images.shape)
+    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
+    return torch.from_numpy(channels_first).div_(127.5).sub_(1)
+
+
+def grid(images: np.ndarray, columns: int | None = None, scale: int | None = None, gap: int = 2) -> np.ndarray:
+    """Lay uint8 images [N, H, W, C] out in rows on white: uint8 [H, W, C].
+
+    `columns` is the nearest to a square by default; `scale` enlarges by repeating pixels, by default so far that small
+    images can be seen; `gap` is in pixels of the result, between images and around them.
+    """
+    assert images.dtype == np.uint8 and images.ndim == 4 and len(images), (images.dtype, images.shape)
+    count, height, width, channels = images.shape
+    scale = scale or max(1, GRID_SIDE // max(height, width))
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    rows = math.ceil(count / columns)
+    height, width = height * scale + gap, width * scale + gap
+    canvas = np.full((rows * height + gap, columns * width + gap, channels), 255, np.uint8)
+    for i, image in enumerate(images.repeat(scale, axis=1).repeat(scale, axis=2)):
+        top, left = i // columns * height + gap, i % columns * width + gap
+        canvas[top : top + height - gap, left : left + width - gap] = image
+    return canvas
+
+
+def checked_images(path: str | Path) -> Path:
+    """Return a path that images can be written to in the form that its name asks for; raises ValueError otherwise."""
+    folder = Path(path).is_dir() or not Path(path).suffix
+    (checked_folder if folder else checked_file)(path)
+    path = Path(path)
+    if not folder and path.suffix.lower() not in WRITERS:
+        raise ValueError(f"Cannot write images to {path}: its name must end in .png, .npz or .zip, or be a folder's.")
+    if path.is_dir() and (not path.name or any(path.iterdir())):
+        raise ValueError(
+            f"The folder {path} is in use or not empty; name a new one, so that old and new images do not mix."
+        )
+    return path
+
+
+def write_images(
+    path: str | Path,
+    batches: Iterable[np.ndarray],
+    seeds: Sequence[int] | None = None,
+    labels: Sequence[int] | None = None,
+) -> Path:
+    """Write uint8 batches [n, H, W, C] atomically, in the form that the name of `path` asks for.
+
+    `x.png` is a grid; `x.npz` holds the arrays `images`, `seeds` and `labels`; `x.zip` is a data set in EDM's layout; a
+    name without suffix becomes a folder with one PNG per seed, and EDM's dataset.json when there are labels.
+    `seeds` (default 0, 1, 2, ...) and `labels` have one entry per image. Returns `path`.
+    Raises ValueError for other suffixes, for lists that do not fit the images, for a folder that is not empty, and,
+    before the first batch is asked for, where nothing can be written.
+    """
+    path = checked_images(path)
+    write = WRITERS[path.suffix.lower() if not path.is_dir() else ""]
+    with atomic(path) as temporary:
+        write(temporary, _numbered(path, batches, seeds, labels))
+    return path
+
+
+Numbered = Iterator[tuple[np.ndarray, int, int | None]]  # one image [H, W, C], its seed, its label
+
+
+def _numbered(
+    path: Path, batches: Iterable[np.ndarray], seeds: Sequence[int] | None, labels: Sequence[int] | None
+) -> Numbered:
+    count = 0
+    for batch in batches:
+        assert batch.dtype == np.uint8 and batch.ndim == 4, (batch.dtype, batch.shape)
+        for image in batch:
+            if any(given is not None and count >= len(given) for given in (seeds, labels)):
+                raise ValueError(f"Cannot write {path}: there are more images than seeds or labels.")
+            seed = count if seeds is None else int(seeds[count])
+            yield image, seed, None if labels is None else int(labels[count])
+            count += 1
+    if not count:
+        raise ValueError(f"Cannot write {path}: there are no images.")
+    if any(given is not None and count != len(given) for given in (seeds, labels)):
+        raise ValueError(f"Cannot write {path}: there are fewer images ({count}) than seeds or labels.")
+
+
+def _listing(labels: dict[str, int | None]) -> str:
+    entries = None if None in labels.values() else [[name, label] for name, label in labels.items()]
+    return json.dumps({"labels": entries})
+
+
+def _write_grid(path: Path, images: Numbered) -> None:
+    path.write_bytes(encode_image(grid(np.stack([image for image, _, _ in images]))))
+
+
+def _write_arrays(path: Path, images: Numbered) -> None:
+    pixels, seeds, labels = zip(*images, strict=True)
+    arrays = {"images": np.stack(pixels), "seeds": np.array(seeds, np.int64)}
+    if None not in labels:
+        arrays["labels"] = np.array(labels, np.int64)
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _write_zip(path: Path, images: Numbered) -> None:
+    labels: dict[str, int | None] = {}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for image, seed, label in images:
+            name = f"{seed // 1000:05d}/img{seed:08d}.png"
+            archive.writestr(name, encode_image(image))
+            labels[name] = label
+        archive.writestr("dataset.json", _listing(labels))
+
+
+def _write_folder(path: Path, images: Numbered) -> None:
+    labels: dict[str, int | None] = {}
+    path.mkdir()
+    for image, seed, label in images:
+        name = f"{seed:06d}.png"
+        (path / name).write_bytes(encode_image(image))
+        labels[name] = label
+    if None not in labels.values():
+        (path / "dataset.json").write_text(_listing(labels))
+
+
+WRITERS: dict[str, Callable[[Path, Numbered], None]] = {
+    ".png": _write_grid,
+    ".npz": _write_arrays,
+    ".zip": _write_zip,
+    "": _write_folder,
+}

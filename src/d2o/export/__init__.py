@@ -1,0 +1,100 @@
+"""One-step generators for the world outside: safetensors with JSON, diffusers, ONNX, torch programs, web pages."""
+
+import os
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from d2o.checkpoints.one_call import notice
+from d2o.diffusion.denoiser import Denoiser
+from d2o.errors import CheckpointError
+from d2o.files import atomic, checked_file, checked_folder
+
+from . import pipelines, plain, programs, web
+from .one_step import DTYPES
+from .options import Options
+
+
+class Format(NamedTuple):
+    """A form of export: its writer, and how its file's name ends; a folder's has no ending."""
+
+    write: Callable[[Denoiser, Path, Options], tuple[float, tuple[str, ...]]]
+    suffix: str
+
+
+FORMATS = {
+    "safetensors": Format(plain.write, ".safetensors"),
+    "diffusers": Format(pipelines.write, ""),
+    "onnx": Format(programs.write_onnx, ".onnx"),
+    "torch": Format(programs.write_torch, ".pt2"),
+    "web": Format(web.write, ""),
+}
+DELTA = "delta"
+"""One form more, which needs a base: a safetensors file of what has moved."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. `error` is the largest difference to the denoiser's images, which span -1 to 1."""
+
+    path: Path
+    error: float
+    notes: tuple[str, ...]
+
+
+def export(
+    denoiser: Denoiser,
+    path: str | os.PathLike,
+    to: str,
+    *,
+    dtype: str = "float32",
+    codec: str | None = None,
+    base: Denoiser | None = None,
+    runtime: str | None = None,
+    title: str | None = None,
+) -> Exported:
+    """Write a denoiser as a one-step generator, load what was written, and compare its images with the denoiser's.
+
+    `to` is one of FORMATS, or `delta` for what has moved since `base`. `dtype` is how weights are stored; all are
+    computed with in float32. `codec` is the folder of the autoencoder that a diffusers folder of a latent model should
+    hold. `runtime` is the npm package onnxruntime-web (.tgz or folder) of a web page, fetched when not given, and
+    `title` its heading.
+    """
+    asked, path = os.fspath(path), Path(path)
+    if to not in (*FORMATS, DELTA):
+        raise CheckpointError(f"There is no export to {to!r}; there are {', '.join((*FORMATS, DELTA))}.")
+    if (base is None) == (to == DELTA):
+        raise CheckpointError("An export to delta, and no other, needs the base that the model was fine-tuned from.")
+    if dtype not in DTYPES:
+        raise CheckpointError(f"Weights cannot be stored as {dtype!r}; there are {', '.join(DTYPES)}.")
+    if denoiser.middle_sigmas and to not in ("safetensors", DELTA):
+        raise CheckpointError(
+            f"This generator makes images in {1 + len(denoiser.middle_sigmas)} steps, and an export to {to} holds one "
+            f"step: export it to safetensors."
+        )
+    form = FORMATS[to] if base is None else Format(partial(plain.write_delta, base=base), ".safetensors")
+    if (
+        path.suffix
+        and path.suffix != form.suffix
+        and path.suffix in [other.suffix for name, other in FORMATS.items() if name != to]
+    ):
+        raise CheckpointError(
+            f"The name {path} is one of another form than {to}: end it in {form.suffix or 'no suffix'}."
+        )
+    if not form.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CheckpointError(f"{path} exists already: name a new folder.")
+    (checked_file if form.suffix else checked_folder)(asked)
+    alone = deepcopy(denoiser).cpu().float().eval()
+    with atomic(path) as temporary:
+        error, notes = form.write(alone, temporary, Options(dtype, codec, runtime, title))
+    if to == "safetensors":
+        notes = (*notes, f"and beside it in {plain.write_description(alone, path).name}")
+    elif to != DELTA and (told := notice(denoiser)):
+        notes = (*notes, told)
+    return Exported(path, error, notes)
+
+
+__all__ = ["FORMATS", "Exported", "export"]

@@ -1,0 +1,103 @@
+"""A denoiser as what users run: one module from unit noise to an image, and how far a copy of it is from the original.
+
+The noise level is fixed, so the four coefficients of preconditioning are four numbers.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.noise import noise_for
+from d2o.diffusion.sampling import sample
+from d2o.errors import CheckpointError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""How numbers may be stored. Whatever they are stored as, they are computed with in float32."""
+TRIALS = 4
+"""Images by which a copy is compared with the original."""
+
+
+class OneStep(nn.Module):
+    """G(noise, label) -> image: the denoiser at its `sigma_max`, for unit normal noise [N,C,H,W]."""
+
+    identity: Tensor
+    output: Tensor
+    scale: Tensor
+    time: Tensor
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.backbone = denoiser.backbone
+        self.has_classes = denoiser.num_classes > 0
+        for name, number in numbers(denoiser).items():
+            self.register_buffer(name, torch.tensor(number, dtype=torch.float32))
+
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return images [N,C,H,W]; weights that are stored in half precision are widened first."""
+        tensors = {name: tensor.float() for name, tensor in self.backbone.state_dict(keep_vars=True).items()}
+        given = (self.scale * noise, self.time.expand(noise.shape[0]), label if self.has_classes else None)
+        return self.identity * noise + self.output * functional_call(self.backbone, tensors, given)
+
+
+def numbers(denoiser: Denoiser) -> dict[str, float]:
+    """Return the numbers of one step: G(z) = identity * z + output * network(scale * z, time)."""
+    sigma = denoiser.sigma_max
+    skip, output, scale, time = (c.item() for c in denoiser.preconditioning(torch.tensor(sigma, dtype=torch.float64)))
+    return {"identity": skip * sigma, "output": output, "scale": scale * sigma, "time": time}
+
+
+def trial(denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:
+    """Return unit noise and labels to compare with, the same ones each time."""
+    classes = denoiser.num_classes
+    label = torch.arange(TRIALS) * 37 % classes if classes else None
+    return noise_for(range(TRIALS), denoiser.image_shape), label
+
+
+def one_step(denoiser: Denoiser, noise: Tensor, label: Tensor | None) -> Tensor:
+    """Return what the denoiser makes of unit noise in one step."""
+    return sample(lambda x, sigma: denoiser(x, sigma, label), noise, (denoiser.sigma_max, 0.0))
+
+
+@torch.no_grad()
+def difference(denoiser: Denoiser, copy: Callable[[Tensor, Tensor | None], Tensor]) -> float:
+    """Return the largest difference between the images of the denoiser and of a copy, which span -1 to 1."""
+    given = trial(denoiser)
+    return (copy(*given).float() - one_step(denoiser, *given)).abs().max().item()
+
+
+def rounded(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Return the tensors stored as `dtype`; one that does not fit is a CheckpointError."""
+    small = {
+        name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+    for name, tensor in small.items():
+        if not bool(tensor.isfinite().all()) and bool(tensors[name].isfinite().all()):
+            raise CheckpointError(f"{name} holds numbers too large for {dtype}: use --dtype bfloat16 or float32.")
+    return small
+
+
+def store(module: nn.Module, dtype: str) -> nn.Module:
+    """Change how the numbers of a module are stored, in place."""
+    small: dict[str, Any] = rounded(dict(module.state_dict()), dtype)
+    module.load_state_dict(small, assign=True)
+    return module
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence libraries whose words are about their own inside."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

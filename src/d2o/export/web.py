@@ -1,0 +1,46 @@
+"""One-step generators as a web page: a folder for any static server, which needs nobody else."""
+
+import json
+import shutil
+from pathlib import Path
+
+import d2o
+from d2o.diffusion.denoiser import Denoiser
+from d2o.errors import CheckpointError
+
+from .options import Options
+from .programs import write_onnx
+from .runtime import runtime_files
+
+PAGE = ("index.html", "page.js", "generator.js", "noise.js")
+
+
+def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
+    """Write page, ONNX model and runtime into a folder; return how far the model's images are, and notes."""
+    if denoiser.codec is not None or denoiser.image_shape[0] not in (1, 3):
+        raise CheckpointError(
+            "A web page shows models of pixels, grey or RGB; this one makes latent images. Use --to onnx or diffusers."
+        )
+    version, files = runtime_files(options.runtime)
+    path.mkdir()
+    error, _ = write_onnx(denoiser, path / "model.onnx", options)
+    facts = {
+        "title": options.title or "One call an image",
+        "image_shape": list(denoiser.image_shape),
+        "num_classes": denoiser.num_classes,
+        "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
+        "sigma": denoiser.sigma_max,
+        "d2o": d2o.__version__,
+        "onnxruntime-web": version,
+    }
+    (path / "model.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (path / "runtime").mkdir()
+    for name, content in files.items():
+        (path / "runtime" / name).write_bytes(content)
+    for name in PAGE:
+        shutil.copyfile(Path(__file__).parent / "page" / name, path / name)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return error, (
+        f"{size / 1e6:.1f} MB; any static server serves it, for example `python -m http.server` within it",
+        f"onnxruntime-web {version} (MIT licence) stands in its runtime folder",
+    )

@@ -1,0 +1,174 @@
+"""The endpoint as a Starlette application: /images, and /health and /metrics for those who watch over it."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+import d2o
+from d2o.data.files import to_uint8
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.sampling import generate
+
+from .batching import Batches, Full
+from .measures import MEDIA_TYPE, Measures
+from .origin import another_site
+from .pictures import FORMATS
+from .question import KEYS, Limits, Refused, question
+
+USAGE = """d2o {version} serves {name}: images of {width}x{height} pixels, {classes}.
+
+GET  /images?seeds=0-7&class=3&format=png
+POST /images   {{"seeds": [0, 1, 7], "class": [3, 3, 5], "format": "npy"}}
+
+seeds   a number, "0-7" or "1,5,9", in JSON also a list; at most {seeds}. An image depends on its seed and class only.
+class   a number, in JSON also a list of one a seed; left out: seed modulo the number of classes.
+format  png or webp: one image, or a grid of several, row by row; npy: uint8 [N, {height}, {width}, {channels}].
+
+GET /health    JSON; GET /metrics    for Prometheus.
+Wrong requests are answered with 4xx and {{"error": "one sentence"}}; 503 means too much to do: try again later.
+"""
+
+
+def application(
+    denoiser: Denoiser, name: str, *, steps: int = 1, batch: int = 16, limits: Limits | None = None
+) -> Starlette:
+    """Return the application that makes images of a denoiser, `steps` intervals each, up to `batch` at a time."""
+    limits = limits or Limits()
+    channels, height, width = denoiser.pixel_shape
+    facts = {
+        "model": name,
+        "image_shape": [channels, height, width],
+        "num_classes": denoiser.num_classes,
+        "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
+        "steps": steps,
+        "d2o": d2o.__version__,
+    }
+
+    def make(seeds: Any, labels: Any) -> Any:
+        (images,) = generate(denoiser, seeds, steps=steps, label=labels, batch_size=len(seeds))
+        return to_uint8(images)
+
+    measures = Measures(lambda: len(batches.waiting))
+    batches = Batches(make, batch, limits.queue, measures.made)
+
+    async def images(request: Request) -> Response:
+        asked = dict(request.query_params) if request.method != "POST" else await body(request, limits)
+        if request.method != "POST" and len(asked) < len(request.query_params.multi_items()):
+            raise Refused(400, f"Name each of {', '.join(KEYS)} once.")
+        wanted = question(asked, denoiser.num_classes, limits)
+        try:
+            pixels = await asyncio.wait_for(batches.images(wanted.seeds, wanted.labels), limits.seconds)
+        except Full:
+            raise Refused(503, "Too many images are waited for already: try again later.") from None
+        except TimeoutError:
+            raise Refused(504, f"The images were not ready within {limits.seconds:g} s: ask for fewer.") from None
+        form = FORMATS[wanted.format]
+        content = await asyncio.to_thread(form.encode, pixels)
+        return Response(content, media_type=form.media_type)
+
+    async def health(_: Request) -> Response:
+        alive = not working[0].done()
+        return JSONResponse({"status": "ok" if alive else "failed", **facts}, 200 if alive else 500)
+
+    async def usage(_: Request) -> Response:
+        classes = f"{denoiser.num_classes} classes" if denoiser.num_classes else "without classes"
+        sizes = {"width": width, "height": height, "channels": channels, "seeds": limits.seeds}
+        return PlainTextResponse(USAGE.format(version=d2o.__version__, name=name, classes=classes, **sizes))
+
+    working: list[asyncio.Task] = []
+
+    @asynccontextmanager
+    async def alive(_: Starlette) -> AsyncIterator[None]:
+        working.append(asyncio.create_task(batches.work()))
+        yield
+        working[0].cancel()
+        with suppress(asyncio.CancelledError):
+            await working[0]
+
+    routes = [
+        Route("/", counted(usage, measures)),
+        Route("/images", counted(images, measures), methods=["GET", "POST"]),
+        Route("/health", health),
+        Route("/metrics", lambda _: Response(measures.text(), media_type=MEDIA_TYPE)),
+    ]
+    return Starlette(routes=routes, lifespan=alive, exception_handlers={HTTPException: plain, Exception: broken})
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def counted(handler: Handler, measures: Measures) -> Handler:
+    """Return a handler whose refusals are answered as JSON, and whose answers and times are counted."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            if another_site(request.headers.get("host", ""), request.headers.get("origin")):
+                raise Refused(403, "A page of another web site sent this request.")
+            with measures.request.time():
+                response = await handler(request)
+        except Refused as refusal:
+            response = error(refusal.status, str(refusal))
+        except ClientDisconnect:
+            response = error(400, "The request broke off.")
+        except Exception:
+            measures.requests.labels(500).inc()
+            raise
+        measures.requests.labels(response.status_code).inc()
+        return response
+
+    return answer
+
+
+async def body(request: Request, limits: Limits) -> dict[str, Any]:
+    """Return the JSON object of a request's body; Refused when it is too long, too slow or none."""
+    if request.query_params:
+        raise Refused(400, "A POST says all in its JSON body: leave the address's ?... out.")
+
+    async def read() -> bytes:
+        content = b""
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > limits.body:
+                raise Refused(413, f"The body is longer than {limits.body} bytes.")
+        return content
+
+    try:
+        asked = json.loads(await asyncio.wait_for(read(), limits.seconds))
+    except TimeoutError:
+        raise Refused(408, f"The body did not come within {limits.seconds:g} s.") from None
+    except (ValueError, RecursionError) as problem:
+        if isinstance(problem, Refused):
+            raise
+        raise Refused(400, f'The body is not JSON such as {{"seeds": [0, 1]}}: {str(problem)[:100]}.') from None
+    if not isinstance(asked, dict):
+        raise Refused(400, 'The body is not a JSON object such as {"seeds": [0, 1]}.')
+    return asked
+
+
+def error(status: int, sentence: str) -> JSONResponse:
+    """Return an answer that says what is wrong."""
+    return JSONResponse({"error": sentence}, status, headers={"Retry-After": "1"} if status == 503 else None)
+
+
+async def plain(_: Request, problem: Exception) -> Response:
+    """Answer what the framework refuses (unknown path, wrong method) in the same form."""
+    assert isinstance(problem, HTTPException)
+    known = {404: "There is nothing here: see / for what there is.", 405: "This address takes GET, /images also POST."}
+    return JSONResponse(
+        {"error": known.get(problem.status_code, problem.detail)}, problem.status_code, headers=problem.headers
+    )
+
+
+async def broken(_: Request, problem: Exception) -> Response:
+    """Answer a failure of the network in one sentence; the rest is for the log."""
+    logging.getLogger("d2o").error("Making images failed: %s: %s", type(problem).__name__, problem)
+    return error(500, "Making the images failed; the server's log says why.")

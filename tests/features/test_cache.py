@@ -1,0 +1,83 @@
+"""A memory gives what the network would give, and asks it once an image."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from d2o.features.cache import CHUNK, Memory
+from d2o.features.pyramid import Pyramid
+
+
+def images(numbers: list[int]) -> Tensor:
+    return torch.stack([torch.full((1, 4, 4), float(number)) for number in numbers])
+
+
+class Look:
+    """Two maps of an image, and a count of the images looked at."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+        self.sizes: set[int] = set()
+
+    def __call__(self, batch: Tensor) -> list[Tensor]:
+        self.sizes.add(len(batch))
+        self.seen += sorted(set(batch[:, 0, 0, 0].tolist()))
+        return [batch.expand(-1, 3, -1, -1) + 0.5, batch[:, :, ::2, ::2] * 2]
+
+
+def check(maps: list[Tensor], numbers: list[int]) -> None:
+    assert torch.equal(maps[0], images(numbers).expand(-1, 3, -1, -1) + 0.5)
+    assert torch.equal(maps[1], images(numbers)[:, :, ::2, ::2] * 2)
+    assert maps[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_image_is_looked_at_once() -> None:
+    memory, look = Memory(), Look()
+    for numbers in ([3, 1, 2], [2, 4, 3], [4, 4, 1]):
+        check(memory.maps(images(numbers), numbers, look), numbers)
+    assert sorted(look.seen) == [1, 2, 3, 4]
+
+
+def test_always_as_many_are_computed_at_once_and_no_more_than_asked_for() -> None:
+    for count, chunk in ((4, 4), (CHUNK, CHUNK), (CHUNK + 8, CHUNK)):
+        memory, look = Memory(), Look()
+        memory.maps(images(list(range(count))), list(range(count)), look)
+        memory.maps(images([0, 100]), [0, 100], look)  # one of them is new
+        assert look.sizes == {chunk}
+
+
+ROW = 4 * (3 * 16 + 4)  # bytes
+
+
+@pytest.mark.parametrize(("memory", "disk", "remembered"), [(2, 0, 2), (2, 3, 5), (0, 0, 0), (0, 2, 2)])
+def test_what_does_not_fit_is_looked_at_again(tmp_path: Path, memory: int, disk: int, remembered: int) -> None:
+    store, look = Memory(memory * ROW, disk * ROW, tmp_path), Look()
+    numbers = list(range(7))
+    for _ in range(3):
+        check(store.maps(images(numbers), numbers, look), numbers)
+    assert len(look.seen) == 7 + 2 * (7 - remembered)
+    assert list(tmp_path.iterdir()) == []
+    assert sum(isinstance(part, np.memmap) for part in store.stores or ()) == bool(disk)
+
+
+def test_an_emptied_memory_knows_nothing() -> None:
+    memory, look = Memory(), Look()
+    memory.maps(images([1]), [1], look)
+    memory.emptied().maps(images([1]), [1], look)
+    assert look.seen == [1, 1]
+
+
+def test_what_is_remembered_does_not_depend_on_the_company() -> None:
+    """A resumed run meets images in other batches than the run it continues, and must see the same."""
+    pyramid = Pyramid("tf_efficientnet_lite0", 32, "random")
+    pictures = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        whole, memory = Memory(), Memory()
+        whole.maps(pictures[:10], range(10), pyramid)  # as many as the other's first
+        expected = whole.maps(pictures, range(50), pyramid)
+        for start, stop in ((40, 50), (0, 3), (0, 50)):
+            found = memory.maps(pictures[start:stop], range(start, stop), pyramid)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -1,0 +1,107 @@
+"""`d2o serve` as a process of its own: it answers what was begun when it is asked to stop."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import pytest
+
+import d2o
+from conftest import make_denoiser
+from d2o.cli.main import run
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    file = tmp_path_factory.mktemp("served") / "model.safetensors"
+    d2o.save(file, make_denoiser(classes=2))
+    return str(file)
+
+
+def test_it_stops_gracefully(model):
+    command = [sys.executable, "-m", "d2o", "serve", model, "--port", "0", "--steps", "100", "--batch", "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+/", first)
+        assert found, first
+        answers = []
+        asked = threading.Event()
+
+        def ask():
+            with socket.create_connection(("127.0.0.1", int(found[0].split(":")[-1][:-1])), 60) as line:
+                line.sendall(b"GET /images?seeds=0-15 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                asked.set()
+                answers.append(b"".join(iter(lambda: line.recv(65536), b"")))
+
+        client = threading.Thread(target=ask)
+        client.start()
+        asked.wait(60)
+        while not answers and b"d2o_waiting_images 0.0" in urllib.request.urlopen(f"{found[0]}metrics").read():
+            pass  # until the request is being worked on
+        process.send_signal(signal.SIGTERM)
+        client.join(60)
+        assert process.wait(60) == 0
+        assert answers[0].startswith(b"HTTP/1.1 200") and b"\x89PNG" in answers[0]
+        rest = process.stderr.read()
+        assert rest == "Stopped.\n"
+    finally:
+        process.kill()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
+
+
+def test_ctrl_c_is_a_good_end(model, capsys, monkeypatch):
+    """In this process: the first answers are followed by the signal; none tells where the model lies."""
+    answers = []
+
+    def ask_then_stop(address):
+        answers.extend(urllib.request.urlopen(f"{address}{door}").read() for door in ("images?seeds=1", "health", ""))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(
+        "d2o.cli.commands.serve.say",
+        lambda sentence: (
+            threading.Thread(target=ask_then_stop, args=(sentence.split()[3],)).start()
+            if "http://" in sentence
+            else print(sentence)
+        ),
+    )
+    before = signal.getsignal(signal.SIGINT)
+    assert run(["serve", model, "--port", "0"]) == 0
+    assert b'"model":"model.safetensors"' in answers[1] and not any(b"/model.safetensors" in text for text in answers)
+    assert "Stopped." in capsys.readouterr().out and signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_port_in_use_is_one_sentence(model, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert run(["serve", model, "--port", str(taken.getsockname()[1])]) == 2
+    assert "choose another --port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [("--port 70000", "choose another --port"), ("--batch 0", "--batch"), ("--max-seeds -1", "--max-seeds")],
+)
+def test_wrong_options_are_one_sentence(model, capsys, words, hint):
+    assert run(["serve", model, *words.split()]) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_a_missing_package_names_the_extra(model, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("d2o.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    assert run(["serve", model]) == 2
+    assert "'.[serve]'" in capsys.readouterr().err

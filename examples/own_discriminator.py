@@ -1,13 +1,14 @@
-"""A discriminator of your own: `features` of images, and `judge`, which turns them into logits. Here a small one."""
+"""A discriminator of your own: `judge` turns features into logits; without frozen features they are the images."""
 
 from dataclasses import replace
 
 from torch import Tensor, nn
 
 import d2o
+from d2o.discriminators import Discriminator
 
 
-class Critic(nn.Module):
+class Critic(Discriminator):
     """Judges images of any shape by a perceptron on their pixels."""
 
     def __init__(self, pixels: int, width: int = 128) -> None:
@@ -16,14 +17,8 @@ class Critic(nn.Module):
             nn.Linear(pixels, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, 1)
         )
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        return [images.flatten(1)]
-
-    def judge(self, features: list[Tensor], label: Tensor | None = None) -> list[Tensor]:
-        return [self.layers(pixels) for pixels in features]
-
-    def forward(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]:
-        return self.judge(self.features(images), label)
+    def judge(self, features: list, label: Tensor | None = None) -> list[Tensor]:
+        return [self.layers(images.flatten(1)) for (images,) in features]
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def test_training_moves_neither_the_frozen_networks_nor_the_projections(discrimi
         moves = name.startswith("heads.")
         if not moves:
             assert torch.equal(tensor, before[name]), name
-    assert any(not torch.equal(tensor, before[name]) for name, tensor in discriminator.run_state().items())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in discriminator.state_dict().items())
 
 
 def test_images_do_not_see_each_other_in_evaluation(discriminator: ProjectedDiscriminator) -> None:
@@ -131,32 +131,32 @@ def test_seeds_reproduce_and_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first, again, other = (SMALL.build(SHAPE, seed=seed).run_state() for seed in (1, 1, 2))
+    first, again, other = (SMALL.build(SHAPE, seed=seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(first[name], again[name]) for name in first)
     for part in ("projections.0.channel_mixing.0.weight", "heads.0.0.last.parametrizations.weight.original"):
         assert not torch.equal(first[part], other[part])
 
 
-def test_run_state_goes_round_and_holds_no_frozen_network(discriminator: ProjectedDiscriminator) -> None:
+def test_the_state_round_trips_and_holds_no_frozen_network(discriminator: ProjectedDiscriminator) -> None:
     discriminator.train()
     discriminator(batch())  # moves running statistics and power-iteration vectors
-    state = copy.deepcopy(discriminator.run_state())
+    state = copy.deepcopy(discriminator.state_dict())
     assert {name.partition(".")[0] for name in state} == {"projections", "heads"}
     resumed = SMALL.build(SHAPE, seed=9)
-    resumed.load_run_state(state)
+    resumed.load_state_dict(state)
     for mode in (True, False):
         assert torch.equal(discriminator.train(mode)(batch())[0], resumed.train(mode)(batch())[0])
 
 
 def test_states_of_other_discriminators_are_refused(discriminator: ProjectedDiscriminator) -> None:
-    state = discriminator.run_state()
+    state = discriminator.state_dict()
     missing = {name: tensor for name, tensor in state.items() if name != "heads.0.1.blocks.0.1.weight"}
     for wrong in (missing, {**state, "heads.0.9.weight": torch.zeros(1)}, {}):
-        with pytest.raises(ValueError, match="another discriminator"):
-            discriminator.load_run_state(wrong)
-    with pytest.raises(ValueError, match=r"another discriminator: heads\.0\.0.*shape"):
-        replace(SMALL, width=8).build(SHAPE).load_run_state(state)
+        with pytest.raises(RuntimeError, match="heads"):
+            discriminator.load_state_dict(wrong)
+    with pytest.raises(RuntimeError, match=r"heads\.0\.0"):
+        replace(SMALL, width=8).build(SHAPE).load_state_dict(state)
 
 
 def test_labels_matter_where_there_are_classes() -> None:
@@ -186,7 +186,7 @@ def test_the_spec_goes_through_json() -> None:
     spec = replace(SMALL, networks=("tf_efficientnet_lite0",), weights=("random:3",))
     record = json.loads(json.dumps(asdict(spec)))
     again = DISCRIMINATORS["projected"](**record)
-    assert [p.name for p in again.build(SHAPE).pyramids.children()] == ["tf_efficientnet_lite0"]  # pyright: ignore
+    assert [p.network.name for p in again.build(SHAPE).pyramids] == ["tf_efficientnet_lite0"]
 
 
 @pytest.mark.parametrize(
@@ -204,41 +204,35 @@ def test_mistakes_are_explained(changes: dict[str, object], shape: tuple[int, ..
         replace(SMALL, **changes).build(shape)  # pyright: ignore
 
 
-def test_images_that_come_back_are_remembered_until_they_are_forgotten() -> None:
+def test_images_that_come_back_are_cached_until_the_caches_are_cleared() -> None:
     discriminator = replace(SMALL, networks=("tf_efficientnet_lite0", "resnet10t")).build(SHAPE)
     looks = []
     for pyramid in discriminator.pyramids:
-        pyramid.register_forward_hook(lambda *_: looks.append(1))
+        pyramid.network.register_forward_hook(lambda *_: looks.append(1))
     expected = discriminator.features(batch())
     looks.clear()
-    for found in (discriminator.remembered(batch(), [7, 8, 9]), discriminator.remembered(batch(), [7, 8, 9])):
+    for found in (discriminator.features(batch(), [7, 8, 9]), discriminator.features(batch(), [7, 8, 9])):
         for one, other in zip(found, expected, strict=True):
             assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(one, other, strict=True))
             assert not any(tensor.requires_grad for tensor in one)
     assert len(looks) == 2
-    discriminator.forget()
-    others = discriminator.remembered(-batch(), [7, 8, 9])[0][0]
+    for cache in discriminator.caches:
+        cache.clear()
+    others = discriminator.features(-batch(), [7, 8, 9])[0][0]
     assert not torch.allclose(others, expected[0][0], atol=1e-3)
 
 
 def test_networks_share_the_memory() -> None:
     discriminator = replace(SMALL, networks=("tf_efficientnet_lite0", "resnet10t")).build(SHAPE)
-    in_memory, on_disk = discriminator.remembered_size(10**9)
-    assert 0.99 * IN_MEMORY < in_memory <= IN_MEMORY and on_disk == 0
-    one, two = (discriminator.remembered_size(count)[0] for count in (1, 2))
-    assert 0 < 2 * one == two
+    assert [cache.memory for cache in discriminator.caches] == [IN_MEMORY // 2] * 2
 
 
-def test_what_does_not_fit_into_memory_is_remembered_on_disk(tmp_path: Path) -> None:
+def test_what_does_not_fit_into_memory_is_kept_on_disk(tmp_path: Path) -> None:
     discriminator = replace(SMALL, networks=("tf_efficientnet_lite0", "resnet10t")).build(SHAPE)
-    discriminator.remember_on_disk(tmp_path, 2 * 10**6)
-    discriminator.forget()
-    assert [memory.limits["disk"] for memory in discriminator.memories] == [10**6, 10**6]
-    for memory in discriminator.memories:
-        memory.limits["memory"] = 0
-    first, again = (discriminator.remembered(batch(), [1, 2, 3]) for _ in range(2))
+    for cache in discriminator.caches:
+        cache.memory = 0
+        cache.use_disk(tmp_path, 10**6)
+    first, again = (discriminator.features(batch(), [1, 2, 3]) for _ in range(2))
     assert all(torch.equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
-    assert all(len(memory.places) == 3 for memory in discriminator.memories)
-    rows = [memory.stores[1].shape[1] * 4 for memory in discriminator.memories if memory.stores]
-    assert discriminator.remembered_size(3) == (0, 3 * sum(rows))
+    assert all(len(cache.places) == 3 for cache in discriminator.caches)
     assert list(tmp_path.iterdir()) == []

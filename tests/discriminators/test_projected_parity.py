@@ -37,7 +37,7 @@ def test_equals_the_reference() -> None:
     arrays = load_file(Path(os.environ["D2O_PARITY"]) / "projected.safetensors")
     discriminator = Projected(size=128, weights="random").build((3, 32, 32)).eval()
     state = {ours(name): array for name, array in arrays.items() if name.startswith(("projection.", "heads."))}
-    discriminator.load_run_state(state)
+    discriminator.load_state_dict(state)
     with torch.no_grad():
         maps = discriminator.projections[0]([arrays[f"taps.{level}"] for level in range(4)])
         logits = discriminator.judge([[arrays[f"projected.{level}"] for level in range(4)]])[0]
@@ -56,7 +56,7 @@ def wave(shape: torch.Size, phase: int) -> Tensor:
 
 def formula_state(discriminator: ProjectedDiscriminator) -> dict[str, Tensor]:
     state = {}
-    for phase, (name, tensor) in enumerate(discriminator.run_state().items()):
+    for phase, (name, tensor) in enumerate(discriminator.state_dict().items()):
         values = wave(tensor.shape, phase)
         if name.endswith(("_u", "_v")):
             values = values / values.norm()
@@ -75,7 +75,7 @@ LOGITS = ((-4.615493, -8.584697, -26.442581, 0.407811), (-4.617821, -8.585794, -
 
 def test_equals_stored_numbers() -> None:
     discriminator = Projected(size=128, width=16, weights="random").build((3, 32, 32)).eval()
-    discriminator.load_run_state(formula_state(discriminator))
+    discriminator.load_state_dict(formula_state(discriminator))
     taps = [wave(torch.Size((2, width, side, side)), width) for width, side in ((24, 32), (40, 16), (112, 8), (320, 4))]
     with torch.no_grad():
         maps = discriminator.projections[0](taps)

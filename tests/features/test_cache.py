@@ -1,4 +1,4 @@
-"""A memory gives what the network would give, and asks it once an image."""
+"""A cache gives what the network would give, and asks it once an image."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2o.features.cache import CHUNK, Memory
+from d2o.features.cache import CHUNK, FeatureCache
 from d2o.features.pyramid import Pyramid
 
 
@@ -35,17 +35,17 @@ def check(maps: list[Tensor], numbers: list[int]) -> None:
 
 
 def test_an_image_is_looked_at_once() -> None:
-    memory, look = Memory(), Look()
+    cache, look = FeatureCache(), Look()
     for numbers in ([3, 1, 2], [2, 4, 3], [4, 4, 1]):
-        check(memory.maps(images(numbers), numbers, look), numbers)
+        check(cache.find(images(numbers), numbers, look), numbers)
     assert sorted(look.seen) == [1, 2, 3, 4]
 
 
 def test_always_as_many_are_computed_at_once_and_no_more_than_asked_for() -> None:
     for count, chunk in ((4, 4), (CHUNK, CHUNK), (CHUNK + 8, CHUNK)):
-        memory, look = Memory(), Look()
-        memory.maps(images(list(range(count))), list(range(count)), look)
-        memory.maps(images([0, 100]), [0, 100], look)  # one of them is new
+        cache, look = FeatureCache(), Look()
+        cache.find(images(list(range(count))), list(range(count)), look)
+        cache.find(images([0, 100]), [0, 100], look)  # one of them is new
         assert look.sizes == {chunk}
 
 
@@ -54,19 +54,21 @@ ROW = 4 * (3 * 16 + 4)  # bytes
 
 @pytest.mark.parametrize(("memory", "disk", "remembered"), [(2, 0, 2), (2, 3, 5), (0, 0, 0), (0, 2, 2)])
 def test_what_does_not_fit_is_looked_at_again(tmp_path: Path, memory: int, disk: int, remembered: int) -> None:
-    store, look = Memory(memory * ROW, disk * ROW, tmp_path), Look()
+    store, look = FeatureCache(memory * ROW), Look()
+    store.use_disk(tmp_path, disk * ROW)
     numbers = list(range(7))
     for _ in range(3):
-        check(store.maps(images(numbers), numbers, look), numbers)
+        check(store.find(images(numbers), numbers, look), numbers)
     assert len(look.seen) == 7 + 2 * (7 - remembered)
     assert list(tmp_path.iterdir()) == []
     assert sum(isinstance(part, np.memmap) for part in store.stores or ()) == bool(disk)
 
 
 def test_an_emptied_memory_knows_nothing() -> None:
-    memory, look = Memory(), Look()
-    memory.maps(images([1]), [1], look)
-    memory.emptied().maps(images([1]), [1], look)
+    cache, look = FeatureCache(), Look()
+    cache.find(images([1]), [1], look)
+    cache.clear()
+    cache.find(images([1]), [1], look)
     assert look.seen == [1, 1]
 
 
@@ -75,9 +77,9 @@ def test_what_is_remembered_does_not_depend_on_the_company() -> None:
     pyramid = Pyramid("tf_efficientnet_lite0", 32, "random")
     pictures = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        whole, memory = Memory(), Memory()
-        whole.maps(pictures[:10], range(10), pyramid)  # as many as the other's first
-        expected = whole.maps(pictures, range(50), pyramid)
+        whole, memory = FeatureCache(), FeatureCache()
+        whole.find(pictures[:10], range(10), pyramid)  # as many as the other's first
+        expected = whole.find(pictures, range(50), pyramid)
         for start, stop in ((40, 50), (0, 3), (0, 50)):
-            found = memory.maps(pictures[start:stop], range(start, stop), pyramid)
+            found = memory.find(pictures[start:stop], range(start, stop), pyramid)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -25,6 +25,10 @@ class Exact:
         sigma = sigma.view(-1, 1, 1, 1)
         return self.function(x, sigma) if told is None else self.function(x, sigma, told)
 
+    def replace(self, **changes: Any) -> "Exact":
+        del changes
+        return self
+
     def encode(self, images: Tensor) -> Tensor:
         return images
 

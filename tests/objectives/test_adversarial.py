@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from d2o.diffusion.noise import noise_for
-from d2o.discriminators import Projected
-from d2o.objectives.adversarial import Adversarial, per_image
+from d2o.discriminators import Discriminator, Projected
+from d2o.objectives.adversarial import Adversarial, mean_per_image
 from d2o.objectives.objective import Batch, Networks
 
 
-class Linear(nn.Module):
+class Linear(Discriminator):
     """Logit = w . image; `seen` counts the images that went through the expensive half."""
 
     def __init__(self):
@@ -20,22 +20,13 @@ class Linear(nn.Module):
         self.w = nn.Parameter(noise_for([9], (64,))[0])
         self.seen = 0
 
-    def features(self, images):
+    def features(self, images, number=None):
         self.seen += len(images)
         return [[images.flatten(1)]]
 
     def judge(self, features, label=None):
         del label
         return [row @ self.w[:, None] for (row,) in features]
-
-    def forward(self, images, label=None):
-        return self.judge(self.features(images), label)
-
-    def run_state(self):
-        return self.state_dict()
-
-    def load_run_state(self, state):
-        self.load_state_dict(state)
 
 
 class Given(Linear):
@@ -85,7 +76,7 @@ def test_hinge_counts_what_is_inside_the_margin(scene):
 
 def test_logits_are_averaged_within_an_image_and_summed_over_networks():
     logits = [torch.tensor([[1.0, 3.0], [5.0, 7.0]]), torch.tensor([[10.0], [20.0]])]
-    assert per_image(lambda rows: rows, logits).tolist() == [12.0, 26.0]
+    assert mean_per_image(lambda rows: rows, logits).tolist() == [12.0, 26.0]
 
 
 @pytest.mark.parametrize(("r1", "every"), [(1e-2, 1), (1e-2, 16), (3.0, 4)])

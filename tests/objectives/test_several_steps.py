@@ -6,7 +6,7 @@ import torch
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import generate, sample
 from d2o.objectives import Adversarial
-from d2o.objectives.adversarial import staged
+from d2o.objectives.adversarial import sample_random_stage
 from d2o.objectives.objective import Batch
 
 from .gaussian import DEVIATION, SHAPE, Exact, consistent, spread
@@ -20,7 +20,7 @@ def test_with_the_exact_consistency_function_every_step_has_the_datas_distributi
     noise = [noise_for(range(k * count, (k + 1) * count), SHAPE).double() for k in range(3)]
     noise[0] *= (spread(80.0) / 80.0**2).sqrt()  # so that the start is exactly data with noise
     for stage in range(3):
-        made = staged(FloatLevels(student), noise, SIGMAS, [stage] * count, None)  # type: ignore[arg-type]
+        made = sample_random_stage(FloatLevels(student), noise, SIGMAS, [stage] * count, None)  # type: ignore[arg-type]
         error = 4 * DEVIATION * (2 * count * 16) ** -0.5
         assert float(made.std()) == pytest.approx(DEVIATION, abs=error + 0.002**2)
 
@@ -46,18 +46,18 @@ def test_the_last_stage_is_what_sampling_makes(tiny_denoiser):
 
     with torch.no_grad():
         walked = sample(lambda x, sigma: student(x, sigma, label), noise[0], (*SIGMAS, 0.0), step)
-        assert torch.equal(staged(student, noise, SIGMAS, [2, 2], label), walked)
+        assert torch.equal(sample_random_stage(student, noise, SIGMAS, [2, 2], label), walked)
         first = student(80.0 * noise[0], 80.0, label)
-        assert torch.allclose(staged(student, noise, SIGMAS, [0, 0], label), first, atol=1e-6)
+        assert torch.allclose(sample_random_stage(student, noise, SIGMAS, [0, 0], label), first, atol=1e-6)
 
 
 def test_images_keep_their_places_whatever_their_stages(tiny_denoiser):
     student, label = tiny_denoiser(classes=2), torch.tensor([0, 1, 0, 1])
     noise = [noise_for(range(4 * k, 4 * k + 4), (1, 8, 8)) for k in range(3)]
     with torch.no_grad():
-        mixed = staged(student, noise, SIGMAS, [2, 0, 1, 0], label)
+        mixed = sample_random_stage(student, noise, SIGMAS, [2, 0, 1, 0], label)
         for i, stage in enumerate([2, 0, 1, 0]):
-            alone = staged(student, [row[i : i + 1] for row in noise], SIGMAS, [stage], label[i : i + 1])
+            alone = sample_random_stage(student, [row[i : i + 1] for row in noise], SIGMAS, [stage], label[i : i + 1])
             torch.testing.assert_close(mixed[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 

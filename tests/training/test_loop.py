@@ -12,7 +12,7 @@ from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.denoising import Denoising
 from d2o.training import loop
 from d2o.training import networks as makers
-from d2o.training.loop import PATIENCE, Diverged, schedule, train, turns
+from d2o.training.loop import players, PATIENCE, Diverged, schedule, train, turns
 from d2o.training.recipe import Recipe
 
 from .tiny import ADVERSARIAL, BATCH, RECIPES, parameters_of, plain_steps, stream
@@ -115,11 +115,16 @@ def test_objectives_add_up_with_their_weights(tiny_denoiser):
 def test_lazy_r1_shortens_the_memory_of_the_discriminators_optimiser(tiny_denoiser):
     made = networks(ADVERSARIAL, tiny_denoiser(classes=2))
     recipe = replace(ADVERSARIAL, objectives=(Adversarial(r1_every=16),), betas=(0.5, 0.99))
-    student, discriminator, r1 = turns(recipe, made)
-    assert r1.optimizer is discriminator.optimizer and (discriminator.every, r1.every) == (1, 16)
-    assert discriminator.optimizer.defaults["betas"] == pytest.approx((0.5 ** (16 / 17), 0.99 ** (16 / 17)))
-    assert discriminator.learning_rate == r1.learning_rate == pytest.approx(1e-3 * 16 / 17)
-    assert student.optimizer.defaults["betas"] == (0.5, 0.99)
+    rows = turns(recipe, made)
+    assert [(row.name, row.network, row.every) for row in rows] == [
+        ("student", "student", 1),
+        ("discriminator", "discriminator", 1),
+        ("r1", "discriminator", 16),
+    ]
+    playing = players(recipe, made, rows)
+    assert playing["discriminator"].optimizer.defaults["betas"] == (0.5 ** (16 / 17), 0.99 ** (16 / 17))
+    assert playing["discriminator"].learning_rate == pytest.approx(1e-3 * 16 / 17)
+    assert playing["student"].optimizer.defaults["betas"] == (0.5, 0.99)
 
 
 RESUMED = {

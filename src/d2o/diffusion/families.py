@@ -4,7 +4,7 @@ A family of diffusion models is one row of four coefficients. `sigma` is a float
 Every family has `sigma_max`, the noise level that sampling starts from.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -27,6 +27,7 @@ class Preconditioning(Protocol):
     """A frozen record of numbers that gives the coefficients at a noise level."""
 
     kind: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict]
 
     @property
     def sigma_max(self) -> float: ...
@@ -155,6 +156,16 @@ class Velocity(Discrete):
         return Coefficients(scale**2, -sigma * scale, scale, self.time(sigma))
 
 
+def boundary_form(family: Preconditioning) -> Preconditioning:
+    """Return the form in which a one-step student of this family is trained: EDM's becomes the boundary form."""
+    return Boundary(family.sigma_data, sigma_max=family.sigma_max) if isinstance(family, EDM) else family
+
+
+def start_at(family: Preconditioning, sigma: float) -> Preconditioning:
+    """Return the family with sampling that starts from `sigma`, or its schedule's largest where that is smaller."""
+    return replace(family, sigma_max=sigma)
+
+
 PRECONDITIONINGS: dict[str, type] = {family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity)}
 LARGEST = 1e9
 """Above every sensible number of a preconditioning, and small enough for float32."""
@@ -162,7 +173,7 @@ LARGEST = 1e9
 
 def to_spec(preconditioning: Preconditioning) -> dict:
     """Return the JSON form of a preconditioning, `{"kind": ..., numbers}`."""
-    return {"kind": preconditioning.kind, **asdict(preconditioning)}  # type: ignore[arg-type]
+    return {"kind": preconditioning.kind, **asdict(preconditioning)}
 
 
 def from_spec(spec: dict) -> Preconditioning:

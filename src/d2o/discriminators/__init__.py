@@ -1,6 +1,7 @@
 """Networks that tell generated images from real ones: each maps images and labels to logits."""
 
 from .convolutional import Convolutional
+from .discriminator import Discriminator
 from .perceptual import Perceptual
 from .projected import Projected, ProjectedDiscriminator
 from .stylegan2 import StyleGAN2
@@ -11,6 +12,14 @@ DISCRIMINATORS = {
     "perceptual": Perceptual,
     "convolutional": Convolutional,
 }
-"""Every record of a discriminator by its `kind`: `build(image_shape, num_classes, seed)` makes the network."""
+"""The record of every discriminator by its `kind`: its `build(image_shape, num_classes, seed)` makes the network."""
 
-__all__ = ["DISCRIMINATORS", "Convolutional", "Perceptual", "Projected", "ProjectedDiscriminator", "StyleGAN2"]
+__all__ = [
+    "DISCRIMINATORS",
+    "Convolutional",
+    "Discriminator",
+    "Perceptual",
+    "Projected",
+    "ProjectedDiscriminator",
+    "StyleGAN2",
+]

@@ -1,20 +1,22 @@
 """A small convolutional discriminator: one head of the projected one, looking at the pixels themselves."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, nn
+from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from d2o.features.weights import seeded
+from d2o.records import RECORD
 
+from .discriminator import Discriminator
 from .head import Head
-from .labels import needed
+from .labels import check_label
 
 SMALLEST = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class Convolutional:
     """The small convolutional discriminator as plain numbers; `build` makes the network."""
 
@@ -44,20 +46,13 @@ class Convolutional:
             return ConvolutionalDiscriminator(head, num_classes)
 
 
-class ConvolutionalDiscriminator(nn.Module):
+class ConvolutionalDiscriminator(Discriminator):
     """Judge images [N, C, S, S] in [-1, 1]: logits [N, K], one for each place of the last map."""
 
     def __init__(self, head: Head, num_classes: int = 0) -> None:
         super().__init__()
         self.head, self.num_classes = head, num_classes
 
-    def features(self, images: Tensor) -> list[list[Tensor]]:
-        """Return the images themselves: there is no frozen half."""
-        return [[images]]
-
     def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
         """Return the logits; `label` [N] is needed if there are classes, and else ignored."""
-        return [self.head(features[0][0], needed(label, self.num_classes)).float()]
-
-    def forward(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]:
-        return self.judge(self.features(images), label)
+        return [self.head(features[0][0], check_label(label, self.num_classes)).float()]

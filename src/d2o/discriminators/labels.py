@@ -17,7 +17,7 @@ class ClassVectors(nn.Module):
         return self.projection(self.embedding(label))
 
 
-def needed(label: Tensor | None, classes: int) -> Tensor | None:
+def check_label(label: Tensor | None, classes: int) -> Tensor | None:
     """Return the label [N], or None without classes; a missing one is a ValueError."""
     if classes and label is None:
         raise ValueError(f"This discriminator knows {classes} classes: give the label of every image.")

@@ -4,20 +4,22 @@ One of D2O's ablations (arXiv 2506.09376, section 4): every depth of VGG-16 is j
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from d2o.features.perceptual import CHANNELS, SMALLEST, VGG
 from d2o.features.weights import seeded
+from d2o.records import RECORD
 
+from .discriminator import Discriminator
 from .head import Head
-from .labels import needed
+from .labels import check_label
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class Perceptual:
     """The perceptual discriminator as plain numbers and names; `build` makes the network."""
 
@@ -58,7 +60,7 @@ class Perceptual:
             return PerceptualDiscriminator(network, heads, num_classes)
 
 
-class PerceptualDiscriminator(nn.Module):
+class PerceptualDiscriminator(Discriminator):
     """Judge images [N, C, H, W] in [-1, 1]: logits [N, K], all places of the finest map first, then of coarser ones."""
 
     def __init__(self, network: VGG, heads: Sequence[Head], num_classes: int = 0) -> None:
@@ -66,28 +68,17 @@ class PerceptualDiscriminator(nn.Module):
         self.network, self.num_classes = network, num_classes
         self.heads = nn.ModuleList(heads)
 
-    def features(self, images: Tensor) -> list[list[Tensor]]:
+    def features(self, images: Tensor, number: Sequence[int] | None = None) -> list[list[Tensor]]:
         """Return VGG-16's five maps; gradients reach the images."""
+        del number
         return [self.network(images)]
 
     def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
         """Return the logits of features; `label` [N] is needed if there are classes, and else ignored."""
-        label = needed(label, self.num_classes)
+        label = check_label(label, self.num_classes)
         return [torch.cat([head(row, label) for head, row in zip(self.heads, features[0], strict=True)], 1).float()]
-
-    def forward(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]:
-        return self.judge(self.features(images), label)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Switch the gradients of the heads; VGG-16 stays frozen."""
         self.heads.requires_grad_(requires_grad)
         return self
-
-    def run_state(self) -> dict[str, Tensor]:
-        """Return what a resumed run needs: everything but the frozen network, which can be had again."""
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("network.")}
-
-    def load_run_state(self, state: dict[str, Tensor]) -> None:
-        """Load what `run_state` returned."""
-        frozen = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        self.load_state_dict({**frozen, **state})

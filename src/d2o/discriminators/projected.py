@@ -4,25 +4,27 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, Self, cast
+from dataclasses import replace
+from typing import Any, Literal, Self
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from d2o.features.cache import IN_MEMORY, Memory
+from d2o.features.cache import IN_MEMORY, Cached, FeatureCache
 from d2o.features.pyramid import Pyramid
 from d2o.features.weights import seeded
+from d2o.records import RECORD
 
+from .discriminator import Discriminator
 from .head import Head
-from .labels import needed
+from .labels import check_label
 from .projection import Mixing, Projection, sides
 
 SMALLEST, LARGEST = 32, 224  # default sizes of the networks' input
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class Projected:
     """The projected discriminator as plain numbers and names; `build` makes the network."""
 
@@ -71,7 +73,7 @@ class Projected:
             return ProjectedDiscriminator(pyramids, replace(self, size=size, width=width), num_classes)
 
 
-class ProjectedDiscriminator(nn.Module):
+class ProjectedDiscriminator(Discriminator):
     """Judge images: `forward(images, label)` is `judge(features(images), label)`.
 
     Images [N, C, H, W] in [-1, 1] give a list of logits [N, K], one for each network: all places of the finest map
@@ -83,8 +85,7 @@ class ProjectedDiscriminator(nn.Module):
         assert spec.width is not None
         self.spec = spec
         self.num_classes = num_classes
-        self.pyramids = nn.ModuleList(pyramids)
-        self.memories = [Memory(IN_MEMORY // len(pyramids)) for _ in pyramids]
+        self.pyramids: Any = nn.ModuleList(Cached(pyramid, IN_MEMORY // len(pyramids)) for pyramid in pyramids)
         self.projections = nn.ModuleList()
         self.heads = nn.ModuleList()
         for pyramid in pyramids:
@@ -98,57 +99,25 @@ class ProjectedDiscriminator(nn.Module):
                 )
             )
 
-    def features(self, images: Tensor) -> list[list[Tensor]]:
-        """Return for each network its four projected maps; gradients reach the images."""
-        looks = zip(self.pyramids, self.projections, strict=True)
-        return [projection(pyramid(images)) for pyramid, projection in looks]
+    @property
+    def caches(self) -> list[FeatureCache]:
+        """The maps of real images that each network has seen."""
+        return [pyramid.cache for pyramid in self.pyramids]
 
-    @torch.no_grad()
-    def remembered(self, images: Tensor, numbers: Sequence[int]) -> list[list[Tensor]]:
-        """Return the features of images that come back, each known by its number; the networks see it only once."""
-        looks = zip(self.pyramids, self.projections, self.memories, strict=True)
-        return [projection(memory.maps(images, numbers, pyramid)) for pyramid, projection, memory in looks]
-
-    def remember_on_disk(self, folder: str | Path, limit: int) -> None:
-        """Let what does not fit into memory be remembered in a folder, up to `limit` bytes for all networks."""
-        count = len(self.memories)
-        self.memories = [Memory(IN_MEMORY // count, limit // count, folder) for _ in self.memories]
-
-    def remembered_size(self, images: int) -> tuple[int, int]:
-        """Return the bytes in memory, and on disk, that the features of so many images will take."""
-        pyramids = cast("Sequence[Any]", self.pyramids)
-        rows = [4 * sum(c * side**2 for c, side in zip(p.channels, p.sides, strict=True)) for p in pyramids]
-        sizes = [memory.size(row, images) for memory, row in zip(self.memories, rows, strict=True)]
-        return sum(in_memory for in_memory, _ in sizes), sum(on_disk for _, on_disk in sizes)
-
-    def forget(self) -> None:
-        """Forget the images that were seen: other ones come now."""
-        self.memories = [memory.emptied() for memory in self.memories]
+    def features(self, images: Tensor, number: Sequence[int] | None = None) -> list[list[Tensor]]:
+        """Return for each network its four projected maps; gradients reach the images unless they have a `number`."""
+        pairs = zip(self.pyramids, self.projections, strict=True)
+        return [projection(pyramid(images, number)) for pyramid, projection in pairs]
 
     def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
         """Return the logits of features; `label` [N] is needed if the discriminator has classes, and else ignored."""
-        label = needed(label, self.num_classes)
+        label = check_label(label, self.num_classes)
         return [
             torch.cat([head(level, label) for head, level in zip(heads.children(), maps, strict=True)], dim=1).float()
             for heads, maps in zip(self.heads, features, strict=True)
         ]
 
-    def forward(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]:
-        return self.judge(self.features(images), label)
-
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Switch the gradients of the heads; all else stays frozen."""
         self.heads.requires_grad_(requires_grad)
         return self
-
-    def run_state(self) -> dict[str, Tensor]:
-        """Return what a resumed run needs: everything but the frozen networks, which can be had again."""
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("pyramids.")}
-
-    def load_run_state(self, state: dict[str, Tensor]) -> None:
-        """Load what `run_state` returned; a missing, foreign or misshapen entry is a ValueError."""
-        own, given = ({(name, tensor.shape) for name, tensor in part.items()} for part in (self.run_state(), state))
-        if own != given:
-            name = min(own ^ given)[0]
-            raise ValueError(f"The state is of another discriminator: {name} is missing, foreign or of another shape.")
-        self.load_state_dict(state, strict=False)

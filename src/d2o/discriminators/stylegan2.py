@@ -5,23 +5,25 @@ It has no features but what it learns: D2O's ablation in which modes are lost.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from d2o.features.weights import seeded
+from d2o.records import RECORD
 
-from .labels import ClassVectors, needed
+from .discriminator import Discriminator
+from .labels import ClassVectors, check_label
 
 SMALLEST = 4
 """The side of the map that is judged at last."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class StyleGAN2:
     """StyleGAN2's discriminator as plain numbers; `build` makes the network."""
 
@@ -59,7 +61,7 @@ class StyleGAN2:
             return StyleGAN2Discriminator(self, channels, height, num_classes)
 
 
-class StyleGAN2Discriminator(nn.Module):
+class StyleGAN2Discriminator(Discriminator):
     """Judge images [N, C, S, S] in [-1, 1]: one logit each, [N, 1].
 
     With `group` above 1 a logit also depends on the images beside it in the batch.
@@ -77,22 +79,15 @@ class StyleGAN2Discriminator(nn.Module):
         self.classes = ClassVectors(num_classes) if num_classes else None
         self.out = Convolution(widths[-1], ClassVectors.width if num_classes else 1, 1)
 
-    def features(self, images: Tensor) -> list[list[Tensor]]:
-        """Return the images themselves: there is no frozen half."""
-        return [[images]]
-
     def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
-        """Return one logit an image [N, 1]; `label` [N] is needed if there are classes, and else ignored."""
-        label = needed(label, self.num_classes)
+        """Return one logit an image [N, 1]; `label` [N] is check_label if there are classes, and else ignored."""
+        label = check_label(label, self.num_classes)
         x = self.blocks(activation(self.first(features[0][0])))
         x = activation(self.last(torch.cat([x, self.deviation(x)], 1)))
         x = self.out(activation(self.hidden(x.flatten(1)[:, :, None, None]))).flatten(1)
         if self.classes is not None and label is not None:
             x = (x * self.classes(label)).sum(1, keepdim=True) / ClassVectors.width**0.5
         return [x]
-
-    def forward(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]:
-        return self.judge(self.features(images), label)
 
     def deviation(self, x: Tensor) -> Tensor:
         """Return a map [N, 1, H, W] of how much features [N, C, H, W] deviate within each image's group, on average."""

@@ -1,4 +1,4 @@
-"""What a frozen network saw in an image need not be computed again when the image comes back."""
+"""Cache of frozen features, by image number: in memory, and on disk what does not fit there."""
 
 import shutil
 import tempfile
@@ -8,35 +8,59 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 IN_MEMORY = 2 << 30
-"""Bytes of memory that what is remembered may take."""
+"""Bytes of memory that cached features may take."""
 CHUNK = 32
 """At most so many images are computed at once; always as many in one run, since rounding may depend on it."""
 
 
-class Memory:
-    """Remember the maps of images by the images' numbers: in memory, and on disk what does not fit there.
+class Cached(nn.Module):
+    """A frozen network whose maps of images with a number are computed once.
 
-    `memory` and `disk` are limits in bytes; images beyond both are computed each time. The file on disk lies in
-    `folder`, without a name, for as long as the process lives, and never takes more than a third of the free space.
+    What describes the network (`channels`, `sides` ...) is found at `network`.
     """
 
-    def __init__(self, memory: int = IN_MEMORY, disk: int = 0, folder: str | Path | None = None) -> None:
-        self.limits = {"memory": memory, "disk": disk}
-        self.folder = folder
+    def __init__(self, network: nn.Module, memory: int = IN_MEMORY) -> None:
+        super().__init__()
+        self.network = network
+        self.cache = FeatureCache(memory)
+
+    def forward(self, images: Tensor, number: Sequence[int] | None = None) -> list[Tensor]:
+        if number is None:
+            return self.network(images)
+        with torch.no_grad():
+            return self.cache.find(images, number, self.network)
+
+
+class FeatureCache:
+    """Lists of maps, by the numbers of the images that they were computed from.
+
+    `memory` is a limit in bytes; images beyond it are computed each time, or kept on disk (see `use_disk`).
+    """
+
+    def __init__(self, memory: int = IN_MEMORY) -> None:
+        self.memory, self.disk = memory, 0
+        self.folder: Path | None = None
+        self.clear()
+
+    def use_disk(self, folder: str | Path, limit: int) -> None:
+        """Keep what does not fit into memory in a folder, up to `limit` bytes.
+
+        The file there has no name, lives as long as the process, and takes at most a third of the free space.
+        """
+        self.folder, self.disk = Path(folder), limit
+
+    def clear(self) -> None:
+        """Forget all images: those of another data set have the same numbers."""
         self.stores: list[np.ndarray] | None = None
         self.places: dict[int, int] = {}
         self.shapes: list[tuple[int, ...]] = []  # [H, W, C] of every map
         self.chunk: int | None = None  # a run's first micro-batch is as large as any, and as after it is resumed
 
-    def emptied(self) -> "Memory":
-        """Return a memory with the same limits that knows nothing."""
-        return Memory(**self.limits, folder=self.folder)
-
-    def maps(self, images: Tensor, numbers: Sequence[int], look: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
-        """Return what `look` makes of images [N,C,H,W], a list of float32 maps [N,c,h,w], computing only what is new.
+    def find(self, images: Tensor, numbers: Sequence[int], compute: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+        """Return what `compute` makes of images [N,C,H,W], a list of float32 maps [N,c,h,w], computing only new ones.
 
         The maps of a number must always be the same.
         """
@@ -45,14 +69,14 @@ class Memory:
         new = [place for place, row in enumerate(rows) if row is None]
         for start in range(0, len(new), chunk):
             chosen = new[start : start + chunk]
-            fresh = self.pack(look(images[chosen + chosen[-1:] * (chunk - len(chosen))]))
+            fresh = self.pack(compute(images[chosen + chosen[-1:] * (chunk - len(chosen))]))
             for place, row in zip(chosen, fresh, strict=False):
                 rows[place] = row
                 self.keep(numbers[place], row)
         return self.unpack(np.stack([row for row in rows if row is not None]), images.device)
 
     def recall(self, number: int) -> np.ndarray | None:
-        """Return the row of an image, or None if it is not known."""
+        """Return the row of an image, or None if it is new."""
         place = self.places.get(number)
         if place is None or self.stores is None:
             return None
@@ -60,7 +84,7 @@ class Memory:
         return self.stores[0][place] if place < first else self.stores[1][place - first]
 
     def keep(self, number: int, row: np.ndarray) -> None:
-        """Write the row of an image down, if there is room."""
+        """Store the row of an image, if there is room."""
         if self.stores is None:
             self.stores = self.open(row.nbytes)
         place = len(self.places)
@@ -74,25 +98,13 @@ class Memory:
 
     def open(self, row: int) -> list[np.ndarray]:
         """Return the two stores for rows of `row` bytes; both take room only where they are written."""
-        first, second = self.room(row)
-        in_memory, on_disk = (np.empty((count, row // 4), np.float32) for count in (first, 0))
-        if second:
-            with tempfile.TemporaryFile(dir=self.folder) as file:
-                on_disk = np.memmap(file, np.float32, "w+", shape=(second, row // 4))
+        in_memory, on_disk = (np.empty((count, row // 4), np.float32) for count in (self.memory // row, 0))
+        if self.disk and self.folder is not None:
+            count = min(self.disk, shutil.disk_usage(self.folder).free // 3) // row
+            if count:
+                with tempfile.TemporaryFile(dir=self.folder) as file:
+                    on_disk = np.memmap(file, np.float32, "w+", shape=(count, row // 4))
         return [in_memory, on_disk]
-
-    def room(self, row: int) -> tuple[int, int]:
-        """Return for how many rows of `row` bytes there is room in memory, and on disk."""
-        on_disk = 0
-        if self.limits["disk"] and self.folder is not None:
-            on_disk = min(self.limits["disk"], shutil.disk_usage(self.folder).free // 3) // row
-        return self.limits["memory"] // row, on_disk
-
-    def size(self, row: int, images: int) -> tuple[int, int]:
-        """Return the bytes in memory, and on disk, that rows of `row` bytes of so many images will take."""
-        first, second = self.room(row)
-        first = min(first, images)
-        return row * first, row * min(second, images - first)
 
     def pack(self, maps: list[Tensor]) -> np.ndarray:
         """Return maps [N,c,h,w] as rows [N, D]."""

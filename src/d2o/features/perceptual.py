@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import weights as weight_files
+from .frozen import Frozen
 
 GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 CHANNELS = tuple(group[-1] for group in GROUPS)
@@ -21,7 +22,7 @@ NAME, LINEAR = "vgg16", "lpips_vgg"
 """How weight files are called in the folder $D2O_WEIGHTS: VGG-16's own, and those that LPIPS has learned upon it."""
 
 
-class VGG(nn.Module):
+class VGG(Frozen):
     """Map images [N, 1 or 3, H, W] in [-1, 1] to VGG-16's maps before each halving and at its end (64 to 512 channels).
 
     Every place's feature vector has length 1. `size` resizes the images first; `weights` is one of
@@ -43,7 +44,7 @@ class VGG(nn.Module):
         if state is not None:
             own = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
             try:
-                self.load_state_dict(own)
+                super(Frozen, self).load_state_dict(own)
             except RuntimeError as error:
                 raise ValueError(
                     f"weights={weights!r} do not fit {NAME}: give torchvision's or timm's file."
@@ -79,7 +80,7 @@ class VGG(nn.Module):
             return [*maps, F.normalize(x, dim=1, eps=1e-10)]
 
 
-class LPIPS(nn.Module):
+class LPIPS(Frozen):
     """The distance [N] of images [N,C,H,W] in [-1, 1]: weighted squared differences of VGG-16's unit features.
 
     `linear` says where LPIPS' own 64 to 512 weights for each depth come from: a file, `auto` (the folder

@@ -5,11 +5,12 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from d2o.kernels.switch import Switch
 
 from . import weights as weight_files
+from .frozen import Frozen
 
 # Indices into timm's levels (convolutional networks) or blocks (transformers).
 TAPS = {
@@ -21,7 +22,7 @@ ALTERNATIVES = f"choose for instance {', '.join(TAPS)}"
 TRANSFORMERS = ("vit_", "deit_", "deit3_")  # timm's families of plain vision transformers
 
 
-class Pyramid(nn.Module):
+class Pyramid(Frozen):
     """Map float images [N, C, H, W] in [-1, 1], C 1 or 3, to the four tap maps of a frozen network, finest first.
 
     Any timm network will do that has four levels or is a plain vision transformer; `weights` is one of

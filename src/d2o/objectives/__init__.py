@@ -3,10 +3,11 @@
 from .adversarial import Adversarial
 from .consistency import Consistency
 from .denoising import Denoising
+from .objective import Objective, Turn
 from .progressive import Progressive
 from .trajectory import ReverseConsistency, Trajectory
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, type[Objective]] = {
     "denoising": Denoising,
     "adversarial": Adversarial,
     "consistency": Consistency,
@@ -16,4 +17,14 @@ OBJECTIVES = {
 }
 """Every objective by its `kind`."""
 
-__all__ = ["OBJECTIVES", "Adversarial", "Consistency", "Denoising", "Progressive", "ReverseConsistency", "Trajectory"]
+__all__ = [
+    "OBJECTIVES",
+    "Adversarial",
+    "Consistency",
+    "Denoising",
+    "Objective",
+    "Progressive",
+    "ReverseConsistency",
+    "Trajectory",
+    "Turn",
+]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,20 +12,22 @@ from torch import Tensor
 
 from d2o.data.diffaugment import DRAWS, Name, augmented
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import boundary_form, start_at
 from d2o.diffusion.noise import SIGMA_MAX
 from d2o.diffusion.sampling import sample
 from d2o.records import RECORD, Real, Whole
 
-from .objective import Batch, Discriminator, Networks, detach
+from .batch import Batch
+from .objective import Discriminator, Networks, Objective, Turn, detach
 
-LOSSES = {  # of logits that should be high; the generator's hinge loss has no margin
+LOSSES = {  # of logits that should be high: the discriminator's, and the generator's, whose hinge loss has no margin
     "non-saturating": (lambda logits: F.softplus(-logits), lambda logits: F.softplus(-logits)),
     "hinge": (lambda logits: F.relu(1 - logits), lambda logits: -logits),
 }
 
 
 @dataclass(frozen=True, config=RECORD)
-class Adversarial:
+class Adversarial(Objective):
     """The GAN loss of the student, and the two losses of its discriminator: real against fake, and R1.
 
     `r1` is gamma of the gradient penalty for losses that are means over images (the released code's 1e-4 divided by
@@ -47,57 +49,68 @@ class Adversarial:
     augmentation: tuple[Name, ...] = ()
     middle_sigmas: tuple[Annotated[Real, Field(gt=0)], ...] = ()
 
-    needs: ClassVar[tuple[str, ...]] = ("discriminator",)
-    dropout: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
-        walk = (self.sigma, *self.middle_sigmas)
-        if not all(sigma > sigma_next for sigma, sigma_next in pairwise(walk)):
+        if not all(sigma > sigma_next for sigma, sigma_next in pairwise((self.sigma, *self.middle_sigmas))):
             raise ValueError(f"middle_sigmas must fall from sigma, {self.sigma:g}, towards 0")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The recipe's discriminator."""
+        return ("discriminator",)
+
+    def prepare(self, student: Denoiser) -> Denoiser:
+        """Let the student start from `sigma`, an EDM network in the boundary form of consistency models."""
+        family = start_at(boundary_form(student.preconditioning), self.sigma)
+        if self.middle_sigmas and self.middle_sigmas[0] >= family.sigma_max:
+            raise ValueError(
+                f"The recipe's middle_sigmas begin with {self.middle_sigmas[0]:g}, but this model starts from "
+                f"{family.sigma_max:g}: name smaller ones with --set 'objectives.0.middle_sigmas=[0.8]'."
+            )
+        return student.replace(preconditioning=family, one_step=True, middle_sigmas=self.middle_sigmas)
+
+    def turns(self, networks: Networks) -> Sequence[Turn]:
+        """Return the discriminator's turn, and its gradient penalty now and then."""
+        turn = Turn("discriminator", self.discriminator_loss, "discriminator")
+        return (turn, Turn("r1", self.penalty, "discriminator", self.r1_every)) if self.r1 else (turn,)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the generator's loss per image [N]: its images should be judged real."""
-        discriminator = networks.discriminator
-        assert discriminator is not None
-        features = discriminator.features(
-            self.shown(self.generate(networks.student, batch, "generator"), batch, "fake")
-        )
+        discriminator = networks["discriminator"]
+        images = self.generate(networks.student, batch, "generator")
+        features = discriminator.features(self.augment(images, batch, "fake"))
         batch.shared["fake features"] = detach(features)
         _, fool = LOSSES[self.loss]
-        return per_image(fool, discriminator.judge(features, batch.label))
+        return mean_per_image(fool, discriminator.judge(features, batch.label))
 
     def discriminator_loss(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the discriminator's loss per image [N]: real is judged high, fake low."""
-        discriminator = networks.discriminator
-        assert discriminator is not None
+        discriminator = networks["discriminator"]
         fake = batch.shared.pop("fake features", None)
         with torch.no_grad():
             if fake is None or self.fresh_fakes:
                 images = self.generate(networks.student, batch, "discriminator")
-                fake = discriminator.features(self.shown(images, batch, "fresh fake"))
-            real = self.features_of_real(discriminator, batch)
+                fake = discriminator.features(self.augment(images, batch, "fresh fake"))
+            real = self.real_features(discriminator, batch)
         high, _ = LOSSES[self.loss]
-        loss = per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.label))
-        return loss + per_image(high, discriminator.judge(real, batch.label))
+        loss = mean_per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.label))
+        return loss + mean_per_image(high, discriminator.judge(real, batch.label))
 
-    def features_of_real(self, discriminator: Discriminator, batch: Batch) -> list:
-        """Return the features of the real images, which need no new look where they come back unchanged."""
-        remembered = getattr(discriminator, "remembered", None)
-        if remembered is None or batch.number is None or self.augmentation:
-            return discriminator.features(self.shown(batch.x0, batch, "real"))
-        return remembered(batch.x0, batch.number)
+    def real_features(self, discriminator: Discriminator, batch: Batch) -> list:
+        """Return the features of the real images, from the caches where the same images come back."""
+        if discriminator.caches and batch.number is not None and not self.augmentation:
+            return discriminator.features(batch.x0, batch.number)
+        return discriminator.features(self.augment(batch.x0, batch, "real"))
 
     def penalty(self, networks: Networks, batch: Batch) -> Tensor:
         """Return R1 per image [N]: gamma / 2 times the squared gradient of the real images' logits."""
-        discriminator = networks.discriminator
-        assert discriminator is not None
         images = batch.x0.detach().requires_grad_()
-        logits = torch.cat([rows.flatten() for rows in discriminator(self.shown(images, batch, "r1"), batch.label)])
+        rows = networks["discriminator"](self.augment(images, batch, "r1"), batch.label)
+        logits = torch.cat([row.flatten() for row in rows])
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
         return self.r1_every * self.r1 / 2 * gradient.square().sum((1, 2, 3))
 
-    def shown(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
-        """Return what the discriminator is shown of images: the same, or augmented by the batch's random numbers."""
+    def augment(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
+        """Return the images as the discriminator sees them: unchanged, or augmented by the batch's random numbers."""
         if not self.augmentation:
             return images
         draws = batch.uniform(f"augment {purpose}", DRAWS * len(self.augmentation))
@@ -109,17 +122,16 @@ class Adversarial:
         noise = [batch.noise(purpose if k == 0 else f"{purpose} {k}", student.image_shape) for k in range(len(sigmas))]
         if len(sigmas) == 1:
             return student.decode(sample(lambda x, sigma: student(x, sigma, batch.label), noise[0], (*sigmas, 0.0)))
-        return student.decode(
-            staged(student, noise, sigmas, batch.choices(f"{purpose} stage", len(sigmas)), batch.label)
-        )
+        stages = batch.choices(f"{purpose} stage", len(sigmas))
+        return student.decode(sample_random_stage(student, noise, sigmas, stages, batch.label))
 
 
-def staged(
+def sample_random_stage(
     student: Denoiser, noise: Sequence[Tensor], sigmas: Sequence[float], stages: Sequence[int], label: Tensor | None
 ) -> Tensor:
-    """Return for image i what the walk by renoising has made after its call number `stages[i]`, counted from 0.
+    """Return for image i what the sampler by renoising has made after its call number `stages[i]`, counted from 0.
 
-    Gradients pass through that call alone: what the walk brings there is taken as it is, as when images are made.
+    Gradients pass through that call alone: its input is taken as it is, as when images are made.
     """
     stage, x = torch.tensor(stages), sigmas[0] * noise[0]
     made, order = [], []
@@ -135,6 +147,6 @@ def staged(
     return torch.cat(made)[torch.cat(order).argsort()]
 
 
-def per_image(loss, logits: list[Tensor]) -> Tensor:
+def mean_per_image(loss, logits: list[Tensor]) -> Tensor:
     """Average a loss over each image's logits [N, K], and add up the feature networks: [N]."""
     return torch.stack([loss(rows).flatten(1).mean(1) for rows in logits]).sum(0)

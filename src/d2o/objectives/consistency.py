@@ -6,9 +6,12 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import boundary_form
 from d2o.records import RECORD
 
-from .objective import Batch, Networks
+from .batch import Batch
+from .objective import Networks
 from .teaching import Distillation, levels, per_pixel, pick, teacher_and_target, walk
 
 
@@ -17,6 +20,10 @@ class Consistency(Distillation):
     """CD (arXiv 2303.01469, algorithm 2): the student at one level, against its average one teacher step below."""
 
     kind: Literal["consistency"] = "consistency"
+
+    def prepare(self, student: Denoiser) -> Denoiser:
+        """Let the student start from `sigma`, an EDM network in the boundary form of consistency models."""
+        return super().prepare(student.replace(preconditioning=boundary_form(student.preconditioning)))
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the distance [N] between the student's clean images of two neighbouring points."""

@@ -1,6 +1,6 @@
 """Diffusion pre-training: restore images from noise of every level."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -10,11 +10,12 @@ from d2o.data.augmentation import AUGMENTATION_DRAWS, Augmentation, augment
 from d2o.diffusion.noise import log_normal_sigmas
 from d2o.records import RECORD, Real
 
-from .objective import Batch, Networks
+from .batch import Batch
+from .objective import Networks, Objective
 
 
 @dataclass(frozen=True, config=RECORD)
-class Denoising:
+class Denoising(Objective):
     """EDM's loss (arXiv 2206.00364, section 5): squared error, weighted so that every noise level counts alike.
 
     ln(sigma) ~ N(sigma_mean, sigma_deviation^2). The loss is the mean over the pixels. `augmentation` needs a backbone
@@ -28,8 +29,15 @@ class Denoising:
     sigma_data: Annotated[Real, Field(gt=0)] = 0.5
     augmentation: Augmentation | None = None
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    dropout: ClassVar[bool] = True
+    @property
+    def dropout(self) -> bool:
+        """The student trains with its backbone's dropout."""
+        return True
+
+    @property
+    def augments(self) -> bool:
+        """Whether the student's network is told how its images were augmented."""
+        return self.augmentation is not None
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the weighted squared error per image [N]."""

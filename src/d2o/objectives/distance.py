@@ -66,8 +66,7 @@ class Lpips:
 
     def __call__(self, networks: Networks, images: Tensor, target: Tensor) -> Tensor:
         """Return the distance [N] of images [N,C,H,W]."""
-        assert networks.perceptual is not None
-        return networks.perceptual(networks.student.decode(images), networks.student.decode(target))
+        return networks["perceptual"](networks.student.decode(images), networks.student.decode(target))
 
 
 def by_name(value: Any) -> Any:

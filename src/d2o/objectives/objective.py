@@ -1,28 +1,32 @@
-"""What an objective is, and what it is handed: networks and a batch in, one loss an image out."""
+"""What an objective is: a frozen record that says what the student learns, and all that a run needs to know of it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
-from zlib import crc32
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from pydantic.dataclasses import dataclass as record
 from torch import Tensor, nn
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.noise import noise_for, uniform_for
+from d2o.records import RECORD, Real
+
+from .batch import Batch
 
 
 class Discriminator(Protocol):
     """A module that judges images in two halves, so that turns can share the first.
 
     `features` may be any nested lists of tensors; `judge` returns logits [N, K], one tensor a feature network; calling
-    it does both. What a resumed run needs is its `run_state()` (and `load_run_state`), where it has one that leaves
-    frozen pre-trained networks out, or else its `state_dict()`.
+    it does both. `features` is given the images' numbers only where there are `caches`.
     """
+
+    @property
+    def caches(self) -> Sequence[Any]: ...
 
     def __call__(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]: ...
 
-    def features(self, images: Tensor) -> list: ...
+    def features(self, images: Tensor, number: Sequence[int] | None = None) -> list: ...
 
     def judge(self, features: list, label: Tensor | None = None) -> list[Tensor]: ...
 
@@ -37,8 +41,8 @@ class Discriminator(Protocol):
 class Networks:
     """All networks of a run; those after `ema` are there only if an objective needs them.
 
-    `target` is a short average of the student, `perceptual` the network of a distance between images. `kept` names
-    those besides student and ema that change in a run and so belong to its state.
+    `target` is a short average of the student, `perceptual` the network of a distance between images, `extra` holds
+    the networks that objectives have under names of their own. `networks["target"]` finds any of them.
     """
 
     student: Denoiser
@@ -47,81 +51,105 @@ class Networks:
     discriminator: Discriminator | None = None
     target: Denoiser | None = None
     perceptual: nn.Module | None = None
-    kept: tuple[str, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.by_name().get(name)
+
+    def by_name(self) -> dict[str, Any]:
+        """Return the networks that are there, by name."""
+        named = {row.name: getattr(self, row.name) for row in fields(self) if row.name != "extra"}
+        return {name: network for name, network in (named | self.extra).items() if network is not None}
 
 
-@dataclass
-class Batch:
-    """Real images x0 [N,C,H,W] in [-1, 1] with their labels [N] or None, and the random numbers that go with them.
+class Turn(NamedTuple):
+    """One optimiser step of an iteration: what is minimised, which network moves, and every how many iterations."""
 
-    Every random number is a function of (`seed`, the image's place in the stream, what it is for): a resumed run and
-    a run on more processes draw the same ones. `shared` is where one turn leaves its work for the next; `done` is the
-    share of the run, 0 to 1, that lies behind; `number` tells images of the data set apart, so that what is known of
-    them can be remembered (None: every image is new).
+    name: str
+    loss: Callable[[Networks, Batch], Tensor]
+    network: str
+    every: int = 1
+
+
+class Step(NamedTuple):
+    """Where a run stands after an iteration, in images seen."""
+
+    images: int
+    batch_size: int
+    duration: int
+
+    @property
+    def done(self) -> float:
+        """The share of the run that lies behind."""
+        return self.images / self.duration
+
+    @property
+    def before(self) -> float:
+        """The share that lay behind before this iteration."""
+        return (self.images - self.batch_size) / self.duration
+
+
+@record(frozen=True, config=RECORD)
+class Objective:
+    """The base of all objectives: calling one returns the student's loss per image [N]; the loop averages.
+
+    Beside its loss a plain objective says nothing: every property and method here has a default that means none.
     """
 
-    x0: Tensor
-    label: Tensor | None
-    index: Sequence[int]
-    seed: int = 0
-    shared: dict[str, Any] = field(default_factory=dict)
-    done: float = 0.0
-    number: Sequence[int] | None = None
-
-    def noise(self, purpose: str, shape: Sequence[int] | None = None) -> Tensor:
-        """Return unit normal noise [N, *shape], by default of x0's shape."""
-        return noise_for(self._keys(purpose), self.x0.shape[1:] if shape is None else shape, self.x0.device)
-
-    def uniform(self, purpose: str, count: int) -> Tensor:
-        """Return uniform numbers [N, count] in (0, 1)."""
-        return uniform_for(self._keys(purpose), count, self.x0.device)
-
-    def choices(self, purpose: str, count: int) -> list[int]:
-        """Return random whole numbers from 0 to below `count`, one an image."""
-        return (uniform_for(self._keys(purpose), 1)[:, 0] * count).long().clamp(max=count - 1).tolist()
-
-    def _keys(self, purpose: str) -> list[int]:
-        stream = (self.seed % 2**32) << 96 | crc32(purpose.encode()) << 64
-        return [stream | position for position in self.index]
-
-    def __len__(self) -> int:
-        return len(self.x0)
-
-    def split(self, size: int) -> list["Batch"]:
-        """Cut into batches of at most `size` images that share nothing."""
-        label, number = self.label, self.number
-        return [
-            Batch(
-                self.x0[i : i + size],
-                None if label is None else label[i : i + size],
-                self.index[i : i + size],
-                self.seed,
-                done=self.done,
-                number=None if number is None else number[i : i + size],
-            )
-            for i in range(0, len(self), size)
-        ]
-
-
-class Objective(Protocol):
-    """A frozen record of numbers that says what the student should learn.
-
-    `kind` is its name in a recipe; `needs` names the networks it wants; `dropout` tells whether the student trains
-    with dropout. Calling it returns the loss per image [N]; the loop averages.
-    """
+    kind: str = ""
+    weight: Real = 1.0
 
     @property
-    def kind(self) -> str: ...
+    def needs(self) -> tuple[str, ...]:
+        """The networks that it wants beside the student: the recipe's "discriminator", or any that it builds."""
+        return ()
 
     @property
-    def weight(self) -> float: ...
+    def averages(self) -> Mapping[str, float]:
+        """The moving averages of the student that it wants, with their half-lives in images."""
+        return {}
 
     @property
-    def needs(self) -> tuple[str, ...]: ...
+    def keeps(self) -> tuple[str, ...]:
+        """Networks that it changes in `after`, and that therefore belong to the run's state."""
+        return ()
 
-    dropout: bool
+    @property
+    def dropout(self) -> bool:
+        """Whether the student trains with dropout."""
+        return False
 
-    def __call__(self, networks: Networks, batch: Batch) -> Tensor: ...
+    @property
+    def augments(self) -> bool:
+        """Whether the student's network is told how its images were augmented."""
+        return False
+
+    @property
+    def shortest(self) -> int:
+        """The fewest iterations that a run must have."""
+        return 0
+
+    def settings_of(self, name: str) -> Any:
+        """Return what another objective that needs the network of this name must have alike, to share it."""
+        del name
+
+    def __call__(self, networks: Networks, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+    def prepare(self, student: Denoiser) -> Denoiser:
+        """Return the student as this objective trains it: another start, or a network that takes more inputs."""
+        return student
+
+    def build(self, name: str, teacher: Denoiser, student: Denoiser) -> nn.Module:
+        """Return a network that it needs."""
+        raise ValueError(f"The objective {self.kind} does not build the network {name!r}.")
+
+    def turns(self, networks: Networks) -> Sequence[Turn]:
+        """Return the turns that follow the student's in an iteration."""
+        return ()
+
+    def after(self, networks: Networks, step: Step) -> None:
+        """Do what an iteration ends with."""
 
 
 def detach(tree: Any) -> Any:

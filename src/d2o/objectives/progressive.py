@@ -1,6 +1,6 @@
 """Progressive distillation: a student learns to make in one step what its teacher makes in two, again and again."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import AfterValidator, Field
@@ -8,12 +8,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.noise import SIGMA_MAX
-from d2o.records import RECORD, Real, Whole
+from d2o.records import RECORD, Whole
 
+from .batch import Batch
 from .distance import Distance, Squared
-from .objective import Batch, Networks
-from .teaching import Solver, levels, per_pixel, pick, straight, walk
+from .objective import Networks, Step
+from .teaching import Solver, Teaching, levels, per_pixel, pick, straight, walk
 
 
 def power_of_two(steps: int) -> int:
@@ -25,27 +25,28 @@ def power_of_two(steps: int) -> int:
 
 
 @dataclass(frozen=True, config=RECORD)
-class Progressive:
+class Progressive(Teaching):
     """PD (arXiv 2202.00512, algorithm 2): rounds in which the steps are halved, until one is left.
 
-    The first teacher walks `steps` Karras levels; after each of the log2(steps) rounds, which share the run equally,
+    The first teacher takes `steps` Karras steps; after each of the log2(steps) rounds, which share the run equally,
     the student's copy is the teacher. `weighting` is the paper's truncated signal-to-noise ratio, max(1 / sigma^2, 1).
     """
 
     kind: Literal["progressive"] = "progressive"
-    weight: Real = 1.0
     distance: Distance = Squared()
     steps: Annotated[Whole, Field(ge=2), AfterValidator(power_of_two)] = 32
     solver: Solver = "euler"
     weighting: Literal["truncated-snr", "none"] = "truncated-snr"
-    sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
-
-    dropout: ClassVar[bool] = False
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """The networks that it wants besides the student."""
-        return ("teacher", *self.distance.needs)
+    def keeps(self) -> tuple[str, ...]:
+        """The teacher: in every round it is another."""
+        return ("teacher",)
+
+    @property
+    def shortest(self) -> int:
+        """The fewest iterations of a run: every round has one."""
+        return self.rounds
 
     @property
     def rounds(self) -> int:
@@ -56,12 +57,15 @@ class Progressive:
         """Return the round, counted from 0, in which a run is when this share of it is done."""
         return min(int(done * self.rounds + 1e-9), self.rounds - 1)
 
+    def after(self, networks: Networks, step: Step) -> None:
+        """Make the student the teacher of the next round."""
+        if self.round(step.before) < self.round(step.done):
+            networks["teacher"].load_state_dict(networks.student.state_dict())
+
     def teacher(self, networks: Networks, done: float) -> Denoiser:
         """Return the teacher of the round: after the first it is a former student, and preconditioned like one."""
-        assert networks.teacher is not None
-        if self.round(done) > 0:
-            networks.teacher.preconditioning = networks.student.preconditioning
-        return networks.teacher
+        teacher = networks["teacher"]
+        return teacher if self.round(done) == 0 else teacher.replace(preconditioning=networks.student.preconditioning)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the weighted distance [N] to the x0 whose single step ends where two of the teacher's do."""

@@ -1,22 +1,26 @@
-"""What objectives that distil a teacher have in common: its noise levels, its step, and what a student should say.
+"""What objectives that distil a teacher share: its noise levels, its step, and the student's target.
 
 Every image of a batch has noise levels of its own: sigmas are tensors [N] here.
 """
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import start_at
 from d2o.diffusion.noise import SIGMA_MAX, karras_sigmas
 from d2o.diffusion.sampling import euler_step, heun_step
 from d2o.records import RECORD, Real, Whole
 
-from .distance import Distance, PseudoHuber
-from .objective import Batch, Networks
+from .batch import Batch
+from .distance import Distance, Lpips, PseudoHuber
+from .objective import Networks, Objective
 
 Solver = Literal["heun", "euler"]
 TINY = 1e-8
@@ -24,32 +28,56 @@ TINY = 1e-8
 
 
 @dataclass(frozen=True, config=RECORD)
-class Distillation:
-    """What objectives say that compare the student with itself one teacher step on.
+class Teaching(Objective):
+    """An objective that learns from a teacher, by a distance between images. The student starts from `sigma`."""
 
-    `steps` are the teacher's noise levels, Karras' from `sigma` down to 0.002. What is compared with is an average that
-    forgets half of itself in `target_half_life` images (arXiv 2303.01469: a decay of 0.95 at a batch of 512); with 0 it
-    is the student itself.
-    """
-
-    kind: str = ""
-    weight: Real = 1.0
     distance: Distance = PseudoHuber()
-    steps: Annotated[Whole, Field(ge=2)] = 18
-    solver: Solver = "heun"
-    target_half_life: Annotated[Real, Field(ge=0)] = 7000.0
     sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
-
-    dropout: ClassVar[bool] = False
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The networks that it wants besides the student; without an average it needs no target."""
-        return ("teacher", *(("target",) if self.target_half_life else ()), *self.distance.needs)
+        """The networks that it wants besides the student."""
+        return ("teacher", *self.averages, *self.distance.needs)
+
+    def prepare(self, student: Denoiser) -> Denoiser:
+        """Let the student start from `sigma`."""
+        return student.replace(preconditioning=start_at(student.preconditioning, self.sigma), one_step=True)
+
+    def settings_of(self, name: str) -> Any:
+        """Return the distance's settings: objectives that compare by LPIPS share one network."""
+        return self.distance if name == "perceptual" else None
+
+    def build(self, name: str, teacher: Denoiser, student: Denoiser) -> nn.Module:
+        """Return a frozen copy of the teacher that computes as the student does, or the network of the distance."""
+        if name == "perceptual" and isinstance(self.distance, Lpips):
+            return self.distance.build()
+        if name != "teacher":
+            return super().build(name, teacher, student)
+        copy = deepcopy(teacher).replace(precision=student.precision).eval().requires_grad_(False)
+        return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, config=RECORD)
+class Distillation(Teaching):
+    """An objective that compares the student with itself one teacher step on.
+
+    `steps` are the teacher's noise levels, Karras' from `sigma` down to 0.002. The target is an average of the student
+    that forgets half of itself in `target_half_life` images (arXiv 2303.01469: a decay of 0.95 at a batch of 512); with
+    0 it is the student itself.
+    """
+
+    steps: Annotated[Whole, Field(ge=2)] = 18
+    solver: Solver = "heun"
+    target_half_life: Annotated[Real, Field(ge=0)] = 7000.0
+
+    @property
+    def averages(self) -> Mapping[str, float]:
+        """The target, unless it is the student itself."""
+        return {"target": self.target_half_life} if self.target_half_life else {}
 
 
 def levels(steps: int, sigma: float, student: Denoiser, x0: Tensor) -> Tensor:
-    """Return the `steps` Karras levels from `sigma`, or the student's largest, downwards and a final 0: [steps + 1]."""
+    """Return the `steps` Karras levels from `sigma`, or the student's largest, down to 0.002, and a final 0: [steps + 1]."""
     return torch.tensor(karras_sigmas(steps, sigma_max=min(sigma, student.sigma_max)), dtype=x0.dtype).to(x0.device)
 
 
@@ -87,6 +115,5 @@ def straight(x: Tensor, sigma: Tensor, x_next: Tensor, sigma_next: Tensor) -> Te
 
 
 def teacher_and_target(networks: Networks) -> tuple[Denoiser, Denoiser]:
-    """Return the teacher, and the network whose answers are the student's targets: its short average, or itself."""
-    assert networks.teacher is not None
-    return networks.teacher, networks.student if networks.target is None else networks.target
+    """Return the teacher, and the network that gives the student's targets: its short average, or itself."""
+    return networks["teacher"], networks["target"] or networks.student

@@ -12,11 +12,13 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from d2o import backbones
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MAX, SIGMA_MIN
 from d2o.records import RECORD
 
-from .objective import Batch, Networks
+from .batch import Batch
+from .objective import Networks
 from .teaching import TINY, Distillation, levels, per_pixel, pick, straight, teacher_and_target, walk
 
 SECOND_TIME = 16
@@ -33,8 +35,8 @@ def second_time(sigma: Tensor) -> Tensor:
 def answer(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None) -> Tensor:
     """Return the student's g(x, sigma, sigma_next) [N,C,H,W]: the x0 towards which it jumps."""
     before = getattr(student.backbone, "config", {}).get("augmentation_dim", SECOND_TIME) - SECOND_TIME
-    told = torch.nn.functional.pad(second_time(sigma_next), (before, 0))
-    return student(x, sigma, label, told)
+    end = torch.nn.functional.pad(second_time(sigma_next), (before, 0))
+    return student(x, sigma, label, end)
 
 
 def jump(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None) -> Tensor:
@@ -45,7 +47,16 @@ def jump(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label:
 
 
 @dataclass(frozen=True, config=RECORD)
-class Trajectory(Distillation):
+class Jumping(Distillation):
+    """An objective whose student is told where its jumps end."""
+
+    def prepare(self, student: Denoiser) -> Denoiser:
+        """Widen the student's network by the labels that say where a jump ends."""
+        return super().prepare(student.replace(backbone=backbones.widened(student.backbone, SECOND_TIME)))
+
+
+@dataclass(frozen=True, config=RECORD)
+class Trajectory(Jumping):
     """CTM (arXiv 2310.02279) in its simplest form: jump at once, or after one teacher step, and end at one point.
 
     The ends are compared as the x0 that straight lines to them point at, rather than after a second jump to 0, and
@@ -72,7 +83,7 @@ class Trajectory(Distillation):
 
 
 @dataclass(frozen=True, config=RECORD)
-class ReverseConsistency(Distillation):
+class ReverseConsistency(Jumping):
     """RCD: consistency from the noise downwards, as the released D2O code means it; needs no real images.
 
     The start is fixed at `sigma`. The student's jump to a level should end where its jump to the level above and one

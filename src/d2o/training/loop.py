@@ -1,8 +1,8 @@
 """The training loop: a generator that takes turns. It opens no file and prints nothing; that belongs to the caller."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from fractions import Fraction
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -12,29 +12,28 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.objectives.adversarial import Adversarial
-from d2o.objectives.objective import Batch, Networks
+from d2o.objectives.batch import Batch
+from d2o.objectives.objective import Networks, Step, Turn
 
-from .ema import follow
+from .ema import update_averages
 from .recipe import Recipe
 
 PATIENCE = 5
 """Steps in a row that may be left out because their gradients are not finite."""
+BUCKET = 1 << 23
+"""Numbers of gradients that are averaged over processes at once."""
 
 
 class Diverged(ValueError):
     """The gradients are no longer finite."""
 
 
-class Turn(NamedTuple):
-    """One optimiser step of an iteration: what is minimised, what moves, and every how many iterations."""
+class Player(NamedTuple):
+    """A network that takes turns: its trainable parameters, their optimiser and base learning rate."""
 
-    name: str
-    loss: Callable[[Networks, Batch], Tensor]
     parameters: list[nn.Parameter]
     optimizer: Optimizer
     learning_rate: float
-    every: int = 1
 
 
 @dataclass
@@ -42,6 +41,7 @@ class Progress:
     """Where a run stands after an iteration. `losses` are the means of this iteration's turns, by name.
 
     `skipped` counts the steps left out because their gradients were not finite; `failing` says that the last one was.
+    `kept` names the networks, besides student and average, that belong to the run's state.
     """
 
     images: int
@@ -52,6 +52,7 @@ class Progress:
     failing: bool
     networks: Networks
     optimizers: dict[str, Optimizer]
+    kept: tuple[str, ...] = ()
 
     @property
     def ema(self) -> Denoiser:
@@ -60,14 +61,7 @@ class Progress:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all that continues this run bit for bit: named tensors and numbers (for random numbers see Batch)."""
-        parts: dict[str, dict[str, Tensor]] = {
-            "student": self.networks.student.state_dict(),
-            "ema": self.networks.ema.state_dict(),
-        }
-        if self.networks.discriminator is not None:
-            critic = self.networks.discriminator
-            parts["discriminator"] = getattr(critic, "run_state", critic.state_dict)()
-        parts |= {name: getattr(self.networks, name).state_dict() for name in self.networks.kept}
+        parts = {name: self.networks[name].state_dict() for name in ("student", "ema", *self.kept)}
         for name, optimizer in self.optimizers.items():
             state = optimizer.state_dict()["state"]
             parts[f"optimizer.{name}"] = {f"{i}.{key}": value for i, row in state.items() for key, value in row.items()}
@@ -81,27 +75,33 @@ def group() -> Accelerator:
 
 
 def turns(recipe: Recipe, networks: Networks) -> list[Turn]:
-    """Return the rows of one iteration: the student; then, with a GAN, its discriminator and now and then R1."""
+    """Return the turns of one iteration: the student's, then those that its objectives ask for."""
 
     def student_loss(networks: Networks, batch: Batch) -> Tensor:
         losses = [objective.weight * objective(networks, batch) for objective in recipe.objectives]
         return torch.stack(losses).sum(0)
 
-    moving = [p for p in networks.student.parameters() if p.requires_grad]
-    adam = partial(Adam, eps=1e-8, fused=True)
-    rows = [Turn("student", student_loss, moving, adam(moving, betas=recipe.betas), recipe.learning_rate)]
-    for objective in recipe.objectives:
-        if isinstance(objective, Adversarial):
-            assert networks.discriminator is not None
-            heads = [p for p in networks.discriminator.parameters() if p.requires_grad]
-            # One optimiser takes both steps; its memory is shortened as if R1 came in every iteration (StyleGAN2, B).
-            lazy = objective.r1_every / (objective.r1_every + 1) if objective.r1 else 1.0
-            optimizer = adam(heads, betas=(recipe.betas[0] ** lazy, recipe.betas[1] ** lazy))
-            rate = recipe.discriminator_learning_rate * lazy
-            rows.append(Turn("discriminator", objective.discriminator_loss, heads, optimizer, rate))
-            if objective.r1:
-                rows.append(Turn("r1", objective.penalty, heads, optimizer, rate, objective.r1_every))
-    return rows
+    asked = [turn for objective in recipe.objectives for turn in objective.turns(networks)]
+    return [Turn("student", student_loss, "student"), *asked]
+
+
+def players(recipe: Recipe, networks: Networks, turns: Iterable[Turn]) -> dict[str, Player]:
+    """Return the networks that take turns, each with one optimiser for all of its turns.
+
+    Where a network takes further turns now and then (lazy regularisation), Adam's step is shortened and its memory
+    lengthened as if each iteration had one step (arXiv 1912.04958, appendix B).
+    """
+    steps: dict[str, Fraction] = {}
+    for turn in turns:
+        steps[turn.network] = steps.get(turn.network, Fraction(0)) + Fraction(1, turn.every)
+    found = {}
+    for name, count in steps.items():
+        lazy = float(1 / count)
+        rate = recipe.learning_rate if name == "student" else recipe.discriminator_learning_rate
+        parameters = [p for p in networks[name].parameters() if p.requires_grad]
+        betas = (recipe.betas[0] ** lazy, recipe.betas[1] ** lazy)
+        found[name] = Player(parameters, Adam(parameters, betas=betas, eps=1e-8, fused=True), rate * lazy)
+    return found
 
 
 def train(
@@ -116,52 +116,49 @@ def train(
 
     `batches` yields this process's part of each global batch: x0 [n,C,H,W] in [-1, 1], label [n] or None, and the
     place [n] of every image in the endless stream; where the batch has an attribute `number` [n], images of the same
-    number are the same, and their features are remembered. `resume` is a `Progress.state()`; the batches must then
+    number are the same, and their features are cached. `resume` is a `Progress.state()`; the batches must then
     start at its `images`. Raises Diverged after PATIENCE unusable steps in a row.
     """
     for objective in recipe.objectives:
         for need in objective.needs:
-            if getattr(networks, need) is None:
+            if networks[need] is None:
                 raise ValueError(
                     f"The objective {objective.kind} needs a network that is not there, the {need}: make the networks "
                     f"with d2o.networks(recipe, teacher)."
                 )
     accelerator = accelerator or group()
     device = accelerator.device
-    for network in vars(networks).values():
-        if isinstance(network, nn.Module):
-            network.to(device)
+    for network in networks.by_name().values():
+        network.to(device)
     rows = turns(recipe, networks)
-    optimizers = {row.name: row.optimizer for row in rows if row.name != "r1"}
+    playing = players(recipe, networks, rows)
+    optimizers = {name: player.optimizer for name, player in playing.items()}
+    keeps = [name for objective in recipe.objectives for name in objective.keeps]
+    kept = tuple(dict.fromkeys(name for name in (*playing, *recipe.averages, *keeps) if name != "student"))
     images, iteration, skipped = 0, 0, 0
     if resume is not None:
         images, iteration, skipped = (resume[1][key] for key in ("images", "iteration", "skipped"))
-        restore(networks, optimizers, resume[0])
-    everything = [p for row in rows for p in row.parameters]
-    if (forget := getattr(networks.discriminator, "forget", None)) is not None:
-        forget()  # the images of another data set have the same numbers
+        restore(networks, kept, optimizers, resume[0])
+    if networks.discriminator is not None:
+        for cache in networks.discriminator.caches:
+            cache.clear()  # the images of another data set have the same numbers
+    everything = [p for player in playing.values() for p in player.parameters]
     dropout = any(objective.dropout for objective in recipe.objectives)
     failures = dict.fromkeys((row.name for row in rows), 0)
 
     while images < recipe.duration:
-        given = next(batches)
-        x0, label, index = given
-        x0 = x0.to(device, memory_format=torch.channels_last)
-        if label is not None:
-            label = label.to(device) if networks.student.num_classes else None
-        # A processor that is not the host would wait longer for remembered features than for new ones.
-        number = getattr(given, "number", None)
-        known = number.tolist() if number is not None and device.type == "cpu" else None
-        batch = Batch(x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=known)
+        batch = to_batch(next(batches), recipe, images, networks.student.num_classes, device)
         micro_batches = batch.split(recipe.micro_batch_size or len(batch))
         if dropout:  # the only randomness that is not the batch's own
             torch.manual_seed(crc32(f"{recipe.seed} {images} {accelerator.process_index}".encode()))
-        rate = schedule(recipe, images)
+        factor = schedule(recipe, images)
         losses = {}
         for row in rows:
             if iteration % row.every:
                 continue
-            losses[row.name], usable = take(row, networks, micro_batches, everything, rate, accelerator)
+            require_gradients(everything, playing[row.network].parameters)
+            player = playing[row.network]
+            losses[row.name], usable = take_turn(row, player, networks, micro_batches, factor, accelerator)
             failures[row.name] = 0 if usable else failures[row.name] + 1
             skipped += not usable
             if failures[row.name] >= PATIENCE:
@@ -169,65 +166,76 @@ def train(
                     f"The gradients of the {row.name} have not been finite for {PATIENCE} steps in a row, up to image "
                     f"{images:,}: lower the learning rate or use precision float32."
                 )
-        for parameter in everything:
-            parameter.requires_grad_(True)
+        require_gradients(everything, everything)
         iteration += 1
         images += recipe.batch_size
-        follow(recipe, networks, images)
-        yield Progress(
-            images,
-            iteration,
-            losses,
-            rate * recipe.learning_rate,
-            skipped,
-            any(failures.values()),
-            networks,
-            optimizers,
-        )
+        update_averages(recipe, networks, images)
+        for objective in recipe.objectives:
+            objective.after(networks, Step(images, recipe.batch_size, recipe.duration))
+        rate, failing = factor * recipe.learning_rate, any(failures.values())
+        yield Progress(images, iteration, losses, rate, skipped, failing, networks, optimizers, kept)
 
 
-def take(
+def to_batch(given: Any, recipe: Recipe, images: int, num_classes: int, device: torch.device) -> Batch:
+    """Return a batch of the data on the device, with the share of the run that lies behind."""
+    x0, label, index = given
+    label = label.to(device) if label is not None and num_classes else None
+    # Cached features lie in the host's memory: another device would wait longer for them than for new ones.
+    number = getattr(given, "number", None)
+    known = number.tolist() if number is not None and device.type == "cpu" else None
+    x0 = x0.to(device, memory_format=torch.channels_last)
+    return Batch(x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=known)
+
+
+def require_gradients(everything: Iterable[nn.Parameter], wanted: Iterable[nn.Parameter]) -> None:
+    """Let the wanted parameters have gradients, and no others of everything that trains."""
+    for parameter in everything:
+        parameter.requires_grad_(False)
+    for parameter in wanted:
+        parameter.requires_grad_(True)
+
+
+def take_turn(
     turn: Turn,
+    player: Player,
     networks: Networks,
     micro_batches: list[Batch],
-    everything: list[nn.Parameter],
-    rate: float,
+    factor: float,
     accelerator: Accelerator,
 ) -> tuple[float, bool]:
     """Accumulate gradients, average them over the processes, and step; return the loss and whether a step was taken."""
-    for parameter in everything:
-        parameter.requires_grad_(False)
-    for parameter in turn.parameters:
-        parameter.requires_grad_(True)
-    turn.optimizer.zero_grad(set_to_none=True)
+    player.optimizer.zero_grad(set_to_none=True)
     count = sum(len(batch) for batch in micro_batches)
     total = torch.zeros((), device=accelerator.device)
     for batch in micro_batches:
         loss = turn.loss(networks, batch).sum() / count
         loss.backward()
         total += loss.detach()
-    gradients = [p.grad for p in turn.parameters if p.grad is not None]
-    total = average(gradients, total, accelerator)
+    gradients = [p.grad for p in player.parameters if p.grad is not None]
+    average_over_processes([total, *gradients], accelerator)
     usable = bool(torch.nn.utils.get_total_norm(gradients).isfinite() & total.isfinite())
     if usable:
-        for group in turn.optimizer.param_groups:
-            group["lr"] = turn.learning_rate * rate
-        turn.optimizer.step()
-    turn.optimizer.zero_grad(set_to_none=True)
+        for rows in player.optimizer.param_groups:
+            rows["lr"] = player.learning_rate * factor
+        player.optimizer.step()
+    player.optimizer.zero_grad(set_to_none=True)
     return total.item(), usable
 
 
-def average(gradients: list[Tensor], loss: Tensor, accelerator: Accelerator) -> Tensor:
-    """Replace every gradient by its mean over the processes; return the mean loss."""
+def average_over_processes(tensors: list[Tensor], accelerator: Accelerator) -> None:
+    """Replace every tensor by its mean over the processes, in place, bucket by bucket."""
     if accelerator.num_processes == 1:
-        return loss
-    flat = torch.cat([loss.view(1), *(gradient.flatten() for gradient in gradients)])
-    flat = accelerator.reduce(flat, reduction="mean")
-    assert isinstance(flat, Tensor)
-    loss, *means = flat.split([1, *(gradient.numel() for gradient in gradients)])
-    for gradient, mean in zip(gradients, means, strict=True):
-        gradient.copy_(mean.view_as(gradient))
-    return loss[0]
+        return
+    bucket: list[Tensor] = []
+    for place, tensor in enumerate(tensors):
+        bucket.append(tensor)
+        if place + 1 < len(tensors) and sum(t.numel() for t in bucket) + tensors[place + 1].numel() <= BUCKET:
+            continue
+        flat = accelerator.reduce(torch.cat([t.flatten() for t in bucket]), reduction="mean")
+        assert isinstance(flat, Tensor)
+        for t, mean in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+            t.copy_(mean.view_as(t))
+        bucket = []
 
 
 def schedule(recipe: Recipe, images: int) -> float:
@@ -242,19 +250,20 @@ def schedule(recipe: Recipe, images: int) -> float:
     return decay * (min(1.0, (images + recipe.batch_size) / ramp) if ramp else 1.0)
 
 
-def restore(networks: Networks, optimizers: dict[str, Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Put the tensors of a `Progress.state()` back where they came from."""
+def restore(
+    networks: Networks, kept: Iterable[str], optimizers: dict[str, Optimizer], tensors: dict[str, Tensor]
+) -> None:
+    """Put the tensors of a `Progress.state()` back where they came from; ValueError where they are of another run."""
 
     def part(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
 
-    networks.student.load_state_dict(part("student"))
-    networks.ema.load_state_dict(part("ema"))
-    if networks.discriminator is not None:
-        critic = networks.discriminator
-        getattr(critic, "load_run_state", critic.load_state_dict)(part("discriminator"))
-    for name in networks.kept:
-        getattr(networks, name).load_state_dict(part(name))
+    for name in ("student", "ema", *kept):
+        try:
+            networks[name].load_state_dict(part(name))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"The state that should be resumed is of another {name}: {reason}") from error
     for name, optimizer in optimizers.items():
         moving = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}

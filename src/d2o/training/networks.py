@@ -1,7 +1,7 @@
 """Make the networks of a run: the student with its average, and what its objectives want beside it."""
 
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -11,12 +11,9 @@ from d2o.data.augmentation import AUGMENTATION_DIM
 from d2o.data.codec import Autoencoder, check_pixels
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import EDM, Boundary, Preconditioning
-from d2o.kernels.switch import Switch
-from d2o.objectives import Adversarial, Consistency, Denoising, Progressive
-from d2o.objectives.distance import Lpips
-from d2o.objectives.objective import Discriminator, Networks
-from d2o.objectives.trajectory import SECOND_TIME, ReverseConsistency, Trajectory
+from d2o.diffusion.families import EDM
+from d2o.discriminators import Discriminator
+from d2o.objectives.objective import Networks
 
 from .freezing import Share, freeze
 from .recipe import Recipe, to_dict
@@ -35,70 +32,40 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
             f"A run starts from a denoiser, not {type(teacher).__name__}: load a teacher with d2o.load, or make an "
             f"untrained one with d2o.untrained."
         )
-    student = deepcopy(teacher) if recipe.pretrained else untrained(teacher, recipe.seed)
-    if any(isinstance(objective, Trajectory | ReverseConsistency) for objective in recipe.objectives):
-        student.backbone = backbones.widened(student.backbone, SECOND_TIME)
-    student.preconditioning = started(student.preconditioning, recipe)
-    student.middle_sigmas = next(
-        (objective.middle_sigmas for objective in recipe.objectives if isinstance(objective, Adversarial)), ()
-    )
-    if student.middle_sigmas and student.middle_sigmas[0] >= student.sigma_max:
-        raise ValueError(
-            f"The recipe's middle_sigmas begin with {student.middle_sigmas[0]:g}, but this model starts from "
-            f"{student.sigma_max:g}: name smaller ones with --set 'objectives.0.middle_sigmas=[0.8]'."
-        )
-    student.provenance = {"recipe": to_dict(recipe), "from": teacher.provenance}
-    if isinstance(student.codec, Autoencoder):
-        student.codec = replace(student.codec, precision=recipe.precision)
-        student.provenance["codec"] = student.codec.record()
-    student.precision = PRECISIONS[recipe.precision]
-    if not Switch.plain:
-        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not isinstance(discriminator, Discriminator | None):
+        name = type(discriminator).__name__
+        raise ValueError(f"{name} is no discriminator: derive it from d2o.discriminators.Discriminator.")
+    student = make_student(recipe, teacher)
     freeze(student, recipe.frozen)
-    ema = deepcopy(student).eval().requires_grad_(False)
     student.train(any(objective.dropout for objective in recipe.objectives))
-    if "discriminator" in recipe.needs and discriminator is None:
-        discriminator = recipe.discriminator.build(student.pixel_shape, student.num_classes, recipe.seed)
-    kept = (
-        *(["target"] if "target" in recipe.needs else []),
-        *(["teacher"] if any(isinstance(objective, Progressive) for objective in recipe.objectives) else []),
+    ema = deepcopy(student).eval().requires_grad_(False)
+    beside: dict[str, Any] = {name: deepcopy(ema) for name in recipe.averages}
+    if "discriminator" in recipe.needs:
+        build = recipe.discriminator.build
+        beside["discriminator"] = discriminator or build(student.pixel_shape, student.num_classes, recipe.seed)
+    for objective in recipe.objectives:
+        for name in objective.needs:
+            if name not in beside:
+                beside[name] = objective.build(name, teacher, student)
+    known = {row.name for row in fields(Networks)}
+    extra = {name: beside.pop(name) for name in list(beside) if name not in known}
+    return Networks(student, ema, **beside, extra=extra)
+
+
+def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
+    """Return a copy of the teacher, or of its architecture, as the recipe's objectives train it."""
+    student = deepcopy(teacher) if recipe.pretrained else reset_weights(teacher, recipe.seed)
+    for objective in reversed(recipe.objectives):  # the first one has the last word
+        student = objective.prepare(student)
+    provenance: dict[str, Any] = {"recipe": to_dict(recipe), "from": teacher.provenance}
+    codec = student.codec
+    if isinstance(codec, Autoencoder):
+        codec = replace(codec, precision=recipe.precision)
+        provenance["codec"] = codec.record()
+    student = student.replace(
+        codec=codec, precision=PRECISIONS[recipe.precision], judged_by=recipe.judged_by, provenance=provenance
     )
-    return Networks(
-        student,
-        ema,
-        as_teacher(teacher, student) if "teacher" in recipe.needs else None,
-        discriminator,
-        target=deepcopy(ema) if "target" in recipe.needs else None,
-        perceptual=perceptual(recipe),
-        kept=kept,
-    )
-
-
-def as_teacher(teacher: Denoiser, student: Denoiser) -> Denoiser:
-    """Return a frozen copy of the teacher that computes as its student does."""
-    copy = deepcopy(teacher).eval().requires_grad_(False)
-    copy.precision = student.precision
-    return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def perceptual(recipe: Recipe) -> torch.nn.Module | None:
-    """Return the network that distances want, which all share one."""
-    distances = [getattr(objective, "distance", None) for objective in recipe.objectives]
-    return next((distance.build() for distance in distances if isinstance(distance, Lpips)), None)
-
-
-def started(preconditioning: Preconditioning, recipe: Recipe) -> Preconditioning:
-    """Return the preconditioning with the noise level that the recipe's student starts from, now and when it is used.
-
-    Discrete families limit it to their schedule's.
-    """
-    sigmas = [objective.sigma for objective in recipe.objectives if not isinstance(objective, Denoising)]
-    if not sigmas:
-        return preconditioning
-    boundary = any(isinstance(objective, Adversarial | Consistency) for objective in recipe.objectives)
-    if boundary and isinstance(preconditioning, EDM):
-        return Boundary(preconditioning.sigma_data, sigma_max=sigmas[0])
-    return replace(preconditioning, sigma_max=sigmas[0])  # type: ignore[type-var]
+    return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def new_denoiser(
@@ -125,18 +92,18 @@ def new_denoiser(
     return Denoiser(network, EDM(), image_shape, num_classes)
 
 
-def untrained(denoiser: Denoiser, seed: int) -> Denoiser:
+def reset_weights(denoiser: Denoiser, seed: int) -> Denoiser:
     """Return a denoiser of the same kind with fresh random weights."""
-    fresh = deepcopy(denoiser)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(denoiser.backbone, backbones.Backbone):
-            fresh.backbone = backbones.build({"kind": denoiser.backbone.kind, **denoiser.backbone.config})
-        else:
-            for module in fresh.backbone.modules():
-                if callable(reset := getattr(module, "reset_parameters", None)):
-                    reset()
-    return fresh
+        backbone: Any = denoiser.backbone
+        if isinstance(backbone, backbones.Backbone):
+            return denoiser.replace(backbone=backbones.build({"kind": backbone.kind, **backbone.config}))
+        backbone = deepcopy(backbone)
+        for module in backbone.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):  # torch's own name, on torch's own layers
+                reset()
+        return denoiser.replace(backbone=backbone)
 
 
 def check_fit(denoiser: Denoiser, images: Images) -> None:

@@ -1,33 +1,44 @@
 """A recipe: the frozen record that a run is. It round-trips through JSON, and nothing else decides the result."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
+from functools import cache, reduce
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from d2o.discriminators import DISCRIMINATORS, Convolutional, Perceptual, Projected, StyleGAN2
-from d2o.objectives import OBJECTIVES, Adversarial, Consistency, Denoising, Progressive, ReverseConsistency, Trajectory
+from d2o.discriminators import DISCRIMINATORS, Projected
+from d2o.objectives import OBJECTIVES
 from d2o.objectives.distance import DISTANCES
 from d2o.records import RECORD, Real, Whole, nearest
 
-Objective = Annotated[
-    Denoising | Adversarial | Consistency | Progressive | Trajectory | ReverseConsistency, Field(discriminator="kind")
-]
+
+def one_of(table: Mapping[str, type], what: str, default: str | None = None) -> Callable[[Any], Any]:
+    """Return the validator of a record whose `kind` is a row of a table, which may grow until it is read.
+
+    `default` is the kind of a mapping that names none.
+    """
+
+    def validate(value: Any) -> Any:
+        if isinstance(value, tuple(table.values())):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"it is not a record with the kind of {what}")
+        kind = value.get("kind", default)
+        if kind not in table:
+            raise ValueError(
+                f"there is no {what} of the kind {kind!r}: {nearest(kind, table)} --import FILE registers your own"
+            )
+        return adapter(table[kind]).validate_python({**value, "kind": kind})
+
+    return validate
 
 
-def projected_by_default(value: Any) -> Any:
-    """Read a discriminator without a kind as the projected one, which was once the only one."""
-    return {"kind": "projected", **value} if isinstance(value, Mapping) else value
-
-
-Discriminator = Annotated[
-    Projected | StyleGAN2 | Perceptual | Convolutional,
-    Field(discriminator="kind"),
-    BeforeValidator(projected_by_default),
-]
+adapter = cache(TypeAdapter)
+AnyObjective = Annotated[Any, PlainValidator(one_of(OBJECTIVES, "objective"))]
+AnyDiscriminator = Annotated[Any, PlainValidator(one_of(DISCRIMINATORS, "discriminator", default="projected"))]
 Images = Annotated[Whole, Field(ge=1)]
 Rate = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(ge=0, lt=1)]
@@ -37,7 +48,7 @@ Share = Annotated[Real, Field(ge=0, lt=1)]
 class Recipe:
     """Which objectives, from which weights, what stays frozen, how long. Durations are counted in images seen."""
 
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]
+    objectives: Annotated[tuple[AnyObjective, ...], Field(min_length=1)]
     """Losses of the student, added up with their weights."""
     duration: Images = 200_000
     """Images to train on."""
@@ -48,12 +59,13 @@ class Recipe:
     pretrained: bool = True
     """Start from the given weights; if not, from random ones."""
     frozen: tuple[str, ...] = ()
-    """What does not move: roles (convolution), or name:PATTERN, block:PATTERN, resolution:SIDE, all-but:RULE."""
+    """What stays frozen: roles (convolution), or name:PATTERN, block:PATTERN, resolution:SIDE, all-but:RULE."""
     backbone: dict[str, Any] | None = None
     """The network of a recipe that starts from nothing: {"kind": ..., settings}; sizes come from the data."""
-    discriminator: Discriminator = Projected()
+    discriminator: AnyDiscriminator = Projected()
     learning_rate: Rate = 1e-4
     discriminator_learning_rate: Rate = 1e-4
+    """Of the discriminator, and of any other network that takes turns with the student."""
     betas: tuple[Share, Share] = (0.0, 0.99)
     """Adam's, of student and discriminator alike."""
     learning_rate_ramp: Annotated[Whole, Field(ge=0)] = 0
@@ -72,19 +84,19 @@ class Recipe:
         kinds = [objective.kind for objective in self.objectives]
         if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
             raise ValueError(f"the objective {twice} is there twice: name it once, with its weight")
-        pupils = [objective.kind for objective in self.objectives if "teacher" in objective.needs]
-        rounds = next((objective.rounds for objective in self.objectives if isinstance(objective, Progressive)), 0)
-        if rounds and len(pupils) > 1:
-            other = next(kind for kind in pupils if kind != "progressive")
-            raise ValueError(f"progressive changes its teacher in every round, so {other} cannot learn from it too")
-        if self.duration < rounds * self.batch_size:
-            raise ValueError(
-                f"progressive has {rounds} rounds of at least an iteration each: let duration be "
-                f"{rounds * self.batch_size} or more"
-            )
-        distances = [o.distance for o in self.objectives if "perceptual" in o.needs]  # type: ignore[union-attr]
-        if any(distance != distances[0] for distance in distances):
-            raise ValueError("objectives that compare by LPIPS share one: give them the same settings of lpips")
+        for objective in self.objectives:
+            others = [other for other in self.objectives if other is not objective]
+            for other in others:
+                if changed := set(objective.keeps) & set(other.needs):
+                    raise ValueError(f"{objective.kind} changes its {min(changed)}, so {other.kind} cannot share it")
+                for name in set(objective.needs) & set(other.needs):
+                    if objective.settings_of(name) != other.settings_of(name):
+                        raise ValueError(f"{objective.kind} and {other.kind} share one {name}: give it one setting")
+            if self.duration < objective.shortest * self.batch_size:
+                raise ValueError(
+                    f"{objective.kind} needs at least {objective.shortest} iterations: let duration be "
+                    f"{objective.shortest * self.batch_size} or more"
+                )
 
     @property
     def needs(self) -> set[str]:
@@ -92,9 +104,20 @@ class Recipe:
         return {name for objective in self.objectives for name in objective.needs}
 
     @property
+    def averages(self) -> dict[str, float]:
+        """The moving averages of the student that the objectives want, with the longest half-life asked for."""
+        rows = [row for objective in self.objectives for row in objective.averages.items()]
+        return dict(sorted(rows, key=lambda row: row[1]))
+
+    @property
+    def augments(self) -> bool:
+        """Whether the student's network is told how its images were augmented."""
+        return any(objective.augments for objective in self.objectives)
+
+    @property
     def judged_by(self) -> tuple[str, ...]:
         """The discriminator's feature networks, as far as there is a discriminator."""
-        return self.discriminator.networks if "discriminator" in self.needs else ()
+        return tuple(self.discriminator.networks) if "discriminator" in self.needs else ()
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -105,56 +128,49 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 def from_dict(values: Mapping[str, Any]) -> Recipe:
     """Return the recipe that `to_dict` wrote; all that is wrong is named in one ValueError, with the nearest key."""
     try:
-        return TypeAdapter(Recipe).validate_python(values)
+        return adapter(Recipe).validate_python(values)
     except ValidationError as error:
-        raise ValueError(f"This recipe cannot be used: {explain(error)}.") from error
+        raise ValueError(f"This recipe cannot be used: {explain(error, values)}.") from error
 
 
 def change(recipe: Recipe, path: str, value: Any) -> Recipe:
     """Return the recipe with one field changed, by its dotted path: `learning_rate`, `objectives.0.r1`."""
-    values: Any = to_dict(recipe)
-    place, names = values, path.split(".")
-    for name in names[:-1]:
-        place = _enter(place, name, path)
-    _enter(place, names[-1], path)
-    place[int(names[-1]) if isinstance(place, list) else names[-1]] = value
+    values = place = to_dict(recipe)
+    *parents, last = path.split(".")
+    for name in parents:
+        place = place[key_of(place, name, path)]
+    place[key_of(place, last, path)] = value
     return from_dict(values)
 
 
-def _enter(place: Any, name: str, path: str) -> Any:
-    if isinstance(place, list) and name.isdigit() and int(name) < len(place):
-        return place[int(name)]
-    if isinstance(place, dict) and name in place:
-        return place[name]
-    known = (
-        list(place)
-        if isinstance(place, dict)
-        else [str(i) for i in range(len(place))]
-        if isinstance(place, list)
-        else []
-    )
-    raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}")
+def key_of(place: Any, name: str, path: str) -> Any:
+    """Return the key or index that a part of a dotted path means in a record or list; ValueError for none."""
+    known = list(place) if isinstance(place, dict) else []
+    if isinstance(place, list):
+        known = [str(index) for index in range(len(place))]
+    if name not in known:
+        raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}")
+    return name if isinstance(place, dict) else int(name)
 
 
-def explain(error: ValidationError) -> str:
-    """Return pydantic's list of errors as one sentence with paths and nearest names."""
-    parts = []
-    for item in error.errors():
-        steps = [str(step) for step in item["loc"]]
-        if not steps:  # of the recipe as a whole
-            parts.append(item["msg"].removeprefix("Value error, "))
-            continue
-        kinds = [step for step in steps[:-1] if step in RECORDS]  # pydantic names the kind; a recipe's path does not
-        where = ".".join(step for step in steps if step not in kinds)
-        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            known = [f.name for f in fields(RECORDS[kinds[-1]] if kinds else Recipe)]
-            parts.append(f"unknown key {where!r} ({nearest(steps[-1], known)})")
-        else:
-            parts.append(f"{where} is {item['input']!r}: {item['msg'].lower()}")
+def explain(error: ValidationError, values: Any) -> str:
+    """Return pydantic's list of errors about these values as one sentence with paths and nearest names."""
+    parts, kinds = [], {**OBJECTIVES, **DISTANCES, **DISCRIMINATORS}
+    rows = error.errors()
+    for row in rows:
+        steps = [
+            step for step in row["loc"] if step not in DISTANCES
+        ]  # pydantic puts the kind that it chose in between
+        where = ".".join(map(str, steps))
+        if row["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            place = reduce(lambda place, step: place[step], steps[:-1], values)
+            record = kinds.get(place.get("kind", "projected"), Recipe) if steps[:-1] else Recipe
+            parts.append(f"unknown key {where!r} ({nearest(steps[-1], [field.name for field in fields(record)])})")
+        elif row["type"] != "too_short" or len(rows) == 1:  # an objective that cannot be used is not counted, either
+            message = row["msg"].removeprefix("Value error, ")
+            shown = f"{message[:1].lower()}{message[1:]}" if row["type"] != "value_error" else message
+            parts.append(f"{where} is {row['input']!r}: {shown}" if steps else shown)
     return "; ".join(parts)
 
 
-RECORDS: dict[str, Any] = {**OBJECTIVES, **DISTANCES, **DISCRIMINATORS}
-"""The records that a recipe holds, by their kinds."""
-
-__all__ = ["Recipe", "change", "explain", "from_dict", "nearest", "replace", "to_dict"]
+__all__ = ["Recipe", "change", "explain", "from_dict", "replace", "to_dict"]

@@ -100,8 +100,9 @@ def run(
     start = resume[1]["images"] if resume else 0
     if main:
         forget_after(directory / "metrics.jsonl", start)
-    if (remember := getattr(networks.discriminator, "remember_on_disk", None)) is not None:
-        remember(directory, FEATURES_ON_DISK // accelerator.num_processes)
+    caches = () if networks.discriminator is None else networks.discriminator.caches
+    for cache in caches:
+        cache.use_disk(directory, FEATURES_ON_DISK // accelerator.num_processes // len(caches))
     batches = images.batches(
         recipe.batch_size,
         seed=recipe.seed,

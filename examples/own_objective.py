@@ -1,0 +1,39 @@
+"""An objective of your own: a relativistic GAN with a start, a turn and an end of iteration of its own.
+
+d2o finetune --import own_objective.py --recipe relativistic --from digits-teacher --data digits --out runs/relativistic
+"""
+
+from dataclasses import dataclass, replace
+
+from torch.nn.functional import softplus
+
+from d2o.objectives import OBJECTIVES, Objective, Turn
+from d2o.training.recipes import D2O, DIGITS, RECIPES
+
+
+@dataclass(frozen=True)
+class Relativistic(Objective):
+    kind: str = "relativistic"
+    needs = ("discriminator",)  # pyright: ignore
+
+    def prepare(self, student):  # start from less noise than the default 80
+        return student.replace(preconditioning=replace(student.preconditioning, sigma_max=10.0), one_step=True)
+
+    def lead(self, networks, batch):  # how much more real than the student's images the real ones look [N]
+        fake = networks.student(10.0 * batch.noise("relativistic"), 10.0, batch.label)
+        real, fake = (networks["discriminator"](images, batch.label)[0].mean(1) for images in (batch.x0, fake))
+        return real - fake
+
+    def __call__(self, networks, batch):  # the student's loss per image [N]
+        return softplus(self.lead(networks, batch))
+
+    def turns(self, networks):  # the discriminator's turn, after the student's
+        return [Turn("discriminator", lambda *scene: softplus(-self.lead(*scene)), "discriminator")]
+
+    def after(self, networks, step):  # a small step back to the average, which calms the game
+        for own, average in zip(networks.student.parameters(), networks.ema.parameters()):
+            own.data.lerp_(average, 0.01)
+
+
+OBJECTIVES["relativistic"] = Relativistic
+RECIPES["relativistic"] = replace(D2O, **{**DIGITS, "objectives": (Relativistic(),)})

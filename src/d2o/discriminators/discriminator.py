@@ -1,0 +1,34 @@
+"""What every discriminator is: frozen features of images, and trained heads that judge them."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from d2o.features.cache import FeatureCache
+
+
+class Discriminator(nn.Module):
+    """A network that judges images in two halves, so that the turns of an iteration can share the first.
+
+    One without frozen features returns the images themselves as its features.
+    """
+
+    @property
+    def caches(self) -> Sequence[FeatureCache]:
+        """Where the features of real images are kept, if they are."""
+        return ()
+
+    def features(self, images: Tensor, number: Sequence[int] | None = None) -> list:
+        """Return nested lists of features of images [N,C,H,W]; gradients reach the images.
+
+        Images of equal `number` are equal; it is given only where there are `caches`, and no gradients are wanted then.
+        """
+        del number
+        return [[images]]
+
+    def judge(self, features: list, label: Tensor | None = None) -> list[Tensor]:
+        """Return logits [N, K], one tensor for each feature network; `label` [N] is needed if there are classes."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]:
+        return self.judge(self.features(images), label)

@@ -104,7 +104,7 @@ def test_the_ends_of_the_generators_range_have_a_normal_quantile(monkeypatch):
         def random(self, count, dtype):
             return np.array([0, 1 - 2.0**-24], dtype)[:count]
 
-    monkeypatch.setattr(noise_module, "rewound", lambda seeds: [Ends() for _ in seeds])
+    monkeypatch.setattr(noise_module, "restart_streams", lambda seeds: [Ends() for _ in seeds])
     (uniform,) = uniform_for([0], 2)
     assert uniform[0] == 2.0**-25 and uniform[1] == 1 - 2.0**-24
     assert log_normal_sigmas(uniform).isfinite().all()

@@ -144,8 +144,8 @@ class TestStyleGAN2:
         block: Any = self.critic().blocks[0]
         checks = torch.ones(1, 1, 16, 16)
         checks[..., ::2] = -1
-        assert float(block.blurred(checks, padding=1, stride=2)[..., 1:-1, 1:-1].abs().max()) < 1e-6
-        flat = block.blurred(torch.ones(1, 1, 16, 16), padding=1, stride=2)
+        assert float(block.blur(checks, padding=1, stride=2)[..., 1:-1, 1:-1].abs().max()) < 1e-6
+        flat = block.blur(torch.ones(1, 1, 16, 16), padding=1, stride=2)
         assert torch.allclose(flat[..., 1:-1, 1:-1], torch.ones(6, 6))
 
     def test_the_paper_s_size_at_32_pixels(self):

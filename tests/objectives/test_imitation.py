@@ -10,7 +10,7 @@ from d2o.diffusion.noise import noise_for
 from d2o.objectives import Consistency, Progressive, ReverseConsistency, Trajectory
 from d2o.objectives.distance import Lpips, PseudoHuber, Squared
 from d2o.objectives.objective import Batch, Networks
-from d2o.objectives.teaching import straight, walk
+from d2o.objectives.teaching import solver_step, straight
 from d2o.objectives.trajectory import SECOND_TIME
 
 from .gaussian import Exact, carried, denoised
@@ -95,9 +95,11 @@ class TestSteps:
         x, x0 = noise_for([1, 2], (1, 4, 4)).double(), noise_for([3, 4], (1, 4, 4)).double()
         here, there = torch.tensor([4.0, 4.0]).double(), torch.tensor([1.0, 0.0]).double()
         constant: Any = Exact(lambda x, sigma: x0)
-        x_next = walk(constant, x, here, there, None, "euler")
+        x_next = solver_step(constant, x, here, there, None, "euler")
         torch.testing.assert_close(straight(x, here, x_next, there), x0)
-        torch.testing.assert_close(walk(constant, x, here, there, None, "heun"), x_next)  # lines need no second order
+        torch.testing.assert_close(
+            solver_step(constant, x, here, there, None, "heun"), x_next
+        )  # lines need no second order
 
     @pytest.mark.parametrize(("solver", "order"), [("euler", 2), ("heun", 3)])
     def test_the_error_of_one_step_has_the_solvers_order(self, solver, order):
@@ -105,7 +107,7 @@ class TestSteps:
         errors = []
         for size in (0.1, 0.05):
             here, there = torch.tensor([1.0]).double(), torch.tensor([1.0 - size]).double()
-            found = walk(exact, x, here, there, None, solver)  # type: ignore[arg-type]
+            found = solver_step(exact, x, here, there, None, solver)  # type: ignore[arg-type]
             errors.append(float((found - carried(x, here.view(-1, 1, 1, 1), 1.0 - size)).abs().max()))
         assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.15)
 

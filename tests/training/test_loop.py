@@ -12,7 +12,7 @@ from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.denoising import Denoising
 from d2o.training import loop
 from d2o.training import networks as makers
-from d2o.training.loop import players, PATIENCE, Diverged, schedule, train, turns
+from d2o.training.loop import PATIENCE, Diverged, players, schedule, train, turns
 from d2o.training.recipe import Recipe
 
 from .tiny import ADVERSARIAL, BATCH, RECIPES, parameters_of, plain_steps, stream

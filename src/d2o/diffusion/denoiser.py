@@ -28,8 +28,8 @@ class Codec(Protocol):
 class Denoiser(nn.Module):
     """Predict the clean image behind a noisy one, whatever family the network comes from.
 
-    `image_shape` is (C, H, W); `num_classes` is 0 without labels. A denoiser of latent images has a `codec`, which is no
-    part of its weights. With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32.
+    `image_shape` is (C, H, W); `num_classes` is 0 without labels. A denoiser of latent images has a `codec`, not
+    among its weights. With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32.
     `one_step` says that it was trained to make images in one call, or in a few: then it goes back to noise of
     `middle_sigmas` after its first ones. `judged_by` names the frozen networks of the discriminator that it was trained
     against. `provenance` is JSON-able, travels with the file, and is for people: no code reads it.

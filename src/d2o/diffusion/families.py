@@ -4,14 +4,22 @@ A family of diffusion models is one row of four coefficients. `sigma` is a float
 Every family has `sigma_max`, the noise level that sampling starts from.
 """
 
-from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, NamedTuple, Protocol
+from dataclasses import asdict, replace
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from d2o.records import RECORD, nearest, validate
+
 from .noise import SIGMA_MAX, SIGMA_MIN
-from .schedules import LONGEST, SCHEDULES, noise_levels
+from .schedules import LONGEST, noise_levels
+
+Number = Annotated[float, Field(strict=True, gt=0, lt=1e9)]
+"""Of a preconditioning: above every sensible one, and small enough for float32."""
+Schedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 
 
 class Coefficients(NamedTuple):
@@ -35,20 +43,20 @@ class Preconditioning(Protocol):
     def __call__(self, sigma: Tensor) -> Coefficients: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class EDM:
     """The preconditioning of EDM teachers (arXiv 2206.00364, table 1)."""
 
     kind: ClassVar[str] = "edm"
-    sigma_data: float = 0.5
-    sigma_max: float = SIGMA_MAX
+    sigma_data: Number = 0.5
+    sigma_max: Number = SIGMA_MAX
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         norm = (sigma**2 + self.sigma_data**2).sqrt()
         return Coefficients(self.sigma_data**2 / norm**2, sigma * self.sigma_data / norm, 1 / norm, sigma.log() / 4)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class Boundary:
     """The boundary form of consistency models, used by D2O students: D(x, sigma_min) = x (arXiv 2303.01469, C).
 
@@ -56,10 +64,10 @@ class Boundary:
     """
 
     kind: ClassVar[str] = "boundary"
-    sigma_data: float = 0.5
-    sigma_min: float = SIGMA_MIN
-    sigma_max: float = SIGMA_MAX
-    time_scale: float = 0.25
+    sigma_data: Number = 0.5
+    sigma_min: Number = SIGMA_MIN
+    sigma_max: Number = SIGMA_MAX
+    time_scale: Number = 0.25
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         above = sigma - self.sigma_min
@@ -68,15 +76,15 @@ class Boundary:
         return Coefficients(skip, above * self.sigma_data / norm, 1 / norm, self.time_scale * sigma.log())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class VP:
     """Variance preserving, continuous time: the network predicts the noise (arXiv 2206.00364, table 1)."""
 
     kind: ClassVar[str] = "vp"
-    beta_range: float = 19.9
-    beta_min: float = 0.1
-    time_scale: float = 999.0
-    sigma_max: float = SIGMA_MAX
+    beta_range: Number = 19.9
+    beta_min: Number = 0.1
+    time_scale: Number = 999.0
+    sigma_max: Number = SIGMA_MAX
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         variance = (1 + sigma**2).log()
@@ -86,22 +94,19 @@ class VP:
         return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time_scale * time)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class VE:
     """Variance exploding: the network predicts the negated noise (arXiv 2206.00364, table 1)."""
 
     kind: ClassVar[str] = "ve"
-    sigma_max: float = SIGMA_MAX
+    sigma_max: Number = SIGMA_MAX
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         one = torch.ones_like(sigma)
         return Coefficients(one, sigma, one, (sigma / 2).log())
 
 
-NEAREST = ("ratio", "difference")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class Discrete:
     """Variance preserving, discrete times 0 to steps - 1: the schedule's name and range, or `betas` themselves.
 
@@ -110,17 +115,15 @@ class Discrete:
     `sigma_max` is at most the schedule's own.
     """
 
-    schedule: str = "linear"
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    steps: int = 1000
-    betas: tuple[float, ...] = ()
-    sigma_max: float = SIGMA_MAX
-    nearest: str = "ratio"
+    schedule: Schedule = "linear"
+    beta_start: Number = 1e-4
+    beta_end: Number = 0.02
+    steps: Annotated[int, Field(strict=True, ge=1, le=LONGEST)] = 1000
+    betas: Annotated[tuple[Annotated[Number, Field(lt=1)], ...], Field(max_length=LONGEST)] = ()
+    sigma_max: Number = SIGMA_MAX
+    nearest: Literal["ratio", "difference"] = "ratio"
 
     def __post_init__(self) -> None:
-        assert self.nearest in NEAREST, self.nearest
-        object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "sigma_max", min(self.sigma_max, self.levels[-1].item()))
 
     @property
@@ -135,7 +138,7 @@ class Discrete:
         return (sigma[..., None] > between).sum(-1).to(sigma)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class Epsilon(Discrete):
     """DDPM: the network predicts the noise (arXiv 2006.11239). Its errors are multiplied by sigma."""
 
@@ -145,7 +148,7 @@ class Epsilon(Discrete):
         return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time(sigma))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class Velocity(Discrete):
     """The network predicts v = sqrt(a) noise - sqrt(1 - a) x0, where a = 1 / (1 + sigma^2) (arXiv 2202.00512, D)."""
 
@@ -167,8 +170,6 @@ def start_at(family: Preconditioning, sigma: float) -> Preconditioning:
 
 
 PRECONDITIONINGS: dict[str, type] = {family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity)}
-LARGEST = 1e9
-"""Above every sensible number of a preconditioning, and small enough for float32."""
 
 
 def to_spec(preconditioning: Preconditioning) -> dict:
@@ -181,37 +182,7 @@ def from_spec(spec: dict) -> Preconditioning:
     settings = dict(spec)
     kind = settings.pop("kind", None)
     if not isinstance(kind, str) or kind not in PRECONDITIONINGS:
-        raise ValueError(f"Unknown preconditioning {kind!r}; there are {', '.join(PRECONDITIONINGS)}.")
-    for name, value in settings.items():
-        if not ALLOWED.get(name, positive)(value):
-            shown = repr(value)[:100]
-            raise ValueError(f"The preconditioning {kind!r} cannot use {name} = {shown}: {MEANING.get(name, NUMBER)}.")
-    try:
-        return PRECONDITIONINGS[kind](**settings)
-    except TypeError as error:
-        raise ValueError(f"The preconditioning {kind!r} does not take {sorted(settings)}.") from error
-
-
-def positive(value: object) -> bool:
-    """Return whether this is a number that a preconditioning can use."""
-    return type(value) in (int, float) and 0 < value < LARGEST  # type: ignore[operator]
-
-
-def is_betas(values: object) -> bool:
-    """Return whether these are variances that a schedule adds: none, or many between 0 and 1."""
-    return isinstance(values, list | tuple) and len(values) <= LONGEST and all(positive(v) and v < 1 for v in values)
-
-
-NUMBER = f"it must be a positive number below {LARGEST:.0e}"
-ALLOWED = {
-    "schedule": lambda value: isinstance(value, str) and value in SCHEDULES,
-    "steps": lambda value: type(value) is int and 1 <= value <= LONGEST,
-    "betas": is_betas,
-    "nearest": lambda value: value in NEAREST,
-}
-MEANING = {
-    "schedule": f"there are {', '.join(SCHEDULES)}",
-    "steps": f"it must be a whole number 1 to {LONGEST}",
-    "betas": f"they must be at most {LONGEST} numbers between 0 and 1",
-    "nearest": f"there are {', '.join(NEAREST)}",
-}
+        raise ValueError(
+            f"Unknown preconditioning {kind!r}; {nearest(kind, PRECONDITIONINGS)} --import FILE registers your own"
+        )
+    return validate(PRECONDITIONINGS[kind], settings, f"The preconditioning {kind!r}")

@@ -49,19 +49,19 @@ def noise_for(seeds: Iterable[int], shape: Sequence[int], device: torch.device |
     """Return unit normal noise [N, *shape] of which image i depends on seed i only."""
     seeds = list(seeds)
     noise = np.empty((len(seeds), *shape), np.float32)
-    for generator, row in zip(rewound(seeds), noise, strict=True):
+    for generator, row in zip(restart_streams(seeds), noise, strict=True):
         generator.standard_normal(out=row, dtype=np.float32)
     return torch.from_numpy(noise).to(device)
 
 
 def uniform_for(seeds: Iterable[int], count: int, device: torch.device | str = "cpu") -> Tensor:
     """Return uniform numbers [N, count] in (0, 1) of which row i depends on seed i only."""
-    rows = [generator.random(count, dtype=np.float32) for generator in rewound(seeds)]
+    rows = [generator.random(count, dtype=np.float32) for generator in restart_streams(seeds)]
     tiny = np.float32(2.0**-25)  # draws are multiples of 2^-24 from 0 on, and 0 has no normal quantile;
     return torch.from_numpy(np.maximum(np.stack(rows), tiny)).to(device)  # adding it would round the largest to 1
 
 
-def rewound(seeds: Iterable[int]) -> Iterator[np.random.Generator]:
+def restart_streams(seeds: Iterable[int]) -> Iterator[np.random.Generator]:
     """Yield one generator again and again, as `streams` makes it for each seed: eight times as fast as new ones."""
     philox = np.random.Philox(key=0)
     generator, state = np.random.Generator(philox), philox.state

@@ -17,16 +17,16 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         # Mean first, then the squares around it: E[x^2] - E[x]^2 would lose digits.
         values = input.float()
         number = values.new_tensor([values.numel() / values.shape[1]])
-        total = summed(torch.cat([values.sum((0, 2, 3)), number]))
+        total = sum_over_processes(torch.cat([values.sum((0, 2, 3)), number]))
         count = total[-1].detach()
         mean = total[:-1] / count
         centred = values - mean[:, None, None]
-        variance = summed(centred.square().sum((0, 2, 3))) / count
-        self.remember(mean.detach(), variance.detach() * count / (count - 1))
+        variance = sum_over_processes(centred.square().sum((0, 2, 3))) / count
+        self.update_running_statistics(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
-    def remember(self, mean: Tensor, variance: Tensor) -> None:
+    def update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics towards those of this batch."""
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         self.running_mean.lerp_(mean, self.momentum)
@@ -35,7 +35,7 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
 
 
-def summed(tensor: Tensor) -> Tensor:
+def sum_over_processes(tensor: Tensor) -> Tensor:
     """Return the sum over all processes; the gradient is summed likewise, to every order."""
     from torch.distributed.nn.functional import all_reduce
 

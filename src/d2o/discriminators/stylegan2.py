@@ -126,10 +126,10 @@ class Block(nn.Module):
         self.register_buffer("kernel", line.outer(line)[None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = activation(self.conv1(self.blurred(activation(self.conv0(x)), padding=2)))
-        return (branch + self.skip(self.blurred(x, padding=1, stride=2))) * 0.5**0.5
+        branch = activation(self.conv1(self.blur(activation(self.conv0(x)), padding=2)))
+        return (branch + self.skip(self.blur(x, padding=1, stride=2))) * 0.5**0.5
 
-    def blurred(self, x: Tensor, padding: int, stride: int = 1) -> Tensor:
+    def blur(self, x: Tensor, padding: int, stride: int = 1) -> Tensor:
         """Return low-pass filtered maps; zeros lie outside."""
         kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
         return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])

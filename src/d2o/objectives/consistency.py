@@ -12,7 +12,7 @@ from d2o.records import RECORD
 
 from .batch import Batch
 from .objective import Networks
-from .teaching import Distillation, levels, per_pixel, pick, teacher_and_target, walk
+from .teaching import Distillation, levels, per_pixel, pick, solver_step, teacher_and_target
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -34,6 +34,6 @@ class Consistency(Distillation):
         sigma, sigma_next = sigmas[place], sigmas[place + 1]
         x = x0 + per_pixel(sigma) * batch.noise("consistency noise", x0.shape[1:])
         with torch.no_grad():
-            x_next = walk(teacher, x, sigma, sigma_next, batch.label, self.solver)
+            x_next = solver_step(teacher, x, sigma, sigma_next, batch.label, self.solver)
             aim = target(x_next, sigma_next, batch.label)
         return self.distance(networks, networks.student(x, sigma, batch.label), aim)

@@ -19,7 +19,7 @@ from d2o.records import RECORD
 
 from .batch import Batch
 from .objective import Networks
-from .teaching import TINY, Distillation, levels, per_pixel, pick, straight, teacher_and_target, walk
+from .teaching import TINY, Distillation, levels, per_pixel, pick, solver_step, straight, teacher_and_target
 
 SECOND_TIME = 16
 """Augmentation labels that tell a network at which noise level a jump ends."""
@@ -75,7 +75,7 @@ class Trajectory(Jumping):
         sigma, middle, sigma_next = sigmas[start], sigmas[start + 1], sigmas[end]
         x = x0 + per_pixel(sigma) * batch.noise("trajectory noise", x0.shape[1:])
         with torch.no_grad():
-            x_middle = walk(teacher, x, sigma, middle, batch.label, self.solver)
+            x_middle = solver_step(teacher, x, sigma, middle, batch.label, self.solver)
             x_next = jump(target, x_middle, middle, sigma_next, batch.label)
             x_next = torch.where(per_pixel(end == start + 1), x_middle, x_next)
             aim = straight(x, sigma, x_next, sigma_next)
@@ -102,6 +102,6 @@ class ReverseConsistency(Jumping):
         with torch.no_grad():
             x_middle = jump(target, x, sigma, middle, batch.label)
             x_middle = torch.where(per_pixel(end == 1), x, x_middle)
-            x_next = walk(teacher, x_middle, middle, sigma_next, batch.label, self.solver)
+            x_next = solver_step(teacher, x_middle, middle, sigma_next, batch.label, self.solver)
             aim = straight(x, sigma, x_next, sigma_next)
         return self.distance(networks, answer(networks.student, x, sigma, sigma_next, batch.label), aim)

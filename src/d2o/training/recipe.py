@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
-from functools import cache, reduce
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import Field, PlainValidator
 from pydantic.dataclasses import dataclass
 
 from d2o.discriminators import DISCRIMINATORS, Projected
 from d2o.objectives import OBJECTIVES
 from d2o.objectives.distance import DISTANCES
-from d2o.records import RECORD, Real, Whole, nearest
+from d2o.records import RECORD, Real, Whole, adapter, nearest, validate
 
 
 def one_of(table: Mapping[str, type], what: str, default: str | None = None) -> Callable[[Any], Any]:
@@ -36,7 +35,6 @@ def one_of(table: Mapping[str, type], what: str, default: str | None = None) -> 
     return validate
 
 
-adapter = cache(TypeAdapter)
 AnyObjective = Annotated[Any, PlainValidator(one_of(OBJECTIVES, "objective"))]
 AnyDiscriminator = Annotated[Any, PlainValidator(one_of(DISCRIMINATORS, "discriminator", default="projected"))]
 Images = Annotated[Whole, Field(ge=1)]
@@ -127,10 +125,8 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:
     """Return the recipe that `to_dict` wrote; all that is wrong is named in one ValueError, with the nearest key."""
-    try:
-        return adapter(Recipe).validate_python(values)
-    except ValidationError as error:
-        raise ValueError(f"This recipe cannot be used: {explain(error, values)}.") from error
+    kinds = {**OBJECTIVES, **DISTANCES, **DISCRIMINATORS, "": Projected}  # what 0.1.0 meant by no kind
+    return validate(Recipe, values, "This recipe", kinds)
 
 
 def change(recipe: Recipe, path: str, value: Any) -> Recipe:
@@ -153,24 +149,4 @@ def key_of(place: Any, name: str, path: str) -> Any:
     return name if isinstance(place, dict) else int(name)
 
 
-def explain(error: ValidationError, values: Any) -> str:
-    """Return pydantic's list of errors about these values as one sentence with paths and nearest names."""
-    parts, kinds = [], {**OBJECTIVES, **DISTANCES, **DISCRIMINATORS}
-    rows = error.errors()
-    for row in rows:
-        steps = [
-            step for step in row["loc"] if step not in DISTANCES
-        ]  # pydantic puts the kind that it chose in between
-        where = ".".join(map(str, steps))
-        if row["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            place = reduce(lambda place, step: place[step], steps[:-1], values)
-            record = kinds.get(place.get("kind", "projected"), Recipe) if steps[:-1] else Recipe
-            parts.append(f"unknown key {where!r} ({nearest(steps[-1], [field.name for field in fields(record)])})")
-        elif row["type"] != "too_short" or len(rows) == 1:  # an objective that cannot be used is not counted, either
-            message = row["msg"].removeprefix("Value error, ")
-            shown = f"{message[:1].lower()}{message[1:]}" if row["type"] != "value_error" else message
-            parts.append(f"{where} is {row['input']!r}: {shown}" if steps else shown)
-    return "; ".join(parts)
-
-
-__all__ = ["Recipe", "change", "explain", "from_dict", "replace", "to_dict"]
+__all__ = ["Recipe", "change", "from_dict", "replace", "to_dict"]

@@ -101,5 +101,5 @@ def test_a_wrong_spec_is_a_clear_error(spec):
 
 
 def test_an_unknown_kind_names_the_nearest():
-    with pytest.raises(ValueError, match="edn.*'edm'.*--import"):
+    with pytest.raises(ValueError, match=r"edn.*'edm'.*--import"):
         from_spec({"kind": "edn"})

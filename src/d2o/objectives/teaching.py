@@ -77,7 +77,7 @@ class Distillation(Teaching):
 
 
 def levels(steps: int, sigma: float, student: Denoiser, x0: Tensor) -> Tensor:
-    """Return `steps` Karras levels from `sigma` (at most the student's largest) to 0.002, and a final 0: [steps + 1]."""
+    """Return `steps` Karras levels from `sigma` or the student's largest to 0.002, and a final 0: [steps + 1]."""
     return torch.tensor(karras_sigmas(steps, sigma_max=min(sigma, student.sigma_max)), dtype=x0.dtype).to(x0.device)
 
 

@@ -1,4 +1,4 @@
-"""DiT: a transformer over patches of (latent) images, told time and class by adaptive norms (arXiv 2212.09748).
+"""DiT: a transformer over patches of (latent) images, conditioned by adaptive norms (arXiv 2212.09748).
 
 Attribute names are those of the public checkpoints of facebookresearch/DiT, so that their weights load strictly.
 """
@@ -10,37 +10,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbone import Backbone
-from .layers import checked_label, full_precision, waves
-from .options import checked
-from .roles import first_role
+from .backbone import Backbone, Roles
+from .conditioning import check_label, full_precision, waves
+from .options import check_options
 
 EPS = 1e-6
 WAVES = 256
 """Cosines and sines of the time."""
 
-# The first row that matches decides. Biases have a role of their own, to train them alone.
-ROLES: tuple[tuple[str, str], ...] = (
-    (r"^x_embedder\.", "input"),
-    (r"^final_layer\.", "output"),
-    (r"[ty]_embedder\.", "embedding"),
-    (r"^blocks\..*\.bias$", "bias"),
-    (r"\.attn\.qkv\.", "qkv"),
-    (r"\.attn\.proj\.", "projection"),
-    (r"\.mlp\.", "mlp"),
-    (r"\.adaLN_modulation\.", "modulation"),
-)
-
 
 class DiT(Backbone):
     """A transformer F(x, noise, label), where `noise` is the time 0 to 999; `config` rebuilds it.
 
-    `channels` is the width of its tokens. The class table has one more row, for no class. With `embedders` "per block"
+    `channels` is the width of its tokens. The role "modulation" makes the adaptive norms; biases of blocks have a role
+    of their own, to train them alone. The class table has one more row, for no class. With `embedders` "per block"
     every block has its own embedders of time and class, and the last layer uses the first block's. `time_endpoint` and
     `mlp_eps` are where diffusers departs from the original, which are the defaults.
     """
 
     kind: ClassVar[str] = "dit"
+    roles: ClassVar[Roles] = (
+        (r"^x_embedder\.", "input"),
+        (r"^final_layer\.", "output"),
+        (r"[ty]_embedder\.", "embedding"),
+        (r"^blocks\..*\.bias$", "bias"),
+        (r"\.attn\.qkv\.", "qkv"),
+        (r"\.attn\.proj\.", "projection"),
+        (r"\.mlp\.", "mlp"),
+        (r"\.adaLN_modulation\.", "modulation"),
+    )
     pos_embed: Tensor
 
     def __init__(
@@ -58,10 +56,10 @@ class DiT(Backbone):
         time_endpoint: bool = False,
         mlp_eps: float = EPS,
     ) -> None:
-        config = checked(locals())
+        config = check_options(locals())
         for whole, part, name in ((resolution, patch_size, "patch_size"), (channels, num_heads, "num_heads")):
             if whole % part:
-                raise ValueError(f"The backbone option {name} = {part} must divide {whole} without a rest.")
+                raise ValueError(f"The backbone option {name} = {part} must divide {whole} without remainder.")
         if channels % 4:
             raise ValueError(f"The backbone option channels must be a multiple of 4, not {channels}.")
         super().__init__()
@@ -77,11 +75,6 @@ class DiT(Backbone):
             holder.y_embedder = LabelEmbedder(num_classes, channels)
         self.final_layer = FinalLayer(channels, patch_size**2 * out_channels)
         self._initialise()
-
-    @staticmethod
-    def role(parameter_name: str) -> str:
-        """Return the role of a parameter: one of the words in ROLES; "modulation" makes the adaptive norms."""
-        return first_role(ROLES, parameter_name)
 
     def _initialise(self) -> None:
         """Blocks begin as the identity, and the network as zero (adaLN-Zero)."""
@@ -104,18 +97,18 @@ class DiT(Backbone):
         for block, embedding in zip(self.blocks, embeddings, strict=True):
             tokens = block(tokens, embedding)
         with full_precision(x.device):  # denoisers multiply the output by sigma, and with it what was rounded off
-            return self.images(self.final_layer(tokens.float(), embeddings[0]), x)
+            return self.unpatchify(self.final_layer(tokens.float(), embeddings[0]), x)
 
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None) -> list[Tensor]:
         """Return for each block the vectors [N, channels] that tell it about time and class."""
         none = torch.full((x.shape[0],), self.num_classes, device=x.device)
-        label = none if label is None else checked_label(label, x, self.num_classes)
+        label = none if label is None else check_label(label, x, self.num_classes)
         label = torch.where(label < 0, none, label)
         holders: list[Any] = [self] if self.t_embedder is not None else list(self.blocks)
         embeddings = [holder.t_embedder(noise) + holder.y_embedder(label) for holder in holders]
         return embeddings * (len(self.blocks) // len(holders))
 
-    def images(self, tokens: Tensor, x: Tensor) -> Tensor:
+    def unpatchify(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Lay patches [N, patches, patch_size * patch_size * out_channels] out as images of the size of `x`."""
         count, _, height, width = x.shape
         side = self.patch_size
@@ -163,7 +156,7 @@ class LabelEmbedder(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a small network for every token, each scaled, shifted and gated by the embedding."""
+    """Attention and an MLP over the tokens, each scaled, shifted and gated by the embedding."""
 
     def __init__(self, channels: int, num_heads: int, mlp_multiplier: int, mlp_eps: float) -> None:
         super().__init__()
@@ -175,12 +168,12 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """Return tokens [N, patches, channels] of the same shape."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.adaLN_modulation(embedding)[:, None].chunk(6, dim=2)
-        tokens = tokens + gate * self.attn(modulated(tokens, shift, scale))
-        return tokens + mlp_gate * self.mlp(modulated(tokens, mlp_shift, mlp_scale, self.mlp_eps))
+        tokens = tokens + gate * self.attn(modulate(tokens, shift, scale))
+        return tokens + mlp_gate * self.mlp(modulate(tokens, mlp_shift, mlp_scale, self.mlp_eps))
 
 
 class Attention(nn.Module):
-    """Every token looks at every token; the rows of `qkv` are ordered (which of the three, head, channel)."""
+    """Every token attends to every token; the rows of `qkv` are ordered (which of the three, head, channel)."""
 
     def __init__(self, channels: int, num_heads: int) -> None:
         super().__init__()
@@ -192,12 +185,12 @@ class Attention(nn.Module):
         count, length, channels = tokens.shape
         split = (count, length, 3, self.num_heads, channels // self.num_heads)
         query, key, value = self.qkv(tokens).view(split).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(seen.transpose(1, 2).reshape(tokens.shape))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(attended.transpose(1, 2).reshape(tokens.shape))
 
 
 class Mlp(nn.Module):
-    """Two layers with a smooth step between them."""
+    """Two layers with a GELU between them."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -218,10 +211,10 @@ class FinalLayer(nn.Module):
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(embedding)[:, None].chunk(2, dim=2)
-        return self.linear(modulated(tokens, shift, scale))
+        return self.linear(modulate(tokens, shift, scale))
 
 
-def modulated(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float = EPS) -> Tensor:
+def modulate(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float = EPS) -> Tensor:
     """Normalise each token, then scale and shift it."""
     return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=eps), 1 + scale)
 

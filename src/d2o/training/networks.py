@@ -12,7 +12,6 @@ from d2o.data.codec import Autoencoder, check_pixels
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, Boundary, Preconditioning
-from d2o.kernels.switch import Switch
 from d2o.objectives import Adversarial, Consistency, Denoising, Progressive
 from d2o.objectives.distance import Lpips
 from d2o.objectives.objective import Discriminator, Networks
@@ -52,8 +51,7 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
         student.codec = replace(student.codec, precision=recipe.precision)
         student.provenance["codec"] = student.codec.record()
     student.precision = PRECISIONS[recipe.precision]
-    if not Switch.plain:
-        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     freeze(student, recipe.frozen)
     ema = deepcopy(student).eval().requires_grad_(False)
     student.train(any(objective.dropout for objective in recipe.objectives))

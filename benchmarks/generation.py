@@ -42,10 +42,11 @@ def race(racers: dict[str, tuple[int, Work]], repeats: int) -> dict[str, list[fl
     return {name: values[1:] for name, values in rates.items()}
 
 
-def sample_files(denoiser: Denoiser, steps: int, count: int, folder: Path) -> None:
+def sample_files(denoiser: Denoiser, steps: int, count: int) -> None:
     """Make images and write them as PNG files."""
     seeds = range(count)
-    write_images(folder, (to_uint8(images) for images in generate(denoiser, seeds, steps=steps)), seeds, None)
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(folder, (to_uint8(images) for images in generate(denoiser, seeds, steps=steps)), seeds, None)
 
 
 def engines(student: Denoiser, folder: Path) -> dict[str, Callable[[Tensor, Tensor | None], Any]]:
@@ -96,10 +97,9 @@ def measure(teacher: Denoiser, student: Denoiser, repeats: int, folder: Path) ->
                 pairs = zip(values, rates[rival], strict=True)
                 found["ratio"][f"{name} / {rival}"] = median(one / other for one, other in pairs)
 
-    places = folder / "teacher", folder / "student"
     many = {
-        "files by the teacher": (64, lambda: sample_files(teacher, STEPS, 64, places[0])),
-        "files by the student": (256, lambda: sample_files(student, 1, 256, places[1])),
+        "files by the teacher": (64, lambda: sample_files(teacher, STEPS, 64)),
+        "files by the student": (256, lambda: sample_files(student, 1, 256)),
     }
     note(many, "files by the teacher")
     ready = engines(student, folder)

@@ -15,7 +15,7 @@ from d2o.checkpoints import load
 from d2o.diffusion.denoiser import Denoiser
 
 from .loop import Progress, group, train, turns
-from .memory import free_memory, gradient_bytes, peak_memory, weight_bytes
+from .memory import free_memory, gradient_bytes, peak_memory
 from .networks import networks, share
 from .presets import noise_batches, randomise_weights, untrained_teacher
 from .recipe import Recipe
@@ -47,12 +47,16 @@ class Estimate:
 
 
 class Trial(NamedTuple):
-    """Iterations of batches of `count` images: seconds of one, the bytes that the process grew by, where it stands."""
+    """A few iterations: their batch, the seconds of one, where the run stands, and bytes of memory.
 
-    count: int
+    `floor` is what the process needs at batches of no images; `peak` is the most that it used so far.
+    """
+
+    batch: int
     seconds: float
-    memory: int
     progress: Progress
+    floor: int
+    peak: int
 
 
 def estimate(
@@ -72,67 +76,71 @@ def estimate(
     elif slow := emulation(recipe.precision, device):
         say(f"{name}: {slow}")
     free, at_once = free_memory(device), min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
-    trial = try_sizes(recipe, start, at_once)
+    before = peak_memory(device)
+    trial, image = try_sizes(recipe, start, at_once)
 
     made = trial.progress.networks
     caches = () if made.discriminator is None else made.discriminator.caches
     features = recipe.duration * sum(4 * prod(shape) for cache in caches for shape in cache.shapes)
     cached = min(features, sum(cache.memory for cache in caches))
-    weights = weight_bytes(made)
-    image = max((trial.memory - weights) // trial.count, 1)
-    fitting = recipe.batch_size if free is None else (free - weights - cached) // image
+    used = trial.peak - before + cached
+    fitting = recipe.batch_size if free is None else trial.batch + (free - used) // image
     state = sum(tensor.nbytes for tensor in trial.progress.state()[0].values())
     student = sum(parameter.nbytes for parameter in made.student.parameters())
     disk = 2 * state + 3 * student + min(features - cached, FEATURES_ON_DISK)  # two checkpoints, while one is replaced
-    rate, frozen = trial.count / trial.seconds, share(made)
+    rate, frozen = trial.batch / trial.seconds, share(made)
     return Estimate(
         images_per_second=rate,
         hours=recipe.duration / rate / 3600,
-        memory_gib=(weights + cached + at_once * image) / GIB,
+        memory_gib=(used + (at_once - trial.batch) * image) / GIB,
         memory_free_gib=None if free is None else free / GIB,
         disk_gib=disk / GIB,
         disk_free_gib=shutil.disk_usage(folder).free / GIB,
-        tried=trial.count,
+        tried=trial.batch,
         micro_batch=min(max(fitting, 0), recipe.batch_size),
         frozen_share=frozen.frozen / frozen.total,
         parameters=frozen.total,
     )
 
 
-def try_sizes(recipe: Recipe, start: Denoiser, most: int) -> Trial:
-    """Return the trial of the largest batch up to `most` that is quickly tried and fits into the free memory."""
-    count, end = min(FIRST, most), time.monotonic() + SECONDS
+def try_sizes(recipe: Recipe, start: Denoiser, most: int) -> tuple[Trial, int]:
+    """Try batches up to `most` while that is quick and fits; return the last trial and the bytes of one more image."""
+    batch, end, smaller = min(FIRST, most), time.monotonic() + SECONDS, None
     while True:
-        trial = try_batch(replace(recipe, batch_size=count, micro_batch_size=None), start, end)
-        larger, free = min(4 * count, most), free_memory(group().device)
-        seconds, memory = (amount * larger / count for amount in (3 * trial.seconds, trial.memory))
-        if larger == count or time.monotonic() + seconds > end or (free is not None and memory > free):
-            return trial
-        count = larger
+        trial = try_batch(replace(recipe, batch_size=batch, micro_batch_size=None), start, end)
+        less, memory = (0, trial.floor) if smaller is None else (smaller.batch, smaller.peak)
+        image = max((trial.peak - memory) // (batch - less), 1)
+        larger, free = min(4 * batch, most), free_memory(group().device)
+        late = time.monotonic() + 3 * trial.seconds * larger / batch > end
+        if larger == batch or late or (free is not None and larger * image > free):
+            return trial, image
+        batch, smaller = larger, trial
 
 
 def try_batch(recipe: Recipe, start: Denoiser, end: float) -> Trial:
     """Take iterations of a recipe until the time `end`, at most REPEATS; rare turns (R1) count in proportion."""
-    device, count = group().device, recipe.batch_size
-    before = peak_memory(device)
-    made = networks(replace(recipe, duration=count), start)
+    device, batch = group().device, recipe.batch_size
+    recipe = replace(recipe, duration=1_000_000 * batch)
+    made = networks(recipe, start)
+    for network in made.by_name().values():
+        network.to(device)
     gradients, free = gradient_bytes(made), free_memory(device)
     if free is not None and gradients > free:
         raise ValueError(
             f"The gradients of this recipe and Adam's moments need {gradients / GIB:.1f} GiB, and {free / GIB:.1f} GiB "
             "are free: freeze more with --set frozen=..., or use smaller networks or another machine."
         )
-    recipe = replace(recipe, duration=1_000_000 * count)
-    for _ in range(2):  # the first start warms up; every turn is due in a run's first iteration
-        run = train(recipe, made, noise_batches(made.student, count))
-        with_rare, progress = time_iteration(run)
-    usual = [with_rare]
-    while len(usual) <= REPEATS and time.monotonic() + usual[-1] < end:
+    floor = peak_memory(device) + gradients
+    time_iteration(train(recipe, made, noise_batches(made.student, batch)))  # warms up
+    run = train(recipe, made, noise_batches(made.student, batch))
+    first, progress = time_iteration(run)  # every turn is due in a run's first iteration
+    usual = []
+    while len(usual) < REPEATS and time.monotonic() + first < end:
         seconds, progress = time_iteration(run)
         usual.append(seconds)
+    seconds = median(usual or [first])
     every = max(turn.every for turn in turns(recipe, made))
-    seconds = median(usual[1:] or usual)
-    return Trial(count, seconds + max(with_rare - seconds, 0) / every, peak_memory(device) - before, progress)
+    return Trial(batch, seconds + max(first - seconds, 0) / every, progress, floor, peak_memory(device))
 
 
 def time_iteration(run: Iterator[Progress]) -> tuple[float, Progress]:

@@ -1,4 +1,4 @@
-"""How much memory is free, how much was used at most, and how much networks need."""
+"""How much memory is free, how much was used at most, and how much training adds."""
 
 import sys
 from pathlib import Path
@@ -49,9 +49,3 @@ def peak_memory(device: torch.device) -> int:
 def gradient_bytes(networks: Networks) -> int:
     """Return the bytes of the gradients and of Adam's two moments."""
     return 3 * sum(p.nbytes for network in networks.by_name().values() for p in network.parameters() if p.requires_grad)
-
-
-def weight_bytes(networks: Networks) -> int:
-    """Return the bytes of all weights, of their gradients and of Adam's two moments."""
-    weights = sum(p.nbytes for network in networks.by_name().values() for p in network.parameters())
-    return weights + gradient_bytes(networks)

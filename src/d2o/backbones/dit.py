@@ -4,6 +4,7 @@ Attribute names are those of the public checkpoints of facebookresearch/DiT, so 
 """
 
 import math
+from collections import OrderedDict
 from typing import Any, ClassVar
 
 import torch
@@ -66,13 +67,13 @@ class DiT(Backbone):
         self.config = config
         self.num_classes, self.patch_size = num_classes, patch_size
 
-        self.x_embedder = Patches(in_channels, channels, patch_size)
+        self.x_embedder = chain(proj=nn.Conv2d(in_channels, channels, patch_size, stride=patch_size))
         self.register_buffer("pos_embed", positions(resolution // patch_size, channels)[None])
         self.blocks = nn.ModuleList(Block(channels, num_heads, mlp_multiplier, mlp_eps) for _ in range(num_blocks))
         self.t_embedder = self.y_embedder = None
         for holder in [self] if embedders == "shared" else self.blocks:
             holder.t_embedder = TimeEmbedder(channels, time_endpoint)
-            holder.y_embedder = LabelEmbedder(num_classes, channels)
+            holder.y_embedder = chain(embedding_table=nn.Embedding(num_classes + 1, channels))
         self.final_layer = FinalLayer(channels, patch_size**2 * out_channels)
         self._initialise()
 
@@ -93,7 +94,7 @@ class DiT(Backbone):
         del augmentation  # DiT was never trained with its labels
         with full_precision(x.device):
             embeddings = self.embed(x, noise, label)
-        tokens = self.x_embedder(x) + self.pos_embed
+        tokens = self.x_embedder(x).flatten(2).transpose(1, 2) + self.pos_embed
         for block, embedding in zip(self.blocks, embeddings, strict=True):
             tokens = block(tokens, embedding)
         with full_precision(x.device):  # denoisers multiply the output by sigma, and with it what was rounded off
@@ -116,17 +117,6 @@ class DiT(Backbone):
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(count, -1, height, width)
 
 
-class Patches(nn.Module):
-    """Turn images [N, C, H, W] into tokens [N, patches, channels], row by row."""
-
-    def __init__(self, in_channels: int, channels: int, side: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, channels, side, stride=side)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)
-
-
 class TimeEmbedder(nn.Module):
     """Map times [N] to vectors [N, channels]; with `endpoint` the slowest wave is at exactly 1/10000."""
 
@@ -144,17 +134,6 @@ class TimeEmbedder(nn.Module):
         return waves(time.float()[:, None] * (-math.log(10_000) * index / self.last).exp())
 
 
-class LabelEmbedder(nn.Module):
-    """Map classes [N] to vectors [N, channels]; the last row is for no class."""
-
-    def __init__(self, num_classes: int, channels: int) -> None:
-        super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, channels)
-
-    def forward(self, label: Tensor) -> Tensor:
-        return self.embedding_table(label)
-
-
 class Block(nn.Module):
     """Attention and an MLP over the tokens, each scaled, shifted and gated by the embedding."""
 
@@ -162,7 +141,9 @@ class Block(nn.Module):
         super().__init__()
         self.mlp_eps = mlp_eps
         self.attn = Attention(channels, num_heads)
-        self.mlp = Mlp(channels, mlp_multiplier * channels)
+        hidden = mlp_multiplier * channels
+        gelu = nn.GELU(approximate="tanh")
+        self.mlp = chain(fc1=nn.Linear(channels, hidden), gelu=gelu, fc2=nn.Linear(hidden, channels))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
@@ -189,18 +170,6 @@ class Attention(nn.Module):
         return self.proj(attended.transpose(1, 2).reshape(tokens.shape))
 
 
-class Mlp(nn.Module):
-    """Two layers with a GELU between them."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(tokens), approximate="tanh"))
-
-
 class FinalLayer(nn.Module):
     """Turn tokens into the pixels of their patches."""
 
@@ -212,6 +181,11 @@ class FinalLayer(nn.Module):
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(embedding)[:, None].chunk(2, dim=2)
         return self.linear(modulate(tokens, shift, scale))
+
+
+def chain(**layers: nn.Module) -> nn.Sequential:
+    """Return layers under their names in the public checkpoints, one after the other."""
+    return nn.Sequential(OrderedDict(layers))
 
 
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float = EPS) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from d2o.backbones import Edm2UNet, build
-from d2o.backbones.edm2_unet import MPBlock
+from d2o.backbones.edm2_unet import MPBlock, MPConv
 
 from .conftest import fill, images
 

@@ -12,6 +12,7 @@ import argparse
 import fcntl
 import json
 import os
+import subprocess
 import sys
 import time
 import traceback
@@ -26,17 +27,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import feature_classifier
-from examination import SPACES, Examiner, generated
+from examination import SPACES, Examiner, generate_pixels
 from study_rows import FULL, QUICK, TEACHER_STEPS, Row, Size, rows
 
 from d2o.checkpoints import load, native
 from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic
-from d2o.training.networks import networks, new_denoiser
-from d2o.training.processes import in_processes
-from d2o.training.recipes import BACKBONES, RECIPES
-from d2o.training.run import Habits, run
+from d2o.training.networks import networks
+from d2o.training.recipes import BACKBONES
+from d2o.training.run import run
 
 HERE = Path(__file__).parent
 
@@ -80,24 +80,20 @@ class Study:
         """Return the teacher, trained to the end."""
         place = self.teacher_place
         if not self.given and not (place / "ema.safetensors").exists():
-            train, _ = self.images()
+            self.images()  # writes train.npz
             backbone = {**BACKBONES["small"], "attention_resolutions": [self.size.resolution // 2]}
-            recipe = replace(RECIPES["cifar10-small-pretrain"], backbone=backbone, duration=self.size.teacher)
-            start = new_denoiser(backbone, train.shape, train.num_classes)
-
-            def work() -> None:
-                for _ in run(place, recipe, networks(recipe, start), train, habits=Habits(sample_steps=18)):
-                    pass
-
-            in_processes(self.processes, work)
+            words = ["--data", self.runs / "train.npz", "--recipe", "cifar10-small-pretrain", "--out", place]
+            words += ["--images", self.size.teacher, "--set", f"backbone={json.dumps(backbone)}"]
+            launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", self.processes]
+            subprocess.run(list(map(str, [*launch, "-m", "d2o", "pretrain", *words])), check=True)
         return self.once("teacher", lambda: load(place))
 
-    def taught(self, steps: int) -> np.ndarray:
+    def teacher_images(self, steps: int) -> np.ndarray:
         """Return the teacher's images in so many steps, drawn once."""
         place = self.runs / f"teacher-{steps}.npz"
         if not place.exists():
             with atomic(place) as temporary:
-                np.savez(temporary, images=generated(self.teacher(), steps, self.size.examined))
+                np.savez(temporary, images=generate_pixels(self.teacher(), steps, self.size.examined))
         return np.load(place)["images"]
 
     def classifier(self) -> feature_classifier.Embed:
@@ -105,7 +101,7 @@ class Study:
         place = self.runs / "classifier.safetensors"
         if not place.exists():
             train, held_out = self.images()
-            made = feature_classifier.trained(train, held_out, self.size.classifier, self.size.mirror)
+            made = feature_classifier.train_classifier(train, held_out, self.size.classifier, self.size.mirror)
             feature_classifier.save(place, made[0], train, made[1])
         return self.once("classifier", lambda: feature_classifier.Embed(place))
 
@@ -136,21 +132,23 @@ def train_row(study: Study, row: Row) -> None:
         student = load(place / f"ema-{mark:08d}.safetensors")
         seconds = max((line["seconds"] for line in log if line["images"] <= mark and "seconds" in line), default=0.0)
         facts = {"row": row.name, "seed": row.seed, "images": mark, "seconds": seconds, "command": command}
-        pixels = generated(student, 1, study.size.examined)
+        pixels = generate_pixels(student, 1, study.size.examined)
         study.examiner().write(study.results, facts, pixels)
         if row.steps is not None and mark == row.marks[-1]:
             facts = {**facts, "row": f"{row.name} against its teacher", "reference": f"teacher in {row.steps} steps"}
-            study.examiner().write(study.results, facts, pixels, study.taught(row.steps))
+            study.examiner().write(study.results, facts, pixels, study.teacher_images(row.steps))
 
 
 def fixed_rows(study: Study) -> None:
     """Examine what no student has touched: real images, blurred ones, and the teacher in one call and in more."""
-    drawn = {f"teacher-{steps}": study.taught(steps) for steps in TEACHER_STEPS} | {"untuned": study.taught(1)}
+    drawn = {f"teacher-{steps}": study.teacher_images(steps) for steps in TEACHER_STEPS} | {
+        "untuned": study.teacher_images(1)
+    }
     examiner = study.examiner()
     run_file = study.teacher_place / "checkpoint.safetensors"
     seconds = native.header(run_file)["seconds"] if run_file.exists() else 0.0
     command = f"python benchmarks/cifar10_study.py --data {study.data}"
-    made = {"real": examiner.real, "blurred": examiner.blurred(), **drawn}
+    made = {"real": examiner.real, "blurred": examiner.blur(), **drawn}
     for name, pixels in made.items():
         spent = seconds if name.startswith(("teacher", "untuned")) else 0.0
         facts = {"row": name, "seed": 0, "images": 0, "seconds": spent, "command": command}
@@ -163,15 +161,15 @@ def jobs(study: Study) -> Iterator[tuple[str, Callable[[], Any], bool]]:
     yield "classifier", study.classifier, (study.runs / "classifier.safetensors").exists()
     yield "teacher", study.teacher, bool(study.given) or (study.teacher_place / "ema.safetensors").exists()
     fixed = ("real", "blurred", *(f"teacher-{steps}" for steps in TEACHER_STEPS), "untuned")
-    yield "fixed rows", lambda: fixed_rows(study), all(known(study, name, 0, 0) for name in fixed)
+    yield "fixed rows", lambda: fixed_rows(study), all(is_known(study, name, 0, 0) for name in fixed)
     for row in rows(study.size):
-        done = all(known(study, row.name, row.seed, mark) for mark in row.marks)
+        done = all(is_known(study, row.name, row.seed, mark) for mark in row.marks)
         if row.steps is not None:
-            done = done and known(study, f"{row.name} against its teacher", row.seed, row.marks[-1])
+            done = done and is_known(study, f"{row.name} against its teacher", row.seed, row.marks[-1])
         yield row.key, lambda row=row: train_row(study, row), done
 
 
-def known(study: Study, name: str, seed: int, images: int) -> bool:
+def is_known(study: Study, name: str, seed: int, images: int) -> bool:
     """Return whether a row's results stand in both feature spaces."""
     return all(Examiner.file(study.results, name, seed, images, space).exists() for space in SPACES)
 

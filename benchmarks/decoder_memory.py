@@ -10,8 +10,8 @@ from diffusers.models.autoencoders.vae import Decoder
 from torch import Tensor
 
 
-def held(run: Callable[[], Tensor]) -> float:
-    """Return the GiB of activations that autograd holds after a forward pass."""
+def saved_gib(run: Callable[[], Tensor]) -> float:
+    """Return the GiB of activations that autograd saves after a forward pass."""
     seen: dict[int, Tensor] = {}
 
     def hold(tensor: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def held(run: Callable[[], Tensor]) -> float:
 
 
 def measure(side: int, dtype: torch.dtype) -> tuple[float, float, float]:
-    """Return what is held for all blocks, for their inputs alone, and for the block that holds most."""
+    """Return what is saved for all blocks, for their inputs alone, and for the block that saves most."""
     inputs: dict[torch.nn.Module, Tensor] = {}
     with torch.device("meta"):
         blocks = ("UpDecoderBlock2D",) * 4
@@ -34,8 +34,8 @@ def measure(side: int, dtype: torch.dtype) -> tuple[float, float, float]:
     parts: list[torch.nn.Module] = [part for part in (decoder.mid_block, *decoder.up_blocks) if part is not None]
     for part in parts:
         part.register_forward_pre_hook(lambda part, given: inputs.update({part: given[0]}))
-    everything = held(lambda: decoder(latents))
-    each = [held(lambda part=part: part(inputs[part].detach().requires_grad_())) for part in parts]
+    everything = saved_gib(lambda: decoder(latents))
+    each = [saved_gib(lambda part=part: part(inputs[part].detach().requires_grad_())) for part in parts]
     starts = sum(tensor.numel() * tensor.element_size() for tensor in inputs.values()) / 2**30
     return everything, everything - sum(each) + starts, max(each)
 

@@ -27,7 +27,7 @@ SHOWN, COLUMNS = 60, 10
 BATCH = 250
 
 
-def generated(denoiser: Denoiser, steps: int, count: int) -> np.ndarray:
+def generate_pixels(denoiser: Denoiser, steps: int, count: int) -> np.ndarray:
     """Return a generator's images, uint8 [N,H,W,C], always of the same seeds."""
     return to_uint8(torch.cat(list(generate(denoiser, range(count), steps=steps, batch_size=BATCH))))
 
@@ -50,7 +50,7 @@ class Examiner:
         parts = [self.embed[space](pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH)]
         return features_of(np.concatenate(parts), space)
 
-    def blurred(self) -> np.ndarray:
+    def blur(self) -> np.ndarray:
         """Return real images that were halved and doubled."""
         small = F.avg_pool2d(to_float(self.real), 2)
         return to_uint8(F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False))

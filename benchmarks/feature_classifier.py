@@ -56,7 +56,7 @@ class Classifier(nn.Module):
         return self.last(self.features(images))
 
 
-def trained(images: Images, held_out: Images, count: int, mirror: bool) -> tuple[Classifier, float]:
+def train_classifier(images: Images, held_out: Images, count: int, mirror: bool) -> tuple[Classifier, float]:
     """Return a classifier after `count` images, shifted and perhaps mirrored, and its accuracy on others."""
     torch.manual_seed(0)
     network = Classifier(images.shape[0], images.num_classes).to(memory_format=torch.channels_last)
@@ -114,6 +114,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     learned, others = (data := open_images(options.data)).split(len(data) * 9 // 10)
-    classifier, accuracy = trained(learned, others, options.images, mirror=True)
+    classifier, accuracy = train_classifier(learned, others, options.images, mirror=True)
     save(options.out, classifier, data, accuracy)
     print(f"{options.out}: {accuracy:.1%} of {len(others):,} held-out images are classified as they should be")

@@ -15,11 +15,21 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from operations import Operations
+
 from d2o.files import atomic
-from d2o.training.recipes import PAPER_FID, RECIPES
-from d2o.training.rehearsal import PRESETS, rehearse
+from d2o.objectives import Adversarial, Denoising, Progressive
+from d2o.objectives.objective import Batch, Networks
+from d2o.training.freezing import Share
+from d2o.training.loop import train, turns
+from d2o.training.networks import networks, share
+from d2o.training.presets import PRESETS, noise_batches, randomise_weights, untrained_teacher
+from d2o.training.recipe import Recipe
+from d2o.training.recipes import PAPER_FID, RECIPES, named
 
 RESULTS = Path(__file__).parent / "results" / "full_size.json"
 SUSTAINED = 40e12
@@ -35,13 +45,85 @@ ROWS = (
 OF_THE_OBJECTIVES = {"cifar10-pd": "9.12 (o)", "cifar10-cd": "3.55 (o)", "cifar10-ctm-gan": "1.98 (o)"}
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was seen: frozen and all parameters of the student, trainable ones of the discriminator, and every turn.
+
+    `losses` are the last ones, on a real device. `operations` counts multiplications and additions an image, on the
+    meta device, where nothing is computed; those of turns that come now and then are spread over the iterations.
+    """
+
+    share: Share
+    discriminator: int
+    turns: tuple[str, ...]
+    losses: dict[str, float]
+    operations: float = 0.0
+
+
+def rehearse(
+    name: str, device: str = "meta", iterations: int = 2, batch_size: int = 2, precision: str | None = None
+) -> Rehearsal:
+    """Go through every turn of a preset with random weights everywhere; on a real device, train so many iterations.
+
+    `precision` replaces the preset's, for processors that take minutes to emulate it.
+    """
+    recipe = shorten(randomise_weights(named(name)), meta=device == "meta")
+    recipe = replace(recipe, precision="float32" if device == "meta" else precision or recipe.precision)
+    micro = 1 if recipe.micro_batch_size else None
+    recipe = replace(recipe, batch_size=batch_size, micro_batch_size=micro, duration=iterations * batch_size)
+    with torch.device(device):
+        made = networks(recipe, untrained_teacher(name, recipe, device))
+    judge = made.discriminator
+    heads = 0 if judge is None else sum(p.numel() for p in judge.parameters() if p.requires_grad)
+    if device == "meta":
+        spent = count_operations(recipe, made)
+        every = {turn.name: turn.every for turn in turns(named(name), made)}
+        operations = sum(count / every[turn] for turn, count in spent.items())
+        return Rehearsal(share(made), heads, tuple(spent), {}, operations)
+    *_, progress = train(recipe, made, noise_batches(made.student, batch_size))
+    return Rehearsal(share(made), heads, tuple(progress.losses), dict(progress.losses))
+
+
+def shorten(recipe: Recipe, meta: bool) -> Recipe:
+    """Return the recipe with all that a run does in two iterations: R1 in each, two rounds of progressive distillation.
+
+    On the meta device images stay as they are: what is warped depends on numbers, and there are none.
+    """
+    changes = {
+        Adversarial: {"r1_every": 1},
+        Progressive: {"steps": 4},
+        Denoising: {"augmentation": None} if meta else {},
+    }
+    objectives = tuple(replace(o, **changes.get(type(o), {})) for o in recipe.objectives)  # type: ignore[arg-type]
+    return replace(recipe, objectives=objectives)
+
+
+def count_operations(recipe: Recipe, made: Networks) -> dict[str, float]:
+    """Send a batch of shapes through the losses and gradients of every turn; return the operations of each an image.
+
+    Of images that are made in several steps, one is judged after each.
+    """
+    stages = max(len(made.student.middle_sigmas) + 1, 2)
+    images = torch.empty(stages, *made.student.pixel_shape, device="meta")
+    label = torch.empty(stages, dtype=torch.long, device="meta") if made.student.num_classes else None
+    stage = Batch(images[:1], None, range(1000), recipe.seed).choices("generator stage", stages)
+    batch = Batch(images, label, [stage.index(k) for k in range(stages)], recipe.seed)
+    spent = {}
+    for turn in turns(recipe, made):
+        with Operations() as counter:
+            loss = turn.loss(made, batch)
+            assert loss.shape == (stages,), f"{turn.name} is not a loss an image but {tuple(loss.shape)}"
+            loss.mean().backward()
+        spent[turn.name] = counter.total / stages
+    return spent
+
+
 def table() -> None:
     """Print the rows of docs/reproduce.md: counted operations, and what follows from them for the hours."""
     print("| recipe | published FID | images | frozen | GFLOP an image | GPU hours |")
     print("|---|---|---|---|---|---|")
     for name in ROWS:
         found, recipe = rehearse(name), RECIPES[name]
-        assert found.operations is not None
         fid = PAPER_FID.get(name, OF_THE_OBJECTIVES.get(name, "-"))
         hours = found.operations * recipe.duration / SUSTAINED / 3600
         frozen = f"{found.share.frozen / found.share.total:.1%}" if found.share.frozen else "-"
@@ -53,7 +135,6 @@ def show(name: str, meta: bool, precision: str | None) -> None:
     """Print what a rehearsal of one preset has seen."""
     began = time.monotonic()
     shapes = rehearse(name)
-    assert shapes.operations is not None
     parts = (
         str(shapes.share),
         f"discriminator {shapes.discriminator:,}",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from study_figures import draw_curves, draw_gallery
 
 from d2o.files import atomic
 
@@ -25,10 +25,6 @@ ORDER = (
     "real", "blurred", "teacher-18", "teacher-9", "teacher-4", "teacher-2", "untuned",
     "d2o", "d2o-f", "cd", "pd", "cd-gan", "scratch", "d2o-stylegan2", "cd-2", "cd-4", "cd-9", "cd-18",
 )  # fmt: skip
-STYLES = tuple(zip(
-    ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000", "#56B4E9", "#F0E442"), "osD^vPX*", strict=True
-))  # fmt: skip
-"""Colours that most eyes tell apart (Okabe and Ito), and a marker for each."""
 WORDS = {
     "real": "real training images",
     "blurred": "real, blurred by 2",
@@ -58,6 +54,8 @@ class Claim:
 class Results:
     """The rows of a study."""
 
+    spaces = SPACES
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         files = sorted(folder.glob("*.json"))
@@ -79,6 +77,11 @@ class Results:
         """Return the mean over the seeds, None without any."""
         found = self.values(name, space, images, what)
         return float(np.mean(found)) if found else None
+
+    @staticmethod
+    def word(name: str) -> str:
+        """Return what a row is called."""
+        return WORDS.get(name, name)
 
     def names(self) -> list[str]:
         """Return the rows against data in the order of the tables."""
@@ -177,7 +180,7 @@ def table(results: Results, space: str) -> list[str]:
             spread = f" ({min(found):.3f} to {max(found):.3f})" if len(found) > 1 else ""
             mean = {what: results.mean(name, space, mark, what) or 0.0 for what in NUMBERS}
             cells = [
-                WORDS.get(name, name),
+                results.word(name),
                 f"{len(found)}" if mark else "-",
                 f"{mark:,}" if mark else "-",
                 f"{mean['kid']:.3f}{spread}",
@@ -189,108 +192,69 @@ def table(results: Results, space: str) -> list[str]:
     return lines
 
 
-def curves(results: Results, path: Path) -> None:
-    """Draw KID and recall against images seen, a column a feature space."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    panels = figure.subplots(2, len(SPACES), sharex=True, squeeze=False)
-    names = (
-        [name for name in results.names() if results.values(name, "lite2", results.marks[-1])] if results.marks else []
-    )
-    for panel_row, what in zip(panels, ("kid", "recall"), strict=True):
-        for panel, space in zip(panel_row, SPACES, strict=True):
-            for name, (color, marker) in zip(names, STYLES, strict=False):
-                means = [results.mean(name, space, mark, what) for mark in results.marks]
-                panel.plot(results.marks, means, color=color, marker=marker, markersize=4, label=WORDS.get(name, name))
-            level = results.mean("teacher-18", space, 0, what)
-            if level is not None:
-                panel.axhline(level, color="grey", linestyle="--", linewidth=1, label=WORDS["teacher-18"])
-            panel.set_title(f"{what.upper() if what == 'kid' else what} by {SPACES[space]}", fontsize=10)
-            panel.set_xscale("log")
-            panel.set_xticks(results.marks, [f"{mark:,}" for mark in results.marks])
-            panel.minorticks_off()
-            heights = [value for line in panel.lines for value in np.asarray(line.get_ydata(), float)]
-            if what == "kid" and min(heights, default=0) > 0:
-                panel.set_yscale("log")
-    for panel in panels[-1]:
-        panel.set_xlabel("images seen")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-
-
-def gallery(results: Results, path: Path) -> None:
-    """Put the first images of every row below each other, all from the same seeds, with their names."""
-    from matplotlib.figure import Figure
-
-    pictures = []
-    for name in results.names():
-        last = max((row["images"] for row in results.against_data if row["row"] == name), default=0)
-        file = results.folder / f"{name}-seed0-{last:08d}.png"
-        if file.exists():
-            pictures.append((WORDS.get(name, name), Image.open(file).convert("RGB")))
-    if not pictures:
-        return
-    columns = 3
-    lines = -(-len(pictures) // columns)
-    wide, high = pictures[0][1].size
-    figure = Figure(figsize=(4.2 * columns, (4.2 * high / wide + 0.35) * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    for panel in panels:
-        panel.set_axis_off()
-    for panel, (name, picture) in zip(panels, pictures, strict=False):
-        panel.imshow(np.asarray(picture), interpolation="nearest")
-        panel.set_title(name, fontsize=11)
-    figure.savefig(path, dpi=100)
+def answer(found: Sequence[Claim]) -> str:
+    """Return how many of the claims hold, and which do not."""
+    holding = [claim.letter for claim in found if claim.holds]
+    failing = [claim.letter for claim in found if claim.holds is False]
+    listed = {True: ", ".join(f"({letter})" for letter in failing), False: "none"}[bool(failing)]
+    return f"**{len(holding)} of {len(found)} claims hold here; not confirmed: {listed}.**"
 
 
 def write(results: Results, out: Path, reasons: dict[str, str]) -> None:
-    """Write the page with its figures beside it."""
-    figures = out.parent / "images"
-    stem = out.stem
-    curves(results, figures / f"{stem}-curves.png")
-    gallery(results, figures / f"{stem}-images.png")
-    any_row = results.against_data[0]
+    """Write the page, the answer first, with its figures beside it."""
+    figures, stem = out.parent / "images", out.stem
+    draw_curves(results, figures / f"{stem}-curves.png")
+    draw_gallery(results, figures / f"{stem}-images.png")
+    any_row, found = results.against_data[0], claims(results)
     teacher, blurred = results.mean("teacher-18", "lite2", 0), results.mean("blurred", "lite2", 0)
     good = less(teacher, None if blurred is None else blurred / 4)
     verdict = {True: "holds here", False: "**fails here**", None: "not measured yet"}
     lines = [
-        f"# What the study {results.folder.name} measured",
+        f"# The paper's claims in the study {results.folder.name}",
         "",
-        "Generated by `python benchmarks/report_results.py` from the rows in "
-        f"`benchmarks/results/{results.folder.name}/`, which `python benchmarks/cifar10_study.py` writes; each names "
-        f"its own command. {any_row['examined']:,} images of every row, always from the same seeds, against "
-        f"{any_row['reference_images']:,} held-out real images.",
+        answer(found),
         "",
-        "Read with care: the discriminator looks through EfficientNet-lite0, a relative of lite2, which flatters the "
-        "GAN rows in lite2's space; the classifier has seen the training images of this data set only. A Frechet "
-        "distance means something only beside its floor (as many real training images), and a falling distance can "
-        "hide a collapse: recall and pixel deviation stand beside it. A row of one seed says nothing of other seeds. "
-        "Minutes are by the clock, pauses and other work on the machine included.",
+        "| | claim | here |",
+        "|---|---|---|",
+        *(f"| ({claim.letter}) | {claim.sentence} | {verdict[claim.holds]} |" for claim in found),
+        "",
+        f"![KID and recall against images seen](images/{stem}-curves.png)",
+        "",
+        "## The numbers behind each",
+        "",
+    ]
+    for claim in found:
+        reason = f" Likely reason: {reasons[claim.letter]}" if claim.holds is False and claim.letter in reasons else ""
+        lines.append(f"- ({claim.letter}) {claim.numbers}.{reason}")
+    lines += [
+        "",
+        f"![Images of every row from the same seeds](images/{stem}-images.png)",
+        "",
+        "## How to read them",
+        "",
+        f"{any_row['examined']:,} images of every row, always from the same seeds, are compared with "
+        f"{any_row['reference_images']:,} held-out real images. The discriminator uses EfficientNet-lite0, a relative "
+        "of lite2, which favours the GAN rows in lite2's space; the classifier was trained on this data set only. A "
+        "Frechet distance means something only beside its floor (that of as many real training images), and a falling "
+        "distance can hide a collapse: recall and pixel deviation stand beside it. A row of one seed says nothing of "
+        "other seeds. Minutes are wall-clock time, pauses and other work on the machine included.",
         "",
         f"The teacher's KID in 35 calls is {show(teacher)}, that of blurred images {show(blurred)}: the teacher "
         + {True: "is", False: "is **not**", None: "has not been compared to be"}[good]
         + " good enough by the study's own rule (a quarter).",
         "",
-        "## The claims",
+        "This page is generated by `python benchmarks/report_results.py` from the rows in "
+        f"`benchmarks/results/{results.folder.name}/`, which `python benchmarks/cifar10_study.py` writes; each row "
+        "names its own command.",
         "",
     ]
-    for claim in claims(results):
-        reason = f" Likely reason: {reasons[claim.letter]}" if claim.holds is False and claim.letter in reasons else ""
-        lines.append(f"- ({claim.letter}) *{claim.sentence}*: {verdict[claim.holds]}. {claim.numbers}.{reason}")
-    lines += ["", f"![KID and recall against images seen](images/{stem}-curves.png)", ""]
-    lines += [f"![Images of every row from the same seeds](images/{stem}-images.png)", ""]
     for space, words in SPACES.items():
         lines += [f"## By {words}", "", *table(results, space), ""]
     log = results.folder / "log.jsonl"
-    failed = (
-        [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "failed"]
-        if log.exists()
-        else []
-    )
+    events = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
+    failed = [event for event in events if event["event"] == "failed"]
     lines += ["## What failed", ""]
-    lines += [f"- {line['time']} {line['step']}: {line['error']}" for line in failed] or ["Nothing so far."]
+    lines += [f"- {event['time']} {event['step']}: {event['error']}" for event in failed] or ["Nothing so far."]
     with atomic(out) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
 

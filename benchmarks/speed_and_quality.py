@@ -21,7 +21,7 @@ from d2o.files import atomic
 RESULTS = Path(__file__).parent / "results" / "speed_and_quality.json"
 
 
-def judge(**fields: int) -> list[str]:
+def discriminator_options(**fields: int) -> list[str]:
     """Return the options that change fields of the discriminator."""
     return [word for name, value in fields.items() for word in ("--set", f"discriminator.{name}={value}")]
 
@@ -31,15 +31,15 @@ VARIANTS = {
     "digits": {
         "default": [],
         "fresh fakes": PLAIN,
-        "64 px": judge(size=64, width=64),
-        "64 px, heads 128 wide": judge(size=64, width=128),
+        "64 px": discriminator_options(size=64, width=64),
+        "64 px, heads 128 wide": discriminator_options(size=64, width=128),
     },
     "cifar10": {
         "default (48 px, heads 64 wide)": [],
         "fresh fakes": PLAIN,
-        "heads 32 wide": judge(width=32),
-        "32 px": judge(size=32),
-        "64 px, heads 128 wide": judge(size=64, width=128),
+        "heads 32 wide": discriminator_options(width=32),
+        "32 px": discriminator_options(size=32),
+        "64 px, heads 128 wide": discriminator_options(size=64, width=128),
     },
 }
 SEEDS = (0, 1)

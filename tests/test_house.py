@@ -173,9 +173,9 @@ def test_no_method_is_looked_for_by_its_name():
 def test_a_denoiser_stays_as_it_was_made():
     fields = set(inspect.signature(Denoiser).parameters)
     for module, file in MODULES.items():
-        for node in ast.walk(ast.parse(file.read_text())):
-            targets = node.targets if isinstance(node, ast.Assign) else []
-            for target in targets:
+        assignments = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Assign)]
+        for node in assignments:
+            for target in node.targets:
                 if isinstance(target, ast.Attribute) and target.attr in fields:
                     own = isinstance(target.value, ast.Name) and target.value.id == "self"
                     assert own, f"{module}, line {node.lineno}: assigns .{target.attr}; make another with .replace()"

@@ -158,10 +158,10 @@ def test_adm_weights_are_uniform_by_fan_in() -> None:
 @pytest.mark.parametrize(
     ("label", "words"),
     [
-        (torch.tensor([0, 1, 2, 4]), "label 4 does not exist: classes are 0 to 3"),
-        (torch.tensor([0, 1, 2]), "must be 4 integers"),
-        (torch.eye(4), "must be 4 integers"),
-        (torch.zeros(4), "must be 4 integers"),
+        (torch.tensor([0, 1, 2, 4]), "label 4 .*0 to 3"),
+        (torch.tensor([0, 1, 2]), "4 integers"),
+        (torch.eye(4), "4 integers"),
+        (torch.zeros(4), "4 integers"),
     ],
 )
 def test_bad_labels(network: Backbone, batch: Batch, label: Tensor, words: str) -> None:
@@ -171,9 +171,9 @@ def test_bad_labels(network: Backbone, batch: Batch, label: Tensor, words: str) 
 
 def test_labels_and_augmentation_that_the_network_does_not_know(spec: dict, batch: Batch) -> None:
     plain = build(spec | {"num_classes": 0, "augmentation_dim": 0}).eval()
-    with pytest.raises(ValueError, match="this network has no classes"):
+    with pytest.raises(ValueError, match="no classes"):
         plain(**batch | {"augmentation": None})
-    with pytest.raises(ValueError, match=r"Augmentation labels must be \[4, 0\], not \[4, 9\]"):
+    with pytest.raises(ValueError, match=r"\[4, 0\].*\[4, 9\]"):
         plain(**batch | {"label": None})
     assert plain(batch["x"], batch["noise"], torch.full((4,), -1)).shape == (4, 3, 8, 8)
 
@@ -181,26 +181,26 @@ def test_labels_and_augmentation_that_the_network_does_not_know(spec: dict, batc
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kind": "song_unett"}, "did you mean 'song_unet'"),
-        ({"kind": None}, "Unknown backbone kind None"),
-        ({"kind": ["song_unet"]}, "Unknown backbone kind"),
-        ({"channel": 16}, "has no option 'channel'; did you mean 'channels'"),
-        ({"self": 1}, "has no option 'self'"),
-        ({"encoder": "residul"}, "encoder must be one of 'standard', 'skip', 'residual', not 'residul'"),
-        ({"channels": 16.0}, "channels must be a whole number"),
-        ({"channels": True}, "channels must be a whole number"),
-        ({"channels": 10**9}, "channels must be a whole number"),
-        ({"num_blocks": 0}, "num_blocks must be a whole number"),
-        ({"num_classes": -1}, "num_classes must be a whole number"),
-        ({"dropout": 1.0}, "dropout must be a number from 0 to below 1"),
-        ({"dropout": math.nan}, "dropout must be"),
-        ({"dropout": "0.1"}, "dropout must be"),
-        ({"channel_multipliers": []}, "channel_multipliers must be 1 to 10 whole numbers"),
-        ({"channel_multipliers": 2}, "channel_multipliers must be"),
-        ({"channel_multipliers": "12"}, "channel_multipliers must be"),
-        ({"channel_multipliers": [1, 2, 2, 2, 2]}, "resolution 8 must be a multiple of 16"),
-        ({"resample_filter": [1, 2, 1]}, "even number of taps"),
-        ({"channels": 132, "channel_multipliers": [1, 1]}, "132 channels do not split into 32 groups"),
+        ({"kind": "song_unett"}, "'song_unet'.*--import"),
+        ({"kind": None}, "None.*song_unet.*--import"),
+        ({"kind": ["song_unet"]}, "kind"),
+        ({"channel": 16}, "'channel'.*'channels'"),
+        ({"self": 1}, "'self'"),
+        ({"encoder": "residul"}, "encoder.*'residual'.*'residul'"),
+        ({"channels": 16.0}, "channels.*4 to 4096"),
+        ({"channels": True}, "channels.*4 to 4096"),
+        ({"channels": 10**9}, "channels.*4 to 4096"),
+        ({"num_blocks": 0}, "num_blocks.*1 to 64"),
+        ({"num_classes": -1}, "num_classes.*0 to"),
+        ({"dropout": 1.0}, "dropout.*0 to below 1"),
+        ({"dropout": math.nan}, "dropout"),
+        ({"dropout": "0.1"}, "dropout"),
+        ({"channel_multipliers": []}, "channel_multipliers.*1 to 10"),
+        ({"channel_multipliers": 2}, "channel_multipliers"),
+        ({"channel_multipliers": "12"}, "channel_multipliers"),
+        ({"channel_multipliers": [1, 2, 2, 2, 2]}, "8.*16.*channel_multipliers"),
+        ({"resample_filter": [1, 2, 1]}, "resample_filter.*even"),
+        ({"channels": 132, "channel_multipliers": [1, 1]}, "132.*32"),
     ],
 )
 def test_bad_specs(change: dict, words: str) -> None:
@@ -211,17 +211,17 @@ def test_bad_specs(change: dict, words: str) -> None:
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_missing_options_are_named(kind: str) -> None:
-    with pytest.raises(ValueError, match="needs the options resolution, out_channels"):
+    with pytest.raises(ValueError, match="resolution, out_channels"):
         build({"kind": kind, "in_channels": 3})
 
 
 def test_song_options_are_refused_by_adm() -> None:
-    with pytest.raises(ValueError, match="'dhariwal_unet' has no option 'encoder'"):
+    with pytest.raises(ValueError, match=r"dhariwal_unet.*encoder"):
         build({"kind": "dhariwal_unet", "resolution": 8, "in_channels": 3, "out_channels": 3, "encoder": "skip"})
 
 
 def test_attention_heads_must_divide() -> None:
-    with pytest.raises(ValueError, match="224 channels do not split into 3 attention heads"):
+    with pytest.raises(ValueError, match=r"224.*3"):
         build(
             {"kind": "dhariwal_unet", "resolution": 8, "in_channels": 3, "out_channels": 3, "channels": 224}
             | {"channel_multipliers": [1], "attention_resolutions": []}

@@ -88,7 +88,7 @@ def test_every_parameter_has_a_role():
     assert roles["unet.down_blocks.0.downsamplers.0.conv1.weight"] == "convolution"
     assert roles["unet.mid_block.attentions.0.to_out.0.weight"] == "projection"
     assert roles["unet.class_embedding.weight"] == "embedding"
-    with pytest.raises(ValueError, match="No role"):
+    with pytest.raises(ValueError, match=r"unet\.something"):
         network.role("unet.something.else")
 
 
@@ -111,14 +111,14 @@ def test_its_config_builds_it_again():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"down_block_type": []}, "no setting 'down_block_type'; did you mean"),
-        ({"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]}, "down_block_types must be"),
-        ({"time_embedding_type": "fourier"}, "time_embedding_type must be"),
-        ({"block_out_channels": [8, 16, 10**9]}, "block_out_channels must be"),
-        ({"block_out_channels": [8]}, "equally long"),
-        ({"layers_per_block": True}, "layers_per_block must be"),
-        ({"dropout": float("nan")}, "dropout must be"),
-        ({"norm_eps": "1e-5"}, "norm_eps must be"),
+        ({"down_block_type": []}, "'down_block_type'.*'down_block_types'"),
+        ({"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]}, "down_block_types.*DownBlock2D"),
+        ({"time_embedding_type": "fourier"}, "time_embedding_type.*positional"),
+        ({"block_out_channels": [8, 16, 10**9]}, "block_out_channels.*4096"),
+        ({"block_out_channels": [8]}, "block_out_channels.*down_block_types"),
+        ({"layers_per_block": True}, "layers_per_block.*1 to 64"),
+        ({"dropout": float("nan")}, "dropout.*0"),
+        ({"norm_eps": "1e-5"}, "norm_eps.*number"),
     ],
 )
 def test_a_setting_that_is_not_understood_is_refused(settings, sentence):
@@ -128,5 +128,5 @@ def test_a_setting_that_is_not_understood_is_refused(settings, sentence):
 
 def test_without_diffusers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers.models.unets.unet_2d", None)
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[diffusers\]'"):
+    with pytest.raises(ValueError, match=r"pip install .*diffusers"):
         build(**SMALL)

@@ -107,7 +107,7 @@ def test_no_class_is_the_last_row_of_the_table(batch):
 
 @pytest.mark.parametrize("label", [torch.tensor([0, 1, 4]), torch.zeros(2, dtype=torch.long), torch.zeros(3)])
 def test_classes_that_there_are_not(batch, label):
-    with pytest.raises(ValueError, match=r"label|Labels"):
+    with pytest.raises(ValueError, match=r"(?i)label"):
         make()(batch["x"], batch["noise"], label)
 
 
@@ -146,9 +146,9 @@ def test_the_last_layer_computes_in_float32_whatever_the_others_do(batch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"patch_size": 3}, "patch_size = 3 must divide 8"),
-        ({"num_heads": 5}, "num_heads = 5 must divide 24"),
-        ({"channels": 30, "num_heads": 3}, "multiple of 4"),
+        ({"patch_size": 3}, "patch_size.*3.*8"),
+        ({"num_heads": 5}, "num_heads.*5.*24"),
+        ({"channels": 30, "num_heads": 3}, "channels.*4"),
         ({"embedders": "none"}, "embedders"),
         ({"time_endpoint": 1}, "time_endpoint"),
         ({"mlp_eps": -1.0}, "mlp_eps"),
@@ -172,7 +172,7 @@ def test_every_parameter_has_a_role(embedders):
         "input": 2,
         "output": 4,
     }
-    with pytest.raises(ValueError, match="No role"):
+    with pytest.raises(ValueError, match=r"lora\.weight"):
         network.role("lora.weight")
 
 

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from d2o.backbones import Edm2UNet, build
-from d2o.backbones.edm2_unet import ROLES, MPBlock, MPConv, MPFourier, MPStyle, mp_cat, mp_silu, mp_sum, unit
+from d2o.backbones.edm2_unet import MPBlock, MPConv
 
 from .conftest import fill, images
 
 SMALL = {"kind": "edm2_unet", "resolution": 8, "in_channels": 3, "out_channels": 3, "num_classes": 4, "num_blocks": 1}
 SMALL |= {"channels": 16, "channel_multipliers": [1, 2], "attention_resolutions": [4], "head_channels": 8}
-STYLE = MPStyle(32, head_channels=8, dropout=0.0, residual_balance=0.3, attention_balance=0.3, clip=256.0)
 
 
 def magnitude(x: Tensor) -> float:
@@ -45,92 +44,24 @@ def batch() -> dict[str, Any]:
     return {"x": images(4), "noise": torch.tensor([-1.5, -0.3, 0.4, 1.1]), "label": torch.tensor([0, 3, 1, 2])}
 
 
-class TestOperations:
-    """On independent numbers of magnitude 1, every operation gives magnitude 1."""
+def test_a_whole_network_keeps_magnitudes() -> None:
+    torch.manual_seed(0)
+    network = make(resolution=32, channels=32, attention_resolutions=[])
+    for name, parameter in network.named_parameters():
+        parameter.data = torch.zeros([]) if name.endswith("gain") else torch.randn_like(parameter)
+    assert not network(torch.randn(2, 3, 32, 32), torch.zeros(2)).any(), "the output's gain starts at zero"
+    network.out_gain.data.fill_(1)
 
-    @pytest.fixture(autouse=True)
-    def seed(self) -> None:
-        torch.manual_seed(0)
+    def keep(_m: Any, _x: Any, y: Tensor) -> None:
+        seen.append(magnitude(y))
 
-    def test_silu(self) -> None:
-        assert abs(magnitude(mp_silu(torch.randn(1_000_000))) - 1) < 2e-3
-
-    @pytest.mark.parametrize("balance", [0.0, 0.3, 0.5, 1.0])
-    def test_sum(self, balance: float) -> None:
-        a, b = torch.randn(2, 500_000)
-        joined = mp_sum(a, b, balance)
-        assert abs(magnitude(joined) - 1) < 3e-3
-        torch.testing.assert_close(joined * math.sqrt((1 - balance) ** 2 + balance**2), (1 - balance) * a + balance * b)
-
-    @pytest.mark.parametrize("balance", [0.2, 0.5])
-    @pytest.mark.parametrize("widths", [(24, 24), (8, 40)])
-    def test_concatenation(self, balance: float, widths: tuple[int, int]) -> None:
-        a, b = torch.randn(8, widths[0], 32, 32), torch.randn(8, widths[1], 32, 32)
-        joined = mp_cat(a, b, balance)
-        assert abs(magnitude(joined) - 1) < 5e-3
-        energy = joined.square().sum((0, 2, 3))
-        assert abs(float(energy[: widths[0]].sum() / energy[widths[0] :].sum()) - ((1 - balance) / balance) ** 2) < 0.25
-        assert torch.equal(mp_cat(a, b, 0.0)[:, widths[0] :], torch.zeros_like(b))
-
-    def test_fourier(self) -> None:
-        assert abs(magnitude(MPFourier(4096)(torch.linspace(-1.5, 1.1, 50))) - 1) < 2e-2
-
-    @pytest.mark.parametrize("kernel", [0, 1, 3])
-    def test_convolution(self, kernel: int) -> None:
-        layer = MPConv(64, 96, kernel)
-        output = layer(torch.randn(64, 64, *([32, 32] if kernel else [])))
-        inside = output[..., 1:-1, 1:-1] if kernel else output
-        assert abs(magnitude(inside) - 1) < 2e-2
-        assert not layer(torch.ones(1, 64, *([4, 4] if kernel else [])), 0.0).any()
-
-    def test_unit_is_idempotent_and_survives_zeros(self) -> None:
-        x = 7 * torch.randn(4, 10, 3)
-        once = unit(x, [1, 2])
-        torch.testing.assert_close(once.square().mean((1, 2)), torch.ones(4), atol=3e-4, rtol=0)
-        torch.testing.assert_close(unit(once, [1, 2]), once, atol=0, rtol=2e-4)
-        assert not unit(torch.zeros(2, 3), [1]).any()
-
-    def test_only_the_direction_of_weights_counts(self) -> None:
-        layer, x = MPConv(8, 5, 3), torch.randn(2, 8, 6, 6)
-        before = layer(x)
-        layer.weight.data *= torch.tensor([1e-1, 1, 2, 10, 1e3])[:, None, None, None]
-        assert distance(layer(x), before) < 3e-3
-
-    @pytest.mark.parametrize("flavour", ["encoder", "decoder"])
-    @pytest.mark.parametrize("widths", [(32, 32), (24, 40)])
-    def test_blocks(self, flavour: Any, widths: tuple[int, int]) -> None:
-        block = MPBlock(STYLE, *widths, flavour)
-        output = block(torch.randn(4, widths[0], 32, 32), mp_silu(torch.randn(4, 32)))
-        assert 0.9 < magnitude(output) < 1.05
-        assert MPBlock(STYLE, 8, 8, flavour, "up")(torch.randn(2, 8, 4, 4), torch.zeros(2, 32)).shape[-1] == 8
-        assert MPBlock(STYLE, 8, 8, flavour, "down")(torch.randn(2, 8, 4, 4), torch.zeros(2, 32)).shape[-1] == 2
-
-    def test_attention_is_softmax_of_cosines(self) -> None:
-        block = MPBlock(STYLE, 16, 16, "decoder", attention=True)
-        qkv = torch.randn(2, 48, 3, 3)
-        seen = block._attention(qkv).reshape(2, 16, 9)
-        for head in range(2):
-            query, key, value = (unit(qkv.reshape(2, 2, 8, 3, 9)[:, head, :, part], [1]) for part in range(3))
-            weights = (query.transpose(1, 2) @ key / math.sqrt(8)).softmax(2)
-            torch.testing.assert_close(seen[:, 8 * head : 8 * head + 8], value @ weights.transpose(1, 2))
-
-    def test_a_whole_network_keeps_magnitudes(self) -> None:
-        network = make(resolution=32, channels=32, attention_resolutions=[])
-        for name, parameter in network.named_parameters():
-            parameter.data = torch.zeros([]) if name.endswith("gain") else torch.randn_like(parameter)
-        assert not network(torch.randn(2, 3, 32, 32), torch.zeros(2)).any(), "the output's gain starts at zero"
-        network.out_gain.data.fill_(1)
-
-        def keep(_m: Any, _x: Any, y: Tensor) -> None:
-            seen.append(magnitude(y))
-
-        seen: list[float] = []
-        for module in network.modules():
-            if isinstance(module, MPBlock):
-                module.register_forward_hook(keep)
-        assert 0.6 < magnitude(network(torch.randn(4, 3, 32, 32), torch.randn(4))) < 1.1
-        assert len(seen) == 3 + 7
-        assert all(0.7 < value < 1.1 for value in seen), seen
+    seen: list[float] = []
+    for module in network.modules():
+        if isinstance(module, MPBlock):
+            module.register_forward_hook(keep)
+    assert 0.6 < magnitude(network(torch.randn(4, 3, 32, 32), torch.randn(4))) < 1.1
+    assert len(seen) == 3 + 7
+    assert all(0.7 < value < 1.1 for value in seen), seen
 
 
 # The paper's sizes, in millions, of the networks for ImageNet: latents of 4 channels or images of 3, 64 x 64.
@@ -150,7 +81,7 @@ def test_public_networks(channels: int, millions: int, colours: int) -> None:
     if (channels, colours) == (192, 3):
         assert roles.total() == 280_209_253
     assert len(network.state_dict()) == 200
-    assert set(roles) == {role for _, role in ROLES}
+    assert set(roles) == {role for _, role in Edm2UNet.roles}
     assert 0.837 < (roles["convolution"] + roles["projection"]) / roles.total() < 0.841  # what D2O-F freezes
     assert 0.912 < (roles["convolution"] + roles["projection"] + roles["qkv"]) / roles.total() < 0.916
 
@@ -297,13 +228,13 @@ def test_autocast_is_close(batch: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"concat_balance": 1.5}, "concat_balance must be a number from 0 to 1"),
-        ({"label_balance": math.nan}, "label_balance must be a number"),
-        ({"clip": 0}, "clip must be a positive number or None"),
-        ({"clip": math.inf}, "clip must be a positive number"),
-        ({"head_channels": 0}, "head_channels must be a whole number"),
-        ({"channels": 20, "head_channels": 6}, "20 channels do not split into 3 attention heads"),
-        ({"encoder": "skip"}, "'edm2_unet' has no option 'encoder'"),
+        ({"concat_balance": 1.5}, "concat_balance.*0 to 1"),
+        ({"label_balance": math.nan}, "label_balance"),
+        ({"clip": 0}, "clip.*positive"),
+        ({"clip": math.inf}, "clip.*positive"),
+        ({"head_channels": 0}, "head_channels"),
+        ({"channels": 20, "head_channels": 6}, "20.*3"),
+        ({"encoder": "skip"}, "edm2_unet.*encoder"),
     ],
 )
 def test_bad_specs(change: dict[str, Any], words: str) -> None:
@@ -312,5 +243,5 @@ def test_bad_specs(change: dict[str, Any], words: str) -> None:
 
 
 def test_augmentation_is_refused(batch: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"Augmentation labels must be \[4, 0\]"):
+    with pytest.raises(ValueError, match=r"\[4, 0\]"):
         make()(**batch, augmentation=torch.zeros(4, 9))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from d2o.backbones import Backbone, build
-from d2o.backbones.roles import ROLES, unet_role
+from d2o.backbones.unet import UNet
 
 NCSNPP = {
     "embedding": "fourier",
@@ -97,9 +97,9 @@ def test_paper_share() -> None:
 
 def test_every_role_is_met_and_unknown_names_are_refused() -> None:
     by_role = counts(ghost(CIFAR | NCSNPP | AUGMENTED))
-    assert set(by_role) == {role for _, role in ROLES}
-    with pytest.raises(ValueError, match=r"No role is known for the parameter 'blocks\.0\.weight'"):
-        unet_role("blocks.0.weight")
+    assert set(by_role) == {role for _, role in UNet.roles}
+    with pytest.raises(ValueError, match=r"blocks\.0\.weight"):
+        UNet.role("blocks.0.weight")
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_every_role_is_met_and_unknown_names_are_refused() -> None:
     ],
 )
 def test_roles_by_name(name: str, role: str) -> None:
-    assert unet_role(name) == role
+    assert UNet.role(name) == role

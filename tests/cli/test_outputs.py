@@ -18,7 +18,6 @@ COMMANDS = {  # the command, how the name of its output ends, and what may not b
     "export MODEL --to torch": (".pt2", "d2o.export:deepcopy"),
     "export MODEL --to web": ("", "d2o.export:deepcopy"),
     "demo --out": ("", "d2o.demo.story:open_images"),
-    "bench --out": (".json", "d2o.bench.measure:measure"),
     "analyze spectrum MODEL --out": ("", "d2o.analysis.spectrum:spectrum"),
     "analyze blocks MODEL --out": ("", "d2o.analysis.blocks:blocks"),
 }

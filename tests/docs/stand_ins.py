@@ -18,7 +18,6 @@ from PIL import Image
 
 import d2o
 import needs
-from bench.found import FOUND
 from conftest import make_denoiser
 from d2o import backbones
 from d2o.cli.main import run
@@ -140,8 +139,7 @@ def quick(tmp_path_factory, monkeypatch):
         (package / "dist" / name).touch()
     monkeypatch.setenv(runtime.VARIABLE, str(package))
     monkeypatch.setattr("d2o.analysis.page.DOTS", 40)  # of the figures
-    monkeypatch.setattr("d2o.bench.estimate.SECONDS", 0.0)
-    monkeypatch.setattr("d2o.bench.measure.measure", lambda *_: dict(FOUND))
+    monkeypatch.setattr("d2o.training.estimate.SECONDS", 0.0)
     for command in ("app", "serve"):
         monkeypatch.setattr(f"d2o.cli.{command}.say", stop_what_answers)
     before = signal.getsignal(signal.SIGTERM)

@@ -1,6 +1,6 @@
 """Every command and program of the documentation is run, in its page's order, on stand-ins and at reduced size.
 
-Of `d2o bench` the measurements alone are left out. Lines with placeholders say what may be written: their options are
+Lines with placeholders say what may be written: their options are
 read by the commands' own parsers. What is no command of d2o's is in test_other_commands.py.
 """
 

@@ -28,7 +28,7 @@ from .stand_ins import JUDGED
 from .test_commands import PAGES, ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
-SMALL_MODEL = {"recipe": "digits-d2o-f", "batch": 4}
+sys.path.insert(0, str(BENCHMARKS))  # as for scripts, which import each other
 
 
 def programs(text: str) -> set[str]:
@@ -127,19 +127,23 @@ def speed_and_quality(line: str, place: Path) -> None:
     assert row["variant"] == name and row["images"] == 16 and row["features"] == "pixels"
 
 
-def operators(line: str, _) -> None:
-    """Look at one iteration of each kind that is named."""
-    own = runpy.run_path(str(BENCHMARKS / "operators.py"))["main"].__globals__
-    own["ITERATIONS"] = 1
+def steps(line: str, _) -> None:
+    """Take rounds of one iteration."""
+    own = runpy.run_path(str(BENCHMARKS / "steps.py"))["main"].__globals__
+    own["ROUND"] = 1
+    own["measure_memory"] = lambda *_: 1.0
+    words = [*shlex.split(line)[1:], "--batch", "2", "--repeats", "1", "--kinds", "pretrain"]
+    if "--out" in words:
+        words[words.index("--out") + 1] = "/dev/null"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-        patch.setattr(sys, "argv", shlex.split(line)[1:])
+        patch.setattr(sys, "argv", words)
         own["main"]()
-    assert "convolution" in said.getvalue()
+    assert "convolution" in said.getvalue() or json.loads(said.getvalue())["images_per_second"]
 
 
-def bench_memory(line: str, _) -> None:
-    module, values = shlex.split(line)[2:]
-    assert int(finished("-m", module, json.dumps({**json.loads(values), "choice": SMALL_MODEL}))) > 0
+def generation(*_) -> None:
+    needs.package("onnxruntime")
+    assert "per_second" in json.loads(finished(BENCHMARKS / "generation.py", "--repeats", "1"))
 
 
 def http_server(line: str, place: Path) -> None:
@@ -171,15 +175,15 @@ PROGRAMS = {
     r"benchmarks/report_results\.py": report_results,
     r"benchmarks/full_size\.py --table": full_size_table,
     r"benchmarks/full_size\.py --precision": full_size,
-    r"benchmarks/operators\.py": operators,
+    r"benchmarks/steps\.py": steps,
+    r"benchmarks/generation\.py": generation,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,
-    r"-m d2o\.bench\.memory": bench_memory,
     r"-m http\.server": http_server,
     r"^pytest ": is_a_test_here,
     r"docs/figures\.py": lambda *_: None,  # run by test_site.py
 }
 """How a program is run, by what its line contains."""
-EVERY_LINE = (speed_and_quality, bench_memory, is_a_test_here)
+EVERY_LINE = (speed_and_quality, steps, is_a_test_here)
 """Those whose lines differ in what they run; of the others the longest line stands for all."""
 LINES = sorted({line for page in PAGES for line in programs(page.read_text())})
 

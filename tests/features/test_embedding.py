@@ -89,7 +89,7 @@ def test_inception_takes_images_as_they_are() -> None:
 def test_inception_offline_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     started = time.monotonic()
-    with pytest.raises(ValueError, match=r"inception.*out of reach"):
+    with pytest.raises(ValueError, match=r"inception.*D2O_WEIGHTS"):
         embedding("inception")
     assert time.monotonic() - started < 10
 
@@ -97,12 +97,12 @@ def test_inception_offline_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("fid", "choose one of lite2"),
-        ("lite2@", "positive whole number"),
-        ("lite2@0", "positive whole number"),
-        ("lite2@-3", "positive whole number"),
-        ("inception@64", "299 pixels only"),
-        ("dinov2@100", "multiple of 14"),
+        ("fid", "fid.*lite2"),
+        ("lite2@", "positive.*lite2@64"),
+        ("lite2@0", "positive.*lite2@64"),
+        ("lite2@-3", "positive.*lite2@64"),
+        ("inception@64", "299"),
+        ("dinov2@100", "14"),
     ],
 )
 def test_wrong_names_are_explained(name: str, message: str) -> None:
@@ -115,5 +115,5 @@ def test_wrong_names_are_explained(name: str, message: str) -> None:
     [np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.uint8)],
 )
 def test_other_arrays_are_refused(wrong: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="must be uint8"):
+    with pytest.raises(ValueError, match="uint8"):
         embedding("pixels")(wrong)

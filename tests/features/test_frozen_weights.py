@@ -30,7 +30,7 @@ def reference(name: str) -> nn.Module:
     network = timm.create_model(name)
     state = weights.find_state(name, "package")
     assert state is not None
-    network.load_state_dict(weights.from_package_names(state, name), strict=True)
+    network.load_state_dict(weights.rename_entries(state, name), strict=True)
     return network.eval()
 
 
@@ -84,28 +84,20 @@ def test_random_weights_repeat_and_leave_the_global_generator_alone() -> None:
     assert not torch.equal(first.state_dict()[key], other.state_dict()[key])
 
 
-def test_a_missing_network_is_told_at_once() -> None:
+def test_a_missing_network_is_an_error_at_once() -> None:
     started = time.monotonic()
-    with pytest.raises(ValueError, match=r"vgg16_bn.*out of reach.*D2O_WEIGHTS"):
+    with pytest.raises(ValueError, match=r"vgg16_bn.*D2O_WEIGHTS.*random"):
         weights.network("vgg16_bn", "auto")
-    assert time.monotonic() - started < 5
-
-
-def test_an_unreachable_address_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    started = time.monotonic()
-    with pytest.raises(ValueError, match="out of reach"):
-        weights.demand_online("http://127.0.0.1:9", "anything")
     assert time.monotonic() - started < 5
 
 
 def test_sha256_is_compared(tmp_path: Path) -> None:
     path = tmp_path / "some.pth"
     torch.save({"weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=r"some\.pth has SHA-256"):
+    with pytest.raises(ValueError, match=r"some\.pth.*SHA-256"):
         weights.find_state(LITE0, f"{path}#{'0' * 64}")
     package = weights.PACKAGES[LITE0]
-    state = weights.find_state(LITE0, f"{weights.package_file(package)}#{package.sha256.upper()}")
+    state = weights.find_state(LITE0, f"{package.path()}#{package.sha256.upper()}")
     assert state is not None
     assert "_conv_stem.weight" in state
 
@@ -119,7 +111,7 @@ def test_pickles_are_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("D2O_ATTACK", str(tmp_path / "harm"))
     for path, write in ((tmp_path / "zip.pth", torch.save), (tmp_path / "plain.pth", None)):
         write({"weight": Attack()}, path) if write else path.write_bytes(pickle.dumps(Attack()))
-        with pytest.raises(ValueError, match="cannot be read as plain tensors"):
+        with pytest.raises(ValueError, match=path.name):
             weights.find_state(LITE0, str(path))
     assert not (tmp_path / "harm").exists()
 
@@ -136,30 +128,30 @@ def test_damaged_files_are_named(content: bytes, suffix: str, tmp_path: Path) ->
 @pytest.mark.parametrize("content", [{}, {"step": 3}, [torch.zeros(2)]])
 def test_files_without_tensors_are_named(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "odd.pth")
-    with pytest.raises(ValueError, match=r"odd\.pth holds no state dict"):
+    with pytest.raises(ValueError, match=r"odd\.pth.*named tensors"):
         weights.find_state(LITE0, str(tmp_path / "odd.pth"))
 
 
 def test_an_empty_file_is_no_reason_to_look_elsewhere(tmp_path: Path) -> None:
     save_file({}, tmp_path / "empty.safetensors")
-    with pytest.raises(ValueError, match=r"empty\.safetensors holds no state dict"):
+    with pytest.raises(ValueError, match=r"empty\.safetensors"):
         weights.network("resnet10t", str(tmp_path / "empty.safetensors"))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"conv_stem.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "part.pth")
-    for source in (str(tmp_path / "part.pth"), str(weights.package_file(weights.PACKAGES["tf_efficientnet_lite2"]))):
-        with pytest.raises(ValueError, match=f"do not fit {LITE0}"):
+    for source in (str(tmp_path / "part.pth"), str(weights.PACKAGES["tf_efficientnet_lite2"].path())):
+        with pytest.raises(ValueError, match=LITE0):
             weights.network(LITE0, source)
 
 
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [
-        ("no_such_network", "random", "no network named 'no_such_network'"),
+        ("no_such_network", "random", "no_such_network.*list_models"),
         (LITE0, "nowhere.pth", r"No file 'nowhere\.pth'.*package"),
-        (LITE0, "random:soon", "whole number"),
-        ("vgg16_bn", "package", "No package"),
+        (LITE0, "random:soon", "soon.*random:7"),
+        ("vgg16_bn", "package", "vgg16_bn.*hub"),
     ],
 )
 def test_mistakes_are_explained(name: str, source: str, message: str) -> None:

@@ -21,7 +21,8 @@ def vgg() -> Any:
 @pytest.fixture(scope="module")
 def files(vgg, tmp_path_factory) -> Any:
     folder = tmp_path_factory.mktemp("weights")
-    save_file({name: tensor.contiguous() for name, tensor in vgg.state_dict().items()}, folder / "vgg16.safetensors")
+    state = {f"features.{name}": tensor.contiguous() for name, tensor in vgg.features.state_dict().items()}
+    save_file(state, folder / "vgg16.safetensors")
     rows = {f"lin{i}.model.1.weight": torch.rand(1, width, 1, 1) for i, width in enumerate(CHANNELS)}
     save_file(rows, folder / "lpips_vgg.safetensors")
     return folder, rows
@@ -31,8 +32,7 @@ def test_the_maps_are_torchvisions_with_unit_length(vgg):
     from torchvision.models.vgg import cfgs, make_layers
 
     reference = make_layers(cfgs["D"])
-    state = {name.removeprefix("features."): tensor for name, tensor in vgg.state_dict().items()}
-    reference.load_state_dict(state)
+    reference.load_state_dict(vgg.features.state_dict())
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     x, expected = ((IMAGES + 1) / 2 - mean[:, None, None]) / deviation[:, None, None], []
     with torch.no_grad():
@@ -74,17 +74,17 @@ def test_weights_are_found_in_the_folder(files, monkeypatch):
 def test_missing_weights_are_one_sentence(files, monkeypatch):
     monkeypatch.delenv("D2O_WEIGHTS", raising=False)
     vgg = str(files[0] / "vgg16.safetensors")
-    with pytest.raises(ValueError, match="weights of vgg16 are not on this machine"):
+    with pytest.raises(ValueError, match=r"vgg16.*D2O_WEIGHTS"):
         LPIPS()
-    with pytest.raises(ValueError, match=r"LPIPS' weights for VGG are not on this machine.*linear='mean'"):
+    with pytest.raises(ValueError, match=r"LPIPS.*linear='mean'"):
         LPIPS(None, vgg)
-    with pytest.raises(ValueError, match="do not fit vgg16"):
+    with pytest.raises(ValueError, match=r"lpips_vgg\.safetensors.*vgg16"):
         LPIPS(None, str(files[0] / "lpips_vgg.safetensors"))
-    with pytest.raises(ValueError, match="does not hold LPIPS' weights"):
+    with pytest.raises(ValueError, match=r"vgg16\.safetensors.*lin0\.model\.1\.weight"):
         LPIPS(None, vgg, vgg)
     assert dict(LPIPS(None, vgg, "mean").named_buffers())["linear4"].sum() == pytest.approx(1)
 
 
 def test_images_too_small_are_named(vgg):
-    with pytest.raises(ValueError, match="8 pixels are too few"):
+    with pytest.raises(ValueError, match=r"8 pixels.*32"):
         vgg(IMAGES[..., :8, :8])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from d2o.kernels.convolution import Convolution
-from d2o.kernels.folding import folded
+from d2o.kernels.folding import fold_batch_norms
 
 
 def with_statistics(network: nn.Module) -> nn.Module:
@@ -29,7 +29,7 @@ def with_statistics(network: nn.Module) -> nn.Module:
 def test_features_and_gradients_stay(name: str) -> None:
     # In float64: a value that rounding moves across a ReLU's kink would change the gradient for good.
     plain = with_statistics(timm.create_model(name, features_only=True)).double()
-    fast = folded(copy.deepcopy(plain), torch.zeros(1, 3, 64, 64, dtype=torch.float64))
+    fast = fold_batch_norms(copy.deepcopy(plain), torch.zeros(1, 3, 64, 64, dtype=torch.float64))
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     found, expected = images.clone().requires_grad_(), images.clone().requires_grad_()
     for one, other in zip(fast(found), plain(expected), strict=True):
@@ -49,6 +49,6 @@ def test_a_norm_that_follows_no_convolution_stays() -> None:
     )
     images = torch.randn(1, 3, 8, 8)
     expected = network(images)
-    found = folded(network, images)
+    found = fold_batch_norms(network, images)
     assert torch.allclose(found(images), expected, atol=1e-6)
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in found.modules()) == 2

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import nn
 
 from d2o.records import nearest
 
@@ -22,8 +22,12 @@ BACKBONES: dict[str, type[Backbone]] = {
     "diffusers_unet": DiffusersUNet,
     "dit": DiT,
 }
+"""Every kind of backbone that a spec can name; one of your own is a further row."""
 
-__all__ = ["BACKBONES", "Backbone", "DhariwalUNet", "DiT", "DiffusersUNet", "Edm2UNet", "SongUNet", "build", "widened"]
+__all__ = [
+    "BACKBONES", "Backbone", "DhariwalUNet", "DiT", "DiffusersUNet", "Edm2UNet", "SongUNet",
+    "add_augmentation_labels", "build",
+]  # fmt: skip
 
 
 def build(spec: Mapping[str, Any]) -> Backbone:
@@ -31,22 +35,25 @@ def build(spec: Mapping[str, Any]) -> Backbone:
     options = dict(spec)
     kind = options.pop("kind", None)
     if not isinstance(kind, str) or kind not in BACKBONES:
-        raise ValueError(f"Unknown backbone kind {kind!r}; {nearest(kind, list(BACKBONES))}")
+        raise ValueError(
+            f"Unknown backbone kind {kind!r}; {nearest(kind, BACKBONES).removesuffix('.')}. "
+            "Register one of your own with --import FILE."
+        )
     known = inspect.signature(BACKBONES[kind]).parameters
     for name in options:
         if name not in known:
-            raise ValueError(f"The backbone {kind!r} has no option {name!r}; {nearest(name, list(known))}")
+            raise ValueError(f"The backbone {kind!r} has no option {name!r}; {nearest(name, known)}")
     missing = [name for name, option in known.items() if option.default is option.empty and name not in options]
     if missing:
         raise ValueError(f"The backbone {kind!r} needs the options {', '.join(missing)}.")
     return BACKBONES[kind](**options)
 
 
-def widened(backbone: torch.nn.Module, extra: int) -> torch.nn.Module:
-    """Return a backbone that takes `extra` more augmentation labels, behind its own; they have no weight yet.
+def add_augmentation_labels(backbone: nn.Module, extra: int) -> nn.Module:
+    """Return a backbone that takes `extra` more augmentation labels after its own; their weights are zero.
 
-    A backbone of one's own is returned as it is where its `config` tells at least so many as `augmentation_dim`.
-    ValueError for one without augmentation labels.
+    A backbone that is not one of BACKBONES is returned as it is if its `config` has at least so many as
+    `augmentation_dim`. ValueError for one without augmentation labels.
     """
     config = getattr(backbone, "config", {})
     if not isinstance(backbone, Backbone) and config.get("augmentation_dim", 0) >= extra:
@@ -54,13 +61,14 @@ def widened(backbone: torch.nn.Module, extra: int) -> torch.nn.Module:
     if not isinstance(backbone, Backbone) or "augmentation_dim" not in config:
         kind = getattr(backbone, "kind", type(backbone).__name__)
         raise ValueError(
-            f"The backbone {kind} has no augmentation labels, through which trajectory and reverse-consistency tell "
-            f"where a jump ends: use song_unet or dhariwal_unet, or another objective."
+            f"The backbone {kind} has no augmentation labels, which tell trajectory and reverse-consistency where a "
+            f"jump ends: use song_unet or dhariwal_unet, or another objective."
         )
-    made = build({"kind": backbone.kind, **config, "augmentation_dim": config["augmentation_dim"] + extra})
+    before = config["augmentation_dim"]
+    wider = build({"kind": backbone.kind, **config, "augmentation_dim": before + extra})
     state, name = dict(backbone.state_dict()), "map_augment.weight"
-    weight = made.state_dict()[name].zero_()
+    weight = wider.state_dict()[name].zero_()
     if name in state:
-        weight[:, : config["augmentation_dim"]] = state[name]
-    made.load_state_dict({**state, name: weight})
-    return made.to(weight.device)
+        weight[:, :before] = state[name]
+    wider.load_state_dict({**state, name: weight})
+    return wider.to(weight.device)

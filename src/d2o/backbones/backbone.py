@@ -1,20 +1,30 @@
-"""What every backbone is: F(x, noise, label, augmentation), rebuilt from its spec and frozen by its parts' roles."""
+"""The contract of every backbone: F(x, noise, label, augmentation), rebuilt from its spec and frozen by role."""
 
+import re
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+Roles = tuple[tuple[str, str], ...]
+
 
 class Backbone(nn.Module):
-    """A network inside a denoiser: `{"kind": kind, **config}` is its JSON spec."""
+    """A network inside a denoiser: `{"kind": kind, **config}` is its JSON spec.
+
+    `roles` are rows (pattern, role): the first pattern found in a parameter's name says what the parameter is for.
+    """
 
     kind: ClassVar[str]
+    roles: ClassVar[Roles]
     config: dict[str, Any]
 
-    @staticmethod
-    def role(parameter_name: str) -> str:
+    @classmethod
+    def role(cls, parameter_name: str) -> str:
         """Return what the parameter of that name is for, in one word such as "convolution" or "norm"."""
-        raise NotImplementedError(parameter_name)
+        for pattern, role in cls.roles:
+            if re.search(pattern, parameter_name):
+                return role
+        raise ValueError(f"No role is known for the parameter {parameter_name!r}.")
 
     def forward(
         self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None

@@ -2,31 +2,28 @@
 
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.kernels.normalisation import normalised_silu
+from d2o.kernels.normalisation import normalise
 
-from .backbone import Backbone
-from .layers import Block, PositionalEmbedding, Style, checked_augmentation, full_precision, group_norm, one_hot
-from .options import checked
-from .roles import unet_role
+from .conditioning import PositionalEmbedding, check_augmentation, one_hot
+from .layers import Block, Style, group_norm
+from .options import check_options
+from .unet import Layout, UNet
 
 EPS = 1e-5
 ZERO_AT_START = ("conv1", "proj", "out_conv", "map_augment")
 
 
-class DhariwalUNet(Backbone):
-    """A U-Net F(x, noise, label); `config` rebuilds it.
+class DhariwalUNet(UNet):
+    """A U-Net F(x, noise, label) with the levels of a `Layout`; `config` rebuilds it.
 
-    `channels` times `channel_multipliers` are the widths of the levels, each half the resolution of the one before.
     `augmentation_dim` is the length of augmentation labels; dropouts act in training only. Without `adaptive_scale` the
     embedding shifts features and does not scale them, as in consistency models of 256 pixels.
     """
 
     kind: ClassVar[str] = "dhariwal_unet"
-    role = staticmethod(unet_role)
 
     def __init__(
         self,
@@ -44,7 +41,7 @@ class DhariwalUNet(Backbone):
         label_dropout: float = 0.0,
         adaptive_scale: bool = True,
     ) -> None:
-        config = checked(locals())
+        config = check_options(locals())
         super().__init__()
         self.config = config
         self.num_classes, self.label_dropout = num_classes, label_dropout
@@ -57,41 +54,18 @@ class DhariwalUNet(Backbone):
         self.map_layer1 = nn.Linear(embedding_channels, embedding_channels)
         self.map_label = nn.Linear(num_classes, embedding_channels, bias=False) if num_classes else None
 
-        levels = [(resolution >> level, channels * times) for level, times in enumerate(channel_multipliers)]
-        width = levels[0][1]
-        skips = [width]
-        self.enc = nn.ModuleDict()
-        for level, (size, level_width) in enumerate(levels):
-            name = f"{size}x{size}"
-            if level == 0:
-                self.enc[f"{name}_conv"] = nn.Conv2d(in_channels, width, 3, padding=1)
-            else:
-                self.enc[f"{name}_down"] = Block(style, width, width, "down")
-                skips.append(width)
-            for index in range(num_blocks):
-                attention = size in attention_resolutions
-                self.enc[f"{name}_block{index}"] = Block(style, width, level_width, attention=attention)
-                width = level_width
-                skips.append(width)
-
-        self.dec = nn.ModuleDict()
-        for level, (size, level_width) in reversed(list(enumerate(levels))):
-            name = f"{size}x{size}"
-            if level == len(levels) - 1:
-                self.dec[f"{name}_in0"] = Block(style, width, width, attention=True)
-                self.dec[f"{name}_in1"] = Block(style, width, width)
-            else:
-                self.dec[f"{name}_up"] = Block(style, width, width, "up")
-            for index in range(num_blocks + 1):
-                attention = size in attention_resolutions
-                self.dec[f"{name}_block{index}"] = Block(style, width + skips.pop(), level_width, attention=attention)
-                width = level_width
-        self.out_norm = group_norm(width, EPS)
-        self.out_conv = nn.Conv2d(width, out_channels, 3, padding=1)
+        stem = channels * channel_multipliers[0]
+        layout = Layout(resolution, channels, channel_multipliers, num_blocks, attention_resolutions, stem)
+        self.enc = nn.ModuleDict({f"{resolution}x{resolution}_conv": nn.Conv2d(in_channels, stem, 3, padding=1)})
+        for place in layout.encoder():
+            self.enc[place.name] = Block(style, place)
+        self.dec = nn.ModuleDict({place.name: Block(style, place) for place in layout.decoder()})
+        self.out_norm = group_norm(stem, EPS)
+        self.out_conv = nn.Conv2d(stem, out_channels, 3, padding=1)
         self._initialise()
 
     def _initialise(self) -> None:
-        """Every layer keeps torch's own start (uniform, 1/sqrt(fan in)), except those that begin as nothing."""
+        """Every layer keeps torch's own initialisation (uniform, 1/sqrt(fan in)), except those that start at zero."""
         for name, layer in self.named_modules():
             if name.endswith(ZERO_AT_START):
                 for parameter in layer.parameters():
@@ -99,26 +73,10 @@ class DhariwalUNet(Backbone):
         if self.map_label is not None:
             nn.init.normal_(self.map_label.weight)
 
-    def forward(
-        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
-    ) -> Tensor:
-        with full_precision(x.device):
-            embedding = self.embed(x, noise, label, augmentation)
-        skips = []
-        for layer in self.enc.values():
-            x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
-            skips.append(x)
-        for layer in self.dec.values():
-            if x.shape[1] != layer.in_channels:
-                x = torch.cat([x, skips.pop()], dim=1)
-            x = layer(x, embedding)
-        return self.out_conv(normalised_silu(self.out_norm, x))
-
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
-        """Return the vectors [N, embedding_channels] that tell every block about noise, class and augmentation."""
         embedding = self.map_noise(noise)
         if augmentation is not None:
-            augmentation = checked_augmentation(augmentation, x, self.config["augmentation_dim"])
+            augmentation = check_augmentation(augmentation, x, self.config["augmentation_dim"])
             if self.map_augment is not None:
                 embedding = embedding + self.map_augment(augmentation)
         embedding = self.map_layer1(F.silu(self.map_layer0(embedding)))
@@ -126,3 +84,7 @@ class DhariwalUNet(Backbone):
         if self.map_label is not None:
             embedding = embedding + self.map_label(classes)
         return F.silu(embedding)
+
+    def decode(self, x: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
+        features = super().decode(x, skips, embedding)
+        return self.out_conv(normalise(self.out_norm, features, silu=True))

@@ -7,93 +7,63 @@ from torch import Tensor, nn
 
 from d2o.records import nearest
 
-from .backbone import Backbone
-from .layers import full_precision, one_hot
-from .options import OPTIONS, Option, choice, share, whole, wholes
-from .roles import first_role
+from .backbone import Backbone, Roles
+from .conditioning import full_precision, one_hot
+from .options import FLAG, POSITIVE, PROBABILITY, Option, check_options, choice, optional, several, whole
+from .unet import check_halvings
 
-
-def number() -> Option:
-    """A positive number."""
-    return Option(lambda value: type(value) in (int, float) and 0 < value < 1e6, "a positive number below a million")
-
-
-def flag() -> Option:
-    """Yes or no."""
-    return Option(lambda value: type(value) is bool, "true or false")
-
-
-def words(*names: str) -> Option:
-    """A list of some of the given words."""
-    return Option(
-        lambda value: (
-            isinstance(value, list | tuple) and 1 <= len(value) <= 10 and all(word in names for word in value)
-        ),
-        f"a list of 1 to 10 of {', '.join(names)}",
-    )
-
-
-def or_nothing(option: Option) -> Option:
-    """The same, or null."""
-    return Option(lambda value: value is None or option.allows(value), f"null or {option.meaning}")
-
+DOWN = several(choice("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"), 1, 10)
+UP = several(choice("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"), 1, 10)
 
 # What UNet2DModel takes beside the sizes of its images: its name -> its default and what it may be. A network that says
 # more than this is refused, because it would not be the one that was trained.
 SETTINGS: dict[str, tuple[Any, Option]] = {
-    "center_input_sample": (False, flag()),
+    "center_input_sample": (False, FLAG),
     "time_embedding_type": ("positional", choice("positional")),
-    "time_embedding_dim": (None, or_nothing(whole(1, 65536))),
+    "time_embedding_dim": (None, optional(whole(1, 65536))),
     "freq_shift": (0, whole(0, 1)),
-    "flip_sin_to_cos": (True, flag()),
-    "down_block_types": (
-        ["DownBlock2D", *["AttnDownBlock2D"] * 3],
-        words("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"),
-    ),
-    "mid_block_type": ("UNetMidBlock2D", or_nothing(choice("UNetMidBlock2D"))),
-    "up_block_types": (
-        [*["AttnUpBlock2D"] * 3, "UpBlock2D"],
-        words("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
-    ),
-    "block_out_channels": ([224, 448, 672, 896], wholes(1, 10, 2, 4096)),
+    "flip_sin_to_cos": (True, FLAG),
+    "down_block_types": (["DownBlock2D", *["AttnDownBlock2D"] * 3], DOWN),
+    "mid_block_type": ("UNetMidBlock2D", optional(choice("UNetMidBlock2D"))),
+    "up_block_types": ([*["AttnUpBlock2D"] * 3, "UpBlock2D"], UP),
+    "block_out_channels": ([224, 448, 672, 896], several(whole(2, 4096), 1, 10)),
     "layers_per_block": (2, whole(1, 64)),
-    "mid_block_scale_factor": (1, number()),
+    "mid_block_scale_factor": (1, POSITIVE),
     "downsample_padding": (1, whole(0, 1)),
     "downsample_type": ("conv", choice("conv", "resnet")),
     "upsample_type": ("conv", choice("conv", "resnet")),
-    "dropout": (0.0, share()),
+    "dropout": (0.0, PROBABILITY),
     "act_fn": ("silu", choice("silu", "swish", "mish", "gelu", "relu")),
-    "attention_head_dim": (8, or_nothing(whole(1, 4096))),
+    "attention_head_dim": (8, optional(whole(1, 4096))),
     "norm_num_groups": (32, whole(1, 4096)),
-    "attn_norm_num_groups": (None, or_nothing(whole(1, 4096))),
-    "norm_eps": (1e-5, number()),
+    "attn_norm_num_groups": (None, optional(whole(1, 4096))),
+    "norm_eps": (1e-5, POSITIVE),
     "resnet_time_scale_shift": ("default", choice("default", "scale_shift")),
-    "add_attention": (True, flag()),
+    "add_attention": (True, FLAG),
     "class_embed_type": (None, Option(lambda value: value is None, "null")),
-    "num_train_timesteps": (None, or_nothing(whole(1, 1_000_000))),
+    "num_train_timesteps": (None, optional(whole(1, 1_000_000))),
 }
-
-# The first row that matches decides. The samplers between two levels are convolutions or whole blocks.
-ROLES: tuple[tuple[str, str], ...] = (
-    (r"^unet\.(time_embedding|class_embedding)\.", "embedding"),
-    (r"^unet\.conv_in\.", "input"),
-    (r"^unet\.conv_(norm_)?out\.", "output"),
-    (r"\.(norm1|norm2|group_norm)\.", "norm"),
-    (r"\.time_emb_proj\.", "affine"),
-    (r"\.conv_shortcut\.", "skip"),
-    (r"\.to_[qkv]\.", "qkv"),
-    (r"\.to_out\.", "projection"),
-    (r"\.resnets\.\d+\.conv[12]\.|\.(down|up)samplers\.", "convolution"),
-)
 
 
 class DiffusersUNet(Backbone):
     """A UNet2DModel F(x, noise, label): `noise` is a number of the training's timesteps; `config` rebuilds it.
 
-    `unet` are the settings of UNet2DModel under its own names; what is left out has its default.
+    `unet` are the settings of UNet2DModel under its own names; what is left out has its default. The role
+    "convolution" includes the samplers between the levels.
     """
 
     kind: ClassVar[str] = "diffusers_unet"
+    roles: ClassVar[Roles] = (
+        (r"^unet\.(time_embedding|class_embedding)\.", "embedding"),
+        (r"^unet\.conv_in\.", "input"),
+        (r"^unet\.conv_(norm_)?out\.", "output"),
+        (r"\.(norm1|norm2|group_norm)\.", "norm"),
+        (r"\.time_emb_proj\.", "affine"),
+        (r"\.conv_shortcut\.", "skip"),
+        (r"\.to_[qkv]\.", "qkv"),
+        (r"\.to_out\.", "projection"),
+        (r"\.resnets\.\d+\.conv[12]\.|\.(down|up)samplers\.", "convolution"),
+    )
     unet: Any  # nn.Module says of its parts only that they are modules or tensors
 
     def __init__(
@@ -104,12 +74,8 @@ class DiffusersUNet(Backbone):
         num_classes: int = 0,
         unet: Mapping[str, Any] | None = None,
     ) -> None:
-        sizes = {"resolution": resolution, "in_channels": in_channels, "out_channels": out_channels}
-        sizes["num_classes"] = num_classes
-        for name, value in sizes.items():
-            if not OPTIONS[name].allows(value):
-                raise ValueError(f"The backbone option {name} must be {OPTIONS[name].meaning}, not {value!r}.")
-        settings = checked_settings({} if unet is None else unet, resolution)
+        sizes = check_options(locals())
+        settings = complete_settings({} if unet is None else unet, resolution)
         super().__init__()
         self.config = {**sizes, "unet": settings}
         self.num_classes = num_classes
@@ -124,11 +90,6 @@ class DiffusersUNet(Backbone):
         if num_classes:
             self.unet.class_embedding = ClassVectors(num_classes, settings["time_embedding_dim"] or 4 * width)
         self.unet.conv_out = PreciseConv2d(width, out_channels, 3, padding=1)
-
-    @staticmethod
-    def role(parameter_name: str) -> str:
-        """Return the role of a parameter; "convolution" includes the samplers between the levels."""
-        return first_role(ROLES, parameter_name)
 
     def forward(
         self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
@@ -154,21 +115,18 @@ class PreciseConv2d(nn.Conv2d):
             return super().forward(input.to(self.weight.dtype))
 
 
-def checked_settings(given: Mapping[str, Any], resolution: int) -> dict[str, Any]:
+def complete_settings(given: Mapping[str, Any], resolution: int) -> dict[str, Any]:
     """Return all settings of a UNet2DModel, or raise ValueError for one that is unknown, wrong or does not fit."""
     if not isinstance(given, Mapping):
         raise ValueError(f"The backbone option unet must be a record of settings, not {given!r}.")
-    for name, value in given.items():
-        if name not in SETTINGS:
-            raise ValueError(f"A UNet2DModel here has no setting {name!r}; {nearest(name, list(SETTINGS))}")
-        if not SETTINGS[name][1].allows(value):
-            raise ValueError(f"The UNet2DModel setting {name} must be {SETTINGS[name][1].meaning}, not {value!r}.")
+    if unknown := next((name for name in given if name not in SETTINGS), None):
+        raise ValueError(f"A UNet2DModel here has no setting {unknown!r}; {nearest(unknown, SETTINGS)}")
+    check_options(given, {name: option for name, (_, option) in SETTINGS.items()})
     settings = {name: given.get(name, default) for name, (default, _) in SETTINGS.items()}
     levels = len(settings["block_out_channels"])
     if not levels == len(settings["down_block_types"]) == len(settings["up_block_types"]):
         raise ValueError("block_out_channels, down_block_types and up_block_types must be equally long.")
-    if resolution % 2 ** (levels - 1):
-        raise ValueError(f"With {levels} levels the resolution must be a multiple of {2 ** (levels - 1)}.")
+    check_halvings(resolution, levels, "block_out_channels")
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 

@@ -1,46 +1,45 @@
-"""DiT: a transformer over patches of (latent) images, told time and class by adaptive norms (arXiv 2212.09748).
+"""DiT: a transformer over patches of (latent) images, conditioned by adaptive norms (arXiv 2212.09748).
 
 Attribute names are those of the public checkpoints of facebookresearch/DiT, so that their weights load strictly.
 """
 
 import math
+from collections import OrderedDict
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbone import Backbone
-from .layers import checked_label, full_precision, waves
-from .options import checked
-from .roles import first_role
+from .backbone import Backbone, Roles
+from .conditioning import check_label, full_precision, waves
+from .options import check_options
 
 EPS = 1e-6
 WAVES = 256
 """Cosines and sines of the time."""
 
-# The first row that matches decides. Biases have a role of their own, to train them alone.
-ROLES: tuple[tuple[str, str], ...] = (
-    (r"^x_embedder\.", "input"),
-    (r"^final_layer\.", "output"),
-    (r"[ty]_embedder\.", "embedding"),
-    (r"^blocks\..*\.bias$", "bias"),
-    (r"\.attn\.qkv\.", "qkv"),
-    (r"\.attn\.proj\.", "projection"),
-    (r"\.mlp\.", "mlp"),
-    (r"\.adaLN_modulation\.", "modulation"),
-)
-
 
 class DiT(Backbone):
     """A transformer F(x, noise, label), where `noise` is the time 0 to 999; `config` rebuilds it.
 
-    `channels` is the width of its tokens. The class table has one more row, for no class. With `embedders` "per block"
+    `channels` is the width of its tokens. The role "modulation" makes the adaptive norms; biases of blocks have a role
+    of their own, to train them alone. The class table has one more row, for no class. With `embedders` "per block"
     every block has its own embedders of time and class, and the last layer uses the first block's. `time_endpoint` and
     `mlp_eps` are where diffusers departs from the original, which are the defaults.
     """
 
     kind: ClassVar[str] = "dit"
+    roles: ClassVar[Roles] = (
+        (r"^x_embedder\.", "input"),
+        (r"^final_layer\.", "output"),
+        (r"[ty]_embedder\.", "embedding"),
+        (r"^blocks\..*\.bias$", "bias"),
+        (r"\.attn\.qkv\.", "qkv"),
+        (r"\.attn\.proj\.", "projection"),
+        (r"\.mlp\.", "mlp"),
+        (r"\.adaLN_modulation\.", "modulation"),
+    )
     pos_embed: Tensor
 
     def __init__(
@@ -58,30 +57,25 @@ class DiT(Backbone):
         time_endpoint: bool = False,
         mlp_eps: float = EPS,
     ) -> None:
-        config = checked(locals())
+        config = check_options(locals())
         for whole, part, name in ((resolution, patch_size, "patch_size"), (channels, num_heads, "num_heads")):
             if whole % part:
-                raise ValueError(f"The backbone option {name} = {part} must divide {whole} without a rest.")
+                raise ValueError(f"The backbone option {name} = {part} must divide {whole} without remainder.")
         if channels % 4:
             raise ValueError(f"The backbone option channels must be a multiple of 4, not {channels}.")
         super().__init__()
         self.config = config
         self.num_classes, self.patch_size = num_classes, patch_size
 
-        self.x_embedder = Patches(in_channels, channels, patch_size)
+        self.x_embedder = chain(proj=nn.Conv2d(in_channels, channels, patch_size, stride=patch_size))
         self.register_buffer("pos_embed", positions(resolution // patch_size, channels)[None])
         self.blocks = nn.ModuleList(Block(channels, num_heads, mlp_multiplier, mlp_eps) for _ in range(num_blocks))
         self.t_embedder = self.y_embedder = None
         for holder in [self] if embedders == "shared" else self.blocks:
             holder.t_embedder = TimeEmbedder(channels, time_endpoint)
-            holder.y_embedder = LabelEmbedder(num_classes, channels)
+            holder.y_embedder = chain(embedding_table=nn.Embedding(num_classes + 1, channels))
         self.final_layer = FinalLayer(channels, patch_size**2 * out_channels)
         self._initialise()
-
-    @staticmethod
-    def role(parameter_name: str) -> str:
-        """Return the role of a parameter: one of the words in ROLES; "modulation" makes the adaptive norms."""
-        return first_role(ROLES, parameter_name)
 
     def _initialise(self) -> None:
         """Blocks begin as the identity, and the network as zero (adaLN-Zero)."""
@@ -100,38 +94,27 @@ class DiT(Backbone):
         del augmentation  # DiT was never trained with its labels
         with full_precision(x.device):
             embeddings = self.embed(x, noise, label)
-        tokens = self.x_embedder(x) + self.pos_embed
+        tokens = self.x_embedder(x).flatten(2).transpose(1, 2) + self.pos_embed
         for block, embedding in zip(self.blocks, embeddings, strict=True):
             tokens = block(tokens, embedding)
         with full_precision(x.device):  # denoisers multiply the output by sigma, and with it what was rounded off
-            return self.images(self.final_layer(tokens.float(), embeddings[0]), x)
+            return self.unpatchify(self.final_layer(tokens.float(), embeddings[0]), x)
 
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None) -> list[Tensor]:
         """Return for each block the vectors [N, channels] that tell it about time and class."""
         none = torch.full((x.shape[0],), self.num_classes, device=x.device)
-        label = none if label is None else checked_label(label, x, self.num_classes)
+        label = none if label is None else check_label(label, x, self.num_classes)
         label = torch.where(label < 0, none, label)
         holders: list[Any] = [self] if self.t_embedder is not None else list(self.blocks)
         embeddings = [holder.t_embedder(noise) + holder.y_embedder(label) for holder in holders]
         return embeddings * (len(self.blocks) // len(holders))
 
-    def images(self, tokens: Tensor, x: Tensor) -> Tensor:
+    def unpatchify(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Lay patches [N, patches, patch_size * patch_size * out_channels] out as images of the size of `x`."""
         count, _, height, width = x.shape
         side = self.patch_size
         patches = tokens.view(count, height // side, width // side, side, side, -1)
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(count, -1, height, width)
-
-
-class Patches(nn.Module):
-    """Turn images [N, C, H, W] into tokens [N, patches, channels], row by row."""
-
-    def __init__(self, in_channels: int, channels: int, side: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, channels, side, stride=side)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)
 
 
 class TimeEmbedder(nn.Module):
@@ -151,36 +134,27 @@ class TimeEmbedder(nn.Module):
         return waves(time.float()[:, None] * (-math.log(10_000) * index / self.last).exp())
 
 
-class LabelEmbedder(nn.Module):
-    """Map classes [N] to vectors [N, channels]; the last row is for no class."""
-
-    def __init__(self, num_classes: int, channels: int) -> None:
-        super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, channels)
-
-    def forward(self, label: Tensor) -> Tensor:
-        return self.embedding_table(label)
-
-
 class Block(nn.Module):
-    """Attention and a small network for every token, each scaled, shifted and gated by the embedding."""
+    """Attention and an MLP over the tokens, each scaled, shifted and gated by the embedding."""
 
     def __init__(self, channels: int, num_heads: int, mlp_multiplier: int, mlp_eps: float) -> None:
         super().__init__()
         self.mlp_eps = mlp_eps
         self.attn = Attention(channels, num_heads)
-        self.mlp = Mlp(channels, mlp_multiplier * channels)
+        hidden = mlp_multiplier * channels
+        gelu = nn.GELU(approximate="tanh")
+        self.mlp = chain(fc1=nn.Linear(channels, hidden), gelu=gelu, fc2=nn.Linear(hidden, channels))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """Return tokens [N, patches, channels] of the same shape."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.adaLN_modulation(embedding)[:, None].chunk(6, dim=2)
-        tokens = tokens + gate * self.attn(modulated(tokens, shift, scale))
-        return tokens + mlp_gate * self.mlp(modulated(tokens, mlp_shift, mlp_scale, self.mlp_eps))
+        tokens = tokens + gate * self.attn(modulate(tokens, shift, scale))
+        return tokens + mlp_gate * self.mlp(modulate(tokens, mlp_shift, mlp_scale, self.mlp_eps))
 
 
 class Attention(nn.Module):
-    """Every token looks at every token; the rows of `qkv` are ordered (which of the three, head, channel)."""
+    """Every token attends to every token; the rows of `qkv` are ordered (which of the three, head, channel)."""
 
     def __init__(self, channels: int, num_heads: int) -> None:
         super().__init__()
@@ -192,20 +166,8 @@ class Attention(nn.Module):
         count, length, channels = tokens.shape
         split = (count, length, 3, self.num_heads, channels // self.num_heads)
         query, key, value = self.qkv(tokens).view(split).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(seen.transpose(1, 2).reshape(tokens.shape))
-
-
-class Mlp(nn.Module):
-    """Two layers with a smooth step between them."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(tokens), approximate="tanh"))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(attended.transpose(1, 2).reshape(tokens.shape))
 
 
 class FinalLayer(nn.Module):
@@ -218,10 +180,15 @@ class FinalLayer(nn.Module):
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(embedding)[:, None].chunk(2, dim=2)
-        return self.linear(modulated(tokens, shift, scale))
+        return self.linear(modulate(tokens, shift, scale))
 
 
-def modulated(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float = EPS) -> Tensor:
+def chain(**layers: nn.Module) -> nn.Sequential:
+    """Return layers under their names in the public checkpoints, one after the other."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def modulate(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float = EPS) -> Tensor:
     """Normalise each token, then scale and shift it."""
     return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=eps), 1 + scale)
 

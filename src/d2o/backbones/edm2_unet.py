@@ -13,28 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbone import Backbone
-from .layers import Direction, checked_augmentation, full_precision, one_hot
-from .options import checked
-from .roles import first_role
+from .backbone import Roles
+from .conditioning import check_augmentation, one_hot
+from .options import check_options
+from .unet import Layout, Place, UNet
 
 EPS = 1e-4
 SILU_MAGNITUDE = 0.596
 """The root mean square of silu(x) for unit normal x."""
-ROLES: tuple[tuple[str, str], ...] = (
-    (r"^emb_", "embedding"),
-    (r"^enc\.\d+x\d+_conv\.", "input"),
-    (r"^out_(conv|gain)", "output"),
-    (r"\.conv_res[01]\.", "convolution"),
-    (r"\.attn_proj\.", "projection"),
-    (r"\.attn_qkv\.", "qkv"),
-    (r"\.conv_skip\.", "skip"),
-    (r"\.emb_linear\.", "affine"),
-    (r"\.emb_gain$", "gain"),
-)
 
 
-def unit(x: Tensor, dims: Sequence[int]) -> Tensor:
+def normalise(x: Tensor, dims: Sequence[int]) -> Tensor:
     """Return x divided by its root mean square over `dims`."""
     size = math.prod(x.shape[dim] for dim in dims)
     norm = torch.linalg.vector_norm(x, dim=tuple(dims), keepdim=True, dtype=torch.float32)
@@ -87,9 +76,9 @@ class MPConv(nn.Module):
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         dims = range(1, self.weight.dim())
         if self.training and self.weight.requires_grad:
-            # Past autograd's eyes: what an earlier pass of the same step saved differs by rounding only.
-            self.weight.data.copy_(unit(self.weight.data, dims))
-        weight = unit(self.weight, dims) * (gain / math.sqrt(self.weight[0].numel()))
+            # Without autograd: what an earlier pass of the same step saved differs by rounding only.
+            self.weight.data.copy_(normalise(self.weight.data, dims))
+        weight = normalise(self.weight, dims) * (gain / math.sqrt(self.weight[0].numel()))
         return F.linear(x, weight) if len(dims) == 1 else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
 
@@ -115,19 +104,13 @@ class MPBlock(nn.Module):
     widens the trunk, beside the branch.
     """
 
-    def __init__(
-        self,
-        style: MPStyle,
-        in_channels: int,
-        out_channels: int,
-        flavour: Literal["encoder", "decoder"],
-        direction: Direction | None = None,
-        attention: bool = False,
-    ) -> None:
+    def __init__(self, style: MPStyle, place: Place, flavour: Literal["encoder", "decoder"]) -> None:
         super().__init__()
-        self.style, self.direction, self.encodes = style, direction, flavour == "encoder"
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.num_heads = out_channels // style.head_channels if attention else 0  # narrow networks have no attention
+        self.style, self.direction, self.encodes = style, place.direction, flavour == "encoder"
+        self.in_channels, self.out_channels = in_channels, out_channels = place.in_channels, place.out_channels
+        self.num_heads = (
+            out_channels // style.head_channels if place.attention else 0
+        )  # narrow networks have no attention
         if self.num_heads and out_channels % self.num_heads:
             raise ValueError(f"{out_channels} channels do not split into {self.num_heads} attention heads.")
         self.emb_gain = nn.Parameter(torch.zeros([]))
@@ -143,37 +126,47 @@ class MPBlock(nn.Module):
         if self.direction is not None:
             x = F.interpolate(x, scale_factor=2) if self.direction == "up" else F.avg_pool2d(x, 2)
         if self.encodes:
-            x = unit(self._widened(x), [1])
+            x = normalise(self._widen(x), [1])
         scale = self.emb_linear(embedding, self.emb_gain)[:, :, None, None] + 1
         hidden = mp_silu(self.conv_res0(mp_silu(x)) * scale)
         hidden = self.conv_res1(F.dropout(hidden, self.style.dropout, self.training))
-        x = mp_sum(x if self.encodes else self._widened(x), hidden, self.style.residual_balance)
+        x = mp_sum(x if self.encodes else self._widen(x), hidden, self.style.residual_balance)
         if self.attn_qkv is not None and self.attn_proj is not None:
             x = mp_sum(x, self.attn_proj(self._attention(self.attn_qkv(x))), self.style.attention_balance)
         return x if self.style.clip is None else x.clamp(-self.style.clip, self.style.clip)
 
-    def _widened(self, x: Tensor) -> Tensor:
+    def _widen(self, x: Tensor) -> Tensor:
         return x if self.conv_skip is None else self.conv_skip(x)
 
     def _attention(self, qkv: Tensor) -> Tensor:
-        """Every pixel looks at every pixel by cosines; channels are ordered (head, channel, which of the three)."""
+        """Every pixel attends to every pixel by cosines; channels are ordered (head, channel, which of the three)."""
         count, channels, height, width = qkv.shape
         vectors = qkv.reshape(count, self.num_heads, channels // 3 // self.num_heads, 3, height * width)
         # The fused attention kernels want every head's channels side by side in memory.
-        query, key, value = unit(vectors, [2]).permute(3, 0, 1, 4, 2).contiguous()
-        seen = F.scaled_dot_product_attention(query, key, value)
-        return seen.transpose(2, 3).reshape(count, channels // 3, height, width)
+        query, key, value = normalise(vectors, [2]).permute(3, 0, 1, 4, 2).contiguous()
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return attended.transpose(2, 3).reshape(count, channels // 3, height, width)
 
 
-class Edm2UNet(Backbone):
-    """A U-Net F(x, noise, label); `config` rebuilds it.
+class Edm2UNet(UNet):
+    """A U-Net F(x, noise, label) with the levels of a `Layout`; `config` rebuilds it.
 
-    `channels` times `channel_multipliers` are the widths of the levels, each half the resolution of the one before.
     A balance is the share of the second of two inputs that are joined: classes beside noise, skips beside the trunk,
     residual branch, attention. Features are clipped to +-`clip`; dropout acts in training only.
     """
 
     kind: ClassVar[str] = "edm2_unet"
+    roles: ClassVar[Roles] = (
+        (r"^emb_", "embedding"),
+        (r"^enc\.\d+x\d+_conv\.", "input"),
+        (r"^out_(conv|gain)", "output"),
+        (r"\.conv_res[01]\.", "convolution"),
+        (r"\.attn_proj\.", "projection"),
+        (r"\.attn_qkv\.", "qkv"),
+        (r"\.conv_skip\.", "skip"),
+        (r"\.emb_linear\.", "affine"),
+        (r"\.emb_gain$", "gain"),
+    )
 
     def __init__(
         self,
@@ -195,7 +188,7 @@ class Edm2UNet(Backbone):
         attention_balance: float = 0.3,
         clip: float | None = 256.0,
     ) -> None:
-        config = checked(locals())
+        config = check_options(locals())
         super().__init__()
         self.config = config
         self.num_classes, self.label_balance, self.concat_balance = num_classes, label_balance, concat_balance
@@ -206,68 +199,31 @@ class Edm2UNet(Backbone):
         self.emb_noise = MPConv(noise_channels, embedding_channels, 0)
         self.emb_label = MPConv(num_classes, embedding_channels, 0) if num_classes else None
 
-        levels = [(resolution >> level, channels * times) for level, times in enumerate(channel_multipliers)]
-        width = levels[0][1]
-        skips = [width]
-        self.enc = nn.ModuleDict()
-        for level, (size, level_width) in enumerate(levels):
-            name = f"{size}x{size}"
-            if level == 0:  # a channel of ones beside the image takes the place of biases
-                self.enc[f"{name}_conv"] = MPConv(in_channels + 1, width, 3)
-            else:
-                self.enc[f"{name}_down"] = MPBlock(style, width, width, "encoder", "down")
-                skips.append(width)
-            for index in range(num_blocks):
-                attention = size in attention_resolutions
-                self.enc[f"{name}_block{index}"] = MPBlock(style, width, level_width, "encoder", attention=attention)
-                width = level_width
-                skips.append(width)
-
-        self.dec = nn.ModuleDict()
-        for level, (size, level_width) in reversed(list(enumerate(levels))):
-            name = f"{size}x{size}"
-            if level == len(levels) - 1:
-                self.dec[f"{name}_in0"] = MPBlock(style, width, width, "decoder", attention=True)
-                self.dec[f"{name}_in1"] = MPBlock(style, width, width, "decoder")
-            else:
-                self.dec[f"{name}_up"] = MPBlock(style, width, width, "decoder", "up")
-            for index in range(num_blocks + 1):
-                attention = size in attention_resolutions
-                self.dec[f"{name}_block{index}"] = MPBlock(
-                    style, width + skips.pop(), level_width, "decoder", attention=attention
-                )
-                width = level_width
-        self.out_conv = MPConv(width, out_channels, 3)
+        stem = channels * channel_multipliers[0]
+        layout = Layout(resolution, channels, channel_multipliers, num_blocks, attention_resolutions, stem)
+        # A channel of ones beside the image takes the place of biases.
+        self.enc = nn.ModuleDict({f"{resolution}x{resolution}_conv": MPConv(in_channels + 1, stem, 3)})
+        for place in layout.encoder():
+            self.enc[place.name] = MPBlock(style, place, "encoder")
+        self.dec = nn.ModuleDict({place.name: MPBlock(style, place, "decoder") for place in layout.decoder()})
+        self.out_conv = MPConv(stem, out_channels, 3)
         self.out_gain = nn.Parameter(torch.zeros([]))
 
-    @staticmethod
-    def role(parameter_name: str) -> str:
-        """Return the role of a parameter: one of the words in ROLES."""
-        return first_role(ROLES, parameter_name)
-
-    def forward(
-        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
-    ) -> Tensor:
+    def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
         if augmentation is not None:
-            checked_augmentation(augmentation, x, 0)
-        with full_precision(x.device):
-            embedding = self.embed(x, noise, label)
-        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-        skips = []
-        for layer in self.enc.values():
-            x = layer(x, embedding) if isinstance(layer, MPBlock) else layer(x)
-            skips.append(x)
-        for layer in self.dec.values():
-            if x.shape[1] != layer.in_channels:
-                x = mp_cat(x, skips.pop(), self.concat_balance)
-            x = layer(x, embedding)
-        return self.out_conv(x, self.out_gain)
-
-    def embed(self, x: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
-        """Return the vectors [N, embedding_channels] that tell every block about noise and class."""
+            check_augmentation(augmentation, x, 0)
         embedding = self.emb_noise(self.emb_fourier(noise))
         classes = one_hot(label, x, self.num_classes)
         if self.emb_label is not None:
             by_class = self.emb_label(classes * math.sqrt(self.num_classes))
             embedding = mp_sum(embedding, by_class, self.label_balance)
         return mp_silu(embedding)
+
+    def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return super().encode(torch.cat([x, torch.ones_like(x[:, :1])], dim=1), embedding)
+
+    def decode(self, x: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
+        return self.out_conv(super().decode(x, skips, embedding), self.out_gain)
+
+    def concatenate(self, x: Tensor, skip: Tensor) -> Tensor:
+        return mp_cat(x, skip, self.concat_balance)

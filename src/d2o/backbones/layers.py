@@ -1,93 +1,19 @@
-"""The parts of every U-Net here: noise and class embeddings, resampling, and the residual block with attention.
+"""The parts of SongUNet and DhariwalUNet: resampling, and the residual block with attention.
 
 Attribute names are those of the public EDM checkpoints, so that their weights load strictly.
 """
 
-import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2o.kernels.convolution import Convolution, Geometry, convolve
-from d2o.kernels.normalisation import GroupNorm, normalised_silu
+from d2o.kernels.normalisation import GroupNorm, normalise
 
-Direction = Literal["up", "down"]
-
-
-class PositionalEmbedding(nn.Module):
-    """Map noise [N] to cosines and sines [N, channels] of frequencies that fall from 1 to 1/10000."""
-
-    def __init__(self, channels: int, endpoint: bool = False) -> None:
-        super().__init__()
-        self.count = channels // 2
-        self.last = max(self.count - endpoint, 1)  # the lowest frequency is among them only with `endpoint`
-
-    def forward(self, noise: Tensor) -> Tensor:
-        position = torch.arange(self.count, device=noise.device, dtype=torch.float32)
-        frequencies = 10_000 ** (-position / self.last)
-        return waves(noise.float()[:, None] * frequencies)
-
-
-class FourierEmbedding(nn.Module):
-    """Map noise [N] to cosines and sines [N, channels] of fixed random frequencies."""
-
-    freqs: Tensor
-
-    def __init__(self, channels: int, deviation: float = 16.0) -> None:
-        super().__init__()
-        self.register_buffer("freqs", torch.randn(channels // 2) * deviation)
-
-    def forward(self, noise: Tensor) -> Tensor:
-        return waves(noise.float()[:, None] * (2 * math.pi * self.freqs.float()))
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Suspend autocast: neighbouring noise levels differ by less than bfloat16 can tell."""
-    active = device.type != "meta" and torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if active else nullcontext()
-
-
-def waves(phase: Tensor) -> Tensor:
-    """Return the cosines and then the sines [N, 2K] of phases [N, K]."""
-    return torch.cat([phase.cos(), phase.sin()], dim=1)
-
-
-def one_hot(label: Tensor | None, x: Tensor, num_classes: int, dropout: float = 0.0) -> Tensor:
-    """Return float32 rows [N, num_classes] for N images `x`: zero for no class (None, a negative entry, dropout)."""
-    if label is None:
-        return x.new_zeros(x.shape[0], num_classes, dtype=torch.float32)
-    label = checked_label(label, x, num_classes)
-    rows = (label[:, None] == torch.arange(num_classes, device=label.device)).float()
-    if dropout:
-        rows = rows * (torch.rand(len(rows), 1, device=rows.device) >= dropout)
-    return rows
-
-
-def checked_label(label: Tensor, x: Tensor, num_classes: int) -> Tensor:
-    """Return the classes [N] of N images `x`; those that are not integers, one an image, are a ValueError.
-
-    So is a class that does not exist, on the CPU; elsewhere looking would stall.
-    """
-    if label.shape != x.shape[:1] or label.is_floating_point():
-        raise ValueError(
-            f"Labels must be {len(x)} integers, one an image, not {tuple(label.shape)} numbers of type {label.dtype}."
-        )
-    if label.device.type == "cpu" and not torch.compiler.is_compiling() and bool((label >= num_classes).any()):
-        limit = f"classes are 0 to {num_classes - 1}" if num_classes else "this network has no classes"
-        raise ValueError(f"The label {int(label.max())} does not exist: {limit}.")
-    return label
-
-
-def checked_augmentation(augmentation: Tensor, x: Tensor, size: int) -> Tensor:
-    """Return augmentation labels [N, size] as float32, or raise ValueError for another shape."""
-    if augmentation.shape != (len(x), size):
-        raise ValueError(f"Augmentation labels must be [{len(x)}, {size}], not {list(augmentation.shape)}.")
-    return augmentation.float()
+from .unet import Direction, Place
 
 
 class Resample(nn.Module):
@@ -179,32 +105,24 @@ class Style:
 
 
 class Block(nn.Module):
-    """Two convolutions told the noise level, a shortcut around them, and self-attention where asked for."""
+    """Two convolutions conditioned on the embedding, a shortcut around them, and self-attention where asked for."""
 
-    def __init__(
-        self,
-        style: Style,
-        in_channels: int,
-        out_channels: int,
-        resample: Direction | None = None,
-        attention: bool = False,
-    ) -> None:
+    def __init__(self, style: Style, place: Place) -> None:
         super().__init__()
         self.style = style
-        self.in_channels, self.out_channels = in_channels, out_channels
-        taps = style.resample_filter
+        self.in_channels, self.out_channels = in_channels, out_channels = place.in_channels, place.out_channels
         self.norm0 = group_norm(in_channels, style.eps)
         self.conv0 = (
-            ResampledConv2d(in_channels, out_channels, 3, resample, taps)
-            if resample
+            ResampledConv2d(in_channels, out_channels, 3, place.direction, style.resample_filter)
+            if place.direction
             else Convolution(in_channels, out_channels, 3, padding=1)
         )
         self.affine = nn.Linear(style.embedding_channels, out_channels * (1 + style.adaptive_scale))
         self.norm1 = group_norm(out_channels, style.eps)
         self.conv1 = Convolution(out_channels, out_channels, 3, padding=1)
-        self.skip = self._shortcut(resample)
+        self.skip = self._shortcut(place.direction)
         self.num_heads = 0
-        if attention:
+        if place.attention:
             self.num_heads = max(out_channels // (style.head_channels or out_channels), 1)
             if out_channels % self.num_heads:
                 raise ValueError(f"{out_channels} channels do not split into {self.num_heads} attention heads.")
@@ -212,36 +130,36 @@ class Block(nn.Module):
             self.qkv = Convolution(out_channels, 3 * out_channels, 1)
             self.proj = Convolution(out_channels, out_channels, 1)
 
-    def _shortcut(self, resample: Direction | None) -> nn.Module | None:
+    def _shortcut(self, direction: Direction | None) -> nn.Module | None:
         widens = self.in_channels != self.out_channels
-        if resample and (widens or self.style.shortcut):
-            return ResampledConv2d(self.in_channels, self.out_channels, 1, resample, self.style.resample_filter)
-        if resample:
-            return Resample(resample, self.style.resample_filter)
+        if direction and (widens or self.style.shortcut):
+            return ResampledConv2d(self.in_channels, self.out_channels, 1, direction, self.style.resample_filter)
+        if direction:
+            return Resample(direction, self.style.resample_filter)
         return Convolution(self.in_channels, self.out_channels, 1) if widens else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Return [N, out_channels, H', W'] for x [N, in_channels, H, W] and embedding [N, embedding_channels]."""
-        hidden = self.conv0(normalised_silu(self.norm0, x))
+        hidden = self.conv0(normalise(self.norm0, x, silu=True))
         shift = self.affine(embedding)[:, :, None, None]
         if self.style.adaptive_scale:
             scale, shift = shift.chunk(2, dim=1)
             hidden = F.silu(torch.addcmul(shift, self.norm1(hidden), scale + 1))
         else:
-            hidden = normalised_silu(self.norm1, hidden + shift)
+            hidden = normalise(self.norm1, hidden + shift, silu=True)
         hidden = self.conv1(F.dropout(hidden, self.style.dropout, self.training))
-        x = self._joined(hidden, x if self.skip is None else self.skip(x))
-        return self._joined(self._attention(x), x) if self.num_heads else x
+        x = self._add(hidden, x if self.skip is None else self.skip(x))
+        return self._add(self._attention(x), x) if self.num_heads else x
 
-    def _joined(self, branch: Tensor, trunk: Tensor) -> Tensor:
+    def _add(self, branch: Tensor, trunk: Tensor) -> Tensor:
         total = branch + trunk
         return total if self.style.skip_scale == 1 else total.mul_(self.style.skip_scale)
 
     def _attention(self, x: Tensor) -> Tensor:
-        """Every pixel looks at every pixel; the channels of `qkv` are ordered (head, channel, which of the three)."""
+        """Every pixel attends to every pixel; the channels of `qkv` are ordered (head, channel, which of the three)."""
         count, channels, height, width = x.shape
         split = (count, self.num_heads, channels // self.num_heads, 3, height * width)
         # The fused attention kernels want every head's channels side by side in memory.
         query, key, value = self.qkv(self.norm2(x)).reshape(split).permute(3, 0, 1, 4, 2).contiguous()
-        seen = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(seen.transpose(2, 3).reshape(x.shape))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(attended.transpose(2, 3).reshape(x.shape))

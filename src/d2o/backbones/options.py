@@ -1,4 +1,4 @@
-"""What the options of every backbone may be: one table, checked in one place before a network is built."""
+"""What the options of every backbone may be: a table, checked in one place before a network is built."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,51 +17,37 @@ def whole(least: int, most: int) -> Option:
     return Option(lambda value: type(value) is int and least <= value <= most, f"a whole number {least} to {most}")
 
 
-def wholes(shortest: int, longest: int, least: int, most: int) -> Option:
-    """A list or tuple of `shortest` to `longest` integers from `least` to `most`."""
-    item = whole(least, most)
-    return Option(
-        lambda values: (
-            isinstance(values, list | tuple)
-            and shortest <= len(values) <= longest
-            and all(item.allows(value) for value in values)
-        ),
-        f"{shortest} to {longest} whole numbers, each {least} to {most}",
-    )
-
-
-def share() -> Option:
-    """A probability below one."""
-    return Option(lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1")
-
-
-def balance() -> Option:
-    """The share of the second of two inputs that are joined."""
-    return Option(lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
-
-
-def limit() -> Option:
-    """A positive number, or None for no limit."""
-    return Option(
-        lambda value: value is None or (type(value) in (int, float) and 0 < value < math.inf),
-        "a positive number or None",
-    )
-
-
-def number(most: float) -> Option:
-    """A positive number up to `most`."""
-    return Option(lambda value: type(value) in (int, float) and 0 < value <= most, f"a positive number up to {most:g}")
-
-
-def flag() -> Option:
-    """Yes or no."""
-    return Option(lambda value: type(value) is bool, "true or false")
+def number(allows: Callable[[float], bool], meaning: str) -> Option:
+    """A real number that passes a test."""
+    return Option(lambda value: type(value) in (int, float) and allows(value), meaning)
 
 
 def choice(*names: str) -> Option:
     """One of the given words."""
     return Option(lambda value: isinstance(value, str) and value in names, "one of " + ", ".join(map(repr, names)))
 
+
+def several(item: Option, shortest: int, longest: int) -> Option:
+    """A list or tuple of `shortest` to `longest` values, each of which `item` allows."""
+    return Option(
+        lambda values: (
+            isinstance(values, list | tuple)
+            and shortest <= len(values) <= longest
+            and all(item.allows(value) for value in values)
+        ),
+        f"a list of {shortest} to {longest} values, each {item.meaning}",
+    )
+
+
+def optional(option: Option) -> Option:
+    """The same, or None."""
+    return Option(lambda value: value is None or option.allows(value), f"{option.meaning}, or null")
+
+
+FLAG = Option(lambda value: type(value) is bool, "true or false")
+PROBABILITY = number(lambda value: 0 <= value < 1, "a number from 0 to below 1")
+BALANCE = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
+POSITIVE = number(lambda value: 0 < value < math.inf, "a positive number")
 
 # The upper ends are far above any sensible network; they stop a damaged or hostile file from asking for a huge one.
 OPTIONS: dict[str, Option] = {
@@ -71,45 +57,37 @@ OPTIONS: dict[str, Option] = {
     "num_classes": whole(0, 1_000_000),
     "augmentation_dim": whole(0, 4096),
     "channels": whole(4, 4096),
-    "channel_multipliers": wholes(1, 10, 1, 64),
+    "channel_multipliers": several(whole(1, 64), 1, 10),
     "embedding_multiplier": whole(1, 64),
     "num_blocks": whole(1, 64),
-    "attention_resolutions": wholes(0, 10, 1, 4096),
-    "dropout": share(),
-    "label_dropout": share(),
-    "adaptive_scale": flag(),
+    "attention_resolutions": several(whole(1, 4096), 0, 10),
+    "dropout": PROBABILITY,
+    "label_dropout": PROBABILITY,
+    "adaptive_scale": FLAG,
     "head_channels": whole(1, 4096),
-    "label_balance": balance(),
-    "concat_balance": balance(),
-    "residual_balance": balance(),
-    "attention_balance": balance(),
-    "clip": limit(),
+    "label_balance": BALANCE,
+    "concat_balance": BALANCE,
+    "residual_balance": BALANCE,
+    "attention_balance": BALANCE,
+    "clip": optional(POSITIVE),
     "embedding": choice("positional", "fourier"),
     "noise_embedding_multiplier": whole(1, 64),
     "encoder": choice("standard", "skip", "residual"),
     "decoder": choice("standard", "skip"),
-    "resample_filter": wholes(2, 16, 1, 1_000_000),
+    "resample_filter": several(whole(1, 1_000_000), 2, 16),
     "patch_size": whole(1, 64),
     "num_heads": whole(1, 256),
     "mlp_multiplier": whole(1, 64),
-    "mlp_eps": number(1),
-    "time_endpoint": flag(),
+    "mlp_eps": number(lambda value: 0 < value <= 1, "a positive number up to 1"),
+    "time_endpoint": FLAG,
     "embedders": choice("shared", "per block"),
 }
 
 
-def checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options among `values` as JSON-able numbers, words and lists, or raise ValueError for a wrong one."""
-    config = {name: value for name, value in values.items() if name in OPTIONS}
+def check_options(values: Mapping[str, Any], table: Mapping[str, Option] = OPTIONS) -> dict[str, Any]:
+    """Return the options among `values` in JSON's types; ValueError for one that its row of the table forbids."""
+    config = {name: value for name, value in values.items() if name in table}
     for name, value in config.items():
-        if not OPTIONS[name].allows(value):
-            raise ValueError(f"The backbone option {name} must be {OPTIONS[name].meaning}, not {value!r}.")
-    halvings = len(config.get("channel_multipliers", (1,))) - 1
-    if config["resolution"] % 2**halvings:
-        raise ValueError(
-            f"The backbone halves its images {halvings} times: resolution {config['resolution']} must be a multiple "
-            f"of {2**halvings}, or channel_multipliers shorter."
-        )
-    if len(config.get("resample_filter", (1, 1))) % 2:
-        raise ValueError("The backbone option resample_filter must have an even number of taps.")
+        if not table[name].allows(value):
+            raise ValueError(f"The backbone option {name} must be {table[name].meaning}, not {value!r}.")
     return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}

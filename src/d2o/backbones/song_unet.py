@@ -11,38 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.kernels.normalisation import GroupNorm, normalised_silu
+from d2o.kernels.normalisation import GroupNorm, normalise
 
-from .backbone import Backbone
-from .layers import (
-    Block,
-    FourierEmbedding,
-    PositionalEmbedding,
-    Resample,
-    ResampledConv2d,
-    Style,
-    checked_augmentation,
-    full_precision,
-    group_norm,
-    one_hot,
-)
-from .options import checked
-from .roles import unet_role
+from .conditioning import FourierEmbedding, PositionalEmbedding, check_augmentation, one_hot
+from .layers import Block, Resample, ResampledConv2d, Style, group_norm
+from .options import check_options
+from .unet import Layout, UNet
 
 EPS = 1e-6
 # Xavier gains of the layers that start small: branches begin near zero, so that a fresh block is nearly its shortcut.
 GAINS = {"conv1": 1e-5, "proj": 1e-5, "aux_conv": 1e-5, "qkv": math.sqrt(0.2)}
 
 
-class SongUNet(Backbone):
-    """A U-Net F(x, noise, label); `config` rebuilds it.
+class SongUNet(UNet):
+    """A U-Net F(x, noise, label) with the levels of a `Layout`; `config` rebuilds it.
 
-    `channels` times `channel_multipliers` are the widths of the levels, each half the resolution of the one before.
     `augmentation_dim` is the length of augmentation labels; dropouts act in training only.
     """
 
     kind: ClassVar[str] = "song_unet"
-    role = staticmethod(unet_role)
 
     def __init__(
         self,
@@ -64,7 +51,9 @@ class SongUNet(Backbone):
         decoder: str = "standard",
         resample_filter: tuple[int, ...] = (1, 1),
     ) -> None:
-        config = checked(locals())
+        config = check_options(locals())
+        if len(resample_filter) % 2:
+            raise ValueError("The backbone option resample_filter must have an even number of taps.")
         super().__init__()
         self.config = config
         self.num_classes, self.label_dropout = num_classes, label_dropout
@@ -86,46 +75,29 @@ class SongUNet(Backbone):
         self.map_layer0 = nn.Linear(noise_channels, embedding_channels)
         self.map_layer1 = nn.Linear(embedding_channels, embedding_channels)
 
-        levels = [(resolution >> level, channels * times) for level, times in enumerate(channel_multipliers)]
-        width, image_width, skips = channels, in_channels, [channels]
-        self.enc = nn.ModuleDict()
-        for level, (size, level_width) in enumerate(levels):
-            name = f"{size}x{size}"
-            if level == 0:
-                self.enc[f"{name}_conv"] = nn.Conv2d(in_channels, channels, 3, padding=1)
-            else:
-                self.enc[f"{name}_down"] = Block(style, width, width, "down")
-                skips.append(width)
-                if encoder == "skip":
-                    self.enc[f"{name}_aux_down"] = Resample("down", resample_filter)
-                    self.enc[f"{name}_aux_skip"] = nn.Conv2d(image_width, width, 1)
-                if encoder == "residual":
-                    self.enc[f"{name}_aux_residual"] = ResampledConv2d(
-                        image_width, width, 3, "down", resample_filter, filter_last=True
-                    )
-                    image_width = width
-            for index in range(num_blocks):
-                attention = size in attention_resolutions
-                self.enc[f"{name}_block{index}"] = Block(style, width, level_width, attention=attention)
-                width = level_width
-                skips.append(width)
+        sizes = resolution, channels, channel_multipliers, num_blocks, attention_resolutions
+        layout = Layout(*sizes, stem=channels, decoder_attention="last")
+        image_width, coarsest = in_channels, layout.levels[-1][0]
+        self.enc = nn.ModuleDict({f"{resolution}x{resolution}_conv": nn.Conv2d(in_channels, channels, 3, padding=1)})
+        for place in layout.encoder():
+            self.enc[place.name] = Block(style, place)
+            name, width = f"{place.side}x{place.side}", place.out_channels
+            if place.direction == "down" and encoder == "skip":
+                self.enc[f"{name}_aux_down"] = Resample("down", resample_filter)
+                self.enc[f"{name}_aux_skip"] = nn.Conv2d(image_width, width, 1)
+            if place.direction == "down" and encoder == "residual":
+                self.enc[f"{name}_aux_residual"] = ResampledConv2d(
+                    image_width, width, 3, "down", resample_filter, filter_last=True
+                )
+                image_width = width
 
         self.dec = nn.ModuleDict()
-        for level, (size, level_width) in reversed(list(enumerate(levels))):
-            name = f"{size}x{size}"
-            deepest = level == len(levels) - 1
-            if deepest:
-                self.dec[f"{name}_in0"] = Block(style, width, width, attention=True)
-                self.dec[f"{name}_in1"] = Block(style, width, width)
-            else:
-                self.dec[f"{name}_up"] = Block(style, width, width, "up")
-            for index in range(num_blocks + 1):
-                attention = index == num_blocks and size in attention_resolutions
-                self.dec[f"{name}_block{index}"] = Block(style, width + skips.pop(), level_width, attention=attention)
-                width = level_width
-            if decoder == "skip" and not deepest:
+        for place in layout.decoder():
+            self.dec[place.name] = Block(style, place)
+            name, width = f"{place.side}x{place.side}", place.out_channels
+            if place.ends_level and decoder == "skip" and place.side != coarsest:
                 self.dec[f"{name}_aux_up"] = Resample("up", resample_filter)
-            if decoder == "skip" or level == 0:
+            if place.ends_level and (decoder == "skip" or place.side == resolution):
                 self.dec[f"{name}_aux_norm"] = group_norm(width, EPS)
                 self.dec[f"{name}_aux_conv"] = nn.Conv2d(width, out_channels, 3, padding=1)
         self._initialise()
@@ -138,28 +110,19 @@ class SongUNet(Backbone):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
-    ) -> Tensor:
-        with full_precision(x.device):
-            embedding = self.embed(x, noise, label, augmentation)
-        return self.decode(*self.encode(x, embedding), embedding)
-
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
-        """Return the vectors [N, embedding_channels] that tell every block about noise, class and augmentation."""
         cosines, sines = self.map_noise(noise).chunk(2, dim=1)
         embedding = torch.cat([sines, cosines], dim=1)
         classes = one_hot(label, x, self.num_classes, self.label_dropout if self.training else 0.0)
         if self.map_label is not None:
             embedding = embedding + self.map_label(classes * math.sqrt(self.num_classes))
         if augmentation is not None:
-            augmentation = checked_augmentation(augmentation, x, self.config["augmentation_dim"])
+            augmentation = check_augmentation(augmentation, x, self.config["augmentation_dim"])
             if self.map_augment is not None:
                 embedding = embedding + self.map_augment(augmentation)
         return F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
 
     def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the deepest features and what every layer hands to the decoder."""
         image, skips = x, []
         for name, layer in self.enc.items():
             if name.endswith("aux_down"):
@@ -174,18 +137,16 @@ class SongUNet(Backbone):
         return x, skips
 
     def decode(self, x: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
-        """Return the output image; `skips` is used up from its end."""
+        """Return the output image: the sum over the levels' images, or that of the finest level."""
         image, features = None, x
         for name, layer in self.dec.items():
             if name.endswith("aux_up"):
                 image = layer(image)
             elif isinstance(layer, GroupNorm):
-                features = normalised_silu(layer, x)
+                features = normalise(layer, x, silu=True)
             elif name.endswith("aux_conv"):
                 image = layer(features) if image is None else layer(features) + image
             else:
-                if x.shape[1] != layer.in_channels:
-                    x = torch.cat([x, skips.pop()], dim=1)
-                x = layer(x, embedding)
+                x = layer(self.join(x, skips, layer), embedding)
         assert image is not None
         return image

@@ -1,1 +1,1 @@
-"""Frozen networks, trained by others, that look at images: their weights, pyramids of maps, and feature spaces."""
+"""Frozen networks that others trained: where their weights come from, and what they compute from images."""

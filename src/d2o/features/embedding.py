@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2o.files import sha256_of
+
 from . import weights as weight_files
+from .frozen import Frozen
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -26,7 +29,7 @@ class Space:
     """One row: how to build the network, what it is, and what its input must look like.
 
     `size` None keeps the images as they are; another size must be a `multiple`. `mean_std` belong to [0, 1]; None
-    hands the uint8 images over unchanged. `dim` None: the dimension depends on the images.
+    passes the uint8 images on unchanged. `dim` None: the dimension depends on the images.
     """
 
     build: Callable[[str, int | None], nn.Module]
@@ -37,7 +40,7 @@ class Space:
     multiple: int = 1
 
 
-class Embedding(nn.Module):
+class Embedding(Frozen):
     """Map uint8 images [N, H, W, C] (numpy or tensor, C 1 or 3) to float32 features [N, D].
 
     The whole argument is one batch: the caller cuts long streams into chunks. Grey images are repeated to RGB.
@@ -52,12 +55,8 @@ class Embedding(nn.Module):
         self.dim = space.dim
         self.size = size
         self.mean_std = space.mean_std
-        self.frozen = space.build(weights, size).eval()
-
-    def train(self, mode: bool = True) -> "Embedding":
-        """Stay in evaluation mode, whatever `mode` says."""
-        del mode
-        return super().train(False)
+        self.extractor = space.build(weights, size)
+        self.freeze()
 
     @torch.inference_mode()
     def forward(self, images: np.ndarray | Tensor) -> Tensor:
@@ -67,14 +66,14 @@ class Embedding(nn.Module):
             raise ValueError(
                 f"Images for {self.name} must be uint8 [N, H, W, 1 or 3], not {pixels.dtype} {list(pixels.shape)}."
             )
-        device = next((parameter.device for parameter in self.frozen.parameters()), pixels.device)
+        device = next((parameter.device for parameter in self.extractor.parameters()), pixels.device)
         pixels = pixels.to(device).permute(0, 3, 1, 2)
         with torch.autocast(device.type, enabled=False):
             if self.mean_std is None:
-                return self.frozen(pixels.expand(-1, 3, -1, -1)).float()
-            return self.frozen(self.normalised(pixels.float() / 255)).float()
+                return self.extractor(pixels.expand(-1, 3, -1, -1)).float()
+            return self.extractor(self.normalise(pixels.float() / 255)).float()
 
-    def normalised(self, pixels: Tensor) -> Tensor:
+    def normalise(self, pixels: Tensor) -> Tensor:
         """Resize [N, C, H, W] in [0, 1] to the space's size, then subtract its mean and divide by its deviation."""
         if self.size is not None:
             shrinks = self.size < max(pixels.shape[-2:])
@@ -106,7 +105,7 @@ def embedding(name: str = "lite2", weights: str = "auto") -> Embedding:
     return Embedding(key, space, size, weights)
 
 
-def pooled(name: str) -> Callable[[str, int | None], nn.Module]:
+def build_pooled(name: str) -> Callable[[str, int | None], nn.Module]:
     """Return the builder of a timm convolutional network that ends after its global pooling."""
 
     def build(weights: str, size: int | None) -> nn.Module:
@@ -118,7 +117,7 @@ def pooled(name: str) -> Callable[[str, int | None], nn.Module]:
     return build
 
 
-def transformer(name: str) -> Callable[[str, int | None], nn.Module]:
+def build_transformer(name: str) -> Callable[[str, int | None], nn.Module]:
     """Return the builder of a timm vision transformer, whose position embeddings are resampled to the size."""
 
     def build(weights: str, size: int | None) -> nn.Module:
@@ -127,7 +126,7 @@ def transformer(name: str) -> Callable[[str, int | None], nn.Module]:
     return build
 
 
-def inception(weights: str, size: int | None) -> nn.Module:
+def build_inception(weights: str, size: int | None) -> nn.Module:
     """Build the Inception of the FID literature: torch-fidelity's port, with its own TensorFlow-like resizing."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -148,27 +147,27 @@ def inception(weights: str, size: int | None) -> nn.Module:
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d):  # torch's own start fades to nothing over so many layers
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    state = weight_files.find_state("inception", weights, fetch=inception_file)
+    state = weight_files.find_state("inception", weights, download=download_inception)
     if state is not None:
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"weights={weights!r} do not fit inception: give torch-fidelity's own file.") from error
-    return weight_files.frozen(network)
+    return network
 
 
-def inception_file(name: str) -> Path:
-    """Return torch-fidelity's Inception weights, from torch's cache or by download."""
-    address, sha256 = f"{INCEPTION_FOLDER}/{INCEPTION_FILE}", INCEPTION_FILE[-12:-4]
+def download_inception(name: str) -> Path:
+    """Return torch-fidelity's Inception weights, from torch's cache, ours, or by download."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     if not path.is_file():
-        weight_files.demand_online(address, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(address, str(path), hash_prefix=sha256, progress=False)
+        path = weight_files.download(name, f"{INCEPTION_FOLDER}/{INCEPTION_FILE}")
+        if sha256_of(path)[:8] != INCEPTION_FILE[-12:-4]:  # as torch.hub has it, the name ends with the hash
+            path.unlink()
+            raise ValueError(f"{INCEPTION_FOLDER}/{INCEPTION_FILE} does not have the hash in its name: try again.")
     return path
 
 
-def pixels(weights: str, size: int | None) -> nn.Module:
+def build_pixels(weights: str, size: int | None) -> nn.Module:
     """Build the space of the pixels themselves, in [-1, 1]."""
     del weights, size
     return nn.Flatten()
@@ -178,10 +177,14 @@ INCEPTION_FOLDER = "https://github.com/toshas/torch-fidelity/releases/download/v
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 
 SPACES = {
-    "lite2": Space(pooled("tf_efficientnet_lite2"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
-    "lite0": Space(pooled("tf_efficientnet_lite0"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
-    "inception": Space(inception, "Inception-v3, ImageNet-1k", 2048, 299, None),
-    "clip": Space(transformer("vit_base_patch32_clip_quickgelu_224.openai"), "CLIP ViT, OpenAI", 512, 224, CLIP, 32),
-    "dinov2": Space(transformer("vit_large_patch14_dinov2.lvd142m"), "DINOv2 ViT, LVD-142M", 1024, 224, IMAGENET, 14),
-    "pixels": Space(pixels, "none", None, None, ((0.5,), (0.5,))),
+    "lite2": Space(build_pooled("tf_efficientnet_lite2"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
+    "lite0": Space(build_pooled("tf_efficientnet_lite0"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
+    "inception": Space(build_inception, "Inception-v3, ImageNet-1k", 2048, 299, None),
+    "clip": Space(
+        build_transformer("vit_base_patch32_clip_quickgelu_224.openai"), "CLIP ViT, OpenAI", 512, 224, CLIP, 32
+    ),
+    "dinov2": Space(
+        build_transformer("vit_large_patch14_dinov2.lvd142m"), "DINOv2 ViT, LVD-142M", 1024, 224, IMAGENET, 14
+    ),
+    "pixels": Space(build_pixels, "none", None, None, ((0.5,), (0.5,))),
 }

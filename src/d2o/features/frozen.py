@@ -2,6 +2,7 @@
 
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 
@@ -12,8 +13,9 @@ class Frozen(nn.Module):
     """
 
     def freeze(self) -> Self:
-        """Stop the gradients of all that was assigned so far, and put it in evaluation mode."""
-        return self.train().requires_grad_()
+        """Freeze all parts assigned so far and lay them out channels-last; subclasses call this once they are built."""
+        self.train().requires_grad_()
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def train(self, mode: bool = True) -> Self:
         del mode
@@ -27,8 +29,10 @@ class Frozen(nn.Module):
         del args, options
         return {} if destination is None else destination
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Hand the parts inside their own tensors; whatever a state dict says of them is passed over."""
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: dict[str, Any], prefix: str, *rest: Any
+    ) -> None:
+        """Give the parts inside their own tensors to load; entries of theirs in an older state dict are ignored."""
         del rest
         for name in [name for name in state_dict if name.startswith(prefix)]:
             del state_dict[name]

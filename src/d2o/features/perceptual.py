@@ -1,11 +1,10 @@
-"""The perceptual distance LPIPS: how far apart the features of two images are at five depths of VGG-16.
+"""The perceptual distance LPIPS: the squared differences of two images' VGG-16 features, at five depths.
 
 (Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, arXiv 1801.03924.)
 """
 
 import importlib.util
 from pathlib import Path
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ CHANNELS = tuple(group[-1] for group in GROUPS)
 SMALLEST = 2 ** (len(GROUPS) - 1)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NAME, LINEAR = "vgg16", "lpips_vgg"
-"""How weight files are called in the folder $D2O_WEIGHTS: VGG-16's own, and those that LPIPS has learned upon it."""
+"""How weight files are called in the folder $D2O_WEIGHTS: VGG-16's own, and those that LPIPS learned for it."""
 
 
 class VGG(Frozen):
@@ -37,14 +36,14 @@ class VGG(Frozen):
         self.size = size
         state = weight_files.find_state(NAME, weights)
         with weight_files.seeded(weight_files.random_seed(NAME, weights)):
-            self.features = nn.Sequential(*layers())
+            self.features = nn.Sequential(*build_layers())
             for layer in self.features:
                 if isinstance(layer, nn.Conv2d) and state is None:
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         if state is not None:
-            own = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+            own = {k.removeprefix("features."): tensor for k, tensor in state.items() if k.startswith("features.")}
             try:
-                super(Frozen, self).load_state_dict(own)
+                self.features.load_state_dict(own)
             except RuntimeError as error:
                 raise ValueError(
                     f"weights={weights!r} do not fit {NAME}: give torchvision's or timm's file."
@@ -52,17 +51,7 @@ class VGG(Frozen):
         deviation, mean = torch.tensor(DEVIATION)[:, None, None], torch.tensor(MEAN)[:, None, None]
         self.register_buffer("scale", 0.5 / deviation, persistent=False)
         self.register_buffer("shift", (0.5 - mean) / deviation, persistent=False)
-        weight_files.frozen(self)
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever `mode` says."""
-        del mode
-        return super().train(False)
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Stay frozen, whatever `requires_grad` says."""
-        del requires_grad
-        return super().requires_grad_(False)
+        self.freeze()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         side = min(images.shape[-2:]) if self.size is None else self.size
@@ -92,14 +81,10 @@ class LPIPS(Frozen):
         self.network = VGG(size, weights)
         rows = [torch.full((width,), 1 / width) for width in CHANNELS]
         if not (linear == "mean" or (linear == "auto" and weights.startswith("random"))):
-            rows = learned(linear)
+            rows = read_linear(linear)
         for depth, row in enumerate(rows):
             self.register_buffer(f"linear{depth}", row)
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Stay frozen, whatever `requires_grad` says."""
-        del requires_grad
-        return super().requires_grad_(False)
+        self.freeze()
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
         total = images.new_zeros(len(images))
@@ -109,21 +94,21 @@ class LPIPS(Frozen):
         return total
 
 
-def learned(linear: str) -> list[Tensor]:
+def read_linear(linear: str) -> list[Tensor]:
     """Return LPIPS' learned weights for each depth; ValueError where they cannot be found or do not fit."""
     package = importlib.util.find_spec("lpips")
     beside = Path(package.origin).parent / "weights/v0.1/vgg.pth" if package and package.origin else None
-    if linear == "auto" and weight_files.in_folder(LINEAR) is None and beside is not None and beside.is_file():
+    if linear == "auto" and weight_files.find_in_folder(LINEAR) is None and beside is not None and beside.is_file():
         linear = str(beside)
-    state = weight_files.find_state(LINEAR, linear, fetch=no_download) or {}
+    state = weight_files.find_state(LINEAR, linear, download=refuse_download) or {}
     rows = [state.get(f"lin{depth}.model.1.weight") for depth in range(len(CHANNELS))]
     found = [row.flatten().float() for row in rows if row is not None]
     if tuple(map(len, found)) != CHANNELS:
-        raise ValueError(f"linear={linear!r} does not hold LPIPS' weights for VGG (lin0.model.1.weight to lin4).")
+        raise ValueError(f"linear={linear!r} contains no LPIPS weights for VGG (lin0.model.1.weight to lin4).")
     return found
 
 
-def no_download(name: str) -> Path:
+def refuse_download(name: str) -> Path:
     """Refuse to look for LPIPS' weights on the network: no hub that is known here holds them."""
     raise ValueError(
         f"LPIPS' weights for VGG are not on this machine: give their file as linear, put {name}.pth into the folder "
@@ -131,13 +116,13 @@ def no_download(name: str) -> Path:
     )
 
 
-def layers() -> list[nn.Module]:
+def build_layers() -> list[nn.Module]:
     """Return VGG-16's layers up to its last convolution, numbered as torchvision does."""
-    made: list[nn.Module] = []
+    layers: list[nn.Module] = []
     channels = 3
     for group in GROUPS:
-        made += [nn.MaxPool2d(2)] if made else []
+        layers += [nn.MaxPool2d(2)] if layers else []
         for width in group:
-            made += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
             channels = width
-    return made
+    return layers

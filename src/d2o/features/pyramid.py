@@ -1,13 +1,11 @@
-"""Pyramids: a frozen network tapped at four depths, through which gradients reach the images it looks at."""
+"""Pyramids: a frozen network tapped at four depths, through which gradients reach the images."""
 
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from d2o.kernels.switch import Switch
 
 from . import weights as weight_files
 from .frozen import Frozen
@@ -36,20 +34,21 @@ class Pyramid(Frozen):
         self.tokens = name.startswith(TRANSFORMERS)
         architecture = name.partition(".")[0]
         network: Any = weight_files.network(name, weights, **({"img_size": size} if self.tokens else {}))
-        self.indices = TAPS[architecture] if architecture in TAPS else last_levels(network, name, self.tokens)
+        self.indices = TAPS[architecture] if architecture in TAPS else find_levels(network, name, self.tokens)
         network.prune_intermediate_layers(list(self.indices), prune_norm=True, prune_head=True)
         for module in network.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False  # the fused kernel has no second derivative, which R1 needs
-            if hasattr(module, "inplace") and not Switch.plain:
+            if hasattr(module, "inplace"):
                 module.inplace = False  # where gradients flow, autograd copies what is overwritten, views even twice
-        self.network = network.eval()
+        self.network = network
         mean, deviation = (torch.tensor(network.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
         # Images in [-1, 1] are moved to [0, 1] and normalised in one step.
         self.register_buffer("scale", 0.5 / deviation, persistent=False)
         self.register_buffer("shift", (0.5 - mean) / deviation, persistent=False)
         self.scale: Tensor
         self.shift: Tensor
+        self.freeze()
         with torch.no_grad():
             taps = self(torch.zeros(1, 3, size, size))
         self.channels = tuple(tap.shape[1] for tap in taps)
@@ -58,26 +57,16 @@ class Pyramid(Frozen):
             raise ValueError(f"{name} does not halve its maps (sides {self.sides} at {size} pixels): {ALTERNATIVES}.")
         self.strides = tuple(round(size / side) for side in self.sides)
 
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever `mode` says."""
-        del mode
-        return super().train(False)
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Stay frozen, whatever `requires_grad` says."""
-        del requires_grad
-        return super().requires_grad_(False)
-
     def forward(self, images: Tensor) -> list[Tensor]:
         assert images.ndim == 4 and images.shape[1] in (1, 3), "images are [N, 1 or 3, H, W]"
         with weight_files.precision_for(images.device):
             images = images.float() * self.scale + self.shift
             if images.shape[-2:] != (self.size, self.size):
                 images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)
-            images = images if Switch.plain else images.contiguous(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=torch.channels_last)
             if not (self.tokens and self.network.num_prefix_tokens):
                 return self.intermediates(images)
-            # Class tokens (DeiT has two) hold what belongs to the whole image: every patch is given their mean.
+            # Class tokens (DeiT has two) contain what belongs to the whole image: every patch is given their mean.
             taps = self.intermediates(images, return_prefix_tokens=True)
             return [patches + classes.mean(1)[:, :, None, None] for patches, classes in taps]
 
@@ -88,7 +77,7 @@ class Pyramid(Frozen):
         )
 
 
-def last_levels(network: Any, name: str, tokens: bool) -> tuple[int, ...]:
+def find_levels(network: Any, name: str, tokens: bool) -> tuple[int, ...]:
     """Return four taps for a network that TAPS does not know: the last levels, or blocks at every quarter."""
     levels = len(network.blocks) if tokens else len(getattr(network, "feature_info", ()))
     if not hasattr(network, "forward_intermediates") or levels < 4:

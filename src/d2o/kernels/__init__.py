@@ -1,1 +1,1 @@
-"""The same numbers, sooner: convolutions that do not train, and networks that are only looked through."""
+"""Faster kernels, same results: frozen convolutions, normalisations and batch norms."""

@@ -52,7 +52,9 @@ class Jumping(Distillation):
 
     def prepare(self, student: Denoiser) -> Denoiser:
         """Widen the student's network by the labels that say where a jump ends."""
-        return super().prepare(student.replace(backbone=backbones.widened(student.backbone, SECOND_TIME)))
+        return super().prepare(
+            student.replace(backbone=backbones.add_augmentation_labels(student.backbone, SECOND_TIME))
+        )
 
 
 @dataclass(frozen=True, config=RECORD)

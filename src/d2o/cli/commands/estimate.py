@@ -1,4 +1,4 @@
-"""Say what a run would take on this machine, from a few of its steps: images a second, hours, memory, disk.
+"""Say what a run would take on this machine, from a few of its iterations: images a second, hours, memory, disk.
 
 examples:
   d2o estimate cifar10-d2o-f
@@ -6,9 +6,9 @@ examples:
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -48,8 +48,29 @@ def main(arguments: Sequence[str]) -> None:
         "precision": None if options.precision == "auto" else options.precision,
     }
     recipe = recipe_from(options.recipe, changes, options.set)
-    from d2o.bench.estimate import estimate
+    from d2o.training.estimate import estimate
 
-    say(f"{options.recipe}: trying a few steps; weights are random, which are as fast as any")
+    say(f"{options.recipe}: trying a few iterations; weights are random, which are as fast as any")
     found = estimate(options.recipe, recipe, options.from_, choose_precision=options.precision == "auto", say=say)
-    print(json.dumps(found.as_dict(), indent=2) if options.json else "\n".join(found.sentences(recipe)))
+    print(json.dumps(asdict(found), indent=2) if options.json else "\n".join(describe(found, recipe)))
+
+
+def describe(found: Any, recipe: Any) -> Iterator[str]:
+    """Yield the lines of an Estimate for a recipe."""
+    days = f" ({found.hours / 24:,.0f} days)" if found.hours > 48 else ""
+    free = "unknown" if found.memory_free_gib is None else f"{found.memory_free_gib:.1f} GiB"
+    yield f"{found.images_per_second:,.1f} images/s, measured at batches of {found.tried}"
+    yield f"{recipe.duration:,} images: {found.hours:,.2f} hours{days}"
+    yield f"memory: about {found.memory_gib:.1f} GiB; free: {free}"
+    yield f"disk: about {found.disk_gib:.2f} GiB; free: {found.disk_free_gib:.1f} GiB"
+    yield f"{found.parameters:,} parameters, {found.frozen_share:.1%} of them frozen"
+    if found.memory_free_gib is not None and found.memory_gib > found.memory_free_gib:
+        remedy = (
+            f"--micro-batch {found.micro_batch} would fit; the batch stays {recipe.batch_size}, its gradients are "
+            "accumulated"
+            if found.micro_batch > 1
+            else "not even two images fit: use smaller networks, a smaller discriminator.size, or another machine"
+        )
+        yield f"This does not fit into memory: {remedy}."
+    if found.disk_gib > found.disk_free_gib:
+        yield "This does not fit on the disk: use another one."

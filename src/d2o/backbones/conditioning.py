@@ -1,0 +1,78 @@
+"""What networks are conditioned on: noise as waves, classes as one-hot rows, augmentation labels."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+
+class PositionalEmbedding(nn.Module):
+    """Map noise [N] to cosines and sines [N, channels] of frequencies that fall from 1 to 1/10000."""
+
+    def __init__(self, channels: int, endpoint: bool = False) -> None:
+        super().__init__()
+        self.count = channels // 2
+        self.last = max(self.count - endpoint, 1)  # the lowest frequency is among them only with `endpoint`
+
+    def forward(self, noise: Tensor) -> Tensor:
+        position = torch.arange(self.count, device=noise.device, dtype=torch.float32)
+        frequencies = 10_000 ** (-position / self.last)
+        return waves(noise.float()[:, None] * frequencies)
+
+
+class FourierEmbedding(nn.Module):
+    """Map noise [N] to cosines and sines [N, channels] of fixed random frequencies."""
+
+    freqs: Tensor
+
+    def __init__(self, channels: int, deviation: float = 16.0) -> None:
+        super().__init__()
+        self.register_buffer("freqs", torch.randn(channels // 2) * deviation)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return waves(noise.float()[:, None] * (2 * math.pi * self.freqs.float()))
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Suspend autocast: neighbouring noise levels differ by less than bfloat16 can tell."""
+    active = device.type != "meta" and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if active else nullcontext()
+
+
+def waves(phase: Tensor) -> Tensor:
+    """Return the cosines and then the sines [N, 2K] of phases [N, K]."""
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+def one_hot(label: Tensor | None, x: Tensor, num_classes: int, dropout: float = 0.0) -> Tensor:
+    """Return float32 rows [N, num_classes] for N images `x`: zero for no class (None, a negative entry, dropout)."""
+    if label is None:
+        return x.new_zeros(x.shape[0], num_classes, dtype=torch.float32)
+    label = check_label(label, x, num_classes)
+    rows = (label[:, None] == torch.arange(num_classes, device=label.device)).float()
+    if dropout:
+        rows = rows * (torch.rand(len(rows), 1, device=rows.device) >= dropout)
+    return rows
+
+
+def check_label(label: Tensor, x: Tensor, num_classes: int) -> Tensor:
+    """Return the classes [N] of N images `x`; those that are not integers, one an image, are a ValueError.
+
+    So is a class that does not exist, on the CPU; elsewhere a look would stall.
+    """
+    if label.shape != x.shape[:1] or label.is_floating_point():
+        raise ValueError(
+            f"Labels must be {len(x)} integers, one an image, not {tuple(label.shape)} numbers of type {label.dtype}."
+        )
+    if label.device.type == "cpu" and not torch.compiler.is_compiling() and bool((label >= num_classes).any()):
+        limit = f"classes are 0 to {num_classes - 1}" if num_classes else "this network has no classes"
+        raise ValueError(f"The label {int(label.max())} does not exist: {limit}.")
+    return label
+
+
+def check_augmentation(augmentation: Tensor, x: Tensor, size: int) -> Tensor:
+    """Return augmentation labels [N, size] as float32, or raise ValueError for another shape."""
+    if augmentation.shape != (len(x), size):
+        raise ValueError(f"Augmentation labels must be [{len(x)}, {size}], not {list(augmentation.shape)}.")
+    return augmentation.float()

@@ -1,0 +1,161 @@
+"""One rule for what a path, an address or a name stands for: a model, a data set, or stored statistics.
+
+What is on disk is recognised by its content, never by its suffix; what it is named only matters where nothing is there.
+"""
+
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, get_args
+
+from d2o.data.sources import BUILT_IN
+from d2o.errors import CheckpointError, MalformedCheckpointError
+from d2o.fetch import fetch, is_address
+from d2o.files import sha256_of
+from d2o.records import nearest
+
+from .pickles.storages import LEGACY_START
+from .shipped import SHIPPED, shipped
+
+Kind = Literal["model", "data", "statistics"]
+Form = Literal["safetensors", "pickle", "torch", "diffusers"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+NOUNS = {"model": "a model", "data": "a data set", "statistics": "stored statistics"}
+TAKEN = {
+    "model": f"a checkpoint, a run directory, a diffusers folder, an address, or one of {', '.join(SHIPPED)}",
+    "data": f"a folder of images, a zip, .npz or .parquet file, or {', '.join(BUILT_IN)}",
+    "statistics": "an .npz file of mu and sigma",
+}
+START = 1024
+"""Bytes of a file by which it is recognised."""
+SAVED = ("ema.safetensors", "checkpoint.safetensors")
+"""The model of a run directory: of a finished run, and of an unfinished one."""
+RUN = (*SAVED, "recipe.json")
+DIFFUSERS = ("model_index.json", "config.json")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a name stands for: `path` is the file or folder to read, `form` the format of a model.
+
+    The path of a run directory is that of its checkpoint, of an address the file in the cache, and of a built-in data
+    set its name. `name` is what was asked for.
+    """
+
+    kind: Kind
+    name: str
+    path: Path
+    form: Form | None = None
+
+
+def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) -> Place:
+    """Return what a path, an address or a name stands for; an error where it is none of the kinds `wanted` (or any).
+
+    An address is fetched first. `sha256` is the hash that the file must have. Raises CheckpointError, a ValueError.
+    """
+    wanted = wanted or KINDS
+    asked = os.fspath(name)
+    if is_address(asked):
+        place = recognise(asked, fetch(asked, sha256))
+    elif asked in BUILT_IN and (wanted != ("model",) or not Path(asked).exists()):
+        place = Place("data", asked, Path(asked))
+    else:
+        place = recognise(asked, find(asked, wanted))
+        if sha256:
+            verify(place, sha256)
+    if place.kind not in wanted:
+        there = f"{asked} is {'no model' if wanted == ('model',) and place.path.is_dir() else NOUNS[place.kind]}"
+        raise CheckpointError(f"{there}: name {' or '.join(TAKEN[kind] for kind in wanted)}.")
+    return place
+
+
+def find(name: str, wanted: tuple[Kind, ...]) -> Path:
+    """Return the path that a name stands for: of a file, a folder, a pattern of files, or a shipped model."""
+    path = Path(name).expanduser()
+    if path.exists() or ("*" in path.name and "data" in wanted):
+        return path
+    if name in SHIPPED:
+        return shipped(name)
+    beside = [there.name for there in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = [str(Path(name).with_name(there)) for there in get_close_matches(path.name, beside, n=1)]
+    known = [*(SHIPPED if "model" in wanted else ()), *(BUILT_IN if "data" in wanted else ()), *close]
+    raise CheckpointError(f"There is no {' or '.join(wanted)} at {name}; {nearest(name, known)}")
+
+
+def verify(place: Place, sha256: str) -> None:
+    """Raise unless a file has this hash."""
+    if place.path.is_dir():
+        raise CheckpointError(f"{place.name} is a folder, and sha256 is the hash of a file: leave it out.")
+    if (found := sha256_of(place.path)) != sha256.lower():
+        raise MalformedCheckpointError(f"{place.name} has SHA-256 {found}, not {sha256}: fetch the file again.")
+
+
+def recognise(name: str, path: Path) -> Place:
+    """Return what a file or folder is."""
+    if path.is_dir():
+        return recognise_folder(name, path)
+    if not path.exists():
+        return Place("data", name, path)  # a pattern
+    if not path.is_file():
+        raise CheckpointError(f"{name} is neither a file nor a folder: save what it gives to a file first.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(START)
+    except OSError as error:
+        raise CheckpointError(f"{name} cannot be read: {error.strerror or error}.") from error
+    for pattern, meaning in USELESS:
+        if re.match(pattern, start, re.IGNORECASE):
+            raise MalformedCheckpointError(f"{name} {meaning}.")
+    if start.startswith(b"PK"):
+        return recognise_zip(name, path)
+    for pattern, kind, form in STARTS:
+        if re.match(pattern, start, re.DOTALL):
+            return Place(kind, name, path, form)
+    raise MalformedCheckpointError(
+        f"{name} is nothing that d2o reads: a model is a safetensors file, an EDM, D2O or EDM2 pickle, a torch file or "
+        f"a diffusers folder; images are a folder, a zip, an .npz or a .parquet file."
+    )
+
+
+def recognise_folder(name: str, path: Path) -> Place:
+    """Return what a folder is: a run, finished or not, a diffusers folder, or else images."""
+    there = [file for file in (*RUN, *DIFFUSERS) if (path / file).is_file()]
+    if not there:
+        return Place("data", name, path)
+    if there[0] in SAVED:
+        return Place("model", name, path / there[0], "safetensors")
+    if there[0] in RUN:
+        raise CheckpointError(f"{name} is a run that has saved no model yet: wait for its first checkpoint.")
+    return Place("model", name, path, "diffusers")
+
+
+def recognise_zip(name: str, path: Path) -> Place:
+    """Return what a zip file is: of torch.save, stored statistics, or else images. A damaged one is left to readers."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        entries = [path.read_bytes()[:START].decode("latin-1")]
+    if any("/data.pkl" in entry for entry in entries):
+        return Place("model", name, path, "torch")
+    return Place("statistics" if "mu.npy" in entries else "data", name, path)
+
+
+USELESS = (
+    (rb"$", "is empty: fetch the file again"),
+    (rb"version https://git-lfs", "is a git-LFS pointer, not the file itself: run `git lfs pull`"),
+    (
+        rb"\s*<(!doctype|html|head|\?xml|!--)",
+        "is a web page that was saved instead of the file: download the file itself",
+    ),
+)
+STARTS: tuple[tuple[bytes, Kind, Form | None], ...] = (
+    (re.escape(LEGACY_START), "model", "torch"),
+    (rb"\x80[\x02-\x05]", "model", "pickle"),
+    (rb"PAR1", "data", None),
+    (rb".{8}\{", "model", "safetensors"),
+    (rb".{0,8}$", "model", "safetensors"),  # too short even for its header: its reader says so
+)

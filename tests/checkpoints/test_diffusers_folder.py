@@ -106,7 +106,7 @@ def test_a_loaded_folder_is_saved_and_frozen_like_any_denoiser(tmp_path, folder)
 
 
 def test_without_tensors_it_is_described(folder):
-    ghost = diffusers_folder.load(folder, ghosts=True)
+    ghost = diffusers_folder.load(folder, meta=True)
     assert {tensor.device.type for tensor in ghost.state_dict().values()} == {"meta"}
     assert {n: t.shape for n, t in ghost.state_dict().items()} == {
         n: t.shape for n, t in d2o.load(folder).state_dict().items()
@@ -185,13 +185,13 @@ def test_a_transformer_becomes_a_latent_denoiser(tmp_path):
         wanted = network(x, times, label).sample[:, :4]
         torch.testing.assert_close(denoiser.backbone(x, times.float(), label), wanted, rtol=1e-4, atol=1e-5)
     assert denoiser.image_shape == (4, 8, 8) and denoiser.num_classes == 5
-    ghost = diffusers_folder.load(tmp_path, ghosts=True)
+    ghost = diffusers_folder.load(tmp_path, meta=True)
     assert ghost.num_classes == 5 and all(tensor.is_meta for tensor in ghost.state_dict().values())
     config = tmp_path / "transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_layers": 3}))
-    for ghosts in (False, True):  # without numbers the same is checked
+    for meta in (False, True):  # without numbers the same is checked
         with pytest.raises(MismatchError, match=r"blocks\.2\."):
-            diffusers_folder.load(tmp_path, ghosts=ghosts)
+            diffusers_folder.load(tmp_path, meta=meta)
 
 
 @pytest.mark.parametrize(

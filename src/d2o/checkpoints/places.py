@@ -21,7 +21,7 @@ from .pickles.storages import LEGACY_START
 from .shipped import SHIPPED, shipped
 
 Kind = Literal["model", "data", "statistics"]
-Form = Literal["safetensors", "pickle", "torch", "diffusers"]
+Form = Literal["run", "safetensors", "pickle", "torch", "diffusers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NOUNS = {"model": "a model", "data": "a data set", "statistics": "stored statistics"}
 TAKEN = {
@@ -39,10 +39,9 @@ DIFFUSERS = ("model_index.json", "config.json")
 
 @dataclass(frozen=True)
 class Place:
-    """What a name stands for: `path` is the file or folder to read, `form` the format of a model.
+    """What a `name` stands for: `path` is the file or folder to read, `form` the format of a model.
 
-    The path of a run directory is that of its checkpoint, of an address the file in the cache, and of a built-in data
-    set its name. `name` is what was asked for.
+    The path of an address is that of the file in the cache, of a built-in data set its name.
     """
 
     kind: Kind
@@ -67,8 +66,9 @@ def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) ->
         if sha256:
             verify(place, sha256)
     if place.kind not in wanted:
-        there = f"{asked} is {'no model' if wanted == ('model',) and place.path.is_dir() else NOUNS[place.kind]}"
-        raise CheckpointError(f"{there}: name {' or '.join(TAKEN[kind] for kind in wanted)}.")
+        is_folder = place.kind == "data" and place.path.is_dir()
+        there = f"{asked} is {'a folder without a model' if is_folder else NOUNS[place.kind]}"
+        raise CheckpointError(f"{there}: {suggest(wanted)}")
     return place
 
 
@@ -79,10 +79,16 @@ def find(name: str, wanted: tuple[Kind, ...]) -> Path:
         return path
     if name in SHIPPED:
         return shipped(name)
+    known = [*(SHIPPED if "model" in wanted else ()), *(BUILT_IN if "data" in wanted else ())]
     beside = [there.name for there in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = [str(Path(name).with_name(there)) for there in get_close_matches(path.name, beside, n=1)]
-    known = [*(SHIPPED if "model" in wanted else ()), *(BUILT_IN if "data" in wanted else ()), *close]
-    raise CheckpointError(f"There is no {' or '.join(wanted)} at {name}; {nearest(name, known)}")
+    close = get_close_matches(name, known, n=1)
+    close += [str(Path(name).with_name(there)) for there in get_close_matches(path.name, beside, n=1)]
+    raise CheckpointError(f"There is nothing at {name}: {nearest(name, close) if close else suggest(wanted)}")
+
+
+def suggest(wanted: tuple[Kind, ...]) -> str:
+    """Return the end of an error sentence: what may be named."""
+    return f"name {' or '.join(TAKEN[kind] for kind in wanted)}."
 
 
 def verify(place: Place, sha256: str) -> None:
@@ -126,7 +132,7 @@ def recognise_folder(name: str, path: Path) -> Place:
     if not there:
         return Place("data", name, path)
     if there[0] in SAVED:
-        return Place("model", name, path / there[0], "safetensors")
+        return Place("model", name, path, "run")
     if there[0] in RUN:
         raise CheckpointError(f"{name} is a run that has saved no model yet: wait for its first checkpoint.")
     return Place("model", name, path, "diffusers")

@@ -29,12 +29,17 @@ class Source:
         """Return a part of the same file; reading goes on there."""
         return Source(self.path, self.file, start, start + length)
 
+    @property
+    def left(self) -> int:
+        """How many bytes are left."""
+        return self.end - self.position
+
     def need(self, count: int) -> None:
         """Raise when fewer than `count` bytes are left."""
-        if count > self.end - self.position:
+        if count > self.left:
             raise MalformedCheckpointError(
                 f"{self.path} is cut short: {count:,} bytes should follow byte {self.position:,}, but only "
-                f"{self.end - self.position:,} do; fetch the file again."
+                f"{self.left:,} do; fetch the file again."
             )
 
     def take(self, count: int) -> bytes:
@@ -60,7 +65,7 @@ class Source:
 
     def line(self) -> str:
         """Return the next line, without its end."""
-        content = self.file.readline(min(LONGEST_NAME, self.end - self.position))
+        content = self.file.readline(min(LONGEST_NAME, self.left))
         self.position += len(content)
         if not content.endswith(b"\n"):
             raise self.malformed("a name in it does not end")

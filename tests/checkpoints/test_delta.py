@@ -53,16 +53,16 @@ def test_mistakes_are_named(pair, tiny_denoiser):
     delta = folder / "delta.safetensors"
     with pytest.raises(CheckpointError, match="--base"):
         d2o.load(delta)
-    with pytest.raises(CheckpointError, match=r"belongs to another base.*started from"):
+    with pytest.raises(CheckpointError, match="another base"):
         d2o.load(delta, base=tiny_denoiser(seed=1))
-    with pytest.raises(CheckpointError, match="is complete and needs no base"):
+    with pytest.raises(CheckpointError, match=r"teacher\.safetensors.*base"):
         d2o.load(folder / "teacher.safetensors", base=teacher)
     spec = native.read_header(delta)
     save_file(load_file(delta), delta, {native.SPEC: json.dumps({**spec, "base": 3})})
-    with pytest.raises(CheckpointError, match="what it is a difference to"):
+    with pytest.raises(CheckpointError, match=r"delta\.safetensors"):
         d2o.load(delta, base=teacher)
     save_file({"foreign": torch.ones(2)}, delta, {native.SPEC: json.dumps(spec)})
-    with pytest.raises(CheckpointError, match="foreign is not part"):
+    with pytest.raises(CheckpointError, match="foreign"):
         d2o.load(delta, base=teacher)
 
 

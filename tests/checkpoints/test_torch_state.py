@@ -58,7 +58,7 @@ class TestWhatTorchWrites:
         assert_same(read_state(path, key="model"), {"w": torch.zeros(2)})
 
     def test_whole_modules_are_refused(self, tmp_path, zipped):
-        with pytest.raises(UnsafeCheckpointError, match=r"torch\.nn\.modules\.linear\.Linear|outside|no storage"):
+        with pytest.raises(UnsafeCheckpointError, match=r"model\.pt"):
             d2o.load(self.save(tmp_path, nn.Linear(2, 2), zipped))
 
     def test_unknown_networks_are_named(self, tmp_path, zipped):
@@ -68,7 +68,7 @@ class TestWhatTorchWrites:
 
     @pytest.mark.parametrize("content", [3, [1], {}, {"a": 1}, {"ema": {"a": 1}}, torch.zeros(3)])
     def test_no_state_dict(self, tmp_path, zipped, content):
-        with pytest.raises(UnsupportedCheckpointError, match="no state dict"):
+        with pytest.raises(UnsupportedCheckpointError, match="state_dict|tensors"):
             d2o.load(self.save(tmp_path, content, zipped))
 
 

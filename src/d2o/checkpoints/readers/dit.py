@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2o import backbones
 from d2o.backbones.dit import positions
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
@@ -79,6 +80,8 @@ def translate_diffusers(
     tensors = join_attention({rename(name): tensor for name, tensor in state.items()})
     spec = describe_diffusers(config, preconditioning, share_embedders(tensors))
     options = spec["backbone"]
+    with torch.device("meta"):
+        backbones.build(options)  # what is wrong with the sizes is said before they take memory
     places = positions(options["resolution"] // options["patch_size"], options["channels"])[None]
     tensors["pos_embed"] = places.to("meta") if any(tensor.is_meta for tensor in state.values()) else places
     return spec, drop_sigma(tensors, spec)

@@ -67,12 +67,12 @@ def test_hashes(pickle):
     digest = hashlib.sha256(pickle.read_bytes()).hexdigest()
     assert d2o.load(pickle, sha256=digest.upper()).provenance["sha256"] == digest
     assert inspect(pickle, sha256=digest).sha256 == digest
-    with pytest.raises(MalformedCheckpointError, match="has SHA-256"):
+    with pytest.raises(MalformedCheckpointError, match=digest):
         d2o.load(pickle, sha256="0" * 64)
 
 
 def test_a_device_that_is_not_there(pickle):
-    with pytest.raises(ValueError, match="cpu always works"):
+    with pytest.raises(ValueError, match="cuda:77.*cpu"):
         d2o.load(pickle, device="cuda:77")
 
 

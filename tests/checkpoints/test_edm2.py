@@ -150,7 +150,9 @@ def test_latents_are_remembered(tmp_path: Path) -> None:
             "pixel_range": [0, 1],
         },
     }
-    assert denoiser.codec == Autoencoder(None, tuple(ENCODER["scale"].tolist()), tuple(ENCODER["bias"].tolist()), (0, 1))
+    assert denoiser.codec == Autoencoder(
+        None, tuple(ENCODER["scale"].tolist()), tuple(ENCODER["bias"].tolist()), (0, 1)
+    )
     d2o.save(tmp_path / "native.safetensors", denoiser)
     again = d2o.load(tmp_path / "native.safetensors")
     assert (again.codec, again.provenance) == (denoiser.codec, denoiser.provenance)

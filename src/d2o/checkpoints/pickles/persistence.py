@@ -17,7 +17,7 @@ from d2o.errors import UnsupportedCheckpointError
 
 from .machine import Node, run
 from .source import Source
-from .storages import Storage, Stored, find_references, find_tensor, read_all, read_legacy
+from .storages import Storage, Stored, find_tensor, read_all, read_legacy
 from .values import ARRAYS, NAMES, get_items, get_words, to_plain
 
 FIRST = ("img_resolution", "img_channels", "label_dim", "use_fp16")
@@ -42,7 +42,7 @@ class PersistentObject:
 
 @dataclass(frozen=True)
 class Objects:
-    """An open pickle: its entries are not yet looked into, its storages are found and checked."""
+    """The objects of an open pickle: entries are not yet visited, storages are found and checked."""
 
     source: Source
     entries: dict[Any, Any]
@@ -58,19 +58,16 @@ class Objects:
 
     def find_network(self, key: str, known: Collection[str]) -> PersistentObject:
         """Return the network under a key of the pickle, of a `known` class; the error tells what there is."""
-        objects = self.list_classes()
-        if objects.get(key) in known:
+        classes = self.list_classes()
+        if classes.get(key) in known:
             return self.read_object(self.entries[key])
-        there = [name for name, kind in objects.items() if kind in known]
-        if there:
-            raise UnsupportedCheckpointError(
-                f"{self.source.path} has no network under {key!r}: name {' or '.join(map(repr, there))} as its key."
-            )
-        kind = objects.get(key) or next(iter(objects.values()), None)
-        found = f"class {kind} is not a diffusion network" if kind else "it holds no network"
-        raise UnsupportedCheckpointError(
-            f"{self.source.path} cannot be used: {found} that d2o knows ({', '.join(known)})."
-        )
+        if there := [repr(name) for name, kind in classes.items() if kind in known]:
+            reason = f"has no network under {key!r}: name {' or '.join(there)} as its key"
+        elif kind := classes.get(key) or next(iter(classes.values()), None):
+            reason = f"cannot be used: class {kind} is not a diffusion network that d2o knows ({', '.join(known)})"
+        else:
+            reason = f"cannot be used: it contains no network that d2o knows ({', '.join(known)})"
+        raise UnsupportedCheckpointError(f"{self.source.path} {reason}.")
 
     def read_object(self, node: Node) -> PersistentObject:
         """Return the record that an object of the pickle is."""
@@ -88,20 +85,18 @@ class Objects:
         settings = to_plain(self.source, record.state.get("_init_kwargs"))
         places = to_plain(self.source, record.state.get("_init_args") or ())
         if not isinstance(settings, dict) or not isinstance(places, list) or len(places) > len(FIRST):
-            raise UnsupportedCheckpointError(
-                f"{self.source.path} does not record by name the arguments that its {record.class_name} was made with."
-            )
+            reason = f"does not record by name the arguments that its {record.class_name} was made with"
+            raise UnsupportedCheckpointError(f"{self.source.path} {reason}.")
         return dict(zip(FIRST, places, strict=False)) | settings
 
     def read_attributes(self, record: PersistentObject) -> dict[str, Any]:
         """Return those attributes of an object that are plain numbers, words and arrays."""
-        found = {}
-        for name, value in record.state.items():
-            simple = isinstance(value, bool | int | float | str)
-            numeric = isinstance(value, Node) and value.word in ARRAYS
-            if not str(name).startswith("_") and (simple or numeric):
-                found[str(name)] = to_plain(self.source, value)
-        return found
+
+        def is_plain(value: Any) -> bool:
+            return isinstance(value, bool | int | float | str) or (isinstance(value, Node) and value.word in ARRAYS)
+
+        plain = {str(name): value for name, value in record.state.items() if is_plain(value)}
+        return {name: to_plain(self.source, value) for name, value in plain.items() if not name.startswith("_")}
 
     def find_attributes(self, key: str) -> dict[str, Any] | None:
         """Return the attributes of the object under a key, if there is one, and its "class_name"."""
@@ -124,21 +119,19 @@ class Objects:
         if level > MOST_LEVELS:
             raise self.source.malformed(f"its modules are nested more than {MOST_LEVELS} deep")
         passing = get_words(module.get("_non_persistent_buffers_set", set()))
-        for kind in ("_parameters", "_buffers"):
-            for name, value in self.get_part(module, kind).items():
-                if value is not None and not (kind == "_buffers" and name in passing):
+        parts = {kind: get_items(module.get(kind, {})) for kind in ("_parameters", "_buffers", "_modules")}
+        for kind, entries in parts.items():
+            if entries is None:
+                raise self.source.malformed(f"the {kind} of a module in it are no dictionary")
+            for name, value in entries.items():
+                if value is None or (kind == "_buffers" and name in passing):
+                    continue
+                if kind == "_modules":
+                    yield from self.find_tensors(self.read_module(value), f"{prefix}{name}.", level + 1)
+                else:
                     yield f"{prefix}{name}", find_tensor(self.source, value, self.storages)
-        for name, value in self.get_part(module, "_modules").items():
-            if value is not None:
-                yield from self.find_tensors(self.get_module(value), f"{prefix}{name}.", level + 1)
 
-    def get_part(self, module: dict[Any, Any], kind: str) -> dict[Any, Any]:
-        entries = get_items(module.get(kind, {}))
-        if entries is None:
-            raise self.source.malformed(f"the {kind} of a module in it are no dictionary")
-        return entries
-
-    def get_module(self, value: Any) -> dict[Any, Any]:
+    def read_module(self, value: Any) -> dict[Any, Any]:
         """Return the attributes of a part of a network: an object of its own, or a plain container."""
         if isinstance(value, Node) and value.word == "persistent":
             return self.read_object(value).state
@@ -152,12 +145,10 @@ class Objects:
 def open_file(path: Path) -> Iterator[Objects]:
     """Open one of NVIDIA's pickles, with every name, instruction and storage in it checked."""
     with path.open("rb") as file:
-        size = path.stat().st_size
-        source = Source(path, file, 0, size)
+        source = Source(path, file, 0, path.stat().st_size)
         program = run(source, NAMES)
-        if source.position != size:
-            raise source.malformed("something follows after the pickle's end")
-        storages = {node: find_storage(source, node) for node in program.nodes if node.word == "storage"}
+        source.expect_end()
+        storages = {node: read_storage(source, node) for node in program.nodes if node.word == "storage"}
         entries = get_items(program.value)
         if entries is None:
             raise UnsupportedCheckpointError(
@@ -166,11 +157,11 @@ def open_file(path: Path) -> Iterator[Objects]:
         yield Objects(source, entries, storages)
 
 
-def find_storage(source: Source, node: Node) -> Storage:
+def read_storage(source: Source, node: Node) -> Storage:
     """Return the storage that lies within the pickle as a legacy torch file."""
     if len(node.arguments) != 1:
         raise source.malformed("a storage in it is incomplete")
     program, storages = read_legacy(source, node.arguments[0], {})
-    if storages.keys() != {program.value} or find_references(program) != [program.value]:
-        raise source.malformed("a storage in it holds something else")
+    if list(storages) != [program.value]:
+        raise source.malformed("a storage in it contains something else")
     return storages[program.value]

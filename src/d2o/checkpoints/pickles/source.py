@@ -37,10 +37,13 @@ class Source:
     def need(self, count: int) -> None:
         """Raise when fewer than `count` bytes are left."""
         if count > self.left:
-            raise MalformedCheckpointError(
-                f"{self.path} is cut short: {count:,} bytes should follow byte {self.position:,}, but only "
-                f"{self.left:,} do; fetch the file again."
-            )
+            found = f"{count:,} bytes should follow byte {self.position:,}, but only {self.left:,} do"
+            raise MalformedCheckpointError(f"{self.path} is cut short: {found}; fetch the file again.")
+
+    def expect_end(self) -> None:
+        """Raise when bytes are left."""
+        if self.left:
+            raise self.malformed("something follows after its end")
 
     def take(self, count: int) -> bytes:
         """Return the next bytes."""
@@ -73,13 +76,11 @@ class Source:
 
     def malformed(self, reason: str) -> MalformedCheckpointError:
         """Return the error to raise when the file is damaged."""
-        return MalformedCheckpointError(
-            f"{self.path} is damaged or not a checkpoint, near byte {self.position:,}: {reason}; fetch the file again."
-        )
+        where = f"near byte {self.position:,}"
+        return MalformedCheckpointError(f"{self.path} is damaged, {where}: {reason}; fetch the file again.")
 
     def unsafe(self, wish: str) -> UnsafeCheckpointError:
         """Return the error to raise when the file wants more than to be read."""
-        return UnsafeCheckpointError(
-            f"{self.path} {wish}. A checkpoint of weights has no reason to: nothing was run and nothing was loaded. "
-            f"If you trust its author, ask for the weights as a safetensors file."
-        )
+        reason = "A checkpoint of weights has no reason to: nothing was run and nothing was loaded"
+        remedy = "If you trust its author, ask for the weights as a safetensors file"
+        return UnsafeCheckpointError(f"{self.path} {wish}. {reason}. {remedy}.")

@@ -26,6 +26,8 @@ LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The first of the five pickles of a legacy torch file, its magic number."""
 MOST_DIMENSIONS = 16
 MOST_PARTS = 100_000
+References = dict[Node, tuple[str, torch.dtype, int]]
+"""Of every reference to a storage: its key, type, and how many numbers it has."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +81,23 @@ def count_span(shape: Iterable[int], stride: Iterable[int]) -> int:
 
 def open_bytes(source: Source, content: Any) -> Source:
     """Return the bytes that a value of a pickle stands for: bytes, or (protocol 2) a text of latin-1 characters."""
-    if isinstance(content, Span) and not content.text:
-        return source.part(content.start, content.length)
-    if isinstance(content, Node) and content.word == "bytes":
-        text = content.arguments[0] if content.arguments else ""
-        if content.arguments[1:] in ((), ("latin1",), ("latin-1",)):
-            try:
-                if isinstance(text, Span) and text.text:
-                    text = source.part(text.start, text.length).take(text.length).decode()
-                if isinstance(text, str):
-                    decoded = text.encode("latin-1")
-                    return Source(source.path, io.BytesIO(decoded), 0, len(decoded))
-            except UnicodeError:
-                pass
-    raise source.malformed("something else stands where bytes should")
+    text: Any = None
+    match content:
+        case Span(text=False):
+            return source.part(content.start, content.length)
+        case Node("bytes", ()):
+            text = ""
+        case Node("bytes", (text,) | (text, "latin1" | "latin-1")):
+            pass
+    try:
+        if isinstance(text, Span) and text.text:
+            text = source.part(text.start, text.length).take(text.length).decode()
+        decoded = text.encode("latin-1") if isinstance(text, str) else None
+    except UnicodeError:
+        decoded = None
+    if decoded is None:
+        raise source.malformed("something else stands where bytes should")
+    return Source(source.path, io.BytesIO(decoded), 0, len(decoded))
 
 
 def read_all(state: Mapping[str, Stored], source: Source, meta: bool = False) -> dict[str, Tensor]:
@@ -106,14 +111,17 @@ def read_all(state: Mapping[str, Stored], source: Source, meta: bool = False) ->
 
 def find_tensor(source: Source, value: Any, storages: Mapping[Node, Storage]) -> Stored:
     """Return the tensor that a node describes, after checking that it lies within its storage."""
-    if isinstance(value, Node) and value.word == "parameter" and value.arguments:
-        value = value.arguments[0]
     match value:
-        case Node("attributed", (Name("tensor"), Name("ignored"), tuple(arguments), _)):
-            value = Node("tensor", arguments)
-    if not (isinstance(value, Node) and value.word == "tensor" and len(value.arguments) in (6, 7)):
+        case Node("parameter", (inner, *_)):
+            value = inner
+    match value:
+        case Node("attributed", (Name("tensor"), Name("ignored"), tuple(arguments), _)) | Node("tensor", arguments):
+            pass
+        case _:
+            arguments = ()
+    if len(arguments) not in (6, 7):
         raise source.malformed("something else stands where a tensor should")
-    place, offset, shape, stride = value.arguments[:4]
+    place, offset, shape, stride = arguments[:4]
     storage = storages.get(place) if isinstance(place, Node) else None
     if storage is None:
         raise source.malformed("a tensor in it has no storage")
@@ -143,7 +151,8 @@ def read_legacy(source: Source, content: Any, names: Names) -> tuple[Program, di
     keys = run(whole, {}).value
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(keys) > MOST_PARTS:
         raise whole.malformed("it has no list of storages")
-    described = {key: (dtype, count) for key, dtype, count in (read_reference(whole, node) for node in find_references(program))}
+    references = read_references(whole, program)
+    described = {key: (dtype, count) for key, dtype, count in references.values()}
     found = {}
     for key in keys:
         if key not in described or key in found:
@@ -153,32 +162,29 @@ def read_legacy(source: Source, content: Any, names: Names) -> tuple[Program, di
             raise whole.malformed("a storage in it is not as long as it says")
         span = whole.skip(count * dtype.itemsize)
         found[key] = Storage(dtype, count, source, content, span.start - begin)
-    if whole.position != whole.end:
-        raise whole.malformed("something follows after its end")
-    return program, match_storages(whole, program, found)
+    whole.expect_end()
+    return program, match_storages(whole, references, found)
 
 
-def find_references(program: Program) -> list[Node]:
-    """Return the references to storages outside the pickle."""
-    return [node for node in program.nodes if node.word == OUTSIDE]
+def read_references(source: Source, program: Program) -> References:
+    """Return what the references of a pickle to storages outside it name."""
+    found = {}
+    for node in program.nodes:
+        if node.word == OUTSIDE:
+            match node.arguments:
+                case ("storage", Name(word), str(key), str(), int(count), *view) if (
+                    word in DTYPES and view in ([], [None]) and 0 <= count < 2**48
+                ):
+                    found[node] = (key, DTYPES[word], count)
+                case _:
+                    raise source.malformed("it refers to something that is no storage")
+    return found
 
 
-def read_reference(source: Source, node: Node) -> tuple[str, torch.dtype, int]:
-    """Return key, type and count of the storage that a reference names."""
-    match node.arguments:
-        case ("storage", Name(word), str(key), str(), int(count), *view) if view in ([], [None]) and 0 <= count < 2**48:
-            if word in DTYPES:
-                return key, DTYPES[word], count
-    raise source.malformed("it refers to something that is no storage")
-
-
-def match_storages(source: Source, program: Program, found: Mapping[str, Storage]) -> dict[Node, Storage]:
-    """Return the storage of every reference; one that the file does not hold, or of another type, is an error."""
-    storages = {}
-    for node in find_references(program):
-        key, dtype, count = read_reference(source, node)
+def match_storages(source: Source, references: References, found: Mapping[str, Storage]) -> dict[Node, Storage]:
+    """Return the storage of every reference; one that the file lacks, or of another type, is an error."""
+    for key, dtype, count in references.values():
         storage = found.get(key)
         if storage is None or (storage.dtype, storage.count) != (dtype, count):
-            raise source.malformed("it refers to a storage that it does not hold")
-        storages[node] = storage
-    return storages
+            raise source.malformed("it refers to a storage that it does not contain")
+    return {node: found[key] for node, (key, _, _) in references.items()}

@@ -21,12 +21,11 @@ from .storages import (
     MOST_PARTS,
     STORAGE_NAMES,
     Storage,
-    find_references,
     find_tensor,
     match_storages,
     read_all,
     read_legacy,
-    read_reference,
+    read_references,
 )
 from .values import NAMES, get_items
 
@@ -74,23 +73,13 @@ def open_file(path: Path) -> Iterator[Content]:
 
 def choose_state(path: Path, value: Any, key: str) -> dict[str, Any]:
     """Return the named tensors among a file's content."""
-    content = get_items(value)
-    if content is None:
-        raise UnsupportedCheckpointError(f"{path} holds no state dict: save `model.state_dict()` with torch.save.")
-    for name in (key, *OTHER_KEYS):
-        inner = get_items(content.get(name))
-        if inner is not None and is_state(inner):
-            return inner
-    if not is_state(content):
-        there = ", ".join(str(name)[:40] for name in list(content)[:8]) or "nothing"
-        raise UnsupportedCheckpointError(f"{path} holds no state dict of named tensors; it holds {there}.")
-    return content
-
-
-def is_state(content: dict[Any, Any]) -> bool:
-    """Return whether these are named tensors and nothing else."""
-    tensors = (isinstance(value, Node) and value.word in TENSORS for value in content.values())
-    return bool(content) and all(isinstance(name, str) for name in content) and all(tensors)
+    content = get_items(value) or {}
+    for state in (*(get_items(content.get(name)) for name in (key, *OTHER_KEYS)), content):
+        if state and all(isinstance(n, str) and isinstance(t, Node) and t.word in TENSORS for n, t in state.items()):
+            return state
+    there = ", ".join(str(name)[:40] for name in list(content)[:8]) or "something else"
+    remedy = "save `model.state_dict()` with torch.save"
+    raise UnsupportedCheckpointError(f"{path} contains no state dict of named tensors, but {there}: {remedy}.")
 
 
 def read_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:
@@ -105,15 +94,14 @@ def read_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:
         raise source.malformed("it was not written on a little-endian machine")
     inner = source.part(parts[pickles[0]].start, parts[pickles[0]].length)
     program = run(inner, {**STORAGE_NAMES, **NAMES}, persistent=True)
-    if inner.position != inner.end:
-        raise source.malformed("something follows after the pickle's end")
-    found = {}
-    for key, dtype, count in (read_reference(source, node) for node in find_references(program)):
+    inner.expect_end()
+    found, references = {}, read_references(source, program)
+    for key, dtype, count in references.values():
         place = parts.get(f"{folder}data/{key}")
         if place is None or place.length != count * dtype.itemsize:
             raise source.malformed("a storage in it is missing or not as long as it says")
         found[key] = Storage(dtype, count, source, place, 0)
-    return program, match_storages(source, program, found)
+    return program, match_storages(source, references, found)
 
 
 def locate_entries(source: Source) -> dict[str, Span]:

@@ -199,7 +199,7 @@ def test_a_transformer_becomes_a_latent_denoiser(tmp_path):
 )
 def test_an_index_cannot_lead_out_of_its_folder(folder, name):
     split(folder / "unet", second=name)
-    with pytest.raises(UnsafeCheckpointError, match="index.json"):
+    with pytest.raises(UnsafeCheckpointError, match=r"index.json"):
         d2o.load(folder)
 
 
@@ -279,7 +279,7 @@ def test_damaged_folders_are_refused(folder, tmp_path):
     with pytest.raises(MalformedCheckpointError, match=WEIGHTS):
         d2o.load(folder)
     (folder / "unet" / f"{WEIGHTS}.index.json").write_text("[" * 100_000)
-    with pytest.raises(MalformedCheckpointError, match="index.json"):
+    with pytest.raises(MalformedCheckpointError, match=r"index.json"):
         d2o.load(folder)
     (folder / "unet" / "config.json").write_text("<html>")
     with pytest.raises(MalformedCheckpointError, match=r"config\.json"):

@@ -16,8 +16,8 @@ from d2o.cli.main import run
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon, Velocity
 from d2o.diffusion.noise import noise_for
+from d2o.errors import MismatchError, UnsupportedCheckpointError, name_file
 from d2o.export.dit import to_diffusers
-from d2o.errors import name_file, MismatchError, UnsupportedCheckpointError
 
 PATH = Path("model.pt")
 WIDTH = 384  # the smallest of which the number of heads is known

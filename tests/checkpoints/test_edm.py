@@ -161,7 +161,7 @@ def test_d2o_files_hold_two_networks(tmp_path):
     assert_same_weights(d2o.load(path), ema)
     assert_same_weights(d2o.load(path, key="net"), net)
     assert d2o.load(path).provenance["class"] == "D2OPrecond"
-    with pytest.raises(UnsupportedCheckpointError, match="'other'.*'net'.*'ema'"):
+    with pytest.raises(UnsupportedCheckpointError, match=r"'other'.*'net'.*'ema'"):
         d2o.load(path, key="other")
 
 
@@ -245,9 +245,9 @@ def test_missing_arguments_are_refused(tmp_path, settings):
 def test_other_networks_are_named(tmp_path):
     generator = honest.persistent("Generator", honest.module_state(nn.Module(), _init_args=(), _init_kwargs={}))
     content = {"G": generator, "D": generator, "G_ema": generator, "augment_pipe": None}
-    with pytest.raises(UnsupportedCheckpointError, match="Generator.*EDMPrecond"):
+    with pytest.raises(UnsupportedCheckpointError, match=r"Generator.*EDMPrecond"):
         d2o.load(write(tmp_path, pickled(content)))
-    with pytest.raises(UnsupportedCheckpointError, match="Generator.*EDMPrecond"):
+    with pytest.raises(UnsupportedCheckpointError, match=r"Generator.*EDMPrecond"):
         d2o.load(write(tmp_path, pickled({"ema": generator})))
     for content in ({}, {"ema": None}, {"ema": {"a": 1}}, [1], 3, None):
         with pytest.raises(UnsupportedCheckpointError, match="network"):

@@ -1,16 +1,15 @@
 """Addresses, against a server on this machine: fetched once, verified, never half."""
 
 import hashlib
-import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 import d2o
-from d2o.fetch import OFFLINE_VARIABLES, fetch
 from d2o.checkpoints import CheckpointError
 from d2o.errors import MalformedCheckpointError
+from d2o.fetch import OFFLINE_VARIABLES, fetch
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -41,7 +41,7 @@ def test_a_codec_can_be_named_when_loading(tiny_denoiser, tmp_path):
     plain, named = (d2o.load(tmp_path / "model.safetensors", codec=folder) for folder in (None, tmp_path / "vae"))
     assert plain.pixel_shape == (4, 8, 8) and named.pixel_shape == (3, 16, 16)
     assert named.codec == Autoencoder(str(tmp_path / "vae"), (2.0,) * 4)
-    with pytest.raises(ValueError, match="nothing.*--codec"):
+    with pytest.raises(ValueError, match=r"nothing.*--codec"):
         d2o.load(tmp_path / "model.safetensors", codec=tmp_path / "nothing")
 
 

@@ -72,7 +72,7 @@ def test_hashes(pickle):
 
 
 def test_a_device_that_is_not_there(pickle):
-    with pytest.raises(ValueError, match="cuda:77.*cpu"):
+    with pytest.raises(ValueError, match=r"cuda:77.*cpu"):
         d2o.load(pickle, device="cuda:77")
 
 

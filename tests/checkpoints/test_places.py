@@ -90,7 +90,7 @@ def test_a_run_is_known_from_its_beginning(there, tiny_denoiser):
     run.mkdir()
     (run / "recipe.json").write_text("{}")
     for use in (d2o.load, inspect, locate):
-        with pytest.raises(CheckpointError, match="begun.*checkpoint"):
+        with pytest.raises(CheckpointError, match=r"begun.*checkpoint"):
             use(run)
     d2o.save(run / "checkpoint.safetensors", tiny_denoiser())
     (run / "grid.png").touch()

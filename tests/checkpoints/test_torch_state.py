@@ -68,7 +68,7 @@ class TestWhatTorchWrites:
 
     @pytest.mark.parametrize("content", [3, [1], {}, {"a": 1}, {"ema": {"a": 1}}, torch.zeros(3)])
     def test_no_state_dict(self, tmp_path, zipped, content):
-        with pytest.raises(UnsupportedCheckpointError, match="state_dict|tensors"):
+        with pytest.raises(UnsupportedCheckpointError, match=r"state_dict|tensors"):
             d2o.load(self.save(tmp_path, content, zipped))
 
 

@@ -18,7 +18,7 @@ from d2o.cli.main import run
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, VP, Boundary, Epsilon, Velocity
 from d2o.export import FORMATS, export
-from d2o.export.one_step import OneStep, one_step
+from d2o.export.one_step import OneStep, sample_one_step
 
 from . import fresh
 
@@ -134,7 +134,7 @@ def wanted(denoiser: Denoiser) -> Tensor:
     """Return the images of d2o for the noise and labels of the fresh process."""
     noise = torch.randn(fresh.COUNT, *denoiser.image_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return one_step(denoiser, noise, torch.tensor(fresh.LABELS) if denoiser.num_classes else None)
+        return sample_one_step(denoiser, noise, torch.tensor(fresh.LABELS) if denoiser.num_classes else None)
 
 
 def visible(images: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ def test_a_safetensors_file_comes_back_with_its_description_beside_it(tmp_path):
     with torch.no_grad():
         told = OWN["song"].backbone(numbers["scale"] * noise, torch.full((2,), numbers["time"]))
         by_hand = numbers["identity"] * noise + numbers["output"] * told
-        torch.testing.assert_close(by_hand, one_step(OWN["song"], noise, None), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(by_hand, sample_one_step(OWN["song"], noise, None), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("to", ["safetensors", "diffusers", "torch"])
@@ -243,7 +243,7 @@ def test_the_generator_is_one_step_of_the_denoiser(name):
     noise = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     label = torch.tensor([1, 2]) if denoiser.num_classes else None
     with torch.no_grad():
-        made, wanted = OneStep(denoiser)(noise, label), one_step(denoiser, noise, label)
+        made, wanted = OneStep(denoiser)(noise, label), sample_one_step(denoiser, noise, label)
     torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -285,12 +285,12 @@ def test_the_command_prints_the_error(tmp_path, capsys):
 
 def test_it_starts_where_the_model_starts():
     """The last beta of the schedule puts DDIM's only step at the denoiser's own noise level."""
-    from d2o.export.pipelines import ddim_scheduler
+    from d2o.export.pipelines import make_ddim_scheduler
 
     base: Any = STOCK["unet-epsilon"][0]
     for sigma in (1.5, 20.0, 79.0, 1e9):
         denoiser = Denoiser(base.backbone, replace(base.preconditioning, sigma_max=sigma), (3, 8, 8))
-        scheduler, factor = ddim_scheduler(denoiser)
+        scheduler, factor = make_ddim_scheduler(denoiser)
         assert abs(scheduler.alphas_cumprod[-1].item() ** -0.5 / denoiser.sigma_max - 1) < 1e-6
         scheduler.set_timesteps(1)
         level = torch.tensor(denoiser.sigma_max)

@@ -43,16 +43,18 @@ def read_objects(objects: persistence.Objects, key: str, meta: bool = False) -> 
         "source_sha256": network.source_sha256,
         "source": SOURCES.get(network.source_sha256[:16], UNKNOWN),
     }
+    settings, state = objects.read_settings(network), objects.read_tensors(network, meta)
+    if network.class_name == edm2.CLASS:
+        made = edm2.make(settings, state, path, provenance, objects.find_attributes("encoder"))
+    else:
+        made = edm.make(network.class_name, settings, objects.read_attributes(network), state, path, provenance)
     if provenance["source"] == UNKNOWN and not meta:
         warnings.warn(
             f"{path}: the file's own network source differs from the releases that d2o knows; its weights are used "
             f"with d2o's implementation, and its source was not run.",
             stacklevel=2,
         )
-    settings, state = objects.read_settings(network), objects.read_tensors(network, meta)
-    if network.class_name == edm2.CLASS:
-        return edm2.make(settings, state, path, provenance, objects.find_attributes("encoder"))
-    return edm.make(network.class_name, settings, objects.read_attributes(network), state, path, provenance)
+    return made
 
 
 def has_config(path: Path) -> bool:

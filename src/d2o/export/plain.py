@@ -28,9 +28,8 @@ def write_delta(denoiser: Denoiser, path: Path, options: Options, base: Denoiser
     error = compare(denoiser, lambda noise, label: sample_one_step(again, noise, label))
     state = denoiser.state_dict()
     whole, size = (sum(tensor.nbytes for tensor in part.values()) for part in (state, tensors))
-    size = max(size, 1)
     return error, (
-        f"{len(tensors)} of {len(state)} tensors differ: {size / 1e6:.2f} MB, {whole / size:.1f} times smaller than all",
+        f"{len(tensors)} of {len(state)} tensors differ: {size / 1e6:.2f} of {whole / 1e6:.2f} MB",
         "loads with d2o.load(path, base=...) or --base, upon the model that the run started from",
     )
 

@@ -115,13 +115,12 @@ def find_tensor(source: Source, value: Any, storages: Mapping[Node, Storage]) ->
         case Node("parameter", (inner, *_)):
             value = inner
     match value:
-        case Node("attributed", (Name("tensor"), Name("ignored"), tuple(arguments), _)) | Node("tensor", arguments):
-            pass
+        case Node("attributed", (Name("tensor"), Name("ignored"), tuple(arguments), _)) | Node("tensor", arguments) if (
+            len(arguments) in (6, 7)
+        ):
+            place, offset, shape, stride = arguments[:4]
         case _:
-            arguments = ()
-    if len(arguments) not in (6, 7):
-        raise source.malformed("something else stands where a tensor should")
-    place, offset, shape, stride = arguments[:4]
+            raise source.malformed("something else stands where a tensor should")
     storage = storages.get(place) if isinstance(place, Node) else None
     if storage is None:
         raise source.malformed("a tensor in it has no storage")

@@ -63,6 +63,13 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
     return spec
 
 
+def compose(backbone: dict[str, Any], family: families.Preconditioning, **fields: Any) -> dict[str, Any]:
+    """Return the description of a denoiser of square images, whose sizes are those of its backbone."""
+    side, channels, classes = (backbone[name] for name in ("resolution", "in_channels", "num_classes"))
+    sizes = {"image_shape": [channels, side, side], "num_classes": classes}
+    return {"backbone": backbone, "preconditioning": families.to_spec(family), **sizes, **fields}
+
+
 def make(path: Path, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Denoiser:
     """Make the denoiser that a description asks for, with these weights, in eval mode."""
     denoiser = build(path, spec)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import Boundary
 from d2o.errors import name_file
 
 MULTIPLIERS = {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4)}
@@ -67,13 +68,8 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     sizes = {"resolution": resolution, "in_channels": channels, "out_channels": channels, "num_classes": classes}
     options = {"channels": width, "channel_multipliers": list(multipliers), "num_blocks": count}
     options |= {"adaptive_scale": adaptive_scale, "attention_resolutions": attention, "dropout": 0.0}
-    return {
-        "backbone": {"kind": "dhariwal_unet", **sizes, **options},
-        "preconditioning": {"kind": "boundary", "time_scale": TIME_SCALE},
-        "image_shape": [channels, resolution, resolution],
-        "num_classes": classes,
-        "one_step": True,
-    }
+    family = Boundary(time_scale=TIME_SCALE)
+    return native.compose({"kind": "dhariwal_unet", **sizes, **options}, family, one_step=True)
 
 
 def find_levels(state: Mapping[str, Tensor], width: int, blocks: int) -> tuple[int, tuple[int, ...], int, list[int]]:

@@ -136,12 +136,7 @@ def describe_unet(folder: Folder) -> dict[str, Any]:
         if isinstance(words := settings.get(name), list):
             settings[name] = [word.removeprefix("UNetRes") if isinstance(word, str) else word for word in words]
     sizes = {"resolution": size, "in_channels": channels, "out_channels": channels, "num_classes": classes or 0}
-    return {
-        "backbone": {"kind": "diffusers_unet", **sizes, "unet": settings},
-        "preconditioning": families.to_spec(read_scheduler(folder)),
-        "image_shape": [channels, size, size],
-        "num_classes": classes or 0,
-    }
+    return native.compose({"kind": "diffusers_unet", **sizes, "unet": settings}, read_scheduler(folder))
 
 
 def read_transformer(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:

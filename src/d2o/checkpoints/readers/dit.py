@@ -13,7 +13,7 @@ from d2o import backbones
 from d2o.backbones.dit import positions
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import Epsilon, Preconditioning, to_spec
+from d2o.diffusion.families import Epsilon, Preconditioning
 from d2o.errors import name_file
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
@@ -128,7 +128,7 @@ def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[
         "num_heads": heads,
         "mlp_multiplier": shape("blocks.0.mlp.fc1.weight", 2)[0] // channels,
     }
-    return description(backbone, Epsilon(), "facebookresearch/DiT")
+    return native.compose(backbone, Epsilon(), provenance={"format": "facebookresearch/DiT"})
 
 
 def describe_diffusers(config: Mapping[str, Any], preconditioning: Preconditioning, shared: bool) -> dict[str, Any]:
@@ -160,19 +160,7 @@ def describe_diffusers(config: Mapping[str, Any], preconditioning: Preconditioni
         "time_endpoint": True,
         "mlp_eps": given["norm_eps"],
     }
-    return description(backbone, preconditioning, "diffusers DiTTransformer2DModel")
-
-
-def description(backbone: dict[str, Any], preconditioning: Preconditioning, origin: str) -> dict[str, Any]:
-    """Return the description of a denoiser with this backbone."""
-    side = backbone["resolution"]
-    return {
-        "backbone": backbone,
-        "preconditioning": to_spec(preconditioning),
-        "image_shape": [backbone["in_channels"], side, side],
-        "num_classes": backbone["num_classes"],
-        "provenance": {"format": origin},
-    }
+    return native.compose(backbone, preconditioning)
 
 
 def count_noise_channels(outputs: object, in_channels: int) -> int:

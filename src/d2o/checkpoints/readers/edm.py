@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor
 
 from d2o.checkpoints import native
-from d2o.diffusion import families
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, VE, VP, Boundary, Epsilon, Preconditioning
 from d2o.errors import name_file
@@ -112,13 +111,9 @@ def describe(class_name: str, settings: Mapping[str, Any], attributes: Mapping[s
     channels, size, classes = settings["img_channels"], settings["img_resolution"], settings.get("label_dim", 0)
     sizes = {"resolution": size, "in_channels": channels, "out_channels": channels, "num_classes": classes}
     family = made.preconditioning({name: read_number(name, made, attributes, settings) for name in made.numbers})
-    return {
-        "backbone": {"kind": BACKBONES[network], **options, **sizes},
-        "preconditioning": families.to_spec(family),
-        "image_shape": [channels, size, size],
-        "num_classes": classes,
-        "one_step": isinstance(family, Boundary),
-    }
+    return native.compose(
+        {"kind": BACKBONES[network], **options, **sizes}, family, one_step=isinstance(family, Boundary)
+    )
 
 
 def check_known(class_name: str, settings: Mapping[str, Any], known: Collection[str]) -> None:

@@ -80,13 +80,8 @@ def describe(settings: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(multipliers, list | tuple) and multipliers and all(type(times) is int for times in multipliers):
         widths = {"noise_embedding_multiplier": multipliers[0], "embedding_multiplier": max(multipliers)}
         options |= {name: width for name, width in widths.items() if options.get(name) is None}
-    size, channels = options["resolution"], options["in_channels"]
-    return {
-        "backbone": {"kind": "edm2_unet", **options, "out_channels": channels},
-        "preconditioning": {"kind": EDM.kind, "sigma_data": settings.get("sigma_data", 0.5)},
-        "image_shape": [channels, size, size],
-        "num_classes": options["num_classes"],
-    }
+    backbone = {"kind": "edm2_unet", **options, "out_channels": options["in_channels"]}
+    return native.compose(backbone, EDM(settings.get("sigma_data", 0.5)))
 
 
 def describe_latents(encoder: Mapping[str, Any] | None, channels: int) -> dict[str, Any] | None:

@@ -290,3 +290,9 @@ def test_damaged_folders_are_refused(folder, tmp_path):
     (folder / "model_index.json").write_text("{}")
     with pytest.raises(UnsupportedCheckpointError, match="unet"):
         d2o.load(folder)
+
+
+def test_latents_of_a_vqmodel_are_not_taken_for_pixels(folder):
+    change(folder / "model_index.json", vqvae=["diffusers", "VQModel"])
+    with pytest.raises(UnsupportedCheckpointError, match="VQModel"):
+        d2o.load(folder)

@@ -78,10 +78,10 @@ def open_folder(path: Path) -> Folder:
     if (path / INDEX).is_file():
         parts = read_json(path / INDEX)
         network = next((name for name in ("unet", "transformer") if name in parts), None)
-        if network is None:
-            pipeline = str(parts.get("_class_name"))[:60]
-            message = f"{path} is a diffusers pipeline ({pipeline}) without a unet or a transformer."
-            raise UnsupportedCheckpointError(message)
+        if network is None or "vqvae" in parts:
+            pipeline = f"{path} is a diffusers pipeline ({str(parts.get('_class_name'))[:60]})"
+            reason = "without a unet or a transformer" if network is None else "of the latents of a VQModel"
+            raise UnsupportedCheckpointError(f"{pipeline} {reason}, which d2o does not read.")
         place = path / network if (path / network).is_dir() else path  # the first pipelines had no folders inside
         places = [path / "scheduler", path]
     else:

@@ -47,7 +47,7 @@ def program(file: Path, classes: bool) -> torch.Tensor:
 
 def main(place: Path, whose: str) -> None:
     if whose == "own":
-        pass
+        import d2o.checkpoints.diffusers_model  # noqa: F401  as users must
     with torch.no_grad():
         for path in sorted(place.glob("*")):
             if path.suffix in ("", ".onnx", ".pt2"):

@@ -13,12 +13,12 @@ from torch import Tensor
 
 import d2o
 from d2o import backbones
-from d2o.checkpoints import CheckpointError, export
+from d2o.checkpoints import CheckpointError
 from d2o.cli.main import run
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, VP, Boundary, Epsilon, Velocity
-from d2o.export import FORMATS
-from d2o.export.one_step import OneStep, one_step
+from d2o.export import FORMATS, export
+from d2o.export.one_step import OneStep, sample_one_step
 
 from . import fresh
 
@@ -117,7 +117,7 @@ def own(tmp_path_factory) -> tuple[Path, dict[str, Tensor]]:
     folder = tmp_path_factory.mktemp("own")
     for name, denoiser in OWN.items():
         made = export(denoiser, folder / name, "diffusers")
-        assert made.error < 1e-4 and "import d2o.checkpoints.readers.diffusers_model" in made.notes[1]
+        assert made.error < 1e-4 and "import d2o.checkpoints.diffusers_model" in made.notes[1]
     return folder, in_a_fresh_process(folder, "own")
 
 
@@ -134,7 +134,7 @@ def wanted(denoiser: Denoiser) -> Tensor:
     """Return the images of d2o for the noise and labels of the fresh process."""
     noise = torch.randn(fresh.COUNT, *denoiser.image_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return one_step(denoiser, noise, torch.tensor(fresh.LABELS) if denoiser.num_classes else None)
+        return sample_one_step(denoiser, noise, torch.tensor(fresh.LABELS) if denoiser.num_classes else None)
 
 
 def visible(images: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ def test_a_safetensors_file_comes_back_with_its_description_beside_it(tmp_path):
     with torch.no_grad():
         told = OWN["song"].backbone(numbers["scale"] * noise, torch.full((2,), numbers["time"]))
         by_hand = numbers["identity"] * noise + numbers["output"] * told
-        torch.testing.assert_close(by_hand, one_step(OWN["song"], noise, None), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(by_hand, sample_one_step(OWN["song"], noise, None), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("to", ["safetensors", "diffusers", "torch"])
@@ -243,7 +243,7 @@ def test_the_generator_is_one_step_of_the_denoiser(name):
     noise = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     label = torch.tensor([1, 2]) if denoiser.num_classes else None
     with torch.no_grad():
-        made, wanted = OneStep(denoiser)(noise, label), one_step(denoiser, noise, label)
+        made, wanted = OneStep(denoiser)(noise, label), sample_one_step(denoiser, noise, label)
     torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -279,18 +279,18 @@ def test_the_command_prints_the_error(tmp_path, capsys):
     model, out = str(tmp_path / "model.safetensors"), str(tmp_path / "folder")
     assert run(["export", model, "--to", "diffusers", out]) == 0
     printed = capsys.readouterr().out
-    assert "largest difference" in printed and "import d2o.checkpoints.readers.diffusers_model" in printed
+    assert "largest difference" in printed and "import d2o.checkpoints.diffusers_model" in printed
     assert run(["export", model, "--to", "torch", str(tmp_path / "model.onnx")]) == 2
 
 
 def test_it_starts_where_the_model_starts():
     """The last beta of the schedule puts DDIM's only step at the denoiser's own noise level."""
-    from d2o.export.pipelines import ddim_scheduler
+    from d2o.export.pipelines import make_ddim_scheduler
 
     base: Any = STOCK["unet-epsilon"][0]
     for sigma in (1.5, 20.0, 79.0, 1e9):
         denoiser = Denoiser(base.backbone, replace(base.preconditioning, sigma_max=sigma), (3, 8, 8))
-        scheduler, factor = ddim_scheduler(denoiser)
+        scheduler, factor = make_ddim_scheduler(denoiser)
         assert abs(scheduler.alphas_cumprod[-1].item() ** -0.5 / denoiser.sigma_max - 1) < 1e-6
         scheduler.set_timesteps(1)
         level = torch.tensor(denoiser.sigma_max)

@@ -178,7 +178,7 @@ def test_a_u_net_of_diffusers_becomes_a_one_step_generator(tmp_path, tiny_data, 
 class TestLatents:
     def test_students_are_judged_in_pixels_with_gradients(self, pipeline):
         teacher = transformer(channels=4)
-        attach(teacher, pipeline / "vae")
+        teacher = attach(teacher, pipeline / "vae")
         recipe = replace(ADVERSARIAL, frozen=QUERIES_MOVE, duration=2 * BATCH)
         made = networks(recipe, teacher)
         batches = ((noise_for(i.tolist(), (3, 16, 16)), i % 2, i) for i in torch.arange(1000).split(BATCH))
@@ -192,7 +192,7 @@ class TestLatents:
 
     def test_denoising_works_on_latents(self, pipeline):
         teacher = transformer(channels=4)
-        attach(teacher, pipeline / "vae")
+        teacher = attach(teacher, pipeline / "vae")
         recipe = replace(ADVERSARIAL, objectives=(Denoising(),), duration=BATCH)
         batches = ((noise_for(i.tolist(), (3, 16, 16)), i % 2, i) for i in torch.arange(1000).split(BATCH))
         (progress,) = train(recipe, networks(recipe, teacher), batches)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from d2o.checkpoints.one_call import notice
+from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
 from d2o.files import atomic, checked_file, checked_folder
@@ -33,7 +33,7 @@ FORMATS = {
     "web": Format(web.write, ""),
 }
 DELTA = "delta"
-"""One form more, which needs a base: a safetensors file of what has moved."""
+"""One form more, which needs a base: a safetensors file of the weights that differ from it."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,11 @@ def export(
 ) -> Exported:
     """Write a denoiser as a one-step generator, load what was written, and compare its images with the denoiser's.
 
-    `to` is one of FORMATS, or `delta` for what has moved since `base`. `dtype` is how weights are stored; all are
-    computed with in float32. `codec` is the folder of the autoencoder that a diffusers folder of a latent model should
-    hold. `runtime` is the npm package onnxruntime-web (.tgz or folder) of a web page, fetched when not given, and
-    `title` its heading.
+    `to` is one of FORMATS, or `delta` for the difference to `base`. `dtype` is how weights are stored; all are computed
+    with in float32. `codec` is the folder of the autoencoder that a diffusers folder of a latent model should contain.
+    `runtime` is the npm package onnxruntime-web (.tgz or folder) of a web page, fetched when not given, and `title` its
+    heading.
     """
-    asked, path = os.fspath(path), Path(path)
     if to not in (*FORMATS, DELTA):
         raise CheckpointError(f"There is no export to {to!r}; there are {', '.join((*FORMATS, DELTA))}.")
     if (base is None) == (to == DELTA):
@@ -72,29 +71,29 @@ def export(
         raise CheckpointError(f"Weights cannot be stored as {dtype!r}; there are {', '.join(DTYPES)}.")
     if denoiser.middle_sigmas and to not in ("safetensors", DELTA):
         raise CheckpointError(
-            f"This generator makes images in {1 + len(denoiser.middle_sigmas)} steps, and an export to {to} holds one "
-            f"step: export it to safetensors."
+            f"This generator makes images in {1 + len(denoiser.middle_sigmas)} steps, and an export to {to} contains "
+            f"one step: export it to safetensors."
         )
     form = FORMATS[to] if base is None else Format(partial(plain.write_delta, base=base), ".safetensors")
-    if (
-        path.suffix
-        and path.suffix != form.suffix
-        and path.suffix in [other.suffix for name, other in FORMATS.items() if name != to]
-    ):
-        raise CheckpointError(
-            f"The name {path} is one of another form than {to}: end it in {form.suffix or 'no suffix'}."
-        )
-    if not form.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise CheckpointError(f"{path} exists already: name a new folder.")
-    (checked_file if form.suffix else checked_folder)(asked)
-    alone = deepcopy(denoiser).cpu().float().eval()
+    check_output(os.fspath(path), to, form.suffix)
+    path, alone = Path(path), deepcopy(denoiser).cpu().float().eval()
     with atomic(path) as temporary:
         error, notes = form.write(alone, temporary, Options(dtype, codec, runtime, title))
     if to == "safetensors":
         notes = (*notes, f"and beside it in {plain.write_description(alone, path).name}")
-    elif to != DELTA and (told := notice(denoiser)):
-        notes = (*notes, told)
+    elif to != DELTA and (warning := warn_about_one_step(denoiser)):
+        notes = (*notes, warning)
     return Exported(path, error, notes)
+
+
+def check_output(asked: str, to: str, suffix: str) -> None:
+    """Raise a CheckpointError for a path that ends like another form, or that cannot be written."""
+    path = Path(asked)
+    if path.suffix and path.suffix != suffix and path.suffix in [form.suffix for form in FORMATS.values()]:
+        raise CheckpointError(f"The name {path} is one of another form than {to}: end it in {suffix or 'no suffix'}.")
+    if not suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CheckpointError(f"{path} exists already: name a new folder.")
+    (checked_file if suffix else checked_folder)(asked)
 
 
 __all__ = ["FORMATS", "Exported", "export"]

@@ -1,7 +1,7 @@
 """ADM networks (our DhariwalUNet) as the UNet2DModel of diffusers, for one noise level.
 
-The two networks are told the time in different units. In one step only one time is ever told, so its embedding becomes
-a bias of the time embedding's first layer, whose weight is zero.
+The two networks take the time in different units. One step has one time only, so its embedding becomes a bias of the
+time embedding's first layer, whose weight is zero.
 """
 
 import re
@@ -27,7 +27,7 @@ RESIDUAL = {
 ATTENTION = {"norm2": "group_norm", "proj": "to_out.0"}
 
 
-def obstacle(network: DhariwalUNet) -> str | None:
+def find_obstacle(network: DhariwalUNet) -> str | None:
     """Return why a UNet2DModel cannot be this network; None when it can."""
     blocks = [block for block in network.modules() if isinstance(block, Block)]
     if any(norm.num_groups != GROUPS for norm in network.modules() if isinstance(norm, torch.nn.GroupNorm)):
@@ -37,7 +37,7 @@ def obstacle(network: DhariwalUNet) -> str | None:
     return None
 
 
-def config(network: DhariwalUNet) -> dict[str, Any]:
+def describe(network: DhariwalUNet) -> dict[str, Any]:
     """Return the settings of the UNet2DModel."""
     given: Any = network.config
     sizes = [given["resolution"] >> level for level in range(len(given["channel_multipliers"]))]
@@ -64,10 +64,10 @@ def config(network: DhariwalUNet) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def weights(network: DhariwalUNet, time: float) -> dict[str, Tensor]:
-    """Return the state dict of the UNet2DModel, for the one `time` that our network is told."""
+def translate_weights(network: DhariwalUNet, time: float) -> dict[str, Tensor]:
+    """Return the state dict of the UNet2DModel, for the one `time` that our network takes."""
     given: Any = network.config
-    names = places(given["resolution"], len(given["channel_multipliers"]))
+    names = locate_blocks(given["resolution"], len(given["channel_multipliers"]))
     state: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         outer, _, kind = name.rpartition(".")
@@ -76,20 +76,20 @@ def weights(network: DhariwalUNet, time: float) -> dict[str, Tensor]:
         elif outer in OUTER:
             state[f"{OUTER[outer]}.{kind}"] = tensor
         elif name.startswith(("enc.", "dec.")) and kind != "resample_filter":
-            state |= part(name, tensor, names, heads(network, name))
+            state |= translate_block(name, tensor, names, count_heads(network, name))
     embedding = network.map_layer0(network.map_noise(torch.tensor([time])))[0]
     state["time_embedding.linear_1.weight"] = torch.zeros_like(network.map_layer0.weight)
     state["time_embedding.linear_1.bias"] = embedding
     return state
 
 
-def heads(network: DhariwalUNet, name: str) -> int:
+def count_heads(network: DhariwalUNet, name: str) -> int:
     """Return the attention heads of the block that a parameter belongs to."""
     side, block, *_ = name.split(".")
     return getattr(getattr(network, side)[block], "num_heads", 0)
 
 
-def places(resolution: int, levels: int) -> dict[str, tuple[str, str]]:
+def locate_blocks(resolution: int, levels: int) -> dict[str, tuple[str, str]]:
     """Return for each of our blocks the places of its residual part and of its attention."""
 
     def pair(group: str, index: int) -> tuple[str, str]:
@@ -108,7 +108,7 @@ def places(resolution: int, levels: int) -> dict[str, tuple[str, str]]:
     return names
 
 
-def part(name: str, tensor: Tensor, names: dict[str, tuple[str, str]], num_heads: int) -> dict[str, Tensor]:
+def translate_block(name: str, tensor: Tensor, names: dict[str, tuple[str, str]], num_heads: int) -> dict[str, Tensor]:
     """Return what a parameter of a block is called, and looks like, in a UNet2DModel."""
     found = re.fullmatch(r"(enc|dec)\.([^.]+)\.(?:(\w+)\.)?(weight|bias)", name)
     assert found is not None, name

@@ -36,7 +36,7 @@ class OneStep(nn.Module):
         super().__init__()
         self.backbone = denoiser.backbone
         self.has_classes = denoiser.num_classes > 0
-        for name, number in numbers(denoiser).items():
+        for name, number in compute_step(denoiser).items():
             self.register_buffer(name, torch.tensor(number, dtype=torch.float32))
 
     def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -46,52 +46,50 @@ class OneStep(nn.Module):
         return self.identity * noise + self.output * functional_call(self.backbone, tensors, given)
 
 
-def numbers(denoiser: Denoiser) -> dict[str, float]:
+def compute_step(denoiser: Denoiser) -> dict[str, float]:
     """Return the numbers of one step: G(z) = identity * z + output * network(scale * z, time)."""
     sigma = denoiser.sigma_max
     skip, output, scale, time = (c.item() for c in denoiser.preconditioning(torch.tensor(sigma, dtype=torch.float64)))
     return {"identity": skip * sigma, "output": output, "scale": scale * sigma, "time": time}
 
 
-def trial(denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:
+def make_trial(denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:
     """Return unit noise and labels to compare with, the same ones each time."""
     classes = denoiser.num_classes
     label = torch.arange(TRIALS) * 37 % classes if classes else None
     return noise_for(range(TRIALS), denoiser.image_shape), label
 
 
-def one_step(denoiser: Denoiser, noise: Tensor, label: Tensor | None) -> Tensor:
+def sample_one_step(denoiser: Denoiser, noise: Tensor, label: Tensor | None) -> Tensor:
     """Return what the denoiser makes of unit noise in one step."""
     return sample(lambda x, sigma: denoiser(x, sigma, label), noise, (denoiser.sigma_max, 0.0))
 
 
 @torch.no_grad()
-def difference(denoiser: Denoiser, copy: Callable[[Tensor, Tensor | None], Tensor]) -> float:
+def compare(denoiser: Denoiser, copy: Callable[[Tensor, Tensor | None], Tensor]) -> float:
     """Return the largest difference between the images of the denoiser and of a copy, which span -1 to 1."""
-    given = trial(denoiser)
-    return (copy(*given).float() - one_step(denoiser, *given)).abs().max().item()
+    given = make_trial(denoiser)
+    return (copy(*given).float() - sample_one_step(denoiser, *given)).abs().max().item()
 
 
-def rounded(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
+def cast(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
     """Return the tensors stored as `dtype`; one that does not fit is a CheckpointError."""
-    small = {
-        name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-    }
+    small = {n: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor for n, tensor in tensors.items()}
     for name, tensor in small.items():
         if not bool(tensor.isfinite().all()) and bool(tensors[name].isfinite().all()):
-            raise CheckpointError(f"{name} holds numbers too large for {dtype}: use --dtype bfloat16 or float32.")
+            raise CheckpointError(f"{name} has numbers too large for {dtype}: use --dtype bfloat16 or float32.")
     return small
 
 
-def store(module: nn.Module, dtype: str) -> nn.Module:
+def cast_module(module: nn.Module, dtype: str) -> nn.Module:
     """Change how the numbers of a module are stored, in place."""
-    small: dict[str, Any] = rounded(dict(module.state_dict()), dtype)
+    small: dict[str, Any] = cast(dict(module.state_dict()), dtype)
     module.load_state_dict(small, assign=True)
     return module
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Silence libraries whose words are about their own inside."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -12,19 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from d2o import backbones
-from d2o.checkpoints.readers import dit
+from d2o.data.codec import Autoencoder
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, Boundary, Epsilon, Velocity, to_spec
 from d2o.errors import CheckpointError
 
-from . import adm
-from .one_step import difference, numbers, quiet, store
+from . import adm, dit
+from .one_step import cast_module, compare, compute_step, silence
 from .options import Options
 
 CONSISTENCY_TIME = 250.0
-"""What stock consistency models are told: this times ln(sigma)."""
+"""Stock consistency models take this times ln(sigma) as the time."""
 NO_BOUNDARY = 1e-8
 """The `sigma_min` with which the boundary form is EDM's, to the last bit at the noise levels that one starts from."""
+ONE_TIME = "the time of its one step is part of the weights: num_inference_steps=1 only"
+ONE_STEP = (
+    "for float32, as its errors are multiplied by sigma; its schedule ends at its one step: num_inference_steps=1"
+)
 
 
 class Parts(NamedTuple):
@@ -38,19 +42,18 @@ class Parts(NamedTuple):
 
 def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
     """Write a pipeline folder, load it again, and return how far its images are from the denoiser's, and notes."""
-    diffusers = import_diffusers()
-    parts = parts_of(denoiser)
-    modules = {"scheduler": parts.scheduler}
-    modules["transformer" if parts.pipeline == "DiTPipeline" else "unet"] = store(parts.network.eval(), options.dtype)
-    notes = parts.notes
-    if parts.pipeline == "DiTPipeline":
-        folder = options.codec or getattr(denoiser.codec, "folder", None)
+    diffusers, parts = import_diffusers(), make_parts(denoiser)
+    notes, latent = parts.notes, parts.pipeline == "DiTPipeline"
+    network = cast_module(parts.network.eval(), options.dtype)
+    modules = {"scheduler": parts.scheduler, "transformer" if latent else "unet": network}
+    if latent:
+        folder = options.codec or (denoiser.codec.folder if isinstance(denoiser.codec, Autoencoder) else None)
         modules["vae"] = diffusers.AutoencoderKL.from_pretrained(folder, local_files_only=True) if folder else None
         if folder is None:
             notes = (*notes, "it has no autoencoder: name one with --codec, or pass vae=... when loading it")
-    with quiet():
+    with silence():
         getattr(diffusers, parts.pipeline)(**modules).save_pretrained(path, safe_serialization=True)
-        error = check(denoiser, parts, path)
+        error = check(denoiser, parts, path / ("transformer" if latent else "unet"))
     return error, (f"loads with diffusers.{parts.pipeline}.from_pretrained", *notes)
 
 
@@ -65,53 +68,52 @@ def import_diffusers() -> Any:
     return diffusers
 
 
-def parts_of(denoiser: Denoiser) -> Parts:
+def make_parts(denoiser: Denoiser) -> Parts:
     """Return the pipeline of a denoiser: a stock one where there is one for it, else our own model in a stock one."""
-    reasons = []
-    for family in STOCK:
-        if isinstance(denoiser.backbone, family.backbone) and isinstance(denoiser.preconditioning, family.formulas):
-            reason = family.obstacle(denoiser)
-            if reason is None:
-                return family.parts(denoiser)
-            reasons.append(reason)
-    return own_model(denoiser, reasons)
+    obstacles = []
+    for stock in STOCK:
+        if isinstance(denoiser.backbone, stock.backbone) and isinstance(denoiser.preconditioning, stock.families):
+            if (obstacle := stock.find_obstacle(denoiser)) is None:
+                return stock.make_parts(denoiser)
+            obstacles.append(obstacle)
+    return make_own_parts(denoiser, obstacles)
 
 
-def adm_parts(denoiser: Denoiser) -> Parts:
-    """Return a consistency pipeline with a UNet2DModel that knows one time."""
+def make_adm_parts(denoiser: Denoiser) -> Parts:
+    """Return a consistency pipeline with a UNet2DModel for one time."""
     network: Any = denoiser.backbone
-    unet = import_diffusers().UNet2DModel(**adm.config(network))
-    unet.load_state_dict(adm.weights(network, numbers(denoiser)["time"]), strict=True)
-    return Parts("ConsistencyModelPipeline", unet, consistency_scheduler(denoiser), (ONE_TIME,))
+    unet = import_diffusers().UNet2DModel(**adm.describe(network))
+    unet.load_state_dict(adm.translate_weights(network, compute_step(denoiser)["time"]), strict=True)
+    return Parts("ConsistencyModelPipeline", unet, make_consistency_scheduler(denoiser), (ONE_TIME,))
 
 
-def consistency_parts(denoiser: Denoiser) -> Parts:
+def make_consistency_parts(denoiser: Denoiser) -> Parts:
     """Return a consistency pipeline with the UNet2DModel that the denoiser has already."""
-    return Parts("ConsistencyModelPipeline", unet_of(denoiser), consistency_scheduler(denoiser))
+    return Parts("ConsistencyModelPipeline", copy_unet(denoiser), make_consistency_scheduler(denoiser))
 
 
-def ddim_parts(denoiser: Denoiser) -> Parts:
+def make_ddim_parts(denoiser: Denoiser) -> Parts:
     """Return a DDIM pipeline with the UNet2DModel of the denoiser."""
-    unet = unet_of(denoiser)
-    scheduler, factor = ddim_scheduler(denoiser)
-    rescale(unet.conv_in, unet.conv_out, numbers(denoiser)["scale"], factor)
+    unet = copy_unet(denoiser)
+    scheduler, factor = make_ddim_scheduler(denoiser)
+    rescale(unet.conv_in, unet.conv_out, compute_step(denoiser)["scale"], factor)
     return Parts("DDIMPipeline", unet, scheduler, (ONE_STEP,))
 
 
-def transformer_parts(denoiser: Denoiser) -> Parts:
+def make_dit_parts(denoiser: Denoiser) -> Parts:
     """Return a DiT pipeline without its autoencoder."""
     config, weights = dit.to_diffusers(denoiser)
     model = import_diffusers().DiTTransformer2DModel(**config)
     model.load_state_dict(weights, strict=True)
-    scheduler, factor = ddim_scheduler(denoiser)
-    rescale(model.pos_embed.proj, model.proj_out_2, numbers(denoiser)["scale"], factor)
+    scheduler, factor = make_ddim_scheduler(denoiser)
+    rescale(model.pos_embed.proj, model.proj_out_2, compute_step(denoiser)["scale"], factor)
     return Parts("DiTPipeline", model, scheduler, (f"{ONE_STEP}, and guidance_scale=1",))
 
 
-def own_model(denoiser: Denoiser, reasons: list[str]) -> Parts:
+def make_own_parts(denoiser: Denoiser, obstacles: list[str]) -> Parts:
     """Return a consistency pipeline with the denoiser itself as a model of diffusers."""
     import_diffusers()
-    from d2o.checkpoints.readers.diffusers_model import D2OModel
+    from d2o.checkpoints.diffusers_model import D2OModel
 
     channels, height, width = denoiser.image_shape
     if height != width:
@@ -121,40 +123,35 @@ def own_model(denoiser: Denoiser, reasons: list[str]) -> Parts:
     spec = {"kind": denoiser.backbone.kind, **denoiser.backbone.config}  # type: ignore[dict-item]
     model = D2OModel(spec, to_spec(denoiser.preconditioning), height, channels, denoiser.num_classes or None)
     model.denoiser.load_state_dict(denoiser.state_dict())
-    why = f"no stock class of diffusers is this network{f' ({reasons[0]})' if reasons else ''}"
+    why = f"no stock class of diffusers is this network{f' ({obstacles[0]})' if obstacles else ''}"
     note = f"{why}: its user must have d2o installed and `import {D2OModel.__module__}` first"
-    return Parts("ConsistencyModelPipeline", model, consistency_scheduler(denoiser, Boundary()), (note,))
+    return Parts("ConsistencyModelPipeline", model, make_consistency_scheduler(denoiser, Boundary()), (note,))
 
 
-def consistency_scheduler(denoiser: Denoiser, family: Any = None) -> Any:
+def make_consistency_scheduler(denoiser: Denoiser, family: Any = None) -> Any:
     """Return the scheduler that starts at the denoiser's `sigma_max` with the coefficients of the boundary form."""
     family = family or denoiser.preconditioning
     return import_diffusers().CMStochasticIterativeScheduler(
-        sigma_min=getattr(family, "sigma_min", NO_BOUNDARY),
+        sigma_min=family.sigma_min if isinstance(family, Boundary) else NO_BOUNDARY,
         sigma_max=denoiser.sigma_max,
         sigma_data=family.sigma_data,
         clip_denoised=False,
     )
 
 
-def ddim_scheduler(denoiser: Denoiser) -> tuple[Any, float]:
+def make_ddim_scheduler(denoiser: Denoiser) -> tuple[Any, float]:
     """Return a scheduler whose only step is ours, and the factor that the network's output then still needs.
 
     DDIM's image is z / sqrt(a) - sqrt(1 / a - 1) network for the noise, and sqrt(a) z - sqrt(1 - a) network for the
     velocity, where a is what is left of the signal. Ours is identity * z + output * network.
     """
     family: Any = denoiser.preconditioning
-    ours = numbers(denoiser)
-    velocity = isinstance(family, Velocity)
+    ours, velocity = compute_step(denoiser), isinstance(family, Velocity)
     remains = ours["identity"] ** (2 if velocity else -2)
     signal = 1 / (1 + family.levels.square())
     earlier = signal[: round(ours["time"])]
-    betas = (
-        (1 - earlier / torch.cat([torch.ones(1, dtype=torch.float64), earlier[:-1]])).float()
-        if len(earlier)
-        else earlier
-    )
-    before = (1 - betas.float()).cumprod(0)[-1].double().item() if len(earlier) else 1.0  # as diffusers multiplies them
+    betas = (1 - earlier / torch.cat([torch.ones(1, dtype=torch.float64), earlier])[:-1]).float()
+    before = (1 - betas).cumprod(0)[-1].double().item() if len(betas) else 1.0  # as diffusers multiplies them
     scheduler = import_diffusers().DDIMScheduler(
         num_train_timesteps=len(earlier) + 1,
         trained_betas=[*betas.tolist(), 1 - remains / before],
@@ -175,64 +172,50 @@ def rescale(first: Any, last: Any, scale: float, factor: float) -> None:
         parameter.mul_(factor)
 
 
-def unet_of(denoiser: Denoiser) -> Any:
+def copy_unet(denoiser: Denoiser) -> Any:
     """Return a stock copy of the UNet2DModel within a denoiser."""
-    within: Any = denoiser.backbone
-    unet = import_diffusers().UNet2DModel(
-        **{name: value for name, value in within.unet.config.items() if name[0] != "_"}
-    )
-    unet.load_state_dict(within.unet.state_dict(), strict=True)
+    within: Any = denoiser.backbone.unet
+    unet = import_diffusers().UNet2DModel(**{name: value for name, value in within.config.items() if name[0] != "_"})
+    unet.load_state_dict(within.state_dict(), strict=True)
     return unet
 
 
 class Stock(NamedTuple):
-    """Denoisers for which diffusers has a pipeline."""
+    """Denoisers for which diffusers has a pipeline, unless there is an obstacle."""
 
     backbone: type[nn.Module]
-    formulas: tuple[type, ...]
-    obstacle: Callable[[Denoiser], str | None]
-    parts: Callable[[Denoiser], Parts]
+    families: tuple[type, ...]
+    find_obstacle: Callable[[Any], str | None]
+    make_parts: Callable[[Denoiser], Parts]
 
 
-def widens_otherwise(denoiser: Denoiser) -> str | None:
-    """Return why a DiTTransformer2DModel does not do: its blocks widen four times."""
-    config: Any = denoiser.backbone.config
-    return None if config["mlp_multiplier"] == 4 else "diffusers has DiTs with an mlp_multiplier of 4 only"
+def find_obstacle_to_consistency(denoiser: Any) -> str | None:
+    """Return why a consistency pipeline does not do."""
+    same = denoiser.preconditioning.time_scale == CONSISTENCY_TIME
+    return None if same else "it takes the time in another unit than consistency models"
 
 
-def too_narrow(denoiser: Denoiser) -> str | None:
-    """Return why a UNet2DModel does not do for an ADM network."""
-    network: Any = denoiser.backbone
-    return adm.obstacle(network)
-
-
-def needs_no_classes(denoiser: Denoiser) -> str | None:
+def find_obstacle_to_ddim(denoiser: Any) -> str | None:
     """Return why a DDIM pipeline does not do: it passes no labels on."""
     return "diffusers' DDIMPipeline takes no classes" if denoiser.num_classes else None
 
 
-def told_as_stock(denoiser: Denoiser) -> str | None:
-    """Return why a consistency pipeline does not do: its network is told another time."""
-    same = getattr(denoiser.preconditioning, "time_scale", None) == CONSISTENCY_TIME
-    return None if same else "it is told another time than consistency models"
+def find_obstacle_to_dit(denoiser: Any) -> str | None:
+    """Return why a DiTTransformer2DModel does not do: its blocks widen four times."""
+    multiplier = denoiser.backbone.config["mlp_multiplier"]
+    return None if multiplier == 4 else "diffusers has DiTs with an mlp_multiplier of 4 only"
 
 
-ONE_TIME = "the time of its one step is part of the weights: num_inference_steps=1 only"
-ONE_STEP = (
-    "for float32, as its errors are multiplied by sigma; its schedule ends at its one step: num_inference_steps=1"
-)
 STOCK = (
-    Stock(backbones.DhariwalUNet, (EDM, Boundary), too_narrow, adm_parts),
-    Stock(backbones.DiffusersUNet, (Boundary,), told_as_stock, consistency_parts),
-    Stock(backbones.DiffusersUNet, (Epsilon, Velocity), needs_no_classes, ddim_parts),
-    Stock(backbones.DiT, (Epsilon, Velocity), widens_otherwise, transformer_parts),
+    Stock(backbones.DhariwalUNet, (EDM, Boundary), lambda d: adm.find_obstacle(d.backbone), make_adm_parts),
+    Stock(backbones.DiffusersUNet, (Boundary,), find_obstacle_to_consistency, make_consistency_parts),
+    Stock(backbones.DiffusersUNet, (Epsilon, Velocity), find_obstacle_to_ddim, make_ddim_parts),
+    Stock(backbones.DiT, (Epsilon, Velocity), find_obstacle_to_dit, make_dit_parts),
 )
 
 
-def check(denoiser: Denoiser, parts: Parts, path: Path) -> float:
+def check(denoiser: Denoiser, parts: Parts, folder: Path) -> float:
     """Return the largest difference between the denoiser's images and those of the network in a folder."""
-    latent = parts.pipeline == "DiTPipeline"
-    folder = path / ("transformer" if latent else "unet")
     network = type(parts.network).from_pretrained(folder, local_files_only=True)
 
     def run(noise: Tensor, label: Tensor | None) -> Tensor:
@@ -241,8 +224,8 @@ def check(denoiser: Denoiser, parts: Parts, path: Path) -> float:
         time = scheduler.timesteps[0]
         x = noise * scheduler.init_noise_sigma
         given: dict[str, Any] = {} if label is None else {"class_labels": label}
-        times = time.expand(len(x)) if latent else time
+        times = time.expand(len(x)) if parts.pipeline == "DiTPipeline" else time
         predicted = network(scheduler.scale_model_input(x, time), timestep=times, **given).sample
         return scheduler.step(predicted, time, x).prev_sample
 
-    return difference(denoiser, run)
+    return compare(denoiser, run)

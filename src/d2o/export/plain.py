@@ -3,36 +3,33 @@
 import json
 from pathlib import Path
 
-from d2o.checkpoints import delta, native
+from d2o.checkpoints import delta, load, native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic
 
-from .one_step import difference, numbers, one_step, rounded
+from .one_step import cast, compare, compute_step, sample_one_step
 from .options import Options
 
 
 def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
     """Write a safetensors file, load it again, and return how far its images are from the denoiser's, and notes."""
-    spec = native.describe(denoiser)
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
-    native.write(path, rounded(tensors, options.dtype), spec)
-    again = native.load(path)
-    error = difference(denoiser, lambda noise, label: one_step(again, noise, label))
+    native.write(path, cast(dict(denoiser.state_dict()), options.dtype), native.describe(denoiser))
+    again = load(path)
+    error = compare(denoiser, lambda noise, label: sample_one_step(again, noise, label))
     return error, ("loads with d2o.load; its JSON stands in its metadata under `d2o`",)
 
 
 def write_delta(denoiser: Denoiser, path: Path, options: Options, base: Denoiser) -> tuple[float, tuple[str, ...]]:
-    """Write a safetensors file of what moved since `base`, load it upon the base, and return the error and notes."""
-    spec = native.describe(denoiser) | {"content": delta.CONTENT}
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
-    moved, spec["base"] = delta.moved(tensors, base)
-    native.write(path, rounded(moved, options.dtype), spec)
-    again = native.load(path, base=base)
-    error = difference(denoiser, lambda noise, label: one_step(again, noise, label))
-    whole = sum(tensor.nbytes for tensor in tensors.values())
-    size = max(sum(tensor.nbytes for tensor in rounded(moved, options.dtype).values()), 1)
+    """Write the difference to `base`, load it upon the base, and return the error of its images, and notes."""
+    tensors, about_base = delta.diff(denoiser, base)
+    tensors = cast(tensors, options.dtype)
+    native.write(path, tensors, native.describe(denoiser) | about_base)
+    again = load(path, base=base)
+    error = compare(denoiser, lambda noise, label: sample_one_step(again, noise, label))
+    state = denoiser.state_dict()
+    whole, size = (sum(tensor.nbytes for tensor in part.values()) for part in (state, tensors))
     return error, (
-        f"{len(moved)} of {len(tensors)} tensors moved: {size / 1e6:.2f} MB, {whole / size:.1f} times smaller than all",
+        f"{len(tensors)} of {len(state)} tensors differ: {size / 1e6:.2f} of {whole / 1e6:.2f} MB",
         "loads with d2o.load(path, base=...) or --base, upon the model that the run started from",
     )
 
@@ -40,7 +37,7 @@ def write_delta(denoiser: Denoiser, path: Path, options: Options, base: Denoiser
 def write_description(denoiser: Denoiser, path: Path) -> Path:
     """Write what is needed to run the weights elsewhere as a JSON file beside `path`: network, formula, one step."""
     beside = path.with_suffix(".json")
-    record = native.describe(denoiser) | {"one_step": {"sigma": denoiser.sigma_max, **numbers(denoiser)}}
+    record = native.describe(denoiser) | {"one_step": {"sigma": denoiser.sigma_max, **compute_step(denoiser)}}
     with atomic(beside) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
     return beside

@@ -262,7 +262,7 @@ def test_a_failing_encoder_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(_: np.ndarray) -> bytes:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "_png", fail)
+    monkeypatch.setattr(files, "encode_image", fail)
     with pytest.raises(OSError, match="disk is full"):
         write_images(target, [pixels()])
     assert target.read_bytes() == before and list(tmp_path.iterdir()) == [Path(target)]

@@ -155,7 +155,7 @@ def test_parquet_errors(tmp_path):
     good = make_parquet(tmp_path / "c.parquet", {"image": [encode(PIXELS[0])]})
     refused(good, "no labels named 'kind'", "image", labels="kind")
     (tmp_path / "d.parquet").write_bytes(good.read_bytes()[:-20])
-    refused(tmp_path / "d.parquet", "damaged")
+    refused(tmp_path / "d.parquet", "cannot be read")
     refused(tmp_path / "none-*.parquet", "no images at")
     for split in ("test", "train"):
         make_parquet(tmp_path / "mix" / f"{split}-00000-of-00001.parquet", {"image": [encode(PIXELS[0])]})
@@ -186,7 +186,7 @@ def test_empty_things(tmp_path):
 def test_truncated_zip(tmp_path):
     path = make_zip(tmp_path / "a.zip", named(PIXELS))
     path.write_bytes(path.read_bytes()[:-30])
-    refused(path, "truncated or damaged zip")
+    refused(path, "cannot be read")
 
 
 def test_git_lfs_pointers(tmp_path):

@@ -108,21 +108,6 @@ def test_impossible_batches_are_refused_at_once(numbered, wrong):
         numbered.batches(**wrong)
 
 
-def test_stream_goes_through_once(numbered):
-    batches = list(numbered.stream(5))
-    assert [len(batch) for batch in batches] == [5, 5, 3] and batches[0].dtype == np.uint8
-    assert np.concatenate(batches)[:, 0, 0, 0].tolist() == list(range(13))
-    limited = np.concatenate(list(numbered.stream(4, limit=6)))[:, 0, 0, 0]
-    assert limited.tolist() == list(range(6))
-
-
-def test_stream_draws_a_seeded_part(numbered):
-    parts = [np.concatenate(list(numbered.stream(size, limit=6, seed=3)))[:, 0, 0, 0].tolist() for size in (1, 4, 99)]
-    assert parts[0] == parts[1] == parts[2] and len(set(parts[0])) == 6 and parts[0] != list(range(6))
-    other = np.concatenate(list(numbered.stream(6, limit=6, seed=4)))[:, 0, 0, 0].tolist()
-    assert other != parts[0]
-
-
 def test_subsets_and_splits(numbered):
     part = numbered.subset([12, 3, 5])
     assert part.pixels([0, 1, 2])[:, 0, 0, 0].tolist() == [12, 3, 5] and part.num_classes == 3

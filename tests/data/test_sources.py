@@ -173,9 +173,9 @@ def test_missing_path_names_what_is_near(tmp_path):
 
 def test_empty_things(tmp_path):
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "holds no images")
-    refused(make_zip(tmp_path / "empty.zip", {}), "holds no images")
-    refused(make_zip(tmp_path / "text.zip", {"a.txt": b"a"}), "holds no images")
+    refused(tmp_path / "empty", "contains no images")
+    refused(make_zip(tmp_path / "empty.zip", {}), "contains no images")
+    refused(make_zip(tmp_path / "text.zip", {"a.txt": b"a"}), "contains no images")
     np.savez(tmp_path / "empty.npz", images=np.zeros((0, 8, 8, 3), np.uint8))
     refused(tmp_path / "empty.npz", "(0, 8, 8, 3)")
     refused(make_parquet(tmp_path / "empty.parquet", {"image": np.array([], "S1")}), "no rows")

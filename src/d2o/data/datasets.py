@@ -25,7 +25,7 @@ MOST_CLASSES = 1 << 20  # a larger label is not a class number
 class Batch(NamedTuple):
     """A batch of the stream: images [n, C, H, W] in [-1, 1], classes [n] or None, and places in the stream [n].
 
-    `index` counts the images of the whole stream from 0, so that random numbers can be a function of (seed, index).
+    `index` counts the images of the stream from 0: random numbers are a function of (seed, index).
     """
 
     x0: Tensor
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
 
 class Numbered(Batch):
-    """A batch that also tells each image's `number` [n] in the data set, so that what is known of it is remembered."""
+    """A batch with each image's `number` [n] in the data set, by which its frozen features are cached."""
 
     number: Tensor
 
@@ -50,7 +50,7 @@ class Cache:
         self.known = np.zeros(fitting, bool)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Return uint8 [n, H, W, C], decoding what is not known yet; threads may share it."""
+        """Return uint8 [n, H, W, C], decoding what is not cached yet; threads may share it."""
         cached = indices < len(self.known)
         for index in np.unique(indices[cached]):
             if not self.known[index]:
@@ -86,8 +86,7 @@ class Images:
     def fingerprint(self) -> str:
         """The SHA-256 of count, shape, all labels, and the prepared pixels of 64 images from the first to the last.
 
-        Neither name nor container is in it: the same images elsewhere are the same data. Of more than 64 images it is
-        cheap and no proof: what lies between is not looked at.
+        It does not depend on names and container. Of more than 64 images it is cheap, and no proof of equality.
         """
         found = hashlib.sha256(repr((len(self), *map(int, self.shape), self.labels is None)).encode())
         if self.labels is not None:
@@ -131,15 +130,8 @@ class Images:
             yield batch
             start += step
 
-    def stream(self, batch_size: int, limit: int | None = None, seed: int | None = None) -> Iterator[np.ndarray]:
-        """Yield uint8 batches [n, H, W, C], each image once, in order or shuffled by `seed`; at most `limit` images."""
-        order = np.arange(len(self)) if seed is None else permute(len(self), seed)
-        order = order[:limit]
-        for start in range(0, len(order), batch_size):
-            yield self.pixels(order[start : start + batch_size])
-
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Images":
-        """Return the images at `indices` as a data set of its own, which shares the decoded images with this one."""
+        """Return the images at `indices` as a data set of its own, which shares the cache with this one."""
         indices = np.asarray(indices, np.int64)
         if not len(indices) or indices.min() < 0 or indices.max() >= len(self):
             raise ValueError(f"A subset of {self.name} needs at least one index, all from 0 to {len(self) - 1}.")

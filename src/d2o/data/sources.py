@@ -91,9 +91,9 @@ def read_npz(path: Path, arrays: Sequence[str], labels: str) -> Source:
     if key is None:
         raise ValueError(f"{path} has no array {' or '.join(ARRAY_NAMES)}, only {', '.join(arrays)}; name it `images`.")
     column = choose_labels(path, labels, arrays)
-    with name_damage(path, "save plain uint8 arrays with numpy.savez", ValueError):
-        with np.load(path, allow_pickle=False) as file:
-            pixels, found = file[key], file[column] if column else None
+    remedy = "save plain uint8 arrays with numpy.savez"
+    with name_damage(path, remedy, ValueError), np.load(path, allow_pickle=False) as file:
+        pixels, found = file[key], file[column] if column else None
     if pixels.dtype != np.uint8:
         raise ValueError(f"{path}: `{key}` has the type {pixels.dtype}; save the pixels as uint8 from 0 to 255.")
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels

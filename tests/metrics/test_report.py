@@ -49,7 +49,7 @@ def test_rows_are_aligned_and_complete() -> None:
 def test_unknown_numbers_leave_no_empty_columns() -> None:
     moments_only = Distances(None, 5000, 3.0)
     bare = replace(ROW, distances=moments_only, floor=None, diversity=Diversity(), reference_diversity=Diversity())
-    assert report([bare]).splitlines()[2].split() == ["N", "Frechet", "distance"]
+    assert report([bare]).splitlines()[2].split() == ["Frechet", "distance"]
     assert "N = unknown against 5,000 of digits" in report([bare])
 
 

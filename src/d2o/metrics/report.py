@@ -1,15 +1,28 @@
 """Evaluations as a plain-text table that says how its numbers are to be read."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from .distances import Distances
-from .diversity import Diversity
 from .evaluation import Evaluation
-from .pairs import Pairs
 from .spaces import frechet_name, title
 
 WIDTH = 100
+DISTANCES = (
+    ("N", "images", ","),
+    ("KID", "kid", ".4f"),
+    ("+- sd", "kid_deviation", ".4f"),
+    ("Frechet distance", "frechet", ".4g"),
+    ("precision", "precision", ".3f"),
+    ("recall", "recall", ".3f"),
+)
+DIVERSITY = (
+    ("pixel sd", "pixel_deviation", ".3f"),
+    ("within", "pixel_deviation_within", ".3f"),
+    ("feature dist.", "feature_distance", ".4g"),
+    ("within", "feature_distance_within", ".4g"),
+)
+"""Columns: heading, field of the record, format."""
 
 
 def report(evaluations: Sequence[Evaluation]) -> str:
@@ -21,30 +34,29 @@ def report(evaluations: Sequence[Evaluation]) -> str:
 
 
 def describe(group: Sequence[Evaluation]) -> str:
+    """Return the table of evaluations against one reference."""
     first, frechet = group[0], frechet_name(group[0].space)
-    header = ("", "N", "KID", "+- sd", frechet, "precision", "recall", "pixel sd", "within", "feature dist.", "within")
-    rows = [header, *((one.name, *format_distances(one.distances), *format_diversity(one.diversity)) for one in group)]
-    if first.floor is not None:
-        rows.append(("floor: reference v itself", *format_distances(first.floor), *format_diversity(Diversity())))
-    rows.append(("reference", *[""] * 6, *format_diversity(first.reference_diversity)))
+    header = ["", *(frechet if field == "frechet" else heading for heading, field, _ in DISTANCES + DIVERSITY)]
+    rows: list[tuple[str, Any, Any]] = [(one.name, one.distances, one.diversity) for one in group]
+    rows += [("floor: reference v itself", first.floor, None)] if first.floor else []
+    rows += [("reference", None, first.reference_diversity)]
+    cells = [[name, *format_cells(near, DISTANCES), *format_cells(wide, DIVERSITY)] for name, near, wide in rows]
     sentences = [
         *explain(first, frechet),
-        *(describe_pairs(one, one.pairs) for one in group if one.pairs is not None),
+        *(describe_pairs(one) for one in group if one.pairs is not None),
         *dict.fromkeys(f"Warning: {warning}" for one in group for warning in one.warnings),
     ]
     lines = [line for text in sentences for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
-    return "\n".join([describe_title(group), "", *align(rows), "", *lines])
+    return "\n".join([describe_title(first, group), "", *align([header, *cells]), "", *lines])
 
 
-def describe_title(group: Sequence[Evaluation]) -> str:
-    first, floor = group[0], group[0].floor
-    counts = dict.fromkeys(format_count(one.distances.images) for one in group)
-    reference = f"{format_count(first.distances.reference_images)} of {first.reference}"
-    end = f"reference-v-reference floor {floor.frechet:.4g} (N = {format_count(floor.images)})" if floor else ""
-    return (
-        f"{frechet_name(first.space)} in {title(first.space)}; N = {' and '.join(counts)} against {reference}; "
-        f"{end or 'no reference-v-reference floor'}"
-    )
+def describe_title(first: Evaluation, group: Sequence[Evaluation]) -> str:
+    counts = " and ".join(dict.fromkeys(format_number(one.distances.images, ",", "unknown") for one in group))
+    reference = f"{format_number(first.distances.reference_images, ',', 'unknown')} of {first.reference}"
+    floor = "no reference-v-reference floor"
+    if first.floor is not None:
+        floor = f"reference-v-reference floor {first.floor.frechet:.4g} (N = {first.floor.images:,})"
+    return f"{frechet_name(first.space)} in {title(first.space)}; N = {counts} against {reference}; {floor}"
 
 
 def explain(evaluation: Evaluation, frechet: str) -> list[str]:
@@ -53,16 +65,16 @@ def explain(evaluation: Evaluation, frechet: str) -> list[str]:
         "below) for equal distributions; its sd is over random subsets. Pixel sd and feature dist. say how "
         "much the images vary, also within classes where they are known: a collapse shows there and in recall first."
     ]
-    scores, floor = evaluation.distances, evaluation.floor
-    if floor is not None and floor.images != scores.images:
-        count = format_count(floor.images)
-        lines.append(f"The floor's N is {count}, as the reference has too few images for two sets of N.")
+    floor = evaluation.floor
+    if floor is not None and floor.images != evaluation.distances.images:
+        lines.append(f"The floor's N is {floor.images:,}, as the reference has too few images for two sets of N.")
     return lines
 
 
-def describe_pairs(evaluation: Evaluation, pairs: Pairs) -> str:
-    within = (evaluation.diversity.feature_distance_within, evaluation.reference_diversity.feature_distance_within)
-    classes = within != (None, None) or pairs.unpaired_pixels is None
+def describe_pairs(evaluation: Evaluation) -> str:
+    pairs, diversities = evaluation.pairs, (evaluation.diversity, evaluation.reference_diversity)
+    assert pairs is not None
+    classes = pairs.unpaired_pixels is None or any(one.feature_distance_within is not None for one in diversities)
     others = "different seeds of a class" if classes else "different seeds"
     return (
         f"Same seeds, {evaluation.name} and {evaluation.reference}: pixels {pairs.pixels:.4g} apart ({others} "
@@ -71,23 +83,12 @@ def describe_pairs(evaluation: Evaluation, pairs: Pairs) -> str:
     )
 
 
-def format_distances(scores: Distances) -> tuple[str, ...]:
-    numbers = (scores.kid, scores.kid_deviation, scores.frechet, scores.precision, scores.recall)
-    return (format_count(scores.images), *map(format_number, numbers, (".4f", ".4f", ".4g", ".3f", ".3f")))
+def format_cells(record: Any, columns: Sequence[tuple[str, str, str]]) -> list[str]:
+    return ["" if record is None else format_number(getattr(record, field), form) for _, field, form in columns]
 
 
-def format_diversity(diversity: Diversity) -> Iterable[str]:
-    pixels = (diversity.pixel_deviation, diversity.pixel_deviation_within)
-    features = (diversity.feature_distance, diversity.feature_distance_within)
-    return map(format_number, (*pixels, *features), (".3f", ".3f", ".4g", ".4g"))
-
-
-def format_number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def format_count(count: int | None) -> str:
-    return "unknown" if count is None else f"{count:,}"
+def format_number(value: float | None, form: str, none: str = "-") -> str:
+    return none if value is None else format(value, form)
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -50,7 +50,9 @@ def open_source(
         case Features():
             return from_statistics(source, name or "stored statistics")
         case Denoiser():
-            return generate_images(source, seeds, name or "generator", steps, guidance, batch_size)
+            return generate_images(
+                source, seeds, steps=steps, guidance=guidance, batch_size=batch_size, name=name or "generator"
+            )
         case _:
             return choose_images(source, images, name or "images", batch_size)
 
@@ -84,10 +86,11 @@ def choose_images(source: Images | np.ndarray, images: int, name: str, batch_siz
 def generate_images(
     denoiser: Denoiser,
     seeds: Sequence[int],
-    name: str = "generator",
+    *,
     steps: int = 1,
     guidance: float = 1.0,
     batch_size: int = 64,
+    name: str = "generator",
 ) -> Stream:
     """Return a stream of one image per seed; a conditional generator makes class `seed modulo num_classes`."""
     check_pixels(denoiser)
@@ -114,3 +117,10 @@ def generate_images(
 
     stream = Stream(name, len(seeds), denoiser.pixel_shape, generate_batches(), seeds=tuple(seeds))
     return replace(stream, labels=None if labels is None else labels.numpy(), judged_by=denoiser.judged_by)
+
+
+generated = generate_images  # until its users say `generate_images` and `denoiser.judged_by`
+
+
+def discriminator_networks(provenance):
+    return tuple(provenance.get("recipe", {}).get("discriminator", {}).get("networks", ()))

@@ -45,7 +45,7 @@ def features_of(values: np.ndarray, space: str) -> Features:
 
 def accumulate(batches: Iterable[np.ndarray], space: str) -> Features:
     """Return the moments of a stream of feature batches [n,D], whose values are not kept."""
-    count, origin, total, scatter = 0, 0.0, 0.0, 0.0
+    count, (origin, total, scatter) = 0, np.zeros((3, 1))
     for batch in batches:
         values = np.asarray(batch, np.float64)
         if not np.isfinite(values).all():

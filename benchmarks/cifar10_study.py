@@ -148,7 +148,7 @@ def fixed_rows(study: Study) -> None:
     drawn = {f"teacher-{steps}": study.taught(steps) for steps in TEACHER_STEPS} | {"untuned": study.taught(1)}
     examiner = study.examiner()
     run_file = study.teacher_place / "checkpoint.safetensors"
-    seconds = native.header(run_file)["seconds"] if run_file.exists() else 0.0
+    seconds = native.read_header(run_file)["seconds"] if run_file.exists() else 0.0
     command = f"python benchmarks/cifar10_study.py --data {study.data}"
     made = {"real": examiner.real, "blurred": examiner.blurred(), **drawn}
     for name, pixels in made.items():

@@ -1,4 +1,11 @@
-"""What can be wrong with a checkpoint: each error says what the file holds and what to do."""
+"""What can be wrong with a checkpoint: each error says what the file contains and what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LONGEST = 300
+"""Characters that are quoted of what is wrong with a description: a hostile one may be endless."""
 
 
 def printable(text: str) -> str:
@@ -27,3 +34,16 @@ class MismatchError(CheckpointError):
 
 class UnsafeCheckpointError(CheckpointError):
     """The file asks for something that weights never need; nothing of it was run and nothing was loaded."""
+
+
+@contextmanager
+def name_file(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a description of a network into an UnsupportedCheckpointError that names its file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
+        reason = reason if len(reason) <= LONGEST else reason[:LONGEST] + "..."
+        raise UnsupportedCheckpointError(f"{path} cannot be used: {reason}.") from error

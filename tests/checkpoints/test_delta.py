@@ -51,18 +51,18 @@ def test_upon_its_base_it_is_the_student_bit_for_bit(pair, as_path):
 def test_mistakes_are_named(pair, tiny_denoiser):
     teacher, _, folder = pair
     delta = folder / "delta.safetensors"
-    with pytest.raises(CheckpointError, match=r"only what a fine-tuning moved.*--base"):
+    with pytest.raises(CheckpointError, match="--base"):
         d2o.load(delta)
-    with pytest.raises(CheckpointError, match=r"belongs to another base.*started from"):
+    with pytest.raises(CheckpointError, match="another base"):
         d2o.load(delta, base=tiny_denoiser(seed=1))
-    with pytest.raises(CheckpointError, match="is complete and needs no base"):
+    with pytest.raises(CheckpointError, match=r"teacher\.safetensors.*base"):
         d2o.load(folder / "teacher.safetensors", base=teacher)
-    spec = native.header(delta)
+    spec = native.read_header(delta)
     save_file(load_file(delta), delta, {native.SPEC: json.dumps({**spec, "base": 3})})
-    with pytest.raises(CheckpointError, match="what it is a difference to"):
+    with pytest.raises(CheckpointError, match=r"delta\.safetensors"):
         d2o.load(delta, base=teacher)
     save_file({"foreign": torch.ones(2)}, delta, {native.SPEC: json.dumps(spec)})
-    with pytest.raises(CheckpointError, match="foreign is not part"):
+    with pytest.raises(CheckpointError, match="foreign"):
         d2o.load(delta, base=teacher)
 
 
@@ -78,7 +78,7 @@ def test_a_student_that_grew_keeps_what_its_base_has_not(tiny_denoiser, tmp_path
 def test_inspecting_needs_no_base(pair):
     _, _, folder = pair
     found = d2o.checkpoints.inspect(folder / "delta.safetensors")
-    assert "moved" in found.kind and "moved" not in d2o.checkpoints.inspect(folder / "teacher.safetensors").kind
+    assert "difference" in found.kind and "moved" not in d2o.checkpoints.inspect(folder / "teacher.safetensors").kind
     assert found.parameters == sum(p.numel() for p in pair[0].parameters())
 
 

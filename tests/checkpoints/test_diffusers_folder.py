@@ -106,7 +106,7 @@ def test_a_loaded_folder_is_saved_and_frozen_like_any_denoiser(tmp_path, folder)
 
 
 def test_without_tensors_it_is_described(folder):
-    ghost = diffusers_folder.load(folder, ghosts=True)
+    ghost = diffusers_folder.load(folder, meta=True)
     assert {tensor.device.type for tensor in ghost.state_dict().values()} == {"meta"}
     assert {n: t.shape for n, t in ghost.state_dict().items()} == {
         n: t.shape for n, t in d2o.load(folder).state_dict().items()
@@ -168,7 +168,7 @@ def test_a_consistency_model_is_told_its_own_time(tmp_path):
     scheduler = diffusers.CMStochasticIterativeScheduler()
     diffusers.ConsistencyModelPipeline(make_unet(), scheduler).save_pretrained(tmp_path / "model")
     denoiser = d2o.load(tmp_path / "model")
-    assert denoiser.preconditioning == Boundary(time_scale=250.0)
+    assert denoiser.preconditioning == Boundary(time_scale=250.0) and denoiser.one_step
 
 
 def test_a_transformer_becomes_a_latent_denoiser(tmp_path):
@@ -185,13 +185,13 @@ def test_a_transformer_becomes_a_latent_denoiser(tmp_path):
         wanted = network(x, times, label).sample[:, :4]
         torch.testing.assert_close(denoiser.backbone(x, times.float(), label), wanted, rtol=1e-4, atol=1e-5)
     assert denoiser.image_shape == (4, 8, 8) and denoiser.num_classes == 5
-    ghost = diffusers_folder.load(tmp_path, ghosts=True)
+    ghost = diffusers_folder.load(tmp_path, meta=True)
     assert ghost.num_classes == 5 and all(tensor.is_meta for tensor in ghost.state_dict().values())
     config = tmp_path / "transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_layers": 3}))
-    for ghosts in (False, True):  # without numbers the same is checked
+    for meta in (False, True):  # without numbers the same is checked
         with pytest.raises(MismatchError, match=r"blocks\.2\."):
-            diffusers_folder.load(tmp_path, ghosts=ghosts)
+            diffusers_folder.load(tmp_path, meta=meta)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_transformer_becomes_a_latent_denoiser(tmp_path):
 )
 def test_an_index_cannot_lead_out_of_its_folder(folder, name):
     split(folder / "unet", second=name)
-    with pytest.raises(UnsafeCheckpointError, match="outside of its own folder"):
+    with pytest.raises(UnsafeCheckpointError, match="index.json"):
         d2o.load(folder)
 
 
@@ -229,9 +229,9 @@ def test_a_torch_file_is_read_as_data(folder, tmp_path):
 
 
 HOSTILE = {
-    "unknown key": ({"dropouts": 0.1}, UnsupportedCheckpointError, "no setting 'dropouts'"),
-    "huge": ({"block_out_channels": [8, 10**9]}, UnsupportedCheckpointError, "block_out_channels must be"),
-    "endless": ({"layers_per_block": 10**7}, UnsupportedCheckpointError, "layers_per_block must be"),
+    "unknown key": ({"dropouts": 0.1}, UnsupportedCheckpointError, "dropouts"),
+    "huge": ({"block_out_channels": [8, 10**9]}, UnsupportedCheckpointError, "block_out_channels"),
+    "endless": ({"layers_per_block": 10**7}, UnsupportedCheckpointError, "layers_per_block"),
     "words": ({"sample_size": "8"}, UnsupportedCheckpointError, "sample_size"),
     "oblong": ({"sample_size": [8, 16]}, UnsupportedCheckpointError, "sample_size"),
     "other class": ({"_class_name": "UNet2DConditionModel"}, UnsupportedCheckpointError, "UNet2DConditionModel"),
@@ -239,7 +239,7 @@ HOSTILE = {
     "score_sde": ({"time_embedding_type": "fourier"}, UnsupportedCheckpointError, "time_embedding_type"),
     "outputs": ({"out_channels": 4}, UnsupportedCheckpointError, "output channels"),
     "classes": ({"num_class_embeds": -1}, UnsupportedCheckpointError, "num_classes"),
-    "shapes": ({"block_out_channels": [8, 32]}, MismatchError, "has shape"),
+    "shapes": ({"block_out_channels": [8, 32]}, MismatchError, "shape"),
 }
 
 
@@ -252,13 +252,13 @@ def test_a_config_that_is_not_understood_is_refused(folder, values, kind, senten
 
 SCHEDULERS = {
     "class": ({"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler"),
-    "prediction": ({"prediction_type": "sample"}, "predicts 'sample'"),
+    "prediction": ({"prediction_type": "sample"}, "'sample'"),
     "schedule": ({"beta_schedule": "exec"}, "schedule"),
     "steps": ({"num_train_timesteps": 10**12}, "steps"),
     "beta": ({"beta_end": 7.5}, "between 0 and 1"),
     "betas": ({"trained_betas": "many"}, "betas"),
-    "number": ({"trained_betas": 5}, "cannot be used"),
-    "no signal": ({"rescale_betas_zero_snr": True}, "without any signal"),
+    "number": ({"trained_betas": 5}, "unet"),
+    "no signal": ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
 }
 
 
@@ -270,23 +270,23 @@ def test_a_scheduler_that_is_not_understood_is_refused(folder, values, sentence)
 
 
 def test_damaged_folders_are_refused(folder, tmp_path):
-    with pytest.raises(CheckpointError, match="without model files"):
+    with pytest.raises(CheckpointError, match="diffusers folder"):
         d2o.load(tmp_path)
     (folder / "unet" / WEIGHTS).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(MalformedCheckpointError, match="not a readable safetensors"):
+    with pytest.raises(MalformedCheckpointError, match=WEIGHTS):
         d2o.load(folder)
     (folder / "unet" / WEIGHTS).unlink()
-    with pytest.raises(MalformedCheckpointError, match="has no weights"):
+    with pytest.raises(MalformedCheckpointError, match=WEIGHTS):
         d2o.load(folder)
     (folder / "unet" / f"{WEIGHTS}.index.json").write_text("[" * 100_000)
-    with pytest.raises(MalformedCheckpointError, match="not an index"):
+    with pytest.raises(MalformedCheckpointError, match="index.json"):
         d2o.load(folder)
     (folder / "unet" / "config.json").write_text("<html>")
-    with pytest.raises(MalformedCheckpointError, match="not a readable JSON"):
+    with pytest.raises(MalformedCheckpointError, match=r"config\.json"):
         d2o.load(folder)
     (folder / "unet" / "config.json").unlink()
-    with pytest.raises(MalformedCheckpointError, match=r"has no config\.json"):
+    with pytest.raises(MalformedCheckpointError, match=r"config\.json"):
         d2o.load(folder)
     (folder / "model_index.json").write_text("{}")
-    with pytest.raises(UnsupportedCheckpointError, match="without a unet"):
+    with pytest.raises(UnsupportedCheckpointError, match="unet"):
         d2o.load(folder)

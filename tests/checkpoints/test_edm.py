@@ -161,7 +161,7 @@ def test_d2o_files_hold_two_networks(tmp_path):
     assert_same_weights(d2o.load(path), ema)
     assert_same_weights(d2o.load(path, key="net"), net)
     assert d2o.load(path).provenance["class"] == "D2OPrecond"
-    with pytest.raises(UnsupportedCheckpointError, match=r"no network under 'other': name 'net' or 'ema'"):
+    with pytest.raises(UnsupportedCheckpointError, match="'other'.*'net'.*'ema'"):
         d2o.load(path, key="other")
 
 
@@ -198,7 +198,7 @@ def test_the_embedding_of_augmentations_may_be_left_out_and_nothing_else(tmp_pat
     denoiser = d2o.load(write(tmp_path, honest.edm_file(honest.network("EDMPrecond", made, without))))
     assert "map_augment.weight" not in denoiser.backbone.state_dict()
     del made.map_layer0
-    with pytest.raises(MismatchError, match=r"map_layer0\.weight is missing"):
+    with pytest.raises(MismatchError, match=r"map_layer0\.weight"):
         d2o.load(write(tmp_path, honest.edm_file(honest.network("EDMPrecond", made, NCSNPP))))
 
 
@@ -245,9 +245,9 @@ def test_missing_arguments_are_refused(tmp_path, settings):
 def test_other_networks_are_named(tmp_path):
     generator = honest.persistent("Generator", honest.module_state(nn.Module(), _init_args=(), _init_kwargs={}))
     content = {"G": generator, "D": generator, "G_ema": generator, "augment_pipe": None}
-    with pytest.raises(UnsupportedCheckpointError, match="class Generator is not a diffusion network"):
+    with pytest.raises(UnsupportedCheckpointError, match="Generator.*EDMPrecond"):
         d2o.load(write(tmp_path, pickled(content)))
-    with pytest.raises(UnsupportedCheckpointError, match="class Generator is not a diffusion network"):
+    with pytest.raises(UnsupportedCheckpointError, match="Generator.*EDMPrecond"):
         d2o.load(write(tmp_path, pickled({"ema": generator})))
     for content in ({}, {"ema": None}, {"ema": {"a": 1}}, [1], 3, None):
         with pytest.raises(UnsupportedCheckpointError, match="network"):
@@ -256,7 +256,7 @@ def test_other_networks_are_named(tmp_path):
 
 def test_an_unknown_source_is_a_warning_and_in_the_provenance(tmp_path):
     path = write(tmp_path, honest.edm_file(honest.network("EDMPrecond", network(SONG), SONG)))
-    with pytest.warns(UserWarning, match="source differs from the releases"):
+    with pytest.warns(UserWarning, match="network-snapshot.*source"):
         denoiser = d2o.load(path)
     assert denoiser.provenance["source"] == "unknown" and len(denoiser.provenance["source_sha256"]) == 64
     d2o.save(tmp_path / "ours.safetensors", denoiser)
@@ -287,11 +287,11 @@ def test_our_own_format_keeps_it_all(tmp_path):
 def test_cut_files(tmp_path, share):
     content = honest.edm_file(honest.network("EDMPrecond", network(SONG), SONG))
     path = write(tmp_path, content[: int(share * len(content))])
-    with pytest.raises(MalformedCheckpointError, match=r"cut short|is empty|damaged"):
+    with pytest.raises(MalformedCheckpointError, match="network-snapshot"):
         d2o.load(path)
 
 
 def test_a_second_pickle_after_the_end(tmp_path):
     content = honest.edm_file(honest.network("EDMPrecond", network(SONG), SONG))
-    with pytest.raises(CheckpointError, match="something follows"):
+    with pytest.raises(CheckpointError, match="network-snapshot"):
         d2o.load(write(tmp_path, content + content))

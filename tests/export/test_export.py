@@ -13,11 +13,11 @@ from torch import Tensor
 
 import d2o
 from d2o import backbones
-from d2o.checkpoints import CheckpointError, export
+from d2o.checkpoints import CheckpointError
 from d2o.cli.main import run
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, VP, Boundary, Epsilon, Velocity
-from d2o.export import FORMATS
+from d2o.export import FORMATS, export
 from d2o.export.one_step import OneStep, one_step
 
 from . import fresh
@@ -117,7 +117,7 @@ def own(tmp_path_factory) -> tuple[Path, dict[str, Tensor]]:
     folder = tmp_path_factory.mktemp("own")
     for name, denoiser in OWN.items():
         made = export(denoiser, folder / name, "diffusers")
-        assert made.error < 1e-4 and "import d2o.checkpoints.readers.diffusers_model" in made.notes[1]
+        assert made.error < 1e-4 and "import d2o.checkpoints.diffusers_model" in made.notes[1]
     return folder, in_a_fresh_process(folder, "own")
 
 
@@ -279,7 +279,7 @@ def test_the_command_prints_the_error(tmp_path, capsys):
     model, out = str(tmp_path / "model.safetensors"), str(tmp_path / "folder")
     assert run(["export", model, "--to", "diffusers", out]) == 0
     printed = capsys.readouterr().out
-    assert "largest difference" in printed and "import d2o.checkpoints.readers.diffusers_model" in printed
+    assert "largest difference" in printed and "import d2o.checkpoints.diffusers_model" in printed
     assert run(["export", model, "--to", "torch", str(tmp_path / "model.onnx")]) == 2
 
 

@@ -13,7 +13,7 @@ import torch
 
 import needs
 from conftest import make_denoiser
-from d2o.checkpoints import CheckpointError, export
+from d2o.checkpoints import CheckpointError
 from d2o.cli.main import run
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import generate

@@ -120,7 +120,7 @@ def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
     assert run(words) == 130
     assert "same command again continues" in capsys.readouterr().err
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    assert native.header(tmp_path / "stopped/checkpoint.safetensors")["images"] == 120
+    assert native.read_header(tmp_path / "stopped/checkpoint.safetensors")["images"] == 120
     if number == signal.SIGINT:
         monkeypatch.undo()
         assert run(words) == 0
@@ -298,7 +298,7 @@ def test_data_that_breaks_saves_the_run_first(tmp_path, teacher, tiny_data, monk
     monkeypatch.setattr(runs, "train", broken)
     assert run(words) == 2
     assert "img00000007.png" in capsys.readouterr().err
-    assert native.header(tmp_path / "run/checkpoint.safetensors")["images"] == 5 * BATCH
+    assert native.read_header(tmp_path / "run/checkpoint.safetensors")["images"] == 5 * BATCH
 
 
 def test_the_environment_is_that_of_one_thread():

@@ -60,7 +60,7 @@ class Models:
             denoiser = load(path, device=self.device)
         except CheckpointError as error:
             raise ValueError(str(error).replace(str(path), shown)) from error
-        denoiser.codec = None  # a folder that the file names is a folder of this machine
+        denoiser = denoiser.replace(codec=None)  # a folder that the file names is a folder of this machine
         if max(denoiser.image_shape) > LARGEST_SIDE:
             sides = " x ".join(map(str, denoiser.image_shape[1:]))
             raise ValueError(f"{shown} makes images of {sides} pixels; uploads may have {LARGEST_SIDE} a side.")
@@ -82,7 +82,7 @@ class Models:
         except ValueError:
             if self.codec is None:
                 raise
-            attach(denoiser, self.codec)
+            denoiser = attach(denoiser, self.codec)
         return denoiser
 
     def teacher_of(self, name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import gradio.themes as themes
 
-from d2o.checkpoints.one_call import notice
+from d2o.checkpoints.inspection import warn_about_one_step
 
 from .choice import Choice, Refresh, classes, told
 from .models import Models
@@ -128,7 +128,7 @@ def page(models: Models, runs: Path | None = None) -> gr.Blocks:
 
 def remark(models: Models, name: str) -> dict[str, Any]:
     """Return what the page says of a model under its name: that it was not made for one call, or nothing."""
-    sentence = notice(models.get(name))
+    sentence = warn_about_one_step(models.get(name))
     return {"value": sentence and f"<b>{escape(name)}</b>: {escape(sentence)}", "visible": sentence is not None}
 
 

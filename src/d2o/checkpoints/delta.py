@@ -1,4 +1,4 @@
-"""A fine-tuned model as what has moved: the tensors that are not its base's, and the hash of that base."""
+"""A fine-tuned model stored as a difference: the tensors that its base does not have, and a hash of that base."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,39 +12,23 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError
 
 CONTENT = "delta"
-"""The `content` of such a file's description; its `base` holds the base's hash."""
+"""The `content` of such a file's description; its `base` contains the base's hash."""
 
 
-def moved(tensors: Mapping[str, Tensor], base: Denoiser) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors that differ from the base's in any bit, and what a description says of the base."""
-    known = base.state_dict()
-    different = {name: tensor for name, tensor in tensors.items() if not same(tensor, known.get(name))}
-    return different, {"sha256": weights_sha256(base)}
+def diff(denoiser: Denoiser, base: Denoiser) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors that differ from the base's in any bit, and what a description says about the base."""
+    tensors, known = denoiser.state_dict(), base.state_dict()
+    different = {name: tensor for name, tensor in tensors.items() if not is_equal(tensor, known.get(name))}
+    return different, {"content": CONTENT, "base": {"sha256": weights_sha256(base)}}
 
 
-def same(tensor: Tensor, other: Tensor | None) -> bool:
-    """Return whether two tensors are equal in type, shape and every bit."""
-    if other is None or tensor.dtype != other.dtype or tensor.shape != other.shape:
-        return False
-    return torch.equal(as_bytes(tensor), as_bytes(other))
-
-
-def as_bytes(tensor: Tensor) -> Tensor:
-    """Return a tensor's bytes in the order of its elements: for them, not-a-number equals itself, and 0 is not -0."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-
-
-def weights_sha256(denoiser: Denoiser) -> str:
-    """Return a hash of all tensors with their names, types and shapes, whatever file they were read from."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(denoiser.state_dict().items()):
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        found.update(as_bytes(tensor).numpy().data)
-    return found.hexdigest()
-
-
-def completed(path: Path, tensors: Mapping[str, Tensor], spec: Mapping[str, Any], base: Denoiser) -> dict[str, Tensor]:
-    """Return a file's tensors with all others taken from the base; ValueError where it is not the file's own base."""
+def apply(path: Path, tensors: Mapping[str, Tensor], spec: Mapping[str, Any], base: Denoiser | None) -> dict[str, Any]:
+    """Return a file's tensors with all others copied from the base; an error where it is not the file's own base."""
+    if base is None:
+        raise CheckpointError(
+            f"{path} contains only the weights that fine-tuning changed: name the model that it started from as base "
+            f"(--base MODEL)."
+        )
     recorded = spec.get("base")
     wanted = recorded.get("sha256") if isinstance(recorded, dict) else None
     if not isinstance(wanted, str):
@@ -58,8 +42,22 @@ def completed(path: Path, tensors: Mapping[str, Tensor], spec: Mapping[str, Any]
     return {**{name: tensor.detach().clone() for name, tensor in base.state_dict().items()}, **tensors}
 
 
-def needed(path: Path) -> CheckpointError:
-    """Return the error for a difference without its base."""
-    return CheckpointError(
-        f"{path} holds only what a fine-tuning moved: name the model that it started from as base (--base MODEL)."
-    )
+def weights_sha256(denoiser: Denoiser) -> str:
+    """Return a hash of all tensors with their names, types and shapes, whatever file they were read from."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(denoiser.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(view_bytes(tensor).numpy().data)
+    return found.hexdigest()
+
+
+def is_equal(tensor: Tensor, other: Tensor | None) -> bool:
+    """Return whether two tensors are equal in type, shape and every bit."""
+    if other is None or tensor.dtype != other.dtype or tensor.shape != other.shape:
+        return False
+    return torch.equal(view_bytes(tensor), view_bytes(other))
+
+
+def view_bytes(tensor: Tensor) -> Tensor:
+    """Return a tensor's bytes in the order of its elements: for them, not-a-number equals itself, and 0 is not -0."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)

@@ -1,4 +1,4 @@
-"""Say what a checkpoint is without reading its weights: the same readers, given tensors without numbers."""
+"""Say what a checkpoint is without reading its weights, and what to tell the user of a many-step model."""
 
 import os
 from dataclasses import dataclass
@@ -6,23 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from d2o.diffusion.denoiser import Denoiser
+from d2o.files import sha256_of
 
-from . import delta, native
-from .formats import KEY, Request, file_sha256, located, read, recognise
+from .loading import KEY, Request, is_difference, read
 from .native import describe
+from .places import Place, locate
+from .readers import nvidia
 
 KINDS = {
-    "d2o": "d2o safetensors",
-    "edm": "safetensors with EDM's names",
+    "run": "d2o safetensors",
+    "safetensors": "d2o safetensors",
     "pickle": "NVIDIA pickle",
     "torch": "torch state dict",
     "diffusers": "diffusers folder",
 }
+BLURRED = (
+    "As far as its file tells, this is a diffusion model of many steps: its images of one call are blurred. "
+    "d2o finetune makes it a one-step generator"
+)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checkpoint holds; `denoiser` is on the meta device, `sha256` None for a folder."""
+    """What a checkpoint is; `denoiser` is on the meta device, `sha256` None for a folder."""
 
     path: Path
     kind: str
@@ -36,7 +42,7 @@ class Inspection:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are trained; buffers are not among them."""
+        """The number of trained parameters; buffers are not among them."""
         return sum(parameter.numel() for parameter in self.denoiser.parameters())
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,10 +65,22 @@ class Inspection:
 def inspect(
     path: str | os.PathLike, *, key: str = KEY, sha256: str | None = None, num_heads: int | None = None
 ) -> Inspection:
-    """Return what a file, folder or address holds, after the same checks as `load`, but without its tensors."""
-    place = located(path, sha256)
-    denoiser = read(Request(place, key, ghosts=True, num_heads=num_heads))
-    kind = KINDS[recognise(place)]
-    if recognise(place) == "d2o" and native.header(native.locate(place)).get("content") == delta.CONTENT:
-        kind += ", what has moved since a base"
-    return Inspection(place, kind, None if place.is_dir() else file_sha256(place), denoiser)
+    """Return what a file, folder, address or shipped name is, after the same checks as `load`, without its tensors."""
+    place = locate(path, "model", sha256=sha256)
+    denoiser = read(place, Request(place.path, key, meta=True, num_heads=num_heads))
+    return Inspection(place.path, name_kind(place), None if place.path.is_dir() else sha256_of(place.path), denoiser)
+
+
+def name_kind(place: Place) -> str:
+    """Return what people call a form of checkpoint."""
+    if place.form == "safetensors" and nvidia.has_config(place.path):
+        return "safetensors with EDM's names"
+    return f"{KINDS[str(place.form)]}{', a difference to a base' if is_difference(place) else ''}"
+
+
+def warn_about_one_step(denoiser: Denoiser, remedy: str = "") -> str | None:
+    """Return the sentence for somebody who asks a many-step model for images in one call; None for a generator.
+
+    `remedy` is what would give the model's own images there.
+    """
+    return None if denoiser.one_step else f"{BLURRED}{f'; {remedy}' if remedy else ''}."

@@ -1,8 +1,8 @@
-"""Our own format: one safetensors file that holds a denoiser's weights and, as JSON in its header, its description."""
+"""Our own format: one safetensors file with a denoiser's weights and, as JSON in its header, its description."""
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -11,70 +11,30 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from d2o import backbones
-from d2o.diffusion import families as preconditioning
+from d2o.data import codec
+from d2o.diffusion import families
 from d2o.diffusion.denoiser import Denoiser
-from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError
+from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError, name_file
 from d2o.files import atomic
 
 from . import delta
 
 FORMAT = 1
 SPEC = "d2o"
-"""The metadata key under which the JSON description stands."""
+"""The metadata key of the JSON description."""
 MOST_STEPS = 1000
-LONGEST = 300
-"""Characters that are quoted of what is wrong with a description: a hostile one may be endless."""
 
 
 def save(path: str | os.PathLike, denoiser: Denoiser, base: Denoiser | None = None) -> None:
     """Write a denoiser to one file, under a temporary name first; its backbone must be of a registered kind.
 
-    With `base`, the model that it was fine-tuned from, only the tensors that moved: `load` then wants the same base.
+    With `base`, the model that it was fine-tuned from, only the tensors that differ: `load` then needs the same base.
     """
-    spec = describe(denoiser)
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
-    if base is not None:
-        tensors, spec["base"] = delta.moved(tensors, base)
-        spec["content"] = delta.CONTENT
-    write(path, tensors, spec)
-
-
-def load(
-    path: str | os.PathLike, device: torch.device | str = "cpu", ghosts: bool = False, base: Denoiser | None = None
-) -> Denoiser:
-    """Read a denoiser from a file or a run directory (its averaged student); in eval mode.
-
-    With `ghosts` it is on the meta device, and no weights are read. `base` is what the rest of a file is taken from
-    that holds only what has moved. Everything that can be wrong is a CheckpointError.
-    """
-    path = locate(Path(path))
-    tensors, spec = read(path, ghosts)
-    if spec.get("content") == "run":  # the checkpoint of an unfinished run
-        tensors = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}
-    denoiser = build(path, spec)
-    if spec.get("content") == delta.CONTENT:
-        if ghosts:
-            return denoiser.eval()
-        if base is None:
-            raise delta.needed(path)
-        tensors = delta.completed(path, tensors, spec, base)
-    elif base is not None:
-        raise CheckpointError(f"{path} is complete and needs no base: leave it out.")
-    fill(path, denoiser, tensors)
-    return denoiser.eval() if ghosts else placed(denoiser, device).eval()
-
-
-def placed(denoiser: Denoiser, device: torch.device | str) -> Denoiser:
-    """Put a denoiser on a device; one that there is not is a ValueError."""
-    try:
-        return denoiser.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch's words for no such device, no driver, no memory
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"The model cannot be put on the device {str(device)!r} ({reason}); cpu always works."
-        ) from error
+    tensors, about_base = (denoiser.state_dict(), {}) if base is None else delta.diff(denoiser, base)
+    write(path, tensors, describe(denoiser) | about_base)
 
 
 def describe(denoiser: Denoiser) -> dict[str, Any]:
@@ -85,45 +45,43 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
             f"A backbone of class {type(denoiser.backbone).__name__} cannot be described in a file; give it a `kind` "
             f"and a `config`, and add it to d2o.backbones.BACKBONES."
         )
-    return {
+    spec = {
         "format": FORMAT,
         "content": "denoiser",
         "backbone": {"kind": kind, **denoiser.backbone.config},  # type: ignore[dict-item]
-        "preconditioning": preconditioning.to_spec(denoiser.preconditioning),
+        "preconditioning": families.to_spec(denoiser.preconditioning),
         "image_shape": list(denoiser.image_shape),
         "num_classes": denoiser.num_classes,
         "provenance": denoiser.provenance,
-        **({"middle_sigmas": list(denoiser.middle_sigmas)} if denoiser.middle_sigmas else {}),
+        "one_step": denoiser.one_step,
+        "judged_by": list(denoiser.judged_by),
     }
+    if denoiser.middle_sigmas:
+        spec["middle_sigmas"] = list(denoiser.middle_sigmas)
+    if isinstance(denoiser.codec, codec.Autoencoder):
+        spec["codec"] = denoiser.codec.to_spec()
+    return spec
 
 
-def build(path: Path, spec: dict[str, Any]) -> Denoiser:
+def make(path: Path, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Denoiser:
+    """Make the denoiser that a description asks for, with these weights, in eval mode."""
+    denoiser = build(path, spec)
+    fill(path, denoiser, tensors)
+    return denoiser.eval()
+
+
+def build(path: Path, spec: Mapping[str, Any]) -> Denoiser:
     """Make the denoiser that a description asks for, on the meta device: no memory is taken."""
-    try:
+    with name_file(path):
         with torch.device("meta"):
             backbone = backbones.build(spec["backbone"])
-        shape, classes, provenance = spec["image_shape"], spec["num_classes"], spec.get("provenance") or {}
-        check(backbone, shape, classes)
-        if not isinstance(provenance, dict):
-            raise ValueError("its provenance is not a record")
-        denoiser = Denoiser(backbone, preconditioning.from_spec(spec["preconditioning"]), shape, classes, provenance)
-        denoiser.middle_sigmas = walk(spec.get("middle_sigmas", []), denoiser.sigma_max)
-        return denoiser
-    except (KeyError, TypeError, ValueError) as error:
-        reason = str(error).rstrip(".")
-        reason = reason if len(reason) <= LONGEST else reason[:LONGEST] + "..."
-        raise UnsupportedCheckpointError(f"{path} describes a network that cannot be built: {reason}.") from error
+        shape, classes = spec["image_shape"], spec["num_classes"]
+        check_sizes(backbone, shape, classes)
+        family = families.from_spec(spec["preconditioning"])
+        return Denoiser(backbone, family, shape, classes, **read_fields(spec, family.sigma_max))
 
 
-def walk(sigmas: Any, sigma_max: float) -> tuple[float, ...]:
-    """Return the middle sigmas of a description; ValueError where they do not fall from `sigma_max` to above 0."""
-    known = isinstance(sigmas, list) and len(sigmas) <= MOST_STEPS and all(type(s) in (int, float) for s in sigmas)
-    if not known or not all(a > b > 0 for a, b in pairwise([sigma_max, *sigmas])):
-        raise ValueError(f"its middle_sigmas, {sigmas}, do not fall from {sigma_max:g} to above 0")
-    return tuple(map(float, sigmas))
-
-
-def check(backbone: torch.nn.Module, shape: Any, classes: Any) -> None:
+def check_sizes(backbone: torch.nn.Module, shape: Any, classes: Any) -> None:
     """Raise a ValueError when a description's image shape [C, H, W] or classes are not those of its network."""
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)):
         raise ValueError(f"image_shape is {shape}, not three whole numbers")
@@ -136,7 +94,49 @@ def check(backbone: torch.nn.Module, shape: Any, classes: Any) -> None:
         raise ValueError(f"the network makes square images, but image_shape is {shape}")
 
 
-def fill(path: Path, module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+def read_fields(spec: Mapping[str, Any], sigma_max: float) -> dict[str, Any]:
+    """Return the denoiser's other fields of a description; a wrong one is a ValueError."""
+    provenance, one_step = spec.get("provenance") or {}, spec.get("one_step", False)
+    judged_by, sigmas = spec.get("judged_by", []), spec.get("middle_sigmas", [])
+    if not isinstance(provenance, dict):
+        raise ValueError("its provenance is not a record")
+    if type(one_step) is not bool:
+        raise ValueError(f"its one_step is {one_step}, not true or false")
+    if not (isinstance(judged_by, list) and all(isinstance(name, str) for name in judged_by)):
+        raise ValueError(f"its judged_by is {judged_by}, not a list of names")
+    numbers = isinstance(sigmas, list) and len(sigmas) <= MOST_STEPS and all(type(s) in (int, float) for s in sigmas)
+    if not numbers or not all(a > b > 0 for a, b in pairwise([sigma_max, *sigmas])):
+        raise ValueError(f"its middle_sigmas, {sigmas}, do not fall from {sigma_max:g} to above 0")
+    return {
+        "provenance": provenance,
+        "one_step": one_step,
+        "judged_by": tuple(judged_by),
+        "middle_sigmas": tuple(map(float, sigmas)),
+        "codec": None if spec.get("codec") is None else codec.from_spec(spec["codec"]),
+    }
+
+
+def derive_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that 0.1.0 did not write, as far as its preconditioning and provenance tell them."""
+
+    def find(*path: str) -> Any:
+        place: Any = spec
+        for key in path:
+            place = place.get(key) if isinstance(place, dict) else None
+        return place
+
+    objectives = find("provenance", "recipe", "objectives")
+    kinds = [one.get("kind") for one in objectives if isinstance(one, dict)] if isinstance(objectives, list) else []
+    networks = find("provenance", "recipe", "discriminator", "networks")
+    is_boundary = find("preconditioning", "kind") == families.Boundary.kind
+    return {
+        "one_step": is_boundary or any(kind != "denoising" for kind in kinds),
+        "judged_by": list(map(str, networks)) if isinstance(networks, list) and "adversarial" in kinds else [],
+        "codec": find("provenance", "codec") or find("provenance", "latents"),
+    }
+
+
+def fill(path: Path, module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put `tensors` into a module, names and shapes exactly; the first five differences are named."""
     wanted = module.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
@@ -153,40 +153,40 @@ def fill(path: Path, module: torch.nn.Module, tensors: dict[str, torch.Tensor]) 
     module.load_state_dict({name: t.to(dtypes[name]) for name, t in tensors.items()}, strict=True, assign=True)
 
 
-def locate(path: Path) -> Path:
-    """Return the checkpoint that a path stands for: itself, or what a run directory has come to."""
-    if path.is_dir():
-        for name in ("ema.safetensors", "checkpoint.safetensors"):
-            if (path / name).exists():
-                return path / name
-        raise CheckpointError(f"{path} is a folder without a checkpoint of d2o: name a file or a run directory.")
-    if not path.exists():
-        raise CheckpointError(f"There is no checkpoint at {path}.")
-    return path
+def read(path: Path, meta: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors (with `meta`: only their shapes) and the JSON description of one of our files."""
+    with open_file(path) as file:
+        return read_tensors(file, meta), read_description(path, file.metadata())
 
 
-def read(path: Path, ghosts: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the tensors (with `ghosts`: only their shapes) and the JSON description of one of our files."""
-    with opened(path) as file:
-        return tensors_of(file, ghosts), description(path, file.metadata())
+def read_header(path: Path) -> dict[str, Any]:
+    """Return the JSON description of one of our files, without its tensors."""
+    with open_file(path) as file:
+        return read_description(path, file.metadata())
 
 
-def tensors_of(file: Any, ghosts: bool = False) -> dict[str, torch.Tensor]:
-    """Return all tensors of an open safetensors file; with `ghosts` on the meta device, their shapes only."""
+def read_tensors(file: Any, meta: bool = False) -> dict[str, Tensor]:
+    """Return all tensors of an open safetensors file; with `meta` on the meta device, their shapes only."""
     names = file.keys()
-    if ghosts:
+    if meta:
         return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
     return {name: file.get_tensor(name) for name in names}
 
 
-def header(path: Path) -> dict[str, Any]:
-    """Return the JSON description of one of our files, without its tensors."""
-    with opened(path) as file:
-        return description(path, file.metadata())
+def read_description(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the JSON description in a file's metadata."""
+    try:
+        spec = json.loads((metadata or {})[SPEC])
+    except (KeyError, ValueError, RecursionError) as error:
+        message = f"{path} is a safetensors file without d2o's description of the network."
+        raise UnsupportedCheckpointError(message) from error
+    if not isinstance(spec, dict) or spec.get("format") != FORMAT:
+        raise UnsupportedCheckpointError(f"{path} has a description of another format than this version's, {FORMAT}.")
+    return spec if "one_step" in spec else spec | derive_fields(spec)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def open_file(path: Path) -> Iterator[Any]:
     """Open a safetensors file; what is wrong with it is a MalformedCheckpointError."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -195,19 +195,8 @@ def opened(path: Path) -> Iterator[Any]:
         raise MalformedCheckpointError(f"{path} is not a readable safetensors file ({error}).") from error
 
 
-def description(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
-    """Return the JSON description that stands in a file's metadata."""
-    try:
-        spec = json.loads((metadata or {})[SPEC])
-    except (KeyError, ValueError, RecursionError) as error:
-        message = f"{path} is a safetensors file without d2o's description of the network."
-        raise UnsupportedCheckpointError(message) from error
-    if not isinstance(spec, dict) or spec.get("format") != FORMAT:
-        raise UnsupportedCheckpointError(f"{path} has a description of another format than this version's, {FORMAT}.")
-    return spec
-
-
-def write(path: str | os.PathLike, tensors: dict[str, torch.Tensor], spec: dict[str, Any]) -> None:
+def write(path: str | os.PathLike, tensors: Mapping[str, Tensor], spec: Mapping[str, Any]) -> None:
     """Write tensors and their description to one file, completely or not at all."""
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with atomic(Path(path)) as temporary:
-        save_file(tensors, temporary, {SPEC: json.dumps(spec)})
+        save_file(plain, temporary, {SPEC: json.dumps(spec)})

@@ -62,8 +62,7 @@ class DataOptions:
 
 def with_codec(denoiser: Denoiser, folder: str | None) -> Denoiser:
     """Return a denoiser with the autoencoder in a folder, or, without one, that which its own file names."""
-    attach(denoiser, folder)
-    return denoiser
+    return denoiser if folder is None else attach(denoiser, folder)
 
 
 def recipe_from(name: str, changes: dict[str, Any], settings: Sequence[str]) -> Recipe:

@@ -152,8 +152,8 @@ def measure(
     read = {name: reader(digits)(images) for name, (_, images) in found.items()}
     shares = np.bincount(read["student"], minlength=digits.num_classes) / IMAGES
     spent = {
-        "pretrain": native.header(out / "teacher" / "checkpoint.safetensors")["seconds"],
-        "finetune": native.header(out / "student" / "checkpoint.safetensors")["seconds"],
+        "pretrain": native.read_header(out / "teacher" / "checkpoint.safetensors")["seconds"],
+        "finetune": native.read_header(out / "student" / "checkpoint.safetensors")["seconds"],
         "evaluate": time.monotonic() - began,
     }
     return Findings(

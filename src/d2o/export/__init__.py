@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from d2o.checkpoints.one_call import notice
+from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
 from d2o.files import atomic, checked_file, checked_folder
@@ -92,7 +92,7 @@ def export(
         error, notes = form.write(alone, temporary, Options(dtype, codec, runtime, title))
     if to == "safetensors":
         notes = (*notes, f"and beside it in {plain.write_description(alone, path).name}")
-    elif to != DELTA and (told := notice(denoiser)):
+    elif to != DELTA and (told := warn_about_one_step(denoiser)):
         notes = (*notes, told)
     return Exported(path, error, notes)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from d2o import backbones
-from d2o.checkpoints.readers import dit
+from . import dit
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, Boundary, Epsilon, Velocity, to_spec
 from d2o.errors import CheckpointError
@@ -111,7 +111,7 @@ def transformer_parts(denoiser: Denoiser) -> Parts:
 def own_model(denoiser: Denoiser, reasons: list[str]) -> Parts:
     """Return a consistency pipeline with the denoiser itself as a model of diffusers."""
     import_diffusers()
-    from d2o.checkpoints.readers.diffusers_model import D2OModel
+    from d2o.checkpoints.diffusers_model import D2OModel
 
     channels, height, width = denoiser.image_shape
     if height != width:

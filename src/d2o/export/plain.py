@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from d2o.checkpoints import delta, native
+from d2o.checkpoints import delta, load, native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic
 
@@ -14,20 +14,18 @@ from .options import Options
 def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
     """Write a safetensors file, load it again, and return how far its images are from the denoiser's, and notes."""
     spec = native.describe(denoiser)
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
-    native.write(path, rounded(tensors, options.dtype), spec)
-    again = native.load(path)
+    native.write(path, rounded(denoiser.state_dict(), options.dtype), spec)
+    again = load(path)
     error = difference(denoiser, lambda noise, label: one_step(again, noise, label))
     return error, ("loads with d2o.load; its JSON stands in its metadata under `d2o`",)
 
 
 def write_delta(denoiser: Denoiser, path: Path, options: Options, base: Denoiser) -> tuple[float, tuple[str, ...]]:
     """Write a safetensors file of what moved since `base`, load it upon the base, and return the error and notes."""
-    spec = native.describe(denoiser) | {"content": delta.CONTENT}
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in denoiser.state_dict().items()}
-    moved, spec["base"] = delta.moved(tensors, base)
-    native.write(path, rounded(moved, options.dtype), spec)
-    again = native.load(path, base=base)
+    tensors = denoiser.state_dict()
+    moved, about_base = delta.diff(denoiser, base)
+    native.write(path, rounded(moved, options.dtype), native.describe(denoiser) | about_base)
+    again = load(path, base=base)
     error = difference(denoiser, lambda noise, label: one_step(again, noise, label))
     whole = sum(tensor.nbytes for tensor in tensors.values())
     size = max(sum(tensor.nbytes for tensor in rounded(moved, options.dtype).values()), 1)

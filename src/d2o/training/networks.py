@@ -50,7 +50,6 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     student.provenance = {"recipe": to_dict(recipe), "from": teacher.provenance}
     if isinstance(student.codec, Autoencoder):
         student.codec = replace(student.codec, precision=recipe.precision)
-        student.provenance["codec"] = student.codec.record()
     student.precision = PRECISIONS[recipe.precision]
     if not Switch.plain:
         student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -17,8 +17,8 @@ from d2o.errors import UnsupportedCheckpointError
 
 from .machine import Node, run
 from .source import Source
-from .storages import Storage, Stored, legacy, materialise, outside, stored
-from .values import NAMES, items, plain, words
+from .storages import Storage, Stored, find_tensor, read_all, read_legacy
+from .values import ARRAYS, NAMES, get_items, get_words, to_plain
 
 FIRST = ("img_resolution", "img_channels", "label_dim", "use_fp16")
 """The first arguments of every network's class, which may be recorded without their names."""
@@ -41,129 +41,127 @@ class PersistentObject:
 
 
 @dataclass(frozen=True)
-class Pickle:
-    """An open pickle: its entries are not yet looked into, its storages are found and checked."""
+class Objects:
+    """The objects of an open pickle: entries are not yet visited, storages are found and checked."""
 
     source: Source
     entries: dict[Any, Any]
     storages: dict[Node, Storage]
 
-    def classes(self) -> dict[str, str]:
+    def list_classes(self) -> dict[str, str]:
         """Return the class of every object by its key."""
         return {
-            str(name)[:40]: self.object(value).class_name
+            str(name)[:40]: self.read_object(value).class_name
             for name, value in self.entries.items()
             if isinstance(value, Node) and value.word == "persistent"
         }
 
-    def network(self, key: str, known: Collection[str]) -> PersistentObject:
+    def find_network(self, key: str, known: Collection[str]) -> PersistentObject:
         """Return the network under a key of the pickle, of a `known` class; the error tells what there is."""
-        objects = self.classes()
-        if objects.get(key) in known:
-            return self.object(self.entries[key])
-        there = [name for name, kind in objects.items() if kind in known]
-        if there:
-            raise UnsupportedCheckpointError(
-                f"{self.source.path} has no network under {key!r}: name {' or '.join(map(repr, there))} as its key."
-            )
-        kind = objects.get(key) or next(iter(objects.values()), None)
-        found = f"class {kind} is not a diffusion network" if kind else "it holds no network"
-        raise UnsupportedCheckpointError(
-            f"{self.source.path} cannot be used: {found} that d2o knows ({', '.join(known)})."
-        )
+        classes = self.list_classes()
+        if classes.get(key) in known:
+            return self.read_object(self.entries[key])
+        if there := [repr(name) for name, kind in classes.items() if kind in known]:
+            reason = f"has no network under {key!r}: name {' or '.join(there)} as its key"
+        elif kind := classes.get(key) or next(iter(classes.values()), None):
+            reason = f"cannot be used: class {kind} is not a diffusion network that d2o knows ({', '.join(known)})"
+        else:
+            reason = f"cannot be used: it contains no network that d2o knows ({', '.join(known)})"
+        raise UnsupportedCheckpointError(f"{self.source.path} {reason}.")
 
-    def object(self, node: Node) -> PersistentObject:
+    def read_object(self, node: Node) -> PersistentObject:
         """Return the record that an object of the pickle is."""
-        record = items(node.arguments[0]) if len(node.arguments) == 1 else None
+        record = get_items(node.arguments[0]) if len(node.arguments) == 1 else None
         if record is None or record.get("type") != "class" or record.get("version") not in range(1, 7):
             raise self.source.malformed("an object in it is not recorded as NVIDIA's tools do")
         name, text, state = (record.get(part) for part in ("class_name", "module_src", "state"))
-        state = {} if state is None else items(state)
+        state = {} if state is None else get_items(state)
         if not isinstance(name, str) or not isinstance(text, str) or state is None:
             raise self.source.malformed("an object in it is incompletely recorded")
         return PersistentObject(name[:100], text, state)
 
-    def settings(self, record: PersistentObject) -> dict[str, Any]:
+    def read_settings(self, record: PersistentObject) -> dict[str, Any]:
         """Return the arguments that an object was made with; its class's defaults are not among them."""
-        settings = plain(self.source, record.state.get("_init_kwargs"))
-        places = plain(self.source, record.state.get("_init_args") or ())
+        settings = to_plain(self.source, record.state.get("_init_kwargs"))
+        places = to_plain(self.source, record.state.get("_init_args") or ())
         if not isinstance(settings, dict) or not isinstance(places, list) or len(places) > len(FIRST):
-            raise UnsupportedCheckpointError(
-                f"{self.source.path} does not record by name the arguments that its {record.class_name} was made with."
-            )
+            reason = f"does not record by name the arguments that its {record.class_name} was made with"
+            raise UnsupportedCheckpointError(f"{self.source.path} {reason}.")
         return dict(zip(FIRST, places, strict=False)) | settings
 
-    def attributes(self, record: PersistentObject) -> dict[str, Any]:
+    def read_attributes(self, record: PersistentObject) -> dict[str, Any]:
         """Return those attributes of an object that are plain numbers, words and arrays."""
-        found = {}
-        for name, value in record.state.items():
-            simple = isinstance(value, bool | int | float | str)
-            numeric = isinstance(value, Node) and value.word in ("scalar", "array", "buffer")
-            if not str(name).startswith("_") and (simple or numeric):
-                found[str(name)] = plain(self.source, value)
-        return found
 
-    def tensors(self, record: PersistentObject, ghosts: bool = False) -> dict[str, Tensor]:
-        """Return a network's state dict: the names, order, types and bits of the file (`ghosts`: without the bits)."""
+        def is_plain(value: Any) -> bool:
+            return isinstance(value, bool | int | float | str) or (isinstance(value, Node) and value.word in ARRAYS)
+
+        plain = {str(name): value for name, value in record.state.items() if is_plain(value)}
+        return {name: to_plain(self.source, value) for name, value in plain.items() if not name.startswith("_")}
+
+    def find_attributes(self, key: str) -> dict[str, Any] | None:
+        """Return the attributes of the object under a key, if there is one, and its "class_name"."""
+        if not isinstance(node := self.entries.get(key), Node):
+            return None
+        record = self.read_object(node)
+        return {**self.read_attributes(record), "class_name": record.class_name}
+
+    def read_tensors(self, record: PersistentObject, meta: bool = False) -> dict[str, Tensor]:
+        """Return a network's state dict: the names, order, types and bits of the file (`meta`: without the bits)."""
         found: dict[str, Stored] = {}
-        for name, tensor in self.walk(record.state, "", 0):
+        for name, tensor in self.find_tensors(record.state, "", 0):
             if name in found or len(found) >= MOST_TENSORS:
                 raise self.source.malformed("it names a tensor twice, or has too many")
             found[name] = tensor
-        return materialise(found, self.source, ghosts)
+        return read_all(found, self.source, meta)
 
-    def walk(self, module: dict[Any, Any], prefix: str, level: int) -> Iterator[tuple[str, Stored]]:
+    def find_tensors(self, module: dict[Any, Any], prefix: str, level: int) -> Iterator[tuple[str, Stored]]:
         """Yield the parameters and persistent buffers of a module, then those of its parts."""
         if level > MOST_LEVELS:
             raise self.source.malformed(f"its modules are nested more than {MOST_LEVELS} deep")
-        passing = words(module.get("_non_persistent_buffers_set", set()))
-        for kind in ("_parameters", "_buffers"):
-            for name, value in self.part(module, kind).items():
-                if value is not None and not (kind == "_buffers" and name in passing):
-                    yield f"{prefix}{name}", stored(self.source, value, self.storages)
-        for name, value in self.part(module, "_modules").items():
-            if value is not None:
-                yield from self.walk(self.module(value), f"{prefix}{name}.", level + 1)
+        passing = get_words(module.get("_non_persistent_buffers_set", set()))
+        parts = {kind: get_items(module.get(kind, {})) for kind in ("_parameters", "_buffers", "_modules")}
+        for kind, entries in parts.items():
+            if entries is None:
+                raise self.source.malformed(f"the {kind} of a module in it are no dictionary")
+            for name, value in entries.items():
+                if value is None or (kind == "_buffers" and name in passing):
+                    continue
+                if kind == "_modules":
+                    yield from self.find_tensors(self.read_module(value), f"{prefix}{name}.", level + 1)
+                else:
+                    yield f"{prefix}{name}", find_tensor(self.source, value, self.storages)
 
-    def part(self, module: dict[Any, Any], kind: str) -> dict[Any, Any]:
-        entries = items(module.get(kind, {}))
-        if entries is None:
-            raise self.source.malformed(f"the {kind} of a module in it are no dictionary")
-        return entries
-
-    def module(self, value: Any) -> dict[Any, Any]:
+    def read_module(self, value: Any) -> dict[Any, Any]:
         """Return the attributes of a part of a network: an object of its own, or a plain container."""
         if isinstance(value, Node) and value.word == "persistent":
-            return self.object(value).state
-        state = items(value.state) if isinstance(value, Node) and value.word == "modules" else None
+            return self.read_object(value).state
+        state = get_items(value.state) if isinstance(value, Node) and value.word == "modules" else None
         if state is None:
             raise self.source.malformed("a part of its network is no module")
         return state
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Pickle]:
+def open_file(path: Path) -> Iterator[Objects]:
     """Open one of NVIDIA's pickles, with every name, instruction and storage in it checked."""
     with path.open("rb") as file:
-        size = path.stat().st_size
-        source = Source(path, file, 0, size)
+        source = Source(path, file, 0, path.stat().st_size)
         program = run(source, NAMES)
-        if source.position != size:
-            raise source.malformed("something follows after the pickle's end")
-        storages = {node: storage_of(source, node) for node in program.nodes if node.word == "storage"}
-        entries = items(program.value)
+        source.expect_end()
+        storages = {node: read_storage(source, node) for node in program.nodes if node.word == "storage"}
+        entries = get_items(program.value)
         if entries is None:
             raise UnsupportedCheckpointError(
                 f"{path} is a pickle of something else than EDM's, D2O's or EDM2's dictionary of networks."
             )
-        yield Pickle(source, entries, storages)
+        yield Objects(source, entries, storages)
 
 
-def storage_of(source: Source, node: Node) -> Storage:
+def read_storage(source: Source, node: Node) -> Storage:
     """Return the storage that lies within the pickle as a legacy torch file."""
     if len(node.arguments) != 1:
         raise source.malformed("a storage in it is incomplete")
-    program, storages = legacy(source, node.arguments[0], {})
-    if storages.keys() != {program.value} or outside(program) != [program.value]:
-        raise source.malformed("a storage in it holds something else")
+    program, storages = read_legacy(source, node.arguments[0], {})
+    if list(storages) != [program.value]:
+        raise source.malformed("a storage in it contains something else")
     return storages[program.value]

@@ -29,13 +29,21 @@ class Source:
         """Return a part of the same file; reading goes on there."""
         return Source(self.path, self.file, start, start + length)
 
+    @property
+    def left(self) -> int:
+        """How many bytes are left."""
+        return self.end - self.position
+
     def need(self, count: int) -> None:
         """Raise when fewer than `count` bytes are left."""
-        if count > self.end - self.position:
-            raise MalformedCheckpointError(
-                f"{self.path} is cut short: {count:,} bytes should follow byte {self.position:,}, but only "
-                f"{self.end - self.position:,} do; fetch the file again."
-            )
+        if count > self.left:
+            found = f"{count:,} bytes should follow byte {self.position:,}, but only {self.left:,} do"
+            raise MalformedCheckpointError(f"{self.path} is cut short: {found}; fetch the file again.")
+
+    def expect_end(self) -> None:
+        """Raise when bytes are left."""
+        if self.left:
+            raise self.malformed("something follows after its end")
 
     def take(self, count: int) -> bytes:
         """Return the next bytes."""
@@ -60,7 +68,7 @@ class Source:
 
     def line(self) -> str:
         """Return the next line, without its end."""
-        content = self.file.readline(min(LONGEST_NAME, self.end - self.position))
+        content = self.file.readline(min(LONGEST_NAME, self.left))
         self.position += len(content)
         if not content.endswith(b"\n"):
             raise self.malformed("a name in it does not end")
@@ -68,13 +76,11 @@ class Source:
 
     def malformed(self, reason: str) -> MalformedCheckpointError:
         """Return the error to raise when the file is damaged."""
-        return MalformedCheckpointError(
-            f"{self.path} is damaged or not a checkpoint, near byte {self.position:,}: {reason}; fetch the file again."
-        )
+        where = f"near byte {self.position:,}"
+        return MalformedCheckpointError(f"{self.path} is damaged, {where}: {reason}; fetch the file again.")
 
     def unsafe(self, wish: str) -> UnsafeCheckpointError:
         """Return the error to raise when the file wants more than to be read."""
-        return UnsafeCheckpointError(
-            f"{self.path} {wish}. A checkpoint of weights has no reason to: nothing was run and nothing was loaded. "
-            f"If you trust its author, ask for the weights as a safetensors file."
-        )
+        reason = "A checkpoint of weights has no reason to: nothing was run and nothing was loaded"
+        remedy = "If you trust its author, ask for the weights as a safetensors file"
+        return UnsafeCheckpointError(f"{self.path} {wish}. {reason}. {remedy}.")

@@ -26,6 +26,8 @@ LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The first of the five pickles of a legacy torch file, its magic number."""
 MOST_DIMENSIONS = 16
 MOST_PARTS = 100_000
+References = dict[Node, tuple[str, torch.dtype, int]]
+"""Of every reference to a storage: its key, type, and how many numbers it has."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Stored:
         """The memory that it takes when read."""
         return math.prod(self.shape) * self.storage.dtype.itemsize
 
-    def ghost(self) -> Tensor:
+    def to_meta(self) -> Tensor:
         """Return a tensor of its type and shape without numbers, on the meta device."""
         return torch.empty(self.shape, dtype=self.storage.dtype, device="meta")
 
@@ -63,8 +65,8 @@ class Stored:
         if 0 in self.shape:
             return torch.empty(self.shape, dtype=storage.dtype)
         raw = torch.uint8 if storage.dtype == torch.bool else storage.dtype  # a bool must be exactly 0 or 1
-        flat = torch.empty(reach(self.shape, self.stride), dtype=raw)
-        source = octets(storage.source, storage.content)
+        flat = torch.empty(count_span(self.shape, self.stride), dtype=raw)
+        source = open_bytes(storage.source, storage.content)
         source.file.seek(source.position + storage.start + self.offset * raw.itemsize)
         if source.file.readinto(flat.view(torch.uint8).numpy()) != flat.numel() * raw.itemsize:  # type: ignore[attr-defined]
             raise source.malformed("it became shorter while it was read")
@@ -72,67 +74,73 @@ class Stored:
         return tensor != 0 if storage.dtype == torch.bool else tensor
 
 
-def reach(shape: Iterable[int], stride: Iterable[int]) -> int:
+def count_span(shape: Iterable[int], stride: Iterable[int]) -> int:
     """Return how many numbers of its storage a tensor spans, from its first to its last."""
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
 
 
-def octets(source: Source, content: Any) -> Source:
+def open_bytes(source: Source, content: Any) -> Source:
     """Return the bytes that a value of a pickle stands for: bytes, or (protocol 2) a text of latin-1 characters."""
-    if isinstance(content, Span) and not content.text:
-        return source.part(content.start, content.length)
-    if isinstance(content, Node) and content.word == "bytes":
-        text = content.arguments[0] if content.arguments else ""
-        if content.arguments[1:] in ((), ("latin1",), ("latin-1",)):
-            try:
-                if isinstance(text, Span) and text.text:
-                    text = source.part(text.start, text.length).take(text.length).decode()
-                if isinstance(text, str):
-                    decoded = text.encode("latin-1")
-                    return Source(source.path, io.BytesIO(decoded), 0, len(decoded))
-            except UnicodeError:
-                pass
-    raise source.malformed("something else stands where bytes should")
+    text: Any = None
+    match content:
+        case Span(text=False):
+            return source.part(content.start, content.length)
+        case Node("bytes", ()):
+            text = ""
+        case Node("bytes", (text,) | (text, "latin1" | "latin-1")):
+            pass
+    try:
+        if isinstance(text, Span) and text.text:
+            text = source.part(text.start, text.length).take(text.length).decode()
+        decoded = text.encode("latin-1") if isinstance(text, str) else None
+    except UnicodeError:
+        decoded = None
+    if decoded is None:
+        raise source.malformed("something else stands where bytes should")
+    return Source(source.path, io.BytesIO(decoded), 0, len(decoded))
 
 
-def materialise(state: Mapping[str, Stored], source: Source, ghosts: bool = False) -> dict[str, Tensor]:
-    """Read all tensors of a state dict, or (`ghosts`) only their types and shapes."""
-    if ghosts:
-        return {name: tensor.ghost() for name, tensor in state.items()}
+def read_all(state: Mapping[str, Stored], source: Source, meta: bool = False) -> dict[str, Tensor]:
+    """Read all tensors of a state dict, or (`meta`) only their types and shapes."""
+    if meta:
+        return {name: tensor.to_meta() for name, tensor in state.items()}
     if sum(tensor.bytes for tensor in state.values()) > source.end:
         raise source.malformed("its tensors are larger than the file")
     return {name: tensor.read() for name, tensor in state.items()}
 
 
-def stored(source: Source, value: Any, storages: Mapping[Node, Storage]) -> Stored:
+def find_tensor(source: Source, value: Any, storages: Mapping[Node, Storage]) -> Stored:
     """Return the tensor that a node describes, after checking that it lies within its storage."""
-    if isinstance(value, Node) and value.word == "parameter" and value.arguments:
-        value = value.arguments[0]
     match value:
-        case Node("attributed", (Name("tensor"), Name("ignored"), tuple(arguments), _)):
-            value = Node("tensor", arguments)
-    if not (isinstance(value, Node) and value.word == "tensor" and len(value.arguments) in (6, 7)):
+        case Node("parameter", (inner, *_)):
+            value = inner
+    match value:
+        case Node("attributed", (Name("tensor"), Name("ignored"), tuple(arguments), _)) | Node("tensor", arguments):
+            pass
+        case _:
+            arguments = ()
+    if len(arguments) not in (6, 7):
         raise source.malformed("something else stands where a tensor should")
-    place, offset, shape, stride = value.arguments[:4]
+    place, offset, shape, stride = arguments[:4]
     storage = storages.get(place) if isinstance(place, Node) else None
     if storage is None:
         raise source.malformed("a tensor in it has no storage")
     sizes_fit = isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride) <= MOST_DIMENSIONS
     if not (sizes_fit and all(type(n) is int and 0 <= n < 2**48 for n in (offset, *shape, *stride))):
         raise source.malformed("a tensor in it has no proper shape")
-    needed = 0 if 0 in shape else offset + reach(shape, stride)
+    needed = 0 if 0 in shape else offset + count_span(shape, stride)
     if needed > storage.count or math.prod(shape) > storage.count:
         raise source.malformed(f"a tensor of shape {list(shape)[:8]} does not lie within its {storage.count:,} numbers")
     return Stored(storage, offset, shape, stride)
 
 
-def legacy(source: Source, content: Any, names: Names) -> tuple[Program, dict[Node, Storage]]:
+def read_legacy(source: Source, content: Any, names: Names) -> tuple[Program, dict[Node, Storage]]:
     """Read a legacy torch file up to its numbers: pickles of magic, protocol, system, value and keys.
 
     `content` is the value of `source` that stands for its bytes: the file may itself lie within a pickle. Returns the
     value's program, and where the storages that it refers to lie.
     """
-    whole = octets(source, content)
+    whole = open_bytes(source, content)
     begin = whole.position
     magic, protocol, system = (run(whole, {}).value for _ in range(3))
     if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL:
@@ -143,7 +151,8 @@ def legacy(source: Source, content: Any, names: Names) -> tuple[Program, dict[No
     keys = run(whole, {}).value
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(keys) > MOST_PARTS:
         raise whole.malformed("it has no list of storages")
-    described = {key: (dtype, count) for key, dtype, count in (reference(whole, node) for node in outside(program))}
+    references = read_references(whole, program)
+    described = {key: (dtype, count) for key, dtype, count in references.values()}
     found = {}
     for key in keys:
         if key not in described or key in found:
@@ -153,32 +162,29 @@ def legacy(source: Source, content: Any, names: Names) -> tuple[Program, dict[No
             raise whole.malformed("a storage in it is not as long as it says")
         span = whole.skip(count * dtype.itemsize)
         found[key] = Storage(dtype, count, source, content, span.start - begin)
-    if whole.position != whole.end:
-        raise whole.malformed("something follows after its end")
-    return program, attach(whole, program, found)
+    whole.expect_end()
+    return program, match_storages(whole, references, found)
 
 
-def outside(program: Program) -> list[Node]:
-    """Return the references to storages outside the pickle."""
-    return [node for node in program.nodes if node.word == OUTSIDE]
+def read_references(source: Source, program: Program) -> References:
+    """Return what the references of a pickle to storages outside it name."""
+    found = {}
+    for node in program.nodes:
+        if node.word == OUTSIDE:
+            match node.arguments:
+                case ("storage", Name(word), str(key), str(), int(count), *view) if (
+                    word in DTYPES and view in ([], [None]) and 0 <= count < 2**48
+                ):
+                    found[node] = (key, DTYPES[word], count)
+                case _:
+                    raise source.malformed("it refers to something that is no storage")
+    return found
 
 
-def reference(source: Source, node: Node) -> tuple[str, torch.dtype, int]:
-    """Return key, type and count of the storage that a reference names."""
-    match node.arguments:
-        case ("storage", Name(word), str(key), str(), int(count), *view) if view in ([], [None]) and 0 <= count < 2**48:
-            if word in DTYPES:
-                return key, DTYPES[word], count
-    raise source.malformed("it refers to something that is no storage")
-
-
-def attach(source: Source, program: Program, found: Mapping[str, Storage]) -> dict[Node, Storage]:
-    """Return the storage of every reference; one that the file does not hold, or of another type, is an error."""
-    storages = {}
-    for node in outside(program):
-        key, dtype, count = reference(source, node)
+def match_storages(source: Source, references: References, found: Mapping[str, Storage]) -> dict[Node, Storage]:
+    """Return the storage of every reference; one that the file lacks, or of another type, is an error."""
+    for key, dtype, count in references.values():
         storage = found.get(key)
         if storage is None or (storage.dtype, storage.count) != (dtype, count):
-            raise source.malformed("it refers to a storage that it does not hold")
-        storages[node] = storage
-    return storages
+            raise source.malformed("it refers to a storage that it does not contain")
+    return {node: found[key] for node, (key, _, _) in references.items()}

@@ -17,8 +17,17 @@ from d2o.errors import UnsupportedCheckpointError
 
 from .machine import Node, Program, run
 from .source import Source, Span
-from .storages import MOST_PARTS, STORAGE_NAMES, Storage, attach, legacy, materialise, outside, reference, stored
-from .values import NAMES, items
+from .storages import (
+    MOST_PARTS,
+    STORAGE_NAMES,
+    Storage,
+    find_tensor,
+    match_storages,
+    read_all,
+    read_legacy,
+    read_references,
+)
+from .values import NAMES, get_items
 
 ZIP_START = b"PK\x03\x04"
 OTHER_KEYS = ("ema", "state_dict", "model_state_dict", "model", "net")
@@ -36,56 +45,46 @@ class Content(NamedTuple):
     storages: dict[Node, Storage]
 
 
-def read_state(path: Path, key: str = "ema", ghosts: bool = False) -> dict[str, Tensor]:
+def read_state(path: Path, key: str = "ema", meta: bool = False) -> dict[str, Tensor]:
     """Return the state dict of a file: the file's whole content, or what it keeps under `key` or a usual name.
 
-    With `ghosts` the tensors are on the meta device and nothing but their types and shapes is read.
+    With `meta` the tensors are on the meta device and nothing but their types and shapes is read.
     """
-    with opened(path) as content:
-        return tensors(content, key, ghosts)
+    with open_file(path) as content:
+        return read_tensors(content, key, meta)
 
 
-def tensors(content: Content, key: str = "ema", ghosts: bool = False) -> dict[str, Tensor]:
+def read_tensors(content: Content, key: str = "ema", meta: bool = False) -> dict[str, Tensor]:
     """Return the state dict of an open file."""
     source, value, storages = content
-    state = chosen(source.path, value, key)
-    return materialise({n: stored(source, tensor, storages) for n, tensor in state.items()}, source, ghosts)
+    state = choose_state(source.path, value, key)
+    return read_all({n: find_tensor(source, tensor, storages) for n, tensor in state.items()}, source, meta)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Content]:
+def open_file(path: Path) -> Iterator[Content]:
     """Open a file of torch.save."""
     with path.open("rb") as file:
         source = Source(path, file, 0, path.stat().st_size)
         zipped = source.take(len(ZIP_START)) == ZIP_START
-        program, storages = from_zip(source) if zipped else legacy(source, Span(0, source.end), NAMES)
+        program, storages = read_zip(source) if zipped else read_legacy(source, Span(0, source.end), NAMES)
         yield Content(source, program.value, storages)
 
 
-def chosen(path: Path, value: Any, key: str) -> dict[str, Any]:
+def choose_state(path: Path, value: Any, key: str) -> dict[str, Any]:
     """Return the named tensors among a file's content."""
-    content = items(value)
-    if content is None:
-        raise UnsupportedCheckpointError(f"{path} holds no state dict: save `model.state_dict()` with torch.save.")
-    for name in (key, *OTHER_KEYS):
-        inner = items(content.get(name))
-        if inner is not None and is_state(inner):
-            return inner
-    if not is_state(content):
-        there = ", ".join(str(name)[:40] for name in list(content)[:8]) or "nothing"
-        raise UnsupportedCheckpointError(f"{path} holds no state dict of named tensors; it holds {there}.")
-    return content
+    content = get_items(value) or {}
+    for state in (*(get_items(content.get(name)) for name in (key, *OTHER_KEYS)), content):
+        if state and all(isinstance(n, str) and isinstance(t, Node) and t.word in TENSORS for n, t in state.items()):
+            return state
+    there = ", ".join(str(name)[:40] for name in list(content)[:8]) or "something else"
+    remedy = "save `model.state_dict()` with torch.save"
+    raise UnsupportedCheckpointError(f"{path} contains no state dict of named tensors, but {there}: {remedy}.")
 
 
-def is_state(content: dict[Any, Any]) -> bool:
-    """Return whether these are named tensors and nothing else."""
-    tensors = (isinstance(value, Node) and value.word in TENSORS for value in content.values())
-    return bool(content) and all(isinstance(name, str) for name in content) and all(tensors)
-
-
-def from_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:
+def read_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:
     """Read the pickle of a zip file, and where its storages lie."""
-    parts = entries(source)
+    parts = locate_entries(source)
     pickles = [name for name in parts if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise UnsupportedCheckpointError(f"{source.path} is a zip file, but not one that torch.save writes.")
@@ -95,18 +94,17 @@ def from_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:
         raise source.malformed("it was not written on a little-endian machine")
     inner = source.part(parts[pickles[0]].start, parts[pickles[0]].length)
     program = run(inner, {**STORAGE_NAMES, **NAMES}, persistent=True)
-    if inner.position != inner.end:
-        raise source.malformed("something follows after the pickle's end")
-    found = {}
-    for key, dtype, count in (reference(source, node) for node in outside(program)):
+    inner.expect_end()
+    found, references = {}, read_references(source, program)
+    for key, dtype, count in references.values():
         place = parts.get(f"{folder}data/{key}")
         if place is None or place.length != count * dtype.itemsize:
             raise source.malformed("a storage in it is missing or not as long as it says")
         found[key] = Storage(dtype, count, source, place, 0)
-    return program, attach(source, program, found)
+    return program, match_storages(source, references, found)
 
 
-def entries(source: Source) -> dict[str, Span]:
+def locate_entries(source: Source) -> dict[str, Span]:
     """Return where the files of a zip lie; torch stores them as they are, so compression is an error."""
     try:
         with zipfile.ZipFile(source.file) as archive:

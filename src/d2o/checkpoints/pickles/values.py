@@ -1,7 +1,6 @@
 """What the inert records of a pickle mean as plain data: numbers, texts, lists and dictionaries, never more."""
 
 import math
-import struct
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from d2o.errors import UnsupportedCheckpointError
 
 from .machine import Names, Node
 from .source import Source
-from .storages import DTYPES, octets
+from .storages import DTYPES, open_bytes
 
 NAMES: Names = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): "persistent",
@@ -41,15 +40,16 @@ NAMES: Names = {
 }
 """All names that a checkpoint may hold, as versions of Python, torch and numpy spell them, and our words for them."""
 
-NUMBERS = {"f2": "<e", "f4": "<f", "f8": "<d", "i1": "<b", "i2": "<h", "i4": "<i", "i8": "<q", "u1": "<B", "b1": "<?"}
-"""numpy's types -> how their bytes are read."""
+NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
+"""numpy's types of numbers that may be described."""
 MOST_VALUES = 10_000
 MOST_LEVELS = 16
 LONGEST_ARRAY = 4096
+ARRAYS = ("scalar", "array", "buffer")
 
 
 class Budget:
-    """How many values may still be looked at: shared ones in a small file can stand for endlessly many."""
+    """How many values may still be visited: shared ones in a small file can stand for endlessly many."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.left = source, MOST_VALUES
@@ -63,78 +63,65 @@ class Budget:
             )
 
 
-def plain(source: Source, value: Any, budget: Budget | None = None, level: int = 0) -> Any:
+def to_plain(source: Source, value: Any, budget: Budget | None = None, level: int = 0) -> Any:
     """Return a value as JSON-able data: numpy numbers become Python's, tuples and sets lists; else it is an error."""
     budget = budget or Budget(source)
     budget.spend(level)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [plain(source, item, budget, level + 1) for item in value]
+        return [to_plain(source, item, budget, level + 1) for item in value]
     if isinstance(value, set | frozenset):
         return sorted(map(str, value))
-    if (entries := items(value)) is not None:
-        return {str(key): plain(source, item, budget, level + 1) for key, item in entries.items()}
-    if isinstance(value, Node) and value.word == "scalar":
-        return scalar(source, value)
-    if isinstance(value, Node) and value.word in ("array", "buffer"):
-        return array(source, value)
-    if isinstance(value, Node) and value.word == "set" and len(value.arguments) == 1:
-        return plain(source, value.arguments[0], budget, level + 1)
+    if (entries := get_items(value)) is not None:
+        return {str(key): to_plain(source, item, budget, level + 1) for key, item in entries.items()}
+    match value:
+        case Node(word) if word in ARRAYS:
+            return read_numbers(source, value)
+        case Node("set", (content,)):
+            return to_plain(source, content, budget, level + 1)
     kind = value.word if isinstance(value, Node) else type(value).__name__.lower()
     raise UnsupportedCheckpointError(f"{source.path} describes its network by a {kind} where plain data should stand.")
 
 
-def items(value: Any) -> dict[Any, Any] | None:
+def get_items(value: Any) -> dict[Any, Any] | None:
     """Return the entries of any kind of dictionary, or None for something else."""
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, Node) and value.word == "dictionary" and not value.arguments:
-        return value.items
+    match value:
+        case dict():
+            return value
+        case Node("dictionary", ()):
+            return value.items
     return None
 
 
-def words(value: Any) -> set[str]:
+def get_words(value: Any) -> set[str]:
     """Return the texts of any kind of set; nothing for something else."""
-    if isinstance(value, Node) and value.word == "set" and len(value.arguments) == 1:
-        value = value.arguments[0]
+    match value:
+        case Node("set", (content,)):
+            value = content
     return {word for word in value if isinstance(word, str)} if isinstance(value, list | set | frozenset) else set()
 
 
-def number_type(source: Source, value: Any) -> str:
-    """Return the name of a numpy type, little-endian or of one byte."""
-    if isinstance(value, Node) and value.word == "dtype" and value.arguments and isinstance(value.state, tuple):
-        name, order = value.arguments[0], value.state[1:2]
-        if isinstance(name, str) and name in NUMBERS and order in (("<",), ("|",)):
-            return name
-    raise source.malformed("a numpy number in it has an unknown type")
-
-
-def scalar(source: Source, value: Node) -> int | float | bool:
-    """Return a numpy number as Python's."""
-    if len(value.arguments) != 2:
-        raise source.malformed("a numpy number in it is incomplete")
-    form = NUMBERS[number_type(source, value.arguments[0])]
-    content = octets(source, value.arguments[1])
-    if content.end - content.position != struct.calcsize(form):
-        raise source.malformed("a numpy number in it has the wrong length")
-    return struct.unpack(form, content.take(struct.calcsize(form)))[0]
-
-
-def array(source: Source, value: Node) -> list[Any]:
-    """Return a small numpy array as nested lists of numbers."""
+def read_numbers(source: Source, value: Node) -> Any:
+    """Return a numpy number, or a small numpy array, as Python's numbers in nested lists."""
+    shape: Any
     match value.word, value.arguments, value.state:
+        case "scalar", (dtype, content), _:
+            shape, order = (), "C"
         case "array", _, (1, tuple(shape), dtype, bool(columns_first), content):
-            pass
+            order = "F" if columns_first else "C"
         case "buffer", (content, dtype, tuple(shape), order), None:
-            columns_first = order == "F"
+            pass
         case _:
             raise source.malformed("a numpy array in it is incomplete")
-    name = number_type(source, dtype)
+    match dtype:
+        case Node("dtype", (str(name), *_), state=(_, "<" | "|", *_)) if name in NUMBERS:
+            kind = np.dtype(f"<{name}")
+        case _:
+            raise source.malformed("a numpy number in it has an unknown type")
     if len(shape) > 4 or not all(type(n) is int and 0 <= n <= LONGEST_ARRAY for n in shape):
         raise source.malformed("a numpy array in it has no proper shape")
-    count, found = math.prod(shape), octets(source, content)
-    if count > LONGEST_ARRAY or found.end - found.position != count * struct.calcsize(NUMBERS[name]):
+    count, found = math.prod(shape), open_bytes(source, content)
+    if count > LONGEST_ARRAY or found.left != count * kind.itemsize:
         raise source.malformed("a numpy array in it has the wrong length")
-    numbers = np.frombuffer(found.take(found.end - found.position), np.dtype(name).newbyteorder("<"))
-    return numbers.reshape(shape, order="F" if columns_first else "C").tolist()
+    return np.frombuffer(found.take(found.left), kind).reshape(shape, order="F" if order == "F" else "C").tolist()

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
-from d2o.errors import UnsupportedCheckpointError
+from d2o.errors import name_file
 
 MULTIPLIERS = {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4)}
 """The widths of the levels, by which the released models' image sizes are known."""
 HEAD_CHANNELS = 64
 NARROWEST = 128
 TIME_SCALE = 250.0
-"""Their networks are told 250 ln(sigma)."""
+"""Their networks take 250 ln(sigma) as the time."""
 OUTER = {
     "time_embed.0": "map_layer0", "time_embed.2": "map_layer1", "label_emb": "map_label",
     "out.0": "out_norm", "out.2": "out_conv",
@@ -40,20 +40,13 @@ def recognise(state: Mapping[str, Any]) -> bool:
 
 def from_state(state: Mapping[str, Tensor], path: Path) -> Denoiser:
     """Return the denoiser of a consistency model's state dict, in eval mode."""
-    try:
-        spec = describe(state)
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-        raise UnsupportedCheckpointError(
-            f"{path} looks like consistency_models but cannot be used: {reason}."
-        ) from error
-    spec["provenance"] = {"format": "consistency_models", "file": path.name}
-    made = native.build(path, spec)
-    places = layout(spec["backbone"])
-    tensors = {f"backbone.{renamed(name, places)}": converted(name, tensor) for name, tensor in state.items()}
-    for name, ghost in made.state_dict().items():
+    with name_file(path):
+        spec = describe(state) | {"provenance": {"format": "consistency_models", "file": path.name}}
+    made, places = native.build(path, spec), locate_blocks(spec["backbone"])
+    tensors = {f"backbone.{rename(name, places)}": convert(name, tensor) for name, tensor in state.items()}
+    for name, ours in made.state_dict().items():
         if name.endswith("resample_filter"):  # the mean of 2 x 2 pixels, which their network computes without weights
-            tensors[name] = torch.full(ghost.shape, 0.25)
+            tensors[name] = torch.full(ours.shape, 0.25)
     native.fill(path, made, tensors)
     return made.eval()
 
@@ -64,26 +57,26 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if width < NARROWEST:
         raise ValueError(f"it has {width} channels, and below {NARROWEST} its norms have other groups than d2o's")
     blocks = 1 + max(int(name.split(".")[1]) for name in state if re.match(r"input_blocks\.\d+\.", name))
-    told, told_to = (len(state[f"input_blocks.1.0.{layer}.weight"]) for layer in ("emb_layers.1", "out_layers.3"))
-    resolution, multipliers, count, firsts = levels_of(state, width, blocks)
+    embedded, channels = (len(state[f"input_blocks.1.0.{layer}.weight"]) for layer in ("emb_layers.1", "out_layers.3"))
+    adaptive_scale = embedded == 2 * channels  # every channel's scale and shift, or its shift alone
+    resolution, multipliers, count, firsts = find_levels(state, width, blocks)
     attended = [f"input_blocks.{place}.1.qkv.weight" in state for place in firsts]
     attention = [resolution >> level for level, attends in enumerate(attended) if attends]
     channels = state["out.2.weight"].shape[0]
     classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
     sizes = {"resolution": resolution, "in_channels": channels, "out_channels": channels, "num_classes": classes}
     options = {"channels": width, "channel_multipliers": list(multipliers), "num_blocks": count}
-    options["adaptive_scale"] = told == 2 * told_to  # every channel's scale and shift, or its shift alone
+    options |= {"adaptive_scale": adaptive_scale, "attention_resolutions": attention, "dropout": 0.0}
     return {
-        "backbone": {
-            "kind": "dhariwal_unet", **sizes, **options, "attention_resolutions": attention, "dropout": 0.0
-        },
+        "backbone": {"kind": "dhariwal_unet", **sizes, **options},
         "preconditioning": {"kind": "boundary", "time_scale": TIME_SCALE},
         "image_shape": [channels, resolution, resolution],
         "num_classes": classes,
-    }  # fmt: skip
+        "one_step": True,
+    }
 
 
-def levels_of(state: Mapping[str, Tensor], width: int, blocks: int) -> tuple[int, tuple[int, ...], int, list[int]]:
+def find_levels(state: Mapping[str, Tensor], width: int, blocks: int) -> tuple[int, tuple[int, ...], int, list[int]]:
     """Return resolution, multipliers, blocks a level, and the place of every level's first block."""
     for resolution, multipliers in MULTIPLIERS.items():
         count, rest = divmod(blocks - len(multipliers), len(multipliers))
@@ -95,7 +88,7 @@ def levels_of(state: Mapping[str, Tensor], width: int, blocks: int) -> tuple[int
     raise ValueError("its levels are not those of the released models for 64, 128 or 256 pixels")
 
 
-def layout(backbone: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def locate_blocks(backbone: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return where each of their blocks is in our network, and where what follows it to double the image is."""
     sizes = [backbone["resolution"] >> level for level in range(len(backbone["channel_multipliers"]))]
     names = [f"{size}x{size}" for size in sizes]
@@ -112,7 +105,7 @@ def layout(backbone: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return places | {f"middle_block.{place}": (f"dec.{deepest}_{part}", "") for place, part in enumerate(middle)}
 
 
-def renamed(name: str, places: Mapping[str, tuple[str, str]]) -> str:
+def rename(name: str, places: Mapping[str, tuple[str, str]]) -> str:
     """Return our name of one of their weights; a name that is none of theirs stays."""
     module, _, kind = name.rpartition(".")
     if module in OUTER:
@@ -129,7 +122,7 @@ def renamed(name: str, places: Mapping[str, tuple[str, str]]) -> str:
     return f"{up if match[2] not in (None, '0') else block}.{RESIDUAL.get(part, part)}.{kind}"
 
 
-def converted(name: str, tensor: Tensor) -> Tensor:
+def convert(name: str, tensor: Tensor) -> Tensor:
     """Return one of their weights as our layer holds it."""
     if name.startswith("label_emb."):
         return tensor.T.contiguous()

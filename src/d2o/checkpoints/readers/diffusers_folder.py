@@ -3,27 +3,27 @@
 Only JSON and tensors are read. Classes are rows of a table, and nothing that a folder brings along is imported.
 """
 
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from d2o.checkpoints import native
-from d2o.diffusion import families as preconditioning
+from d2o.diffusion import families
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Boundary, Epsilon, Preconditioning, Velocity
-from d2o.errors import CheckpointError, MalformedCheckpointError, UnsupportedCheckpointError
+from d2o.errors import MalformedCheckpointError, UnsupportedCheckpointError, name_file
 
-from . import dit, folder_weights
+from . import dit
+from .folder_weights import hash_weights, read_json, read_weights
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 AUTOENCODER = "vae"
 """The folder of a latent model's codec."""
-LARGEST_JSON = 2**24
-"""Bytes; real files have some thousands."""
 
-PREDICTIONS: dict[str, type] = {"epsilon": Epsilon, "v_prediction": Velocity}
+PREDICTIONS = {"epsilon": Epsilon, "v_prediction": Velocity}
 DISCRETE = (
     *("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"),
     *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
@@ -32,6 +32,13 @@ DISCRETE = (
 )
 """Samplers of networks that know the times of a discrete schedule; which of them came with the network is no matter."""
 CONSISTENCY = "CMStochasticIterativeScheduler"
+SCHEDULE = {
+    "schedule": "beta_schedule",
+    "beta_start": "beta_start",
+    "beta_end": "beta_end",
+    "steps": "num_train_timesteps",
+}
+"""Our name of a number of the noise schedule -> theirs."""
 
 RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """How attention was spelled until 2023."""
@@ -45,23 +52,25 @@ class Folder(NamedTuple):
     scheduler: dict[str, Any]
 
 
-def recognise(path: Path) -> bool:
-    """Return whether this is a diffusers pipeline, or the folder of a single network."""
-    return path.is_dir() and any((path / name).is_file() for name in (INDEX, CONFIG))
-
-
-def load(path: Path, ghosts: bool = False) -> Denoiser:
+def load(path: Path, meta: bool = False) -> Denoiser:
     """Return the denoiser of a pipeline or network folder, in eval mode; what is wrong with it is a CheckpointError.
 
-    With `ghosts` it is on the meta device, and of its tensors nothing but types and shapes is read.
+    With `meta` it is on the meta device, and of its tensors nothing but types and shapes is read.
     """
     folder = open_folder(path)
-    denoiser = reader_of(folder)(folder, ghosts)
-    hashes = {} if ghosts else {"sha256": folder_weights.hashes(folder.path)}
-    denoiser.provenance = {**provenance_of(folder), **hashes}
+    name = folder.config.get("_class_name")
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise UnsupportedCheckpointError(
+            f"{folder.path} is a network of class {str(name)[:60]}; d2o reads {', '.join(NETWORKS)}."
+        )
+    tensors = read_weights(folder.path, meta)
+    with name_file(folder.path):
+        spec, tensors = NETWORKS[name](folder, tensors)
+    spec["provenance"] = describe_origin(folder) | ({} if meta else {"sha256": hash_weights(folder.path)})
+    spec["one_step"] = spec["preconditioning"].get("kind") == Boundary.kind
     if (path / AUTOENCODER / CONFIG).is_file():
-        denoiser.provenance["codec"] = {"folder": str((path / AUTOENCODER).absolute())}
-    return denoiser.eval()
+        spec["codec"] = {"folder": str((path / AUTOENCODER).absolute())}
+    return native.make(folder.path, spec, tensors)
 
 
 def open_folder(path: Path) -> Folder:
@@ -83,43 +92,22 @@ def open_folder(path: Path) -> Folder:
     return Folder(place, read_json(place / CONFIG), read_json(schedulers[0]) if schedulers else {})
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the record in a JSON file."""
-    try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"it has more than {LARGEST_JSON:,} bytes")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MalformedCheckpointError(f"{path} is not a readable JSON file ({str(error)[:100]}).") from error
-    if not isinstance(values, dict):
-        raise MalformedCheckpointError(f"{path} does not hold a JSON record.")
-    return values
+Network = tuple[dict[str, Any], dict[str, Tensor]]
+"""The description of a denoiser, as in our own files, and its weights."""
 
 
-def reader_of(folder: Folder) -> Callable[[Folder, bool], Denoiser]:
-    """Return the function that reads the network of a folder."""
-    name = folder.config.get("_class_name")
-    if not isinstance(name, str) or name not in NETWORKS:
-        raise UnsupportedCheckpointError(
-            f"{folder.path} holds a network of class {str(name)[:60]}; d2o reads {', '.join(NETWORKS)}."
-        )
-    return NETWORKS[name]
-
-
-def read_unet(folder: Folder, ghosts: bool) -> Denoiser:
-    """Return the denoiser of a UNet2DModel, without the learned sigma that some have."""
-    denoiser = native.build(folder.path, describe_unet(folder))
-    tensors = {modern(name): tensor for name, tensor in folder_weights.read(folder.path, ghosts).items()}
-    channels = denoiser.image_shape[0]
+def read_unet(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
+    """Return a UNet2DModel, without the learned sigma that some have."""
+    spec = describe_unet(folder)
+    channels = spec["image_shape"][0]
+    state = {modernise(name): tensor for name, tensor in tensors.items()}
     for name in ("conv_out.weight", "conv_out.bias"):
-        if folder.config.get("out_channels") == 2 * channels and name in tensors:
-            tensors[name] = tensors[name][:channels]
-    unet: Any = denoiser.backbone
-    native.fill(folder.path, unet.unet, tensors)
-    return denoiser
+        if folder.config.get("out_channels") == 2 * channels and name in state:
+            state[name] = state[name][:channels]
+    return spec, {f"backbone.unet.{name}": tensor for name, tensor in state.items()}
 
 
-def modern(name: str) -> str:
+def modernise(name: str) -> str:
     """Return the present name of a parameter."""
     if ".attentions." in name:
         for old, new in RENAMED.items():
@@ -135,48 +123,44 @@ def describe_unet(folder: Folder) -> dict[str, Any]:
     outputs = settings.pop("out_channels", 3)
     size: Any = size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
     if type(size) is not int:
-        raise UnsupportedCheckpointError(
-            f"{folder.path} does not say which square images its network makes: write the number of pixels of a side "
-            f'as "sample_size" into its {CONFIG}.'
+        raise ValueError(
+            f"it does not say which square images its network makes: write the number of pixels of a side as "
+            f'"sample_size" into its {CONFIG}'
         )
     if type(channels) is not int or outputs not in (channels, 2 * channels):
-        raise UnsupportedCheckpointError(
-            f"{folder.path} has a network of {str(channels)[:20]} input and {str(outputs)[:20]} output channels; a "
-            "denoiser has as many outputs as inputs, or twice as many where it learned sigma."
+        raise ValueError(
+            f"it is a network of {str(channels)[:20]} input and {str(outputs)[:20]} output channels; a denoiser has as "
+            "many outputs as inputs, or twice as many where it learned sigma"
         )
     for name in ("down_block_types", "up_block_types"):
         if isinstance(words := settings.get(name), list):
             settings[name] = [word.removeprefix("UNetRes") if isinstance(word, str) else word for word in words]
-    family = preconditioning_of(folder)
     sizes = {"resolution": size, "in_channels": channels, "out_channels": channels, "num_classes": classes or 0}
     return {
         "backbone": {"kind": "diffusers_unet", **sizes, "unet": settings},
-        "preconditioning": preconditioning.to_spec(family),
+        "preconditioning": families.to_spec(read_scheduler(folder)),
         "image_shape": [channels, size, size],
         "num_classes": classes or 0,
     }
 
 
-def read_transformer(folder: Folder, ghosts: bool) -> Denoiser:
-    """Return the denoiser of a DiTTransformer2DModel, without its learned sigma."""
-    family = preconditioning_of(folder)
-    return dit.from_diffusers(folder.config, folder_weights.read(folder.path, ghosts), folder.path, family)
+def read_transformer(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
+    """Return a DiTTransformer2DModel, without its learned sigma."""
+    return dit.translate_diffusers(folder.config, tensors, read_scheduler(folder))
 
 
-def read_own(folder: Folder, ghosts: bool) -> Denoiser:
+def read_own(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
     """Return the denoiser that d2o once exported as a model of diffusers."""
     config = folder.config
     size, channels, classes = (config.get(name) for name in ("sample_size", "in_channels", "num_class_embeds"))
     spec = {"backbone": config.get("backbone"), "preconditioning": config.get("family")}
     if not all(isinstance(part, dict) for part in spec.values()):
-        raise UnsupportedCheckpointError(f"{folder.path} lacks the description that d2o writes into its {CONFIG}.")
-    denoiser = native.build(folder.path, {**spec, "image_shape": [channels, size, size], "num_classes": classes or 0})
-    tensors = folder_weights.read(folder.path, ghosts)
-    native.fill(folder.path, denoiser, {name.removeprefix("denoiser."): tensor for name, tensor in tensors.items()})
-    return denoiser
+        raise ValueError(f"it lacks the description that d2o writes into its {CONFIG}")
+    spec |= {"image_shape": [channels, size, size], "num_classes": classes or 0}
+    return spec, {name.removeprefix("denoiser."): tensor for name, tensor in tensors.items()}
 
 
-NETWORKS: dict[str, Callable[[Folder, bool], Denoiser]] = {
+NETWORKS: dict[str, Callable[[Folder, Mapping[str, Tensor]], Network]] = {
     "UNet2DModel": read_unet,
     "DiTTransformer2DModel": read_transformer,
     "Transformer2DModel": read_transformer,  # what the published DiT folders say
@@ -184,43 +168,32 @@ NETWORKS: dict[str, Callable[[Folder, bool], Denoiser]] = {
 }
 
 
-def preconditioning_of(folder: Folder) -> Preconditioning:
+def read_scheduler(folder: Folder) -> Preconditioning:
     """Return the preconditioning that a scheduler's config asks for; without a scheduler, DDPM's."""
-    config, path = folder.scheduler, folder.path
+    config = folder.scheduler
     if not config:
-        warnings.warn(f"{path} has no {SCHEDULER}: DDPM's linear schedule and epsilon are assumed.", stacklevel=2)
+        assumed = "DDPM's linear schedule and epsilon are assumed"
+        warnings.warn(f"{folder.path} has no {SCHEDULER}: {assumed}.", stacklevel=2)
     name = config.get("_class_name", "DDPMScheduler")
-    try:
-        if name == CONSISTENCY:
-            wanted = ("sigma_data", "sigma_min", "sigma_max")
-            numbers = {key: config[key] for key in wanted if key in config}
-            return preconditioning.from_spec({"kind": Boundary.kind, "time_scale": 250.0, **numbers})
-        if name not in DISCRETE:
-            known = ", ".join((*DISCRETE, CONSISTENCY))
-            raise ValueError(f"its scheduler is of class {str(name)[:60]}, and d2o knows {known}")
-        prediction = config.get("prediction_type", "epsilon")
-        if prediction not in PREDICTIONS:
-            known = " and ".join(PREDICTIONS)
-            raise ValueError(f"its network predicts {str(prediction)[:60]!r}, and d2o knows {known}")
-        if config.get("rescale_betas_zero_snr"):
-            raise ValueError("its schedule ends without any signal (rescale_betas_zero_snr), where sigma is infinite")
-        return preconditioning.from_spec({"kind": PREDICTIONS[prediction].kind, **schedule_of(config)})
-    except (TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise UnsupportedCheckpointError(f"{path} cannot be used: {str(error).rstrip('.')}.") from error
-
-
-def schedule_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the noise schedule of a scheduler's config under our names."""
+    if name == CONSISTENCY:
+        numbers = {key: config[key] for key in ("sigma_data", "sigma_min", "sigma_max") if key in config}
+        return families.from_spec({"kind": Boundary.kind, "time_scale": 250.0, **numbers})
+    if name not in DISCRETE:
+        known = ", ".join((*DISCRETE, CONSISTENCY))
+        raise ValueError(f"its scheduler is of class {str(name)[:60]}, and d2o knows {known}")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"its network predicts {str(prediction)[:60]!r}, and d2o knows {' and '.join(PREDICTIONS)}")
+    if config.get("rescale_betas_zero_snr"):
+        raise ValueError("its schedule ends without any signal (rescale_betas_zero_snr), where sigma is infinite")
     if (betas := config.get("trained_betas")) is not None:
-        return {"betas": betas, "steps": len(betas)}
-    names = {"schedule": "beta_schedule", "beta_start": "beta_start", "beta_end": "beta_end"}
-    names["steps"] = "num_train_timesteps"
-    return {ours: config[theirs] for ours, theirs in names.items() if theirs in config}
+        schedule = {"betas": betas, "steps": len(betas)}
+    else:
+        schedule = {ours: config[theirs] for ours, theirs in SCHEDULE.items() if theirs in config}
+    return families.from_spec({"kind": PREDICTIONS[prediction].kind, **schedule})
 
 
-def provenance_of(folder: Folder) -> dict[str, Any]:
+def describe_origin(folder: Folder) -> dict[str, Any]:
     """Return where a network comes from, without reading its weights."""
     scheduler = folder.scheduler.get("_class_name")
     names = {"class": folder.config.get("_class_name"), "version": folder.config.get("_diffusers_version")}

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2o.backbones.dit import DiT, TimeEmbedder, positions
+from d2o import backbones
+from d2o.backbones.dit import positions
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon, Preconditioning, to_spec
-from d2o.errors import MismatchError, UnsupportedCheckpointError
+from d2o.errors import name_file
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Attention heads of the published widths S, B, L and XL: the weights do not show them."""
 MARKS = ("x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.adaLN_modulation.1.weight", "pos_embed")
-SIGMA_HALF = ("final_layer.linear.weight", "final_layer.linear.bias")
+LAST_LAYER = ("final_layer.linear.weight", "final_layer.linear.bias")
 
 # How names of diffusers' begin, and the original ones; * is a block's number. Its q, k and v are apart.
 NAMES: tuple[tuple[str, str], ...] = (
@@ -57,114 +58,69 @@ IGNORED = ("dropout", "norm_num_groups", "upcast_attention", "attention_type")
 """Settings without influence on a DiT that is not in training."""
 
 
-def recognise(state: Mapping[str, Any], key: str = "ema") -> bool:
-    """Return whether these are weights of facebookresearch/DiT, or a training checkpoint that has them under `key`."""
-    return all(name in weights(state, key) for name in MARKS)
+def recognise(state: Mapping[str, Any]) -> bool:
+    """Return whether these are weights of facebookresearch/DiT."""
+    return all(name in state for name in MARKS)
 
 
-def from_state(state: Mapping[str, Any], path: Path, num_heads: int | None = None, key: str = "ema") -> Denoiser:
-    """Return the denoiser of a facebookresearch/DiT state dict or training checkpoint, without its learned sigma."""
-    tensors = dict(weights(state, key))
-    return assembled(tensors, describe(tensors, path, num_heads), path)
+def from_state(state: Mapping[str, Tensor], path: Path, num_heads: int | None = None) -> Denoiser:
+    """Return the denoiser of a facebookresearch/DiT state dict, without its learned sigma."""
+    with name_file(path):
+        spec = describe(state, num_heads)
+    return native.make(path, spec, drop_sigma(dict(state), spec))
 
 
-def from_diffusers(
-    config: Mapping[str, Any], state: Mapping[str, Tensor], path: Path, preconditioning: Preconditioning | None = None
-) -> Denoiser:
-    """Return the denoiser of a DiTTransformer2DModel with this `config`, without its learned sigma.
+def translate_diffusers(
+    config: Mapping[str, Any], state: Mapping[str, Tensor], preconditioning: Preconditioning
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return description and weights of a DiTTransformer2DModel with this `config`, without its learned sigma.
 
     Its blocks have embedders of their own; where they are all equal, as in the published models, they become one.
     """
-    tensors = joined({renamed(name): tensor for name, tensor in state.items()})
-    shared = share_embedders(tensors)
-    spec = describe_diffusers(config, path, shared, preconditioning or Epsilon())
+    tensors = join_attention({rename(name): tensor for name, tensor in state.items()})
+    spec = describe_diffusers(config, preconditioning, share_embedders(tensors))
     options = spec["backbone"]
+    with torch.device("meta"):
+        backbones.build(options)  # what is wrong with the sizes is said before they take memory
     places = positions(options["resolution"] // options["patch_size"], options["channels"])[None]
     tensors["pos_embed"] = places.to("meta") if any(tensor.is_meta for tensor in state.values()) else places
-    return assembled(tensors, spec, path)
+    return spec, drop_sigma(tensors, spec)
 
 
-def to_diffusers(denoiser: Denoiser) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the config and weights with which diffusers' DiTTransformer2DModel predicts the same noise.
-
-    A network of the original kind, which diffusers would tell the times a little differently, is told that of
-    `sigma_max` whatever the time is: enough for one step.
-    """
-    backbone = denoiser.backbone
-    assert isinstance(backbone, DiT)
-    options = backbone.config
-    if options["mlp_multiplier"] != 4:
-        raise UnsupportedCheckpointError("diffusers has DiTs with an mlp_multiplier of 4 only: export to another form.")
-    tensors = {name: tensor.detach() for name, tensor in backbone.state_dict().items() if name != "pos_embed"}
-    if not options["time_endpoint"]:
-        time = denoiser.preconditioning(torch.tensor([denoiser.sigma_max])).noise.to(backbone.pos_embed.device)
-        for name, embedder in backbone.named_modules():
-            if isinstance(embedder, TimeEmbedder):
-                tensors[f"{name}.mlp.0.bias"] = embedder.mlp[0](embedder.waves(time))[0].detach()
-                tensors[f"{name}.mlp.0.weight"] = torch.zeros_like(tensors[f"{name}.mlp.0.weight"])
-    shared = {name: tensors.pop(name) for name in list(tensors) if name.startswith(("t_embedder.", "y_embedder."))}
-    for index in range(options["num_blocks"]):
-        tensors |= {f"blocks.{index}.{name}": tensor.clone() for name, tensor in shared.items()}
-        for kind in ("weight", "bias"):
-            parts = tensors.pop(f"blocks.{index}.attn.qkv.{kind}").chunk(3)
-            tensors |= {f"blocks.{index}.attn.{q}.{kind}": part for q, part in zip("qkv", parts, strict=True)}
-    config = {
-        "num_attention_heads": options["num_heads"],
-        "attention_head_dim": options["channels"] // options["num_heads"],
-        "in_channels": options["in_channels"],
-        "out_channels": options["out_channels"],
-        "num_layers": options["num_blocks"],
-        "sample_size": options["resolution"],
-        "patch_size": options["patch_size"],
-        "num_embeds_ada_norm": options["num_classes"],
-        "norm_eps": options["mlp_eps"],
-        **FIXED,
-    }
-    return config, {renamed(name, back=True): tensor.contiguous() for name, tensor in tensors.items()}
-
-
-def assembled(tensors: dict[str, Tensor], spec: dict[str, Any], path: Path) -> Denoiser:
-    """Build what `spec` describes and fill it with `tensors` under the original names, strictly."""
-    denoiser = native.build(path, spec)
+def drop_sigma(tensors: dict[str, Tensor], spec: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return weights under our names, the last layer's without the half that predicts sigma."""
     side, channels = spec["backbone"]["patch_size"] ** 2, spec["backbone"]["out_channels"]
-    for name in SIGMA_HALF:
+    for name in LAST_LAYER:
         if name in tensors and len(tensors[name]) == 2 * side * channels:
             rows = tensors[name].unflatten(0, (side, 2, channels))  # of each pixel: the noise, then sigma
             tensors[name] = rows[:, 0].flatten(0, 1)
-    native.fill(path, denoiser, {f"backbone.{name}": tensor for name, tensor in tensors.items()})
-    return denoiser.eval()
+    return {f"backbone.{name}": tensor for name, tensor in tensors.items()}
 
 
-def weights(state: Mapping[str, Any], key: str = "ema") -> Mapping[str, Any]:
-    """Return the weights under `key` of a training checkpoint {model, ema, opt, args}; a state dict is its own."""
-    inner = state.get(key)
-    return inner if isinstance(inner, Mapping) else state
-
-
-def describe(state: Mapping[str, Tensor], path: Path, num_heads: int | None = None) -> dict[str, Any]:
+def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[str, Any]:
     """Return the description, as in our own files, that the shapes of a facebookresearch/DiT state dict tell."""
 
     def shape(name: str, dimensions: int) -> list[int]:
         tensor = state.get(name)
         if tensor is None or tensor.dim() != dimensions or 0 in tensor.shape:
             found = "is missing" if tensor is None else f"has shape {list(tensor.shape)}"
-            raise MismatchError(f"{path} is not a complete DiT: {name} {found}.")
+            raise ValueError(f"it is not a complete DiT: {name} {found}")
         return list(tensor.shape)
 
     channels, in_channels, patch_size, _ = shape("x_embedder.proj.weight", 4)
     places, outputs = shape("pos_embed", 3)[1], shape("final_layer.linear.weight", 2)[0]
     heads = num_heads or HEADS.get(channels)
     if heads is None:
-        raise UnsupportedCheckpointError(
-            f"{path} is a DiT of width {channels}, which is none of the published {', '.join(map(str, HEADS))}: say "
-            "how many attention heads it has: num_heads=... (d2o inspect and d2o convert: --num-heads)."
+        raise ValueError(
+            f"it is a DiT of width {channels}, which is none of the published {', '.join(map(str, HEADS))}: say how "
+            "many attention heads it has: num_heads=... (d2o inspect and d2o convert: --num-heads)"
         )
     resolution = math.isqrt(places) * patch_size
     backbone = {
         "kind": "dit",
         "resolution": resolution,
         "in_channels": in_channels,
-        "out_channels": noise_channels(outputs / patch_size**2, in_channels, path),
+        "out_channels": count_noise_channels(outputs / patch_size**2, in_channels),
         "num_classes": shape("y_embedder.embedding_table.weight", 2)[0] - 1,
         "patch_size": patch_size,
         "channels": channels,
@@ -175,28 +131,26 @@ def describe(state: Mapping[str, Tensor], path: Path, num_heads: int | None = No
     return description(backbone, Epsilon(), "facebookresearch/DiT")
 
 
-def describe_diffusers(
-    config: Mapping[str, Any], path: Path, shared: bool, preconditioning: Preconditioning
-) -> dict[str, Any]:
+def describe_diffusers(config: Mapping[str, Any], preconditioning: Preconditioning, shared: bool) -> dict[str, Any]:
     """Return the description, as in our own files, of what a DiTTransformer2DModel's config says."""
     for name, value in config.items():
         if name in DIFFUSERS_DEFAULTS or name in IGNORED or name.startswith("_"):
             continue
         if value != FIXED[name] if name in FIXED else value not in (None, False):
-            raise UnsupportedCheckpointError(
-                f"{path} is a transformer of diffusers with {name[:60]} = {str(value)[:60]}, which d2o does not know: "
-                f"it reads DiT alone, with {', '.join(f'{key} = {value}' for key, value in FIXED.items())}."
+            raise ValueError(
+                f"it is a transformer of diffusers with {name[:60]} = {str(value)[:60]}, which d2o does not know: it "
+                f"reads DiT alone, with {', '.join(f'{key} = {value}' for key, value in FIXED.items())}"
             )
     given = {name: config.get(name, default) for name, default in DIFFUSERS_DEFAULTS.items()}
     if not all(type(given[name]) is int for name in given if name not in ("out_channels", "norm_eps")):
-        raise UnsupportedCheckpointError(f"{path} has a config that is not a DiT's: its sizes must be whole numbers.")
+        raise ValueError("its config is not a DiT's: sizes must be whole numbers")
     in_channels = given["in_channels"]
     outputs = in_channels if given["out_channels"] is None else given["out_channels"]
     backbone = {
         "kind": "dit",
         "resolution": given["sample_size"],
         "in_channels": in_channels,
-        "out_channels": noise_channels(outputs, in_channels, path),
+        "out_channels": count_noise_channels(outputs, in_channels),
         "num_classes": given["num_embeds_ada_norm"],
         "patch_size": given["patch_size"],
         "channels": given["num_attention_heads"] * given["attention_head_dim"],
@@ -221,17 +175,17 @@ def description(backbone: dict[str, Any], preconditioning: Preconditioning, orig
     }
 
 
-def noise_channels(outputs: object, in_channels: int, path: Path) -> int:
+def count_noise_channels(outputs: object, in_channels: int) -> int:
     """Return how many of the output's channels predict the noise: all, or the first half where sigma was learned."""
     if outputs not in (in_channels, 2 * in_channels):
-        raise UnsupportedCheckpointError(
-            f"{path} is a DiT of {in_channels} input and {str(outputs)[:20]} output channels: it should have as many "
-            "outputs as inputs, or twice as many."
+        raise ValueError(
+            f"it is a DiT of {in_channels} input and {str(outputs)[:20]} output channels: it should have as many "
+            "outputs as inputs, or twice as many"
         )
     return in_channels
 
 
-def renamed(name: str, back: bool = False) -> str:
+def rename(name: str, back: bool = False) -> str:
     """Return the original name of a parameter of diffusers' DiT, or `back`; a name that is in no row stays."""
     for row in NAMES:
         old, new = reversed(row) if back else row
@@ -240,7 +194,7 @@ def renamed(name: str, back: bool = False) -> str:
     return name
 
 
-def joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def join_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the same tensors with q, k and v of every block as one qkv."""
     for name in [name for name in tensors if ".attn.q." in name]:
         parts = [name.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]

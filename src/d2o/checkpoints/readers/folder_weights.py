@@ -1,6 +1,5 @@
-"""The tensors of a model folder: safetensors before torch files, whole or in several parts with an index."""
+"""The files of a model folder: JSON, and tensors in safetensors before torch files, whole or in indexed parts."""
 
-import hashlib
 import json
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from torch import Tensor
 from d2o.checkpoints import native
 from d2o.checkpoints.pickles import torch_state
 from d2o.errors import MalformedCheckpointError, UnsafeCheckpointError
+from d2o.files import sha256_of
 
 STEM = "diffusion_pytorch_model"
 NAMES = (  # the first that exists is read
@@ -21,14 +21,15 @@ NAMES = (  # the first that exists is read
     f"{STEM}.bin.index.json",
     f"{STEM}.fp16.bin",
 )
-LARGEST_INDEX = 2**26
+LARGEST_JSON = 2**26
+"""Bytes; configs have some thousands, indices of large models some hundred thousands."""
 
 
-def read(folder: Path, ghosts: bool = False) -> dict[str, Tensor]:
-    """Return all tensors of a model folder; with `ghosts` on the meta device, only their types and shapes are read."""
+def read_weights(folder: Path, meta: bool = False) -> dict[str, Tensor]:
+    """Return all tensors of a model folder; with `meta` on the meta device, only their types and shapes are read."""
     tensors: dict[str, Tensor] = {}
-    for file, wanted in files(folder).items():
-        found = read_file(file, ghosts)
+    for file, wanted in list_files(folder).items():
+        found = read_file(file, meta)
         missing = [name for name in wanted or () if name not in found]
         if missing:
             raise MalformedCheckpointError(f"{file} lacks the tensor {missing[0]!r} that its index promises.")
@@ -36,29 +37,28 @@ def read(folder: Path, ghosts: bool = False) -> dict[str, Tensor]:
     return tensors
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hash_weights(folder: Path) -> dict[str, str]:
     """Return the sha256 of every file of weights."""
-    digests = {}
-    for file in files(folder):
-        with file.open("rb") as stream:
-            digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return digests
+    return {file.name: sha256_of(file) for file in list_files(folder)}
 
 
-def files(folder: Path) -> dict[Path, list[str] | None]:
+def list_files(folder: Path) -> dict[Path, list[str] | None]:
     """Return the files of weights, each with the tensors that are wanted of it, None for all."""
     for name in NAMES:
         if (folder / name).is_file():
-            return indexed(folder / name) if name.endswith(".json") else {folder / name: None}
+            return read_index(folder / name) if name.endswith(".json") else {folder / name: None}
     raise MalformedCheckpointError(
         f"{folder} has no weights: none of {', '.join(NAMES)} is there; download the whole folder."
     )
 
 
-def indexed(index: Path) -> dict[Path, list[str] | None]:
+def read_index(index: Path) -> dict[Path, list[str] | None]:
     """Return the files that an index names; a name that leads out of the folder is refused."""
+    tensors = read_json(index).get("weight_map")
+    if not isinstance(tensors, dict) or not tensors:
+        raise MalformedCheckpointError(f"{index} is not an index of weights: it names no tensors.")
     parts: dict[Path, Any] = defaultdict(list)
-    for tensor, name in weight_map(index).items():
+    for tensor, name in tensors.items():
         if not isinstance(name, str) or PurePosixPath(name).name != name or "\\" in name or not name.strip("."):
             raise UnsafeCheckpointError(
                 f"{index} sends the reader to {str(name)[:100]!r}, outside of its own folder. Nothing was loaded."
@@ -69,22 +69,22 @@ def indexed(index: Path) -> dict[Path, list[str] | None]:
     return dict(parts)
 
 
-def weight_map(index: Path) -> dict[str, Any]:
-    """Return which tensor is in which file."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the record in a JSON file."""
     try:
-        if index.stat().st_size > LARGEST_INDEX:
-            raise ValueError("it is too large")
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not isinstance(names, dict) or not names:
-            raise ValueError("it names no tensors")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MalformedCheckpointError(f"{index} is not an index of weights ({str(error)[:100]}).") from error
-    return names
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it has more than {LARGEST_JSON:,} bytes")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it is not a JSON record")
+    except (OSError, ValueError, RecursionError) as error:
+        raise MalformedCheckpointError(f"{path} cannot be read as JSON ({str(error)[:100]}).") from error
+    return values
 
 
-def read_file(file: Path, ghosts: bool) -> dict[str, Tensor]:
+def read_file(file: Path, meta: bool) -> dict[str, Tensor]:
     """Return the tensors of one file."""
     if file.suffix != ".safetensors":
-        return torch_state.read_state(file, ghosts=ghosts)
-    with native.opened(file) as opened:
-        return native.tensors_of(opened, ghosts)
+        return torch_state.read_state(file, meta=meta)
+    with native.open_file(file) as content:
+        return native.read_tensors(content, meta)

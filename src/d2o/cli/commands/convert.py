@@ -12,10 +12,10 @@ from typing import Annotated
 import tyro
 
 from d2o.checkpoints import load, save
-from d2o.checkpoints.formats import file_sha256, located
+from d2o.checkpoints.places import locate
 from d2o.cli.options import Model, parse, tell
 from d2o.cli.progress import say
-from d2o.files import checked_file
+from d2o.files import checked_file, sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,9 @@ def main(arguments: Sequence[str]) -> None:
     if not options.out.endswith(".safetensors"):
         raise ValueError(f"The name {options.out} must end in .safetensors: that is what convert writes.")
     checked_file(options.out)
-    place = located(options.model, options.sha256)
-    denoiser = load(place, key=options.key, base=options.base, num_heads=options.num_heads)
-    if not place.is_dir():
-        denoiser.provenance = {**denoiser.provenance, "sha256": file_sha256(place)}
+    path = locate(options.model, "model", sha256=options.sha256).path
+    sha256 = None if path.is_dir() else sha256_of(path)
+    denoiser = load(path, key=options.key, sha256=sha256, base=options.base, num_heads=options.num_heads)
     save(options.out, denoiser)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     if options.json:

@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from d2o.checkpoints import export, load
+from d2o.checkpoints import load
 from d2o.cli.options import Model, parse, tell
+from d2o.export import export
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 import d2o
-from d2o.checkpoints.one_call import notice
+from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.cli.options import OWN_IMAGES, Model, parse, tell, with_codec
 from d2o.cli.progress import counted, say
 from d2o.data.codec import check_pixels
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     check_pixels(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)
     labels = None if classes is None else classes.tolist()
-    if options.steps == 1 and not options.middle_sigmas and (told := notice(denoiser, OWN_IMAGES)):
+    if options.steps == 1 and not options.middle_sigmas and (told := warn_about_one_step(denoiser, OWN_IMAGES)):
         say(told)
     churn = None if options.churn is None else Churn(options.churn)
     batches = generate(

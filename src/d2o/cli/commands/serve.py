@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import d2o
-from d2o.checkpoints.one_call import notice
+from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.cli.options import OWN_IMAGES, Model, parse, with_codec
 from d2o.cli.progress import say
 from d2o.data.codec import check_pixels
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"Serving needs {error.name}: pip install -e '.[serve]' in d2o's folder.") from error
     denoiser = with_codec(d2o.load(options.model, device=options.device), options.codec)
     check_pixels(denoiser)
-    if options.steps == 1 and (told := notice(denoiser, OWN_IMAGES)):
+    if options.steps == 1 and (told := warn_about_one_step(denoiser, OWN_IMAGES)):
         say(told)
     limits = Limits(options.max_seeds, options.max_queue, options.max_body, options.timeout)
     name = Path(options.model).name or "model"  # where it lies is nobody else's business

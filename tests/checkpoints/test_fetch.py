@@ -1,4 +1,4 @@
-"""Addresses, against a server on this machine: fetched once, continued where it broke, verified, never half."""
+"""Addresses, against a server on this machine: fetched once, verified, never half."""
 
 import hashlib
 import re
@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 import d2o
-from d2o import fetch as urls
+from d2o.fetch import OFFLINE_VARIABLES, fetch
 from d2o.checkpoints import CheckpointError
 from d2o.errors import MalformedCheckpointError
 
@@ -17,16 +17,15 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serve CONTENT at every path; `break_at` ends a connection early, `tag` is the file's ETag."""
+    """Serve CONTENT at every path; `break_at` ends a connection early."""
 
     break_at: int | None = None
-    tag = '"first"'
     content = CONTENT
     redirect: str | None = None
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.requests: list[tuple[str, str | None]] = []
+        self.requests: list[str] = []
         self.tokens: list[str | None] = []
 
     @property
@@ -35,16 +34,16 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answer with all of the content, or from the byte that a Range header names."""
+    """Answer with the content, a redirect, or an error."""
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
     def do_GET(self) -> None:
         assert isinstance(self.server, Server)
-        server, wanted = self.server, self.headers.get("Range")
+        server = self.server
         server.tokens.append(self.headers.get("Authorization"))
-        server.requests.append((self.path, wanted))
+        server.requests.append(self.path)
         if server.redirect:
             self.send_response(302)
             self.send_header("Location", server.redirect)
@@ -53,25 +52,16 @@ class Handler(BaseHTTPRequestHandler):
         if "missing" in self.path:
             self.send_error(404)
             return
-        start = int(re.findall(r"\d+", wanted)[0]) if wanted else 0
-        if self.headers.get("If-Range", server.tag) != server.tag:
-            start, wanted = 0, None
-        if wanted and start >= len(server.content):
-            self.send_error(416)
-            return
-        self.send_response(206 if wanted else 200)
-        if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
-        self.send_header("ETag", server.tag)
-        self.send_header("Content-Length", str(len(server.content) - start))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(server.content)))
         self.end_headers()
-        self.wfile.write(server.content[start : server.break_at])
+        self.wfile.write(server.content[: server.break_at])
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("D2O_CACHE", str(tmp_path / "cache"))
-    for name in (*urls.OFFLINE_VARIABLES, "http_proxy", "HTTP_PROXY"):
+    for name in (*OFFLINE_VARIABLES, "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     made = Server()
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
@@ -87,54 +77,52 @@ def kept(tmp_path) -> list[str]:
 
 
 def test_a_file_is_fetched_once(server, tmp_path):
-    path = urls.fetch(f"{server.address}/edm.pkl", SHA256)
+    path = fetch(f"{server.address}/edm.pkl", SHA256)
     assert path.read_bytes() == CONTENT and path.name.endswith("-edm.pkl")
-    assert urls.fetch(f"{server.address}/edm.pkl", SHA256) == path
+    assert fetch(f"{server.address}/edm.pkl", SHA256) == path
     assert len(server.requests) == 1 and kept(tmp_path) == [path.name]
 
 
-def test_a_broken_download_is_continued(server, tmp_path):
+def test_a_broken_download_leaves_nothing_and_starts_again(server, tmp_path):
     server.break_at = 300_000
-    with pytest.raises(CheckpointError, match=r"broke at 300,000 of 1,024,000 bytes; the same call again continues"):
-        urls.fetch(f"{server.address}/edm.pkl")
+    with pytest.raises(CheckpointError, match=r"edm\.pkl.*300,000.*1,024,000"):
+        fetch(f"{server.address}/edm.pkl")
+    assert kept(tmp_path) == []
     server.break_at = None
-    path = urls.fetch(f"{server.address}/edm.pkl", SHA256)
+    path = fetch(f"{server.address}/edm.pkl", SHA256)
     assert path.read_bytes() == CONTENT and kept(tmp_path) == [path.name]
-    assert [wanted for _, wanted in server.requests] == [None, "bytes=300000-"]
-
-
-def test_another_file_at_the_address_is_fetched_whole(server):
-    server.break_at = 300_000
-    with pytest.raises(CheckpointError):
-        urls.fetch(f"{server.address}/edm.pkl")
-    server.break_at, server.tag, server.content = None, '"second"', CONTENT[::-1]
-    assert urls.fetch(f"{server.address}/edm.pkl").read_bytes() == CONTENT[::-1]
-
-
-def test_a_partial_file_that_is_longer_than_the_file(server):
-    path = urls.fetch(f"{server.address}/edm.pkl")
-    path.rename(path.with_name(f"{path.name}.part"))
-    assert urls.fetch(f"{server.address}/edm.pkl").read_bytes() == CONTENT
 
 
 def test_a_wrong_hash_leaves_nothing(server, tmp_path):
-    with pytest.raises(MalformedCheckpointError, match="has SHA-256"):
-        urls.fetch(f"{server.address}/edm.pkl", "0" * 64)
+    with pytest.raises(MalformedCheckpointError, match="0" * 64):
+        fetch(f"{server.address}/edm.pkl", "0" * 64)
     assert kept(tmp_path) == []
 
 
-def test_a_cached_file_is_verified_too(server):
-    path = urls.fetch(f"{server.address}/edm.pkl")
+def test_a_cached_file_is_verified_too_and_fetched_again(server):
+    path = fetch(f"{server.address}/edm.pkl")
     path.write_bytes(b"changed")
-    with pytest.raises(MalformedCheckpointError, match="has SHA-256"):
-        urls.fetch(f"{server.address}/edm.pkl", SHA256)
+    assert fetch(f"{server.address}/edm.pkl", SHA256).read_bytes() == CONTENT
+    path.write_bytes(b"changed")
+    server.content = b"another file"
+    with pytest.raises(MalformedCheckpointError, match=SHA256):
+        fetch(f"{server.address}/edm.pkl", SHA256)
+
+
+def test_two_at_once_fetch_once(server):
+    threads = [threading.Thread(target=fetch, args=(f"{server.address}/edm.pkl",)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.requests) == 1
 
 
 def test_the_hub(server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.address)
-    urls.fetch("hf://owner/model/sub/file.safetensors", SHA256)
-    urls.fetch("hf://owner/model@v2/file.safetensors")
-    assert [path for path, _ in server.requests] == [
+    fetch("hf://owner/model/sub/file.safetensors", SHA256)
+    fetch("hf://owner/model@v2/file.safetensors")
+    assert server.requests == [
         "/owner/model/resolve/main/sub/file.safetensors",
         "/owner/model/resolve/v2/file.safetensors",
     ]
@@ -156,25 +144,25 @@ def test_other_addresses_are_not_fetched(address):
 
 def test_redirects_lead_nowhere_else(server):
     server.redirect = "file:///etc/passwd"
-    with pytest.raises(CheckpointError, match="not allowed"):
+    with pytest.raises(CheckpointError, match="etc/passwd"):
         d2o.load(f"{server.address}/edm.pkl")
     server.redirect = "http://example.com/x"
-    with pytest.raises(CheckpointError, match="not fetched"):
+    with pytest.raises(CheckpointError, match=r"example\.com"):
         d2o.load(f"{server.address}/edm.pkl")
 
 
 def test_answers_that_are_no_file(server, tmp_path):
-    with pytest.raises(CheckpointError, match="answered 404"):
+    with pytest.raises(CheckpointError, match="404"):
         d2o.load(f"{server.address}/missing.pkl")
     assert kept(tmp_path) == []
 
 
-@pytest.mark.parametrize("variable", urls.OFFLINE_VARIABLES)
+@pytest.mark.parametrize("variable", OFFLINE_VARIABLES)
 def test_offline_is_an_error_at_once(server, monkeypatch, variable):
-    cached = urls.fetch(f"{server.address}/cached.pkl")
+    cached = fetch(f"{server.address}/cached.pkl")
     monkeypatch.setenv(variable, "1")
-    assert urls.fetch(f"{server.address}/cached.pkl") == cached
-    with pytest.raises(CheckpointError, match=rf"{variable}.*download the file by hand"):
+    assert fetch(f"{server.address}/cached.pkl") == cached
+    with pytest.raises(CheckpointError, match=variable):
         d2o.load(f"{server.address}/other.pkl")
 
 
@@ -182,7 +170,7 @@ def test_no_network_is_an_error_at_once(server):
     address = server.address
     server.shutdown()
     server.server_close()
-    with pytest.raises(CheckpointError, match="cannot be fetched"):
+    with pytest.raises(CheckpointError, match=r"edm\.pkl"):
         d2o.load(f"{address}/edm.pkl")
 
 
@@ -196,27 +184,31 @@ def test_a_model_at_an_address(server, tiny_denoiser, tmp_path):
 def test_the_token_of_the_hub_goes_to_the_hub_alone(server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     monkeypatch.setenv("HF_TOKEN", "secret")
-    urls.fetch("hf://owner/model/edm.pkl")
-    urls.fetch(f"{server.address}/other.pkl")
+    fetch("hf://owner/model/edm.pkl")
+    fetch(f"{server.address}/other.pkl")
     assert server.tokens == ["Bearer secret", None]
     elsewhere = Server()
     threading.Thread(target=elsewhere.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     server.redirect = f"{elsewhere.address}/edm.pkl"
-    urls.fetch("hf://owner/model/moved.pkl")
+    fetch("hf://owner/model/moved.pkl")
     elsewhere.shutdown()
     elsewhere.server_close()
     assert elsewhere.tokens == [None]
 
 
-def test_progress_is_told(server, monkeypatch, capsys):
-    monkeypatch.setattr(urls, "SHOW_SECONDS", 0)
-    urls.fetch(f"{server.address}/edm.pkl")
-    assert "edm.pkl: 1 of 1 MB" in capsys.readouterr().err
+def test_what_the_hubs_own_client_has_fetched_is_used(server, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    known = tmp_path / "hub" / "models--owner--model"
+    (known / "refs").mkdir(parents=True)
+    (known / "refs" / "main").write_text("a" * 40)
+    (known / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    (known / "snapshots" / ("a" * 40) / "edm.pkl").write_bytes(CONTENT)
+    assert fetch("hf://owner/model/edm.pkl", SHA256).is_relative_to(known) and not server.requests
 
 
 @pytest.mark.parametrize(
     "address", ["https://[::1/edm.pkl", "http://127.0.0.1:1/a b.pkl", "http://127.0.0.1:x/edm.pkl"]
 )
 def test_what_is_no_address(server, address):
-    with pytest.raises(CheckpointError, match=r"no address|cannot be fetched"):
-        urls.fetch(address)
+    with pytest.raises(CheckpointError, match=r"edm\.pkl|a b\.pkl"):
+        fetch(address)

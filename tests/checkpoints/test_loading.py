@@ -23,7 +23,7 @@ NOT_CHECKPOINTS = {
     "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 225813967\n",
     "web page": b"\n<!DOCTYPE html><html><head><title>Sign in</title></head></html>",
     "web page that": b"<HTML><body>404</body></HTML>",
-    "no checkpoint that d2o knows": b"PNG or anything else, longer than a header would be",
+    "nothing that d2o reads": b"PNG or anything else, longer than a header would be",
 }
 
 
@@ -39,11 +39,12 @@ __all__ = ["no_warnings"]  # a fixture for all tests here
 
 
 def test_folders_and_missing_files(tmp_path):
-    with pytest.raises(CheckpointError, match="folder without model files"):
+    with pytest.raises(CheckpointError, match="run directory"):
         d2o.load(tmp_path)
-    with pytest.raises(CheckpointError, match=r"no checkpoint at .*nothing\.pkl"):
+    with pytest.raises(CheckpointError, match=r"nothing\.pkl"):
         d2o.load(tmp_path / "nothing.pkl")
-    with pytest.raises(CheckpointError, match="sha256 is the hash of a file"):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="sha256"):
         d2o.load(tmp_path, sha256="0" * 64)
 
 
@@ -66,12 +67,12 @@ def test_hashes(pickle):
     digest = hashlib.sha256(pickle.read_bytes()).hexdigest()
     assert d2o.load(pickle, sha256=digest.upper()).provenance["sha256"] == digest
     assert inspect(pickle, sha256=digest).sha256 == digest
-    with pytest.raises(MalformedCheckpointError, match="has SHA-256"):
+    with pytest.raises(MalformedCheckpointError, match=digest):
         d2o.load(pickle, sha256="0" * 64)
 
 
 def test_a_device_that_is_not_there(pickle):
-    with pytest.raises(ValueError, match="cpu always works"):
+    with pytest.raises(ValueError, match="cuda:77.*cpu"):
         d2o.load(pickle, device="cuda:77")
 
 

@@ -13,7 +13,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
 from d2o import backbones
-from d2o.diffusion import families as preconditioning
+from d2o.diffusion import families
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MIN
 
@@ -40,9 +40,9 @@ class D2OModel(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         shape = (in_channels, sample_size, sample_size)
-        formula = preconditioning.from_spec(family)
+        formula = families.from_spec(family)
         self.denoiser = Denoiser(backbones.build(backbone), formula, shape, num_class_embeds or 0)
-        self.boundary = preconditioning.Boundary(sigma_data, sigma_min)
+        self.boundary = families.Boundary(sigma_data, sigma_min)
 
     def forward(
         self,

@@ -1,0 +1,138 @@
+"""Load any model: one reader for each form of checkpoint, all given the same request."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from d2o.data.codec import attach
+from d2o.diffusion.denoiser import Denoiser
+from d2o.errors import CheckpointError, UnsupportedCheckpointError
+
+from . import delta, native
+from .pickles import persistence, torch_state
+from .pickles.values import get_items
+from .places import SAVED, Form, Place, locate
+from .readers import consistency, diffusers_folder, dit, nvidia
+
+KEY = "ema"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to read: `key` chooses among several networks; with `meta` no tensor is read, only types and shapes.
+
+    `base` completes a file that contains a difference; `num_heads` are the attention heads of a DiT's state dict.
+    """
+
+    path: Path
+    key: str = KEY
+    meta: bool = False
+    base: Denoiser | None = None
+    num_heads: int | None = None
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    key: str = KEY,
+    sha256: str | None = None,
+    device: torch.device | str = "cpu",
+    base: Denoiser | str | os.PathLike | None = None,
+    num_heads: int | None = None,
+    codec: str | os.PathLike | None = None,
+) -> Denoiser:
+    """Read a denoiser from a file, folder, address (https://, hf://) or shipped name, in eval mode; as data only.
+
+    `key` chooses among the networks of one file ("ema" or "net"); `sha256` is the hash that the file must have. `base`,
+    a model or its path, completes a file that contains only the weights that fine-tuning changed; `num_heads` are the
+    attention heads of a DiT's state dict of no published width; `codec` is the folder of the autoencoder that decodes a
+    latent model's images. Bad input is a CheckpointError or another ValueError.
+    """
+    place = locate(path, "model", sha256=sha256)
+    if base is not None and not is_difference(place):
+        raise CheckpointError(f"{place.path} is complete and needs no base: leave it out.")
+    base = base if base is None or isinstance(base, Denoiser) else load(base)
+    denoiser = read(place, Request(place.path, key, base=base, num_heads=num_heads))
+    if sha256:
+        denoiser = denoiser.replace(provenance={**denoiser.provenance, "sha256": sha256.lower()})
+    if codec is not None:
+        denoiser = attach(denoiser, os.fspath(codec))
+    try:
+        return denoiser.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's words for no such device, no driver, no memory
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"The model cannot be put on the device {str(device)!r} ({reason}); cpu always works."
+        ) from error
+
+
+def read(place: Place, request: Request) -> Denoiser:
+    """Return the denoiser of a place (with `meta`: on the meta device)."""
+    assert place.form is not None, place
+    denoiser = READERS[place.form](request)
+    if request.num_heads not in (None, denoiser.backbone.config.get("num_heads")):  # type: ignore[union-attr]
+        raise CheckpointError(f"{request.path} tells itself what its network is: leave num_heads out.")
+    return denoiser
+
+
+def is_difference(place: Place) -> bool:
+    """Return whether a model is stored as a difference to its base."""
+    if place.form != "safetensors" or nvidia.has_config(place.path):
+        return False
+    return native.read_header(place.path).get("content") == delta.CONTENT
+
+
+def read_run(request: Request) -> Denoiser:
+    """Read the averaged student of a run directory, as far as the run has come."""
+    file = next(request.path / name for name in SAVED if (request.path / name).exists())
+    return read_native(file, request)
+
+
+def read_safetensors(request: Request) -> Denoiser:
+    """Read one of our own files, or one with the names and the `config` of EDM's classes."""
+    if nvidia.has_config(request.path):
+        return nvidia.read_safetensors(request.path, request.meta)
+    return read_native(request.path, request)
+
+
+def read_native(path: Path, request: Request) -> Denoiser:
+    """Read one of our own files: a denoiser, a difference, or the state of a run."""
+    tensors, spec = native.read(path, request.meta)
+    if spec.get("content") == "run":
+        tensors = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}
+    if spec.get("content") == delta.CONTENT:
+        if request.meta:
+            return native.build(path, spec).eval()
+        tensors = delta.apply(path, tensors, spec, request.base)
+    return native.make(path, spec, tensors)
+
+
+def read_torch(request: Request) -> Denoiser:
+    """Read what torch.save wrote: a state dict of an architecture that its names reveal, or NVIDIA's objects."""
+    path = request.path
+    with torch_state.open_file(path) as content:
+        objects = persistence.Objects(content.source, get_items(content.value) or {}, content.storages)
+        if objects.list_classes():
+            return nvidia.read_objects(objects, request.key, request.meta)
+        state = torch_state.read_tensors(content, request.key, request.meta)
+    if dit.recognise(state):
+        return dit.from_state(state, path, request.num_heads)
+    if consistency.recognise(state):
+        return consistency.from_state(state, path)
+    shown = ", ".join(name[:60] for name in list(state)[:5])
+    raise UnsupportedCheckpointError(
+        f"{path} contains the weights of a network that d2o does not know (its first are {shown}); it knows DiT and "
+        f"consistency_models."
+    )
+
+
+READERS: dict[Form, Callable[[Request], Denoiser]] = {
+    "run": read_run,
+    "safetensors": read_safetensors,
+    "pickle": lambda request: nvidia.read_pickle(request.path, request.key, request.meta),
+    "torch": read_torch,
+    "diffusers": lambda request: diffusers_folder.load(request.path, request.meta),
+}

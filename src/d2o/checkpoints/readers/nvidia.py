@@ -1,0 +1,76 @@
+"""NVIDIA's networks: EDM's, D2O's and EDM2's classes in pickles, and EDM's in safetensors files."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from d2o.checkpoints import native
+from d2o.checkpoints.pickles import persistence
+from d2o.diffusion.denoiser import Denoiser
+from d2o.errors import UnsupportedCheckpointError
+
+from . import edm, edm2
+
+CONFIG = "config"
+"""The metadata key under which a safetensors file names its class, as `precond`, and the class's arguments."""
+CLASSES = (*edm.CLASSES, edm2.CLASS)
+SOURCES = {
+    "5db27dcd96674b95": "EDM, November 21, 2022",
+    "2294828d5f59f5fd": "EDM, October 31, 2022",
+    "81e38320ab57f2c9": "D2O",
+    "f3acb74fd073a19b": "D2O, an earlier revision",
+    "7298880db4bf955d": "EDM2",
+}
+"""The first digits of the hashes of the source files that public releases embed."""
+UNKNOWN = "unknown"
+
+
+def read_pickle(path: Path, key: str, meta: bool = False) -> Denoiser:
+    """Read one of NVIDIA's pickles; the class under `key` must be one of CLASSES."""
+    with persistence.open_file(path) as objects:
+        return read_objects(objects, key, meta)
+
+
+def read_objects(objects: persistence.Objects, key: str, meta: bool = False) -> Denoiser:
+    """Read one of the networks among the objects of an open file."""
+    path, network = objects.source.path, objects.find_network(key, CLASSES)
+    provenance = {
+        "format": "nvidia pickle",
+        "file": path.name,
+        "class": network.class_name,
+        "entry": key,
+        "source_sha256": network.source_sha256,
+        "source": SOURCES.get(network.source_sha256[:16], UNKNOWN),
+    }
+    if provenance["source"] == UNKNOWN and not meta:
+        warnings.warn(
+            f"{path}: the file's own network source differs from the releases that d2o knows; its weights are used "
+            f"with d2o's implementation, and its source was not run.",
+            stacklevel=2,
+        )
+    settings, state = objects.read_settings(network), objects.read_tensors(network, meta)
+    if network.class_name == edm2.CLASS:
+        return edm2.make(settings, state, path, provenance, objects.find_attributes("encoder"))
+    return edm.make(network.class_name, settings, objects.read_attributes(network), state, path, provenance)
+
+
+def has_config(path: Path) -> bool:
+    """Return whether a safetensors file describes its network as EDM's classes do, rather than as ours."""
+    with native.open_file(path) as file:
+        metadata = file.metadata() or {}
+    return native.SPEC not in metadata and CONFIG in metadata
+
+
+def read_safetensors(path: Path, meta: bool = False) -> Denoiser:
+    """Read a safetensors file with EDM's names and `config`."""
+    with native.open_file(path) as file:
+        text, state = file.metadata()[CONFIG], native.read_tensors(file, meta)
+    try:
+        config: Any = json.loads(text)
+        class_name = str(config.pop("precond"))[:100]
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        message = f"{path} has a `config` that is not a JSON record which names its class as `precond`."
+        raise UnsupportedCheckpointError(message) from error
+    provenance = {"format": "edm safetensors", "file": path.name, "class": class_name}
+    return edm.make(class_name, config, {}, state, path, provenance)

@@ -1,0 +1,50 @@
+"""A DiT as the DiTTransformer2DModel of diffusers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2o.backbones.dit import DiT, TimeEmbedder
+from d2o.checkpoints.readers.dit import FIXED, rename
+from d2o.diffusion.denoiser import Denoiser
+from d2o.errors import UnsupportedCheckpointError
+
+
+def to_diffusers(denoiser: Denoiser) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the config and weights with which diffusers' DiTTransformer2DModel predicts the same noise.
+
+    A network of the original kind, which diffusers would tell the times a little differently, is told that of
+    `sigma_max` whatever the time is: enough for one step.
+    """
+    backbone = denoiser.backbone
+    assert isinstance(backbone, DiT)
+    options = backbone.config
+    if options["mlp_multiplier"] != 4:
+        raise UnsupportedCheckpointError("diffusers has DiTs with an mlp_multiplier of 4 only: export to another form.")
+    tensors = {name: tensor.detach() for name, tensor in backbone.state_dict().items() if name != "pos_embed"}
+    if not options["time_endpoint"]:
+        time = denoiser.preconditioning(torch.tensor([denoiser.sigma_max])).noise.to(backbone.pos_embed.device)
+        for name, embedder in backbone.named_modules():
+            if isinstance(embedder, TimeEmbedder):
+                tensors[f"{name}.mlp.0.bias"] = embedder.mlp[0](embedder.waves(time))[0].detach()
+                tensors[f"{name}.mlp.0.weight"] = torch.zeros_like(tensors[f"{name}.mlp.0.weight"])
+    shared = {name: tensors.pop(name) for name in list(tensors) if name.startswith(("t_embedder.", "y_embedder."))}
+    for index in range(options["num_blocks"]):
+        tensors |= {f"blocks.{index}.{name}": tensor.clone() for name, tensor in shared.items()}
+        for kind in ("weight", "bias"):
+            parts = tensors.pop(f"blocks.{index}.attn.qkv.{kind}").chunk(3)
+            tensors |= {f"blocks.{index}.attn.{q}.{kind}": part for q, part in zip("qkv", parts, strict=True)}
+    config = {
+        "num_attention_heads": options["num_heads"],
+        "attention_head_dim": options["channels"] // options["num_heads"],
+        "in_channels": options["in_channels"],
+        "out_channels": options["out_channels"],
+        "num_layers": options["num_blocks"],
+        "sample_size": options["resolution"],
+        "patch_size": options["patch_size"],
+        "num_embeds_ada_norm": options["num_classes"],
+        "norm_eps": options["mlp_eps"],
+        **FIXED,
+    }
+    return config, {rename(name, back=True): tensor.contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,111 @@
+"""One rule says what a name stands for: models, data and statistics, by content; every other name is an error."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import d2o
+from d2o.checkpoints import CheckpointError, inspect
+from d2o.checkpoints.places import Place, locate
+
+ARRAYS = {
+    "images.npz": {"images": np.zeros((2, 8, 8, 3), np.uint8)},
+    "statistics.npz": {"mu": np.zeros(2), "sigma": np.eye(2)},
+}
+
+
+@pytest.fixture
+def there(tmp_path, tiny_denoiser, monkeypatch):
+    """Return a folder, also the working one, with something of every kind in it."""
+    for name, arrays in ARRAYS.items():
+        np.savez(tmp_path / name, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(tmp_path / "edm.zip", "w") as archive:
+        archive.writestr("00000/img.png", b"")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    (tmp_path / "faces.v2" / "0").mkdir(parents=True)
+    d2o.save(tmp_path / "model.npz", tiny_denoiser())
+    torch.save({}, tmp_path / "state.zip")
+    (tmp_path / "run.safetensors").mkdir()
+    d2o.save(tmp_path / "run.safetensors" / "ema.safetensors", tiny_denoiser(seed=1))
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "form"),
+    [
+        ("model.npz", "model", "safetensors"),
+        ("run.safetensors", "model", "run"),
+        ("state.zip", "model", "torch"),
+        ("unet", "model", "diffusers"),
+        ("images.npz", "data", None),
+        ("edm.zip", "data", None),
+        ("x.parquet", "data", None),
+        ("*.parquet", "data", None),
+        ("faces.v2", "data", None),
+        ("digits", "data", None),
+        ("statistics.npz", "statistics", None),
+    ],
+)
+def test_content_tells_what_a_name_stands_for(there, name, kind, form):
+    assert locate(name) == locate(name, kind) == Place(kind, name, Path(name), form)
+    for other in {"model", "data", "statistics"} - {kind}:
+        with pytest.raises(CheckpointError, match=name.replace("*", ".")):
+            locate(name, other)
+
+
+def test_what_is_on_disk_goes_before_the_names_of_models(there):
+    assert locate("digits-small").path.name == "digits-small.safetensors"
+    (there / "run.safetensors").rename(there / "digits-small")
+    assert locate("digits-small", "model").form == "run"
+    (there / "digits-small").rename(there / "digits")
+    assert locate("digits", "model").form == "run" and locate("digits", "model", "data").kind == "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "meant"),
+    [
+        ("digits-smal", ("model",), "digits-small"),
+        ("digit", ("data",), "digits"),
+        ("digit", (), "digits"),
+        ("modl.npz", ("model",), "model.npz"),
+        ("./run.safetensor", (), "run.safetensors"),
+        ("faces.v1", ("data",), "faces.v2"),
+    ],
+)
+@pytest.mark.usefixtures("there")
+def test_a_mistyped_name_gets_the_nearest_one(name, wanted, meant):
+    with pytest.raises(CheckpointError, match=rf"{name}.*'{meant}'"):
+        locate(name, *wanted)
+
+
+def test_a_run_is_known_from_its_beginning(there, tiny_denoiser):
+    run = there / "begun"
+    run.mkdir()
+    (run / "recipe.json").write_text("{}")
+    for use in (d2o.load, inspect, locate):
+        with pytest.raises(CheckpointError, match="begun.*checkpoint"):
+            use(run)
+    d2o.save(run / "checkpoint.safetensors", tiny_denoiser())
+    (run / "grid.png").touch()
+    assert locate(run).kind == "model" and d2o.load(run).image_shape == inspect(run).denoiser.image_shape
+    with pytest.raises(CheckpointError, match="begun is a model"):
+        locate(run, "data")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(there):
+    (there / "model.npz").chmod(0)
+    with pytest.raises(CheckpointError, match=r"model\.npz"):
+        locate("model.npz")
+
+
+def test_the_home_folder_may_be_named(there, monkeypatch):
+    monkeypatch.setenv("HOME", str(there))
+    assert locate("~/model.npz").path == there / "model.npz"

@@ -5,14 +5,13 @@ import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-from d2o.data.codec import Autoencoder, attach, check_pixels, opened
+from d2o.data.codec import Autoencoder, attach, check_pixels, from_spec, open_network
 from d2o.diffusion.noise import noise_for
+from refusal import refused
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +36,6 @@ def latents(count=2):
     return noise_for(range(count), (4, 8, 8))
 
 
-def latent(provenance: dict[str, Any], channels: int = 4) -> Any:
-    """Return what a codec sees of a denoiser."""
-    return SimpleNamespace(codec=None, image_shape=(channels, 8, 8), provenance=provenance)
-
-
 class TestThereAndBack:
     def test_shapes(self, folder):
         codec = Autoencoder(folder)
@@ -50,7 +44,7 @@ class TestThereAndBack:
         assert codec.encode(images).shape == latents().shape
 
     def test_the_scale_is_the_folders_own(self, folder):
-        codec, network = Autoencoder(folder), opened(folder)
+        codec, network = Autoencoder(folder), open_network(folder)
         images = noise_for(range(2), (3, 16, 16)).clamp(-1, 1)
         mean = network.encode(images).latent_dist.mean
         torch.testing.assert_close(codec.encode(images), (mean - 0.7) * 0.3)
@@ -58,7 +52,7 @@ class TestThereAndBack:
 
     def test_a_scale_for_each_channel_and_another_range(self, folder):
         scale, bias = (0.5, 1.0, 2.0, 4.0), (0.0, 1.0, 2.0, 3.0)
-        codec, network = Autoencoder(folder, scale, bias, (0.0, 1.0)), opened(folder)
+        codec, network = Autoencoder(folder, scale, bias, (0.0, 1.0)), open_network(folder)
         images = noise_for(range(2), (3, 16, 16)).clamp(-1, 1)
         mean = network.encode((images + 1) / 2).latent_dist.mean
         wanted = torch.stack([s * mean[:, i] + b for i, (s, b) in enumerate(zip(scale, bias, strict=True))], 1)
@@ -73,7 +67,7 @@ class TestThereAndBack:
             gradients.append(x.grad)
         assert gradients[0].abs().max() > 0
         torch.testing.assert_close(*gradients)
-        assert all(parameter.grad is None for parameter in opened(folder).parameters())
+        assert all(parameter.grad is None for parameter in open_network(folder).parameters())
 
     def test_half_the_precision_gives_nearly_the_same_image(self, folder):
         whole, half = Autoencoder(folder).decode(latents()), Autoencoder(folder, precision="bfloat16").decode(latents())
@@ -81,65 +75,59 @@ class TestThereAndBack:
 
     def test_copies_share_one_network(self, folder):
         codec = Autoencoder(folder)
-        assert deepcopy(codec) == codec and opened(folder) is opened(folder)
+        assert deepcopy(codec) == codec and open_network(folder) is open_network(folder)
 
 
 class TestDenoisers:
     def test_a_denoiser_with_a_codec_makes_pixels(self, folder, tiny_denoiser):
-        denoiser = tiny_denoiser(channels=4)
-        assert denoiser.pixel_shape == (4, 8, 8) and denoiser.decode(latents()) is not None
-        names = set(denoiser.state_dict())
-        attach(denoiser, folder)
+        latent = tiny_denoiser(channels=4)
+        assert latent.pixel_shape == (4, 8, 8) and latent.decode(latents()) is not None
+        denoiser = attach(latent, folder)
+        assert latent.codec is None and denoiser.backbone is latent.backbone
         assert denoiser.pixel_shape == (3, 16, 16) and denoiser.decode(latents()).shape == (2, 3, 16, 16)
-        assert set(denoiser.state_dict()) == names
+        assert set(denoiser.state_dict()) == set(latent.state_dict())
         assert deepcopy(denoiser).codec == denoiser.codec
 
-    def test_the_provenance_names_it(self, folder):
-        model = latent({"codec": Autoencoder(folder).record()})
-        attach(model)
-        assert model.codec == Autoencoder(folder)
-        attach(model, folder)
-        assert model.codec.folder == folder
+    def test_how_latents_are_scaled_is_followed(self, folder, tiny_denoiser):
+        """A file may tell the scale of its latents, and its user where the autoencoder is."""
+        scaled = Autoencoder(None, (1.0,) * 4, (0.5,) * 4, (0.0, 1.0))
+        denoiser = tiny_denoiser(channels=4).replace(codec=scaled)
+        assert denoiser.pixel_shape == (4, 8, 8) and torch.equal(denoiser.decode(latents()), latents())
+        assert attach(denoiser, folder).codec == replace(scaled, folder=folder)
 
-    def test_how_latents_are_scaled_is_followed(self, folder):
-        told = {"encoder": "StabilityVAEEncoder", "scale": [1.0] * 4, "bias": [0.5] * 4, "pixel_range": [0, 1]}
-        model = latent({"latents": told})
-        attach(model)
-        assert model.codec is None  # nobody said where it is
-        attach(model, folder)
-        assert model.codec == Autoencoder(folder, (1.0,) * 4, (0.5,) * 4, (0, 1))
+    def test_a_file_says_which_codec_it_is(self, folder):
+        codec = Autoencoder(folder, (0.5,) * 4, (1.0,) * 4, precision="bfloat16", checkpointing=False)
+        assert from_spec(json.loads(json.dumps(codec.to_spec()))) == Autoencoder(folder, (0.5,) * 4, (1.0,) * 4)
 
-    @pytest.mark.parametrize("record", [3, "vae", {"folder": 3}, {"folder": "x", "scale": ["a"]}, {"folder": None}])
+    @pytest.mark.parametrize("record", [3, "vae", {"folder": 3}, {"folder": "x", "scale": ["a"]}, {"pixel_range": [1]}])
     def test_a_record_that_is_none_is_refused(self, record):
-        with pytest.raises(ValueError, match="not described"):
-            attach(latent({"codec": record}))
+        with refused("codec", str(record)):
+            from_spec(record)
 
-    @pytest.mark.parametrize("provenance", [{}, {"latents": {}}])
-    def test_latents_cannot_be_shown_without_one(self, provenance):
-        channels = 3 if provenance else 4
-        model = latent(provenance, channels)
-        with pytest.raises(ValueError, match="--codec FOLDER"):
-            check_pixels(model)
-        check_pixels(latent({}, 3))
+    @pytest.mark.parametrize(("channels", "codec"), [(4, None), (4, Autoencoder()), (3, Autoencoder())])
+    def test_latents_cannot_be_shown_without_one(self, tiny_denoiser, channels, codec):
+        with refused(f"{channels} channels", "--codec FOLDER"):
+            check_pixels(tiny_denoiser(channels=channels).replace(codec=codec))
+        check_pixels(tiny_denoiser(channels=3))
 
 
 class TestFolders:
     def test_there_is_none(self, tmp_path):
-        with pytest.raises(ValueError, match=r"no autoencoder at .*--codec"):
+        with refused("nothing", "--codec"):
             Autoencoder(str(tmp_path / "nothing")).pixel_shape((4, 8, 8))
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"_class_name": "UNet2DModel"})])
-    def test_it_holds_something_else(self, tmp_path, text):
+    def test_it_is_of_something_else(self, tmp_path, tiny_denoiser, text):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ValueError, match="does not describe an AutoencoderKL"):
-            attach(latent({}), tmp_path)
+        with refused(str(tmp_path), "AutoencoderKL"):
+            attach(tiny_denoiser(channels=4), tmp_path)
 
     def test_its_weights_are_missing(self, folder, tmp_path):
         (tmp_path / "config.json").write_bytes((Path(folder) / "config.json").read_bytes())
-        with pytest.raises(ValueError, match="cannot be opened"):
-            opened(str(tmp_path))
+        with refused(str(tmp_path)):
+            open_network(str(tmp_path))
 
     def test_diffusers_is_missing(self, folder, monkeypatch):
         monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders.autoencoder_kl", None)
-        with pytest.raises(ValueError, match=r"pip install -e '\.\[diffusers\]'"):
-            opened.__wrapped__(folder)
+        with refused("pip install -e '.[diffusers]'"):
+            open_network.__wrapped__(folder)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from d2o.checkpoints.places import locate
 from d2o.data.datasets import open_images
 from d2o.data.source import Source
 from d2o.data.sources import BUILT_IN, READERS, from_arrays
@@ -258,3 +259,9 @@ class TestOwnFormats:
         monkeypatch.setitem(BUILT_IN, "four", lambda labels: self.read(tmp_path / "a", labels))
         assert len(open_images("four")) == 1
         refuse("fuor", "four", "digits")
+
+    def test_by_every_command(self, tmp_path, monkeypatch):
+        for key, name in ((".txt", "a.txt"), (b"1 2", "b")):
+            monkeypatch.setitem(READERS, key, self.read)
+            (tmp_path / name).write_text("1 2 3 4\n")
+            assert locate(tmp_path / name).kind == "data"

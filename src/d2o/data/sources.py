@@ -35,30 +35,30 @@ def find(name: str | Path, labels: str = "auto") -> Source:
         return BUILT_IN[str(name)](labels)
     path = Path(name).expanduser()
     try:
-        return find_reader(path)(path, labels)
+        read = find_reader(path)
+        if read is not None:
+            return read(path, labels)
     except PermissionError as error:
         raise ValueError(f"{error.filename or path} may not be read by this user; change its permissions.") from error
-
-
-def find_reader(path: Path) -> Reader:
-    """Return the reader of a path: by its suffix where READERS has it, else by what it is and how it starts."""
-    if path.suffix in READERS:
-        return READERS[path.suffix]
-    if path.is_dir():
-        return read_folder
-    if "*" in path.name and not path.exists():
-        return read_pattern
     if not path.exists():
         raise ValueError(describe_missing(path))
-    with path.open("rb") as file:
-        start = file.read(64)
-    for key, read in READERS.items():
-        if isinstance(key, bytes) and start.startswith(key):
-            return read
     raise ValueError(
         f"{path} is not a data set: expected an EDM zip, a folder of images, an .npz file, "
         f"a Hugging Face .parquet file or a built-in name ({', '.join(BUILT_IN)})."
     )
+
+
+def find_reader(path: Path) -> Reader | None:
+    """Return the reader of a path: by its suffix where READERS has it, else by what it is and how it begins."""
+    if path.suffix in READERS:
+        return READERS[path.suffix]
+    if path.is_dir():
+        return read_folder
+    if not path.exists():
+        return read_pattern if "*" in path.name else None
+    with path.open("rb") as file:
+        start = file.read(64)
+    return next((READERS[key] for key in READERS if isinstance(key, bytes) and start.startswith(key)), None)
 
 
 def describe_missing(path: Path) -> str:

@@ -263,5 +263,5 @@ class TestOwnFormats:
     def test_by_every_command(self, tmp_path, monkeypatch):
         for key, name in ((".txt", "a.txt"), (b"1 2", "b")):
             monkeypatch.setitem(READERS, key, self.read)
-            (tmp_path / name).write_text("1 2 3 4\n")
+            (tmp_path / name).write_text("1 2 3 4\n5 6 7 8\n")
             assert locate(tmp_path / name).kind == "data"

@@ -59,11 +59,6 @@ def test_warnings_and_pairs_are_printed_once() -> None:
     assert text.count("Warning: Beware.") == 1 and text.count("Same seeds") == 2
 
 
-def test_other_references_get_tables_of_their_own() -> None:
-    assert report([ROW, replace(ROW, reference="cifar10")]).count("N = 1,000 against") == 2
-    assert report([]) == ""
-
-
 @pytest.mark.parametrize(
     ("space", "network", "words"),
     [

@@ -26,34 +26,26 @@ DIVERSITY = (
 
 
 def report(evaluations: Sequence[Evaluation]) -> str:
-    """Return one table for each reference and feature space, with the floor, explanations and warnings."""
-    groups: dict[tuple, list[Evaluation]] = {}
-    for one in evaluations:
-        groups.setdefault((one.reference, one.space, one.floor), []).append(one)
-    return "\n\n".join(map(describe, groups.values()))
-
-
-def describe(group: Sequence[Evaluation]) -> str:
-    """Return the table of evaluations against one reference."""
-    first, frechet = group[0], frechet_name(group[0].space)
+    """Return the table of evaluations against one reference, with the floor, explanations and warnings."""
+    first, frechet = evaluations[0], frechet_name(evaluations[0].space)
     header = ["", *(frechet if field == "frechet" else heading for heading, field, _ in DISTANCES + DIVERSITY)]
-    rows: list[tuple[str, Any, Any]] = [(one.name, one.distances, one.diversity) for one in group]
+    rows: list[tuple[str, Any, Any]] = [(one.name, one.distances, one.diversity) for one in evaluations]
     rows += [("floor: reference v itself", first.floor, None)] if first.floor else []
     rows += [("reference", None, first.reference_diversity)]
     cells = [[name, *format_cells(near, DISTANCES), *format_cells(wide, DIVERSITY)] for name, near, wide in rows]
     sentences = [
         *explain(first, frechet),
-        *(describe_pairs(one) for one in group if one.pairs is not None),
-        *dict.fromkeys(f"Warning: {warning}" for one in group for warning in one.warnings),
+        *(describe_pairs(one) for one in evaluations if one.pairs is not None),
+        *dict.fromkeys(f"Warning: {warning}" for one in evaluations for warning in one.warnings),
     ]
     lines = [line for text in sentences for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
-    return "\n".join([describe_title(first, group), "", *align([header, *cells]), "", *lines])
+    return "\n".join([describe_title(evaluations), "", *align([header, *cells]), "", *lines])
 
 
-def describe_title(first: Evaluation, group: Sequence[Evaluation]) -> str:
-    counts = " and ".join(dict.fromkeys(format_number(one.distances.images, ",", "unknown") for one in group))
+def describe_title(evaluations: Sequence[Evaluation]) -> str:
+    first, floor = evaluations[0], "no reference-v-reference floor"
+    counts = " and ".join(dict.fromkeys(format_number(one.distances.images, ",", "unknown") for one in evaluations))
     reference = f"{format_number(first.distances.reference_images, ',', 'unknown')} of {first.reference}"
-    floor = "no reference-v-reference floor"
     if first.floor is not None:
         floor = f"reference-v-reference floor {first.floor.frechet:.4g} (N = {first.floor.images:,})"
     return f"{frechet_name(first.space)} in {title(first.space)}; N = {counts} against {reference}; {floor}"

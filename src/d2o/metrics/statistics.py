@@ -91,6 +91,6 @@ def load(path: str | Path) -> Features:
         raise ValueError(f"{path} has NaN or infinite numbers: compute the statistics again.")
     if "space" not in arrays and len(mean) != INCEPTION_DIM:
         raise ValueError(f"{path} does not say its feature space: add a `space` entry such as 'lite2@64'.")
-    space = str(arrays["space"]) if "space" in arrays else INCEPTION
     count = int(arrays["count"]) if "count" in arrays else None
-    return Features(space, mean, covariance, count, None if values is None else values.astype(np.float32))
+    values = None if values is None else values.astype(np.float32)
+    return Features(str(arrays.get("space", INCEPTION)), mean, covariance, count, values)

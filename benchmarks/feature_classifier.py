@@ -79,7 +79,8 @@ def train_classifier(images: Images, held_out: Images, count: int, mirror: bool)
     network.eval()
     assert held_out.labels is not None
     with torch.no_grad():
-        guesses = [network(to_float(pixels)).argmax(1).numpy() for pixels in held_out.stream(500)]
+        parts = np.split(np.arange(len(held_out)), range(500, len(held_out), 500))
+        guesses = [network(to_float(held_out.pixels(part))).argmax(1).numpy() for part in parts]
     return network, float((np.concatenate(guesses) == held_out.labels).mean())
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 
 from d2o.data.datasets import open_images
 from d2o.data.decoding import RESIZE
+from refusal import refused
 
 from .making import encode, make_folder, make_zip, named, random_pixels
-from .test_sources import refused
+from .test_sources import refuse
 
 
 def oblong(height: int, width: int) -> np.ndarray:
@@ -60,14 +61,14 @@ def test_center_crop_takes_the_middle(tmp_path):
 def test_mixed_sizes_name_two_files_and_the_remedy(tmp_path):
     files = {"a.png": encode(oblong(8, 8)), "b.png": encode(oblong(16, 16))}
     path = make_zip(tmp_path / "a.zip", files)
-    refused(path, "a.png is 8x8", "b.png is 16x16", "--resolution N --resize center-crop")
+    refuse(path, "a.png is 8x8", "b.png is 16x16", "--resolution N --resize center-crop")
     assert open_images(path, resolution=8, resize="area").shape == (3, 8, 8)
 
 
 def test_oblong_images_need_a_crop(tmp_path):
     path = make_zip(tmp_path / "a.zip", {"a.png": encode(oblong(8, 10)), "b.png": encode(oblong(8, 10))})
     for options in ({}, {"resolution": 8}, {"resolution": 8, "resize": "area"}):
-        refused(path, "a.png", "10x8", "not square", "center-crop", **options)
+        refuse(path, "a.png", "10x8", "not square", "center-crop", **options)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_oblong_images_need_a_crop(tmp_path):
     ],
 )
 def test_options_that_make_no_sense(options, says):
-    refused("digits", says, **options)
+    refuse("digits", says, **options)
 
 
 def test_resolution_alone_is_a_check():
@@ -92,7 +93,7 @@ def test_resolution_alone_is_a_check():
 def test_grey_and_colour_do_not_mix(tmp_path):
     grey, colour = random_pixels(1, 8, 1)[0], random_pixels(1, 8, 3)[0]
     path = make_zip(tmp_path / "a.zip", {"a.png": encode(grey), "b.png": encode(colour)})
-    refused(path, "a.png", "b.png", "--channels 3")
+    refuse(path, "a.png", "b.png", "--channels 3")
     both = open_images(path, channels=3)
     assert both.shape == (3, 8, 8)
     assert np.array_equal(both.pixels([0, 1]), np.stack([grey.repeat(3, axis=-1), colour]))
@@ -103,7 +104,7 @@ def test_grey_and_colour_do_not_mix(tmp_path):
 def test_other_modes_need_a_decision(tmp_path, mode):
     kind = "JPEG" if mode == "CMYK" else "PNG"
     path = make_folder(tmp_path / "set", {"a." + kind.lower(): encode(oblong(8, 8), mode, kind)})
-    refused(path, mode, "--channels 3")
+    refuse(path, mode, "--channels 3")
     assert open_images(path, channels=3).shape == (3, 8, 8)
 
 
@@ -135,25 +136,25 @@ def hand_made_png(width: int, height: int, depth: int, colour: int, rows: bytes)
 def test_sixteen_bits_are_refused(tmp_path, colour, samples):
     png = hand_made_png(4, 4, 16, colour, (b"\0" + b"\1\2" * samples * 4) * 4)
     path = make_folder(tmp_path, {"a.png": png})
-    refused(path, "a.png", "8 bits")
-    refused(path, "a.png", "8 bits", channels=3)
+    refuse(path, "a.png", "8 bits")
+    refuse(path, "a.png", "8 bits", channels=3)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [20_000, 10_000, 2**31 - 1])
 def test_bombs_are_refused_before_they_are_unpacked(tmp_path, side):
-    refused(make_folder(tmp_path, {"a.png": hand_made_png(side, side, 8, 0, b"")}), "a.png", "pixels")
+    refuse(make_folder(tmp_path, {"a.png": hand_made_png(side, side, 8, 0, b"")}), "a.png", "pixels")
 
 
 def test_images_without_pixels_are_refused(tmp_path):
-    refused(make_folder(tmp_path, {"a.png": hand_made_png(0, 4, 8, 0, b"")}), "a.png")
-    refused(make_zip(tmp_path / "a.zip", {"b.png": b""}), "b.png in")
+    refuse(make_folder(tmp_path, {"a.png": hand_made_png(0, 4, 8, 0, b"")}), "a.png")
+    refuse(make_zip(tmp_path / "a.zip", {"b.png": b""}), "b.png in")
 
 
 def test_other_content_behind_an_image_name(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(oblong(8, 8)).save(buffer, format="TIFF")
-    refused(make_zip(tmp_path / "a.zip", {"x.png": buffer.getvalue()}), "x.png in", "not one of PNG")
+    refuse(make_zip(tmp_path / "a.zip", {"x.png": buffer.getvalue()}), "x.png in", "not one of PNG")
 
 
 def test_damage_in_a_zip_is_found_at_opening_and_named(tmp_path):
@@ -161,7 +162,7 @@ def test_damage_in_a_zip_is_found_at_opening_and_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(b"img1.png") + 60] ^= 255
     path.write_bytes(content)
-    refused(path, "img1.png in", "CRC")
+    refuse(path, "img1.png in", "CRC")
 
 
 def test_damage_behind_the_header_is_found_at_its_batch(tmp_path):
@@ -169,7 +170,7 @@ def test_damage_behind_the_header_is_found_at_its_batch(tmp_path):
     files["img1.png"] = files["img1.png"][:-500]
     images = open_images(make_folder(tmp_path, files))
     assert images.pixels([0, 2]).shape == (2, 32, 32, 3)
-    with pytest.raises(ValueError, match=r"img1\.png in .* cannot be read .*truncated"):
+    with refused("img1.png"):
         images.pixels([0, 1])
 
 
@@ -178,7 +179,7 @@ def test_a_late_odd_size_is_found_at_its_batch(tmp_path, monkeypatch):
     files = named(random_pixels(3))
     files["img1.png"] = encode(oblong(4, 4))
     images = open_images(make_zip(tmp_path / "a.zip", files))
-    with pytest.raises(ValueError, match=r"img0\.png is 8x8 but img1\.png is 4x4"):
+    with refused("img0.png", "8x8", "img1.png", "4x4"):
         images.pixels([1])
 
 

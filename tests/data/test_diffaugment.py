@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from d2o.data.diffaugment import AUGMENTATIONS, DRAWS, augmented
+from d2o.data.diffaugment import AUGMENTATIONS, DRAWS, augment
 from d2o.diffusion.noise import noise_for, uniform_for
 
 IMAGES = noise_for(range(3), (2, 8, 8)).clamp(-1, 1)
@@ -11,16 +11,16 @@ MIDDLE = torch.full((3, DRAWS), 0.5)
 
 
 def test_draws_in_the_middle_leave_color_and_place_alone():
-    torch.testing.assert_close(augmented(IMAGES, ("color", "translation"), MIDDLE.repeat(1, 2)), IMAGES)
+    torch.testing.assert_close(augment(IMAGES, ("color", "translation"), MIDDLE.repeat(1, 2)), IMAGES)
 
 
 def test_no_augmentation_is_none():
-    assert augmented(IMAGES, (), torch.empty(3, 0)) is IMAGES
+    assert augment(IMAGES, (), torch.empty(3, 0)) is IMAGES
 
 
 @pytest.mark.parametrize(("draw", "rows"), [(0.0, -1), (0.5, 0), (0.999, 1)])
 def test_translation_moves_whole_pixels_and_fills_with_black(draw, rows):
-    moved = augmented(IMAGES, ("translation",), torch.tensor([[draw, 0.5, 0.0]] * 3))
+    moved = augment(IMAGES, ("translation",), torch.tensor([[draw, 0.5, 0.0]] * 3))
     # shifted by -1 the new row i is the old row i - 1
     expected = torch.roll(IMAGES, -rows, 2)
     if rows:
@@ -29,19 +29,19 @@ def test_translation_moves_whole_pixels_and_fills_with_black(draw, rows):
 
 
 def test_color_by_hand():
-    brighter = augmented(IMAGES, ("color",), torch.tensor([[1.0, 0.5, 0.5]] * 3))
+    brighter = augment(IMAGES, ("color",), torch.tensor([[1.0, 0.5, 0.5]] * 3))
     torch.testing.assert_close(brighter, IMAGES + 0.5)
-    grey = augmented(IMAGES, ("color",), torch.tensor([[0.5, 0.0, 0.5]] * 3))
+    grey = augment(IMAGES, ("color",), torch.tensor([[0.5, 0.0, 0.5]] * 3))
     torch.testing.assert_close(grey, IMAGES.mean(1, keepdim=True).expand_as(IMAGES))
-    flat = augmented(IMAGES, ("color",), torch.tensor([[0.5, 0.5, 0.0]] * 3))
+    flat = augment(IMAGES, ("color",), torch.tensor([[0.5, 0.5, 0.0]] * 3))
     mean = IMAGES.mean((1, 2, 3), keepdim=True)
     torch.testing.assert_close(flat, mean + 0.5 * (IMAGES - mean))
 
 
 def test_cutout_greys_a_quarter_at_most():
-    whole = augmented(torch.ones(1, 1, 8, 8), ("cutout",), torch.tensor([[0.5, 0.5, 0.0]]))
+    whole = augment(torch.ones(1, 1, 8, 8), ("cutout",), torch.tensor([[0.5, 0.5, 0.0]]))
     assert int((whole == 0).sum()) == 16 and whole[0, 0, 2:6, 2:6].eq(0).all()
-    corner = augmented(torch.ones(1, 1, 8, 8), ("cutout",), torch.tensor([[0.0, 0.0, 0.0]]))
+    corner = augment(torch.ones(1, 1, 8, 8), ("cutout",), torch.tensor([[0.0, 0.0, 0.0]]))
     assert int((corner == 0).sum()) == 4
 
 
@@ -49,8 +49,8 @@ def test_cutout_greys_a_quarter_at_most():
 def test_an_image_does_not_depend_on_its_batch_and_passes_the_gradient(name):
     draws = uniform_for(range(3), DRAWS)
     images = IMAGES.clone().requires_grad_()
-    together = augmented(images, (name,), draws)
-    alone = torch.cat([augmented(IMAGES[i : i + 1], (name,), draws[i : i + 1]) for i in range(3)])
+    together = augment(images, (name,), draws)
+    alone = torch.cat([augment(IMAGES[i : i + 1], (name,), draws[i : i + 1]) for i in range(3)])
     assert torch.allclose(together, alone)
     together.sum().backward()
     assert images.grad is not None and images.grad.abs().sum() > 0

@@ -1,7 +1,9 @@
-"""A judge compares whatever can be opened, tells the floor, pairs generators by seed, and refuses nonsense."""
+"""An evaluator compares whatever can be opened, knows the floor, pairs generators by seed, and refuses nonsense."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,13 @@ from d2o.data.files import to_uint8, write_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
 from d2o.diffusion.sampling import generate
-from d2o.metrics import sources
-from d2o.metrics.evaluation import Judge, evaluate
+from d2o.metrics import sample, sources
+from d2o.metrics.evaluation import Evaluator, evaluate
 from d2o.metrics.report import report
 from d2o.metrics.statistics import accumulate, features_of, save
+from refusal import refused
+
+UNFINISHED = Path(__file__).parents[1] / "fixtures" / "0.1.0" / "d2o-f"
 
 
 class Noisy(nn.Module):
@@ -32,8 +37,8 @@ class Noisy(nn.Module):
         return torch.full_like(x, torch.nan) if self.training else self.gain * x
 
 
-def generator(gain: float = 1.0, classes: int = 0, shape: tuple[int, int, int] = (1, 4, 4), **provenance) -> Denoiser:
-    return Denoiser(Noisy(gain), EDM(), shape, classes, provenance)
+def generator(gain: float = 1.0, classes: int = 0, shape: tuple[int, int, int] = (1, 4, 4), **fields: Any) -> Denoiser:
+    return Denoiser(Noisy(gain), EDM(), shape, classes, **fields)
 
 
 def noise_images(count: int, seed: int = 0, deviation: float = 63.75, channels: int = 1) -> np.ndarray:
@@ -42,12 +47,12 @@ def noise_images(count: int, seed: int = 0, deviation: float = 63.75, channels: 
 
 
 def test_a_good_generator_is_near_the_floor_and_a_poor_one_is_not() -> None:
-    judge = Judge(noise_images(400), features="pixels", images=200)
-    good, poor = judge(generator(1.0)), judge(generator(0.5), name="poor")
-    assert judge.floor is not None
-    assert good.floor == poor.floor == judge.floor
-    assert (good.distances.images, good.distances.reference_images, judge.floor.images) == (200, 200, 200)
-    assert good.distances.frechet < 1.5 * judge.floor.frechet < 5 * judge.floor.frechet < poor.distances.frechet
+    evaluator = Evaluator(noise_images(400), features="pixels", images=200)
+    good, poor = evaluator(generator(1.0)), evaluator(generator(0.5), name="poor")
+    assert evaluator.floor is not None
+    assert good.floor == poor.floor == evaluator.floor
+    assert (good.distances.images, good.distances.reference_images, evaluator.floor.images) == (200, 200, 200)
+    assert good.distances.frechet < 1.5 * evaluator.floor.frechet < 5 * evaluator.floor.frechet < poor.distances.frechet
     assert good.diversity.pixel_deviation == pytest.approx(0.5, abs=0.05)
     assert good.warnings == ()
     assert any("vary less" in warning and "poor" in warning for warning in poor.warnings)
@@ -56,9 +61,9 @@ def test_a_good_generator_is_near_the_floor_and_a_poor_one_is_not() -> None:
 def test_the_generator_is_sampled_from_the_seeds_in_eval_mode_and_left_as_it_was() -> None:
     denoiser = generator()
     denoiser.train()
-    found = Judge(noise_images(40), features="pixels", seeds=range(100, 120))(denoiser)
+    found = Evaluator(noise_images(40), features="pixels", seeds=range(100, 120))(denoiser)
     images = [to_uint8(batch) for batch in generate(generator().eval(), list(range(100, 120)))]
-    by_hand = Judge(noise_images(40), features="pixels", images=20)(np.concatenate(images))
+    by_hand = Evaluator(noise_images(40), features="pixels", images=20)(np.concatenate(images))
     assert found.distances.frechet == pytest.approx(by_hand.distances.frechet, rel=1e-9)
     assert denoiser.training
 
@@ -90,9 +95,9 @@ class Classes(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(gain))
 
-    def forward(self, x: Tensor, noise: Tensor, label: Tensor, augmentation: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
         del noise, augmentation
-        return self.gain * label.view(-1, 1, 1, 1) + 0 * x
+        return 0 * x if label is None else self.gain * label.view(-1, 1, 1, 1) + 0 * x
 
 
 class Constant(EDM):
@@ -106,7 +111,7 @@ class Constant(EDM):
 @pytest.mark.parametrize("seeds", [range(30), [5, 0, 3, 7, 11, 2, 4, 9, 20, 31, 32, 6]])
 def test_other_seeds_are_of_the_same_class(seeds) -> None:
     one, other = (Denoiser(Classes(gain), Constant(), (1, 4, 4), 3) for gain in (0.1, 0.3))
-    pairs = Judge(other, features="pixels", seeds=seeds)(one).pairs
+    pairs = Evaluator(other, features="pixels", seeds=seeds)(one).pairs
     assert pairs is not None and pairs.pixels > 0.05  # without noise a seed of the class is as far as the own one
     assert (pairs.unpaired_pixels, pairs.unpaired_features) == (pairs.pixels, pairs.features)
 
@@ -140,7 +145,7 @@ def test_variation_within_classes_is_known_for_generators_and_data(tmp_path: Pat
     assert evaluation.diversity.pixel_deviation_within == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_collapsed_generator_is_told() -> None:
+def test_a_collapsed_generator_is_named() -> None:
     few = np.repeat(noise_images(2, 3), 50, 0)
     evaluation = evaluate(few, noise_images(200), features="pixels", images=100)
     assert any("cover little" in warning for warning in evaluation.warnings)
@@ -157,22 +162,44 @@ def test_every_kind_of_source_gives_the_same_numbers(tmp_path: Path) -> None:
         assert (found.distances, found.diversity) == (expected.distances, expected.diversity)
 
 
-def test_checkpoints_are_loaded_and_tell_their_discriminator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = {"discriminator": {"networks": ["tf_efficientnet_lite0"]}}
-    monkeypatch.setattr(checkpoints, "load", lambda _: generator(recipe=recipe))
+def test_a_model_is_its_file_its_shipped_name_or_its_run_finished_or_not(tmp_path: Path) -> None:
+    """A run that has not ended is evaluated as a model, never by the grids of samples in its folder."""
     run = tmp_path / "run"
-    run.mkdir()
-    (run / "ema.safetensors").touch()
-    for path in (run, run / "ema.safetensors"):
-        stream = sources.open_source(path, images=9, seeds=range(9), steps=1, batch_size=4, device="cpu")
-        assert isinstance(stream, sources.Stream)
-        assert stream.judged_by == ("tf_efficientnet_lite0",) and stream.seeds == tuple(range(9))
+    shutil.copytree(UNFINISHED, run)
+    write_images(run / "samples" / "00000000.png", [noise_images(64, channels=1)])
+    for path in (run, str(run / "checkpoint.safetensors"), "digits-small"):
+        stream = sources.open_source(path, images=9, seeds=range(9))
+        assert isinstance(stream, sample.Stream)
+        assert (stream.name, stream.seeds) == (Path(path).name, tuple(range(9)))
+    evaluation = evaluate(run, checkpoints.load(run), features="pixels", images=16)
+    assert evaluation.pairs is not None and evaluation.pairs.pixels == 0
+
+
+def test_everything_is_opened_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever side is wrong, no feature network is loaded and no image is made for nothing."""
+    monkeypatch.setattr("d2o.metrics.evaluation.embedding", lambda *_: pytest.fail("loaded the feature network"))
+    images, few, large = noise_images(20), noise_images(3), generator(shape=(1, 8, 8))
+    for wrong in (tmp_path / "absent", images / 255, few, large):
+        for sides in ((wrong, images), (images, wrong)):
+            with refused():
+                evaluate(*sides, images=10)
+    with refused("2.0", "classes"):
+        evaluate(generator(), images, images=10, guidance=2.0)
+
+
+def test_guidance_is_that_of_the_generator() -> None:
+    """Guidance moves images away from those without a class: levels of grey c become s * c."""
+    images, one = noise_images(30), Denoiser(Classes(0.1), Constant(), (1, 4, 4), 3)
+    plain, guided = (evaluate(one, images, features="pixels", images=30, guidance=s) for s in (1.0, 2.0))
+    assert guided.distances.frechet != plain.distances.frechet
+    same = evaluate(Denoiser(Classes(0.2), Constant(), (1, 4, 4), 3), images, features="pixels", images=30)
+    assert guided.distances.frechet == pytest.approx(same.distances.frechet, rel=1e-3)
 
 
 def test_stored_statistics_stand_for_their_images(tmp_path: Path) -> None:
     images, path = noise_images(60), tmp_path / "reference.npz"
     flat = images.reshape(60, -1) / 127.5 - 1
-    save(path, accumulate([flat], "pixels", keep=False))
+    save(path, accumulate([flat], "pixels"))
     direct = evaluate(generator(), images, features="pixels", images=60)
     stored = evaluate(generator(), path, images=60)
     assert stored.space == "pixels" and stored.floor is None and stored.distances.kid is None
@@ -199,48 +226,55 @@ def test_an_evaluation_is_json() -> None:
     assert read["warnings"] == list(evaluation.warnings)
 
 
-def test_related_feature_networks_are_told() -> None:
-    recipe = {"discriminator": {"networks": ("tf_efficientnet_lite0",)}}
-    judge = Judge(noise_images(20), features="lite2@32", weights="random", images=10, judged_by=("vgg16_bn",))
-    warnings = judge(generator(recipe=recipe)).warnings
-    assert any("random weights" in warning for warning in warnings)
-    assert any("vgg16_bn" in warning for warning in warnings)
-    assert any("tf_efficientnet_lite0" in warning for warning in warnings)
+def test_related_feature_networks_are_named() -> None:
+    evaluator = Evaluator(noise_images(20), features="lite2@32", weights="random", images=10, judged_by=("vgg16_bn",))
+    warnings = evaluator(generator(judged_by=("tf_efficientnet_lite0",))).warnings
+    for words in ("random weights", "vgg16_bn", "tf_efficientnet_lite0"):
+        assert any(words in warning for warning in warnings)
+
+
+def test_other_seeds_are_other_images_of_the_same_reference() -> None:
+    evaluator = Evaluator(noise_images(40), features="pixels", images=20)
+    one, other = (evaluator(generator(), seeds=seeds) for seeds in (range(20), range(20, 40)))
+    assert one == evaluator(generator()) and one.distances != other.distances and one.floor == other.floor
 
 
 def test_images_of_another_shape_are_refused_by_name() -> None:
-    judge = Judge(noise_images(20), features="pixels", images=10)
-    with pytest.raises(ValueError, match=r"images of big are 8x8 with 1 channel but those of images are 4x4"):
-        judge(generator(shape=(1, 8, 8)), name="big")
-    with pytest.raises(ValueError, match="4x4 with 3 channels"):
-        judge(noise_images(20, channels=3))
+    evaluator = Evaluator(noise_images(20), features="pixels", images=10)
+    with refused("big", "8x8", "4x4", "1 channel"):
+        evaluator(generator(shape=(1, 8, 8)), name="big")
+    with refused("4x4", "3 channels"):
+        evaluator(noise_images(20, channels=3))
 
 
 @pytest.mark.parametrize("gain", [float("nan"), float("inf")])
 def test_a_broken_generator_is_refused(gain: float) -> None:
-    with pytest.raises(ValueError, match=r"NaN or infinite values \(seed 5\)"):
-        Judge(noise_images(20), features="pixels", seeds=range(5, 15))(generator(gain))
+    evaluator = Evaluator(noise_images(20), features="pixels", seeds=range(5, 15))
+    with refused("NaN", "seed 5"):
+        evaluator(generator(gain))
 
 
 def test_too_few_images_and_wrong_arrays_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 8"):
-        Judge(noise_images(20), features="pixels", images=7)
-    with pytest.raises(ValueError, match="only 5 images"):
-        Judge(noise_images(5), features="pixels", images=10)
-    with pytest.raises(ValueError, match="uint8"):
-        Judge(np.zeros((20, 4, 4, 1)), features="pixels", images=10)
-    with pytest.raises(ValueError, match="no-such-folder"):
-        Judge("no-such-folder", features="pixels", images=10)
+    with refused("at least 8", "7"):
+        Evaluator(noise_images(20), features="pixels", images=7)
+    with refused("5 images", "at least 8"):
+        Evaluator(noise_images(5), features="pixels", images=10)
+    with refused("uint8", "float64"):
+        Evaluator(np.zeros((20, 4, 4, 1)), features="pixels", images=10)
+    with refused("no-such-folder"):
+        Evaluator("no-such-folder", features="pixels", images=10)
+    with refused("batch size", "0"):
+        evaluate(noise_images(20), noise_images(20), images=10, batch_size=0)
 
 
 def test_real_digits_in_real_features() -> None:
     """The judge tells digits from blurred digits, by KID and far above the floor."""
-    judge = Judge("digits", images=250)
+    evaluator = Evaluator("digits", images=250)
     everything = open_images("digits")
     digits = everything.pixels(np.random.default_rng(1).choice(len(everything), 250, replace=False))
     blurred = digits.reshape(250, 4, 2, 4, 2, 1).mean((2, 4)).repeat(2, 1).repeat(2, 2).astype(np.uint8)
-    real, poor = judge(digits, name="real"), judge(blurred, name="blurred")
-    assert judge.floor is not None and real.space == "lite2@64"
+    real, poor = evaluator(digits, name="real"), evaluator(blurred, name="blurred")
+    assert evaluator.floor is not None and real.space == "lite2@64"
     assert abs(real.distances.kid or 0) < 0.2 < 1 < (poor.distances.kid or 0)
-    assert poor.distances.frechet > 2 * judge.floor.frechet
+    assert poor.distances.frechet > 2 * evaluator.floor.frechet
     assert (real.distances.recall or 0) > 0.5 > (poor.distances.recall or 0)

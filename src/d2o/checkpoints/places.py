@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, get_args
 
-from d2o.data.sources import BUILT_IN
+from d2o.data.sources import BUILT_IN, READERS, find_reader
 from d2o.errors import CheckpointError, MalformedCheckpointError
 from d2o.fetch import fetch, is_address, verify
 from d2o.records import nearest
@@ -102,6 +102,8 @@ def suggest(wanted: tuple[Kind, ...]) -> str:
 
 def recognise(name: str, path: Path) -> Place:
     """Return what a file or folder is."""
+    if path.suffix in READERS:
+        return Place("data", name, path)
     if path.is_dir():
         return recognise_folder(name, path)
     if not path.exists():
@@ -121,6 +123,8 @@ def recognise(name: str, path: Path) -> Place:
     for pattern, kind, form in STARTS:
         if re.match(pattern, start, re.DOTALL):
             return Place(kind, name, path, form)
+    if find_reader(path) is not None:
+        return Place("data", name, path)
     raise MalformedCheckpointError(
         f"{name} is nothing that d2o reads: a model is a safetensors file, an EDM, D2O or EDM2 pickle, a torch file or "
         f"a diffusers folder; images are a folder, a zip, an .npz or a .parquet file."

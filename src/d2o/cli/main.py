@@ -14,6 +14,7 @@ COMMANDS = {
     "finetune": "Turn a diffusion model into a one-step generator (D2O, D2O-F).",
     "sample": "Make images from a model.",
     "evaluate": "Measure how far images or models are from each other.",
+    "statistics": "Store the statistics of a data set, which evaluate takes for the images.",
     "analyze": "See why it works: spectra, blocks, local minima, interventions.",
     "inspect": "Say what a checkpoint is, without running it or reading its weights.",
     "convert": "Turn any checkpoint that d2o reads into one safetensors file.",

@@ -1,4 +1,4 @@
-"""Images for training and measuring: an endless shuffled stream of batches that is a function of (seed, start)."""
+"""Data sets: images of one shape, and an endless shuffled stream of batches that is a function of (seed, start)."""
 
 import hashlib
 import operator
@@ -12,19 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decoding import Decoder, decoder, header, open_image
+from .decoding import Decoder, make_decoder, open_image, read_header
 from .files import to_float
-from .sources import Source, find
+from .source import Source
+from .sources import find
 
-CHECKED = 2_000  # headers that are read at opening
-FINGERPRINTED = 64  # images whose pixels tell a data set from others
+CHECKED = 2_000  # images whose headers are read at opening
+FINGERPRINTED = 64  # images whose pixels are hashed
 MOST_CLASSES = 1 << 20  # a larger label is not a class number
 
 
 class Batch(NamedTuple):
     """A batch of the stream: images [n, C, H, W] in [-1, 1], classes [n] or None, and places in the stream [n].
 
-    `index` counts the images of the whole stream from 0, so that random numbers can be a function of (seed, index).
+    `index` counts the images of the stream from 0: random numbers are a function of (seed, index).
     """
 
     x0: Tensor
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
 
 
 class Numbered(Batch):
-    """A batch that also tells each image's `number` [n] in the data set, so that what is known of it is remembered."""
+    """A batch with each image's `number` [n] in the data set, by which its frozen features are cached."""
 
     number: Tensor
 
@@ -49,7 +50,7 @@ class Cache:
         self.known = np.zeros(fitting, bool)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Return uint8 [n, H, W, C], decoding what is not known yet; threads may share it."""
+        """Return uint8 [n, H, W, C], decoding what is not cached yet; threads may share it."""
         cached = indices < len(self.known)
         for index in np.unique(indices[cached]):
             if not self.known[index]:
@@ -85,13 +86,12 @@ class Images:
     def fingerprint(self) -> str:
         """The SHA-256 of count, shape, all labels, and the prepared pixels of 64 images from the first to the last.
 
-        Neither name nor container is in it: the same images elsewhere are the same data. Of more than 64 images it is
-        cheap and no proof: what lies between is not looked at.
+        It does not depend on names and container. Of more than 64 images it is cheap, and no proof of equality.
         """
         found = hashlib.sha256(repr((len(self), *map(int, self.shape), self.labels is None)).encode())
         if self.labels is not None:
             found.update(self.labels.astype("<i8").tobytes())
-        for index in np.unique(np.linspace(0, len(self) - 1, FINGERPRINTED).round().astype(np.int64)):
+        for index in spread(len(self), FINGERPRINTED):
             found.update(self.cache.decode(int(self.order[index])).tobytes())  # the cache would spread in memory
         return found.hexdigest()
 
@@ -123,22 +123,15 @@ class Images:
             chosen = np.empty_like(index)
             for epoch in np.unique(epochs):
                 here = epochs == epoch
-                chosen[here] = _permutation(len(self), seed, int(epoch))[places[here]]
+                chosen[here] = permute(len(self), seed, int(epoch))[places[here]]
             label = None if self.labels is None else torch.from_numpy(self.labels[chosen])
             batch = Numbered(to_float(self.pixels(chosen)), label, torch.from_numpy(index))
             batch.number = torch.from_numpy(chosen)
             yield batch
             start += step
 
-    def stream(self, batch_size: int, limit: int | None = None, seed: int | None = None) -> Iterator[np.ndarray]:
-        """Yield uint8 batches [n, H, W, C], each image once, in order or shuffled by `seed`; at most `limit` images."""
-        order = np.arange(len(self)) if seed is None else _permutation(len(self), seed, 0)
-        order = order[:limit]
-        for start in range(0, len(order), batch_size):
-            yield self.pixels(order[start : start + batch_size])
-
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Images":
-        """Return the images at `indices` as a data set of its own, which shares the decoded images with this one."""
+        """Return the images at `indices` as a data set of its own, which shares the cache with this one."""
         indices = np.asarray(indices, np.int64)
         if not len(indices) or indices.min() < 0 or indices.max() >= len(self):
             raise ValueError(f"A subset of {self.name} needs at least one index, all from 0 to {len(self) - 1}.")
@@ -149,12 +142,18 @@ class Images:
         """Return two random parts without common images: `count` images, and the rest."""
         if not 0 < count < len(self):
             raise ValueError(f"{self.name} has {len(self)} images and cannot be split at {count}.")
-        order = _permutation(len(self), seed, 0)
+        order = permute(len(self), seed)
         return self.subset(np.sort(order[:count])), self.subset(np.sort(order[count:]))
 
 
+def spread(count: int, most: int) -> list[int]:
+    """Return at most so many of the numbers from 0 to `count` - 1, evenly, with the first and the last."""
+    return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64)).tolist()
+
+
 @lru_cache(maxsize=4)
-def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+def permute(count: int, seed: int, epoch: int = 0) -> np.ndarray:
+    """Return the numbers from 0 to `count` - 1 in the random order of one epoch."""
     order = np.random.Generator(np.random.Philox(key=(seed << 64) + epoch)).permutation(count)
     order.setflags(write=False)
     return order
@@ -178,11 +177,11 @@ def open_images(
     Raises ValueError, naming the file and the remedy, for whatever does not fit.
     """
     found = find(source, labels)
-    decode = decoder(found, resolution, resize, channels)
-    for index in np.unique(np.linspace(0, len(found.names) - 1, CHECKED).round().astype(int)):
-        with open_image(found, int(index)) as image:
-            decode.check(header(found, int(index), image))
-    classes = _checked(found, num_classes)
+    decode = make_decoder(found, resolution, resize, channels)
+    for index in spread(len(found.names), CHECKED):
+        with open_image(found, index) as image:
+            decode.check(read_header(found, index, image))
+    classes = read_labels(found, num_classes)
     largest = 0 if classes is None else int(classes.max()) + 1
     return Images(
         name=Path(found.path).stem,
@@ -194,7 +193,7 @@ def open_images(
     )
 
 
-def _checked(source: Source, num_classes: int | None) -> np.ndarray | None:
+def read_labels(source: Source, num_classes: int | None) -> np.ndarray | None:
     """Return the labels as int64 [N]; raises ValueError unless each image has a class number in range."""
     if source.labels is None:
         if num_classes:

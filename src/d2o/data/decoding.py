@@ -1,18 +1,16 @@
 """From a stored image to uint8 pixels: nothing is resized, cropped or recoloured unless the user asked for it."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import PIL.Image
+from PIL.Image import Image, Resampling
 
-from .sources import DAMAGED, LFS, Source
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from .source import DAMAGED, LFS, Source
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 KINDS = {"1": "grey", "L": "grey", "RGB": "colour", "P": "colour"}  # of the modes that need no decision by the user
@@ -20,41 +18,34 @@ CHANNELS = {"grey": 1, "colour": 3}
 REMEDY = "add --resolution N --resize center-crop"
 
 
-def _area(image: Image, resolution: int) -> Image:
-    from PIL.Image import Resampling, fromarray
-
-    factor, rest = divmod(image.width, resolution)
+def resize_area(image: Image, side: int) -> Image:
+    """Average the pixels that fall together, rounding halves up where their number is whole."""
+    factor, rest = divmod(image.width, side)
     if rest:
-        return image.resize((resolution, resolution), Resampling.BOX)
+        return resize(Resampling.BOX, image, side)
     pixels = np.asarray(image)
-    blocks = pixels.reshape(resolution, factor, resolution, factor, -1).sum((1, 3), dtype=np.int64)
+    blocks = pixels.reshape(side, factor, side, factor, -1).sum((1, 3), dtype=np.int64)
     means = (2 * blocks + factor**2) // (2 * factor**2)  # PIL's own reduce is off by one for some factors
-    return fromarray(means.astype(np.uint8).reshape(resolution, resolution, *pixels.shape[2:]))
+    return PIL.Image.fromarray(means.astype(np.uint8).reshape(side, side, *pixels.shape[2:]))
 
 
-def _bilinear(image: Image, resolution: int) -> Image:
-    from PIL.Image import Resampling
-
-    return image.resize((resolution, resolution), Resampling.BILINEAR)
-
-
-def _lanczos(image: Image, resolution: int) -> Image:
-    from PIL.Image import Resampling
-
-    return image.resize((resolution, resolution), Resampling.LANCZOS)
+def resize(filter: Resampling, image: Image, side: int) -> Image:
+    """Resize by one of PIL's filters, which are antialiased."""
+    return image.resize((side, side), filter)
 
 
-def _center_crop(image: Image, resolution: int) -> Image:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return _lanczos(image.crop((left, top, left + side, top + side)), resolution)
+def crop_centre(image: Image, side: int) -> Image:
+    """Resize the largest centred square."""
+    smaller = min(image.size)
+    left, top = (image.width - smaller) // 2, (image.height - smaller) // 2
+    return resize(Resampling.LANCZOS, image.crop((left, top, left + smaller, top + smaller)), side)
 
 
 RESIZE: dict[str, Callable[[Image, int], Image]] = {
-    "area": _area,  # the mean of the pixels that fall together; exact for whole factors
-    "bilinear": _bilinear,  # antialiased
-    "lanczos": _lanczos,  # antialiased, sharpest
-    "center-crop": _center_crop,  # the largest centred square, then lanczos
+    "area": resize_area,
+    "bilinear": partial(resize, Resampling.BILINEAR),
+    "lanczos": partial(resize, Resampling.LANCZOS),
+    "center-crop": crop_centre,
 }
 
 
@@ -62,8 +53,7 @@ class Header(NamedTuple):
     """What is known of an image before its pixels are decoded."""
 
     name: str
-    width: int
-    height: int
+    size: tuple[int, int]  # width, height
     kind: str  # grey, colour, or PIL's name of another mode
 
 
@@ -80,12 +70,12 @@ class Decoder:
     @property
     def shape(self) -> tuple[int, int, int]:
         """The common shape (C, H, W)."""
-        side = self.resolution or self.first.width
+        side = self.resolution or self.first.size[0]
         return (self.channels or CHANNELS[self.first.kind], side, side)
 
     def __call__(self, index: int) -> np.ndarray:
         image = open_image(self.source, index, whole=True)
-        self.check(header(self.source, index, image))
+        self.check(read_header(self.source, index, image))
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # where PIL wants to see it before it is dropped
         image = image.convert("L" if self.shape[0] == 1 else "RGB")
@@ -95,17 +85,19 @@ class Decoder:
 
     def check(self, image: Header) -> None:
         """Raise ValueError if an image does not fit the first one and the options."""
-        path, size = self.source.path, f"{image.width}x{image.height}"
-        if self.resize is None and image[1:3] != self.first[1:3]:
+        path, (width, height) = self.source.path, image.size
+        if self.resize is None and image.size != self.first.size:
             raise ValueError(
-                f"{path} mixes sizes: {self.first.name} is {self.first.width}x{self.first.height} "
-                f"but {image.name} is {size}; {REMEDY}."
+                f"{path} mixes sizes: {self.first.name} is {'x'.join(map(str, self.first.size))} "
+                f"but {image.name} is {width}x{height}; {REMEDY}."
             )
-        if self.resize != "center-crop" and image.width != image.height:
-            raise ValueError(f"{image.name} in {path} is {size}, which is not square; {REMEDY}.")
-        if self.resize is None and self.resolution not in (None, image.width):
+        if self.resize != "center-crop" and width != height:
+            raise ValueError(f"{image.name} in {path} is {width}x{height}, which is not square; {REMEDY}.")
+        if self.resize is None and self.resolution not in (None, width):
             wanted = f"{self.resolution}x{self.resolution}"
-            raise ValueError(f"{path} holds images of {size}, not {wanted}; add --resize {' or '.join(RESIZE)}.")
+            raise ValueError(
+                f"{path} has images of {width}x{height}, not {wanted}; add --resize {' or '.join(RESIZE)}."
+            )
         if self.channels is None and image.kind not in CHANNELS:
             raise ValueError(
                 f"{image.name} in {path} has the colour mode {image.kind}; "
@@ -118,7 +110,7 @@ class Decoder:
             )
 
 
-def decoder(source: Source, resolution: int | None, resize: str | None, channels: int | None) -> Decoder:
+def make_decoder(source: Source, resolution: int | None, resize: str | None, channels: int | None) -> Decoder:
     """Return the decoder of a source; raises ValueError for options that make no sense."""
     if resize is not None and resize not in RESIZE:
         raise ValueError(f"--resize {resize} is unknown; choose {', '.join(RESIZE)}.")
@@ -128,25 +120,15 @@ def decoder(source: Source, resolution: int | None, resize: str | None, channels
         raise ValueError(f"--resolution {resolution} is out of range; choose 1 to 4096.")
     if channels not in (None, 1, 3):
         raise ValueError(f"--channels {channels} is not possible; choose 1 (grey) or 3 (colour).")
-    first = header(source, 0, open_image(source, 0))
-    made = Decoder(source, first, resolution, resize, channels)
-    made.check(first)
-    return made
+    first = read_header(source, 0, open_image(source, 0))
+    decoder = Decoder(source, first, resolution, resize, channels)
+    decoder.check(first)
+    return decoder
 
 
-def header(source: Source, index: int, image: Image) -> Header:
+def read_header(source: Source, index: int, image: Image) -> Header:
     """Return the size and kind of an opened image."""
-    kind = KINDS.get(image.mode, image.mode)
-    return Header(source.names[index], image.width, image.height, kind)
-
-
-def _coding(image: Image) -> str:
-    """Return PIL's name of the pixels in the file, which tells 16-bit colour from the 8 bits PIL makes of it."""
-    tiles = getattr(image, "tile", None)
-    if not tiles:
-        return ""
-    settings = tiles[0][3]
-    return str(settings[0] if isinstance(settings, tuple) else settings)
+    return Header(source.names[index], image.size, KINDS.get(image.mode, image.mode))
 
 
 def open_image(source: Source, index: int, whole: bool = False) -> Image:
@@ -154,9 +136,6 @@ def open_image(source: Source, index: int, whole: bool = False) -> Image:
 
     Raises ValueError, naming the image, when it is damaged, too large, or not of 8 bits.
     """
-    import PIL.Image
-
-    stored: object = None
     try:
         stored = source.open(index)
         if isinstance(stored, np.ndarray):
@@ -169,7 +148,7 @@ def open_image(source: Source, index: int, whole: bool = False) -> Image:
             image = PIL.Image.open(io.BytesIO(stored.read()) if whole else stored, formats=FORMATS)
             if image.width * image.height > (PIL.Image.MAX_IMAGE_PIXELS or 2**27):
                 raise OSError(f"{image.width}x{image.height} pixels are more than is safe to unpack")
-            deep = image.mode[0] in "IF" or ";16" in _coding(image)
+            deep = image.mode[0] in "IF" or ";16" in str(image.tile)  # PIL makes 8 bits of 16-bit colour, silently
             if whole:
                 image.load()
     except PIL.UnidentifiedImageError as error:

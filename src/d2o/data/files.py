@@ -1,4 +1,4 @@
-"""Images as files: seeds in, float to uint8 by one rounding rule, and grids, arrays, folders and zips out.
+"""Images as files: seeds as text, float to uint8 by one rounding rule, and grids, arrays, folders and zips written.
 
 uint8 images are always numpy arrays [N, H, W, C]; float images are always tensors [N, C, H, W] in [-1, 1].
 """
@@ -53,7 +53,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
     """
     images = images.detach().float()
     if images.isnan().any():
-        raise ValueError("The images hold values that are not numbers (NaN); check the weights they were made with.")
+        raise ValueError("The images have values that are not numbers (NaN); check the weights they were made with.")
     levels = ((images + 1) * 127.5).clamp(0, 255).add(0.5).floor().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
@@ -68,8 +68,8 @@ def to_float(images: np.ndarray) -> Tensor:
 def grid(images: np.ndarray, columns: int | None = None, scale: int | None = None, gap: int = 2) -> np.ndarray:
     """Lay uint8 images [N, H, W, C] out in rows on white: uint8 [H, W, C].
 
-    `columns` is the nearest to a square by default; `scale` enlarges by repeating pixels, by default so far that small
-    images can be seen; `gap` is in pixels of the result, between images and around them.
+    The default number of `columns` makes nearly a square; `scale` enlarges by repeating pixels, by default to about
+    GRID_SIDE; `gap` is in pixels of the result, between images and around them.
     """
     assert images.dtype == np.uint8 and images.ndim == 4 and len(images), (images.dtype, images.shape)
     count, height, width, channels = images.shape
@@ -106,25 +106,25 @@ def write_images(
 ) -> Path:
     """Write uint8 batches [n, H, W, C] atomically, in the form that the name of `path` asks for.
 
-    `x.png` is a grid; `x.npz` holds the arrays `images`, `seeds` and `labels`; `x.zip` is a data set in EDM's layout; a
+    `x.png` is a grid; `x.npz` has the arrays `images`, `seeds` and `labels`; `x.zip` is a data set in EDM's layout; a
     name without suffix becomes a folder with one PNG per seed, and EDM's dataset.json when there are labels.
-    `seeds` (default 0, 1, 2, ...) and `labels` have one entry per image. Returns `path`.
-    Raises ValueError for other suffixes, for lists that do not fit the images, for a folder that is not empty, and,
-    before the first batch is asked for, where nothing can be written.
+    `seeds` (default 0, 1, 2, ...) and `labels` have one entry per image. Raises ValueError for other suffixes, lists
+    that do not fit the images, a folder that is not empty, and, before the first batch, where nothing can be written.
     """
     path = checked_images(path)
     write = WRITERS[path.suffix.lower() if not path.is_dir() else ""]
     with atomic(path) as temporary:
-        write(temporary, _numbered(path, batches, seeds, labels))
+        write(temporary, label_images(path, batches, seeds, labels))
     return path
 
 
-Numbered = Iterator[tuple[np.ndarray, int, int | None]]  # one image [H, W, C], its seed, its label
+Labelled = Iterator[tuple[np.ndarray, int, int | None]]  # one image [H, W, C], its seed, its label
 
 
-def _numbered(
+def label_images(
     path: Path, batches: Iterable[np.ndarray], seeds: Sequence[int] | None, labels: Sequence[int] | None
-) -> Numbered:
+) -> Labelled:
+    """Yield the images of batches with their seeds and labels; raises ValueError where their numbers differ."""
     count = 0
     for batch in batches:
         assert batch.dtype == np.uint8 and batch.ndim == 4, (batch.dtype, batch.shape)
@@ -140,16 +140,13 @@ def _numbered(
         raise ValueError(f"Cannot write {path}: there are fewer images ({count}) than seeds or labels.")
 
 
-def _listing(labels: dict[str, int | None]) -> str:
-    entries = None if None in labels.values() else [[name, label] for name, label in labels.items()]
-    return json.dumps({"labels": entries})
-
-
-def _write_grid(path: Path, images: Numbered) -> None:
+def write_grid(path: Path, images: Labelled) -> None:
+    """Write one PNG of all images."""
     path.write_bytes(encode_image(grid(np.stack([image for image, _, _ in images]))))
 
 
-def _write_arrays(path: Path, images: Numbered) -> None:
+def write_arrays(path: Path, images: Labelled) -> None:
+    """Write an .npz file."""
     pixels, seeds, labels = zip(*images, strict=True)
     arrays = {"images": np.stack(pixels), "seeds": np.array(seeds, np.int64)}
     if None not in labels:
@@ -158,30 +155,37 @@ def _write_arrays(path: Path, images: Numbered) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def _write_zip(path: Path, images: Numbered) -> None:
-    labels: dict[str, int | None] = {}
+def write_zip(path: Path, images: Labelled) -> None:
+    """Write a zip in EDM's layout, whose dataset.json says null where there are no labels."""
+    labels = {}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for image, seed, label in images:
             name = f"{seed // 1000:05d}/img{seed:08d}.png"
             archive.writestr(name, encode_image(image))
             labels[name] = label
-        archive.writestr("dataset.json", _listing(labels))
+        archive.writestr("dataset.json", list_labels(labels))
 
 
-def _write_folder(path: Path, images: Numbered) -> None:
-    labels: dict[str, int | None] = {}
+def write_folder(path: Path, images: Labelled) -> None:
+    """Write one PNG per seed, and EDM's dataset.json where there are labels."""
+    labels = {}
     path.mkdir()
     for image, seed, label in images:
         name = f"{seed:06d}.png"
         (path / name).write_bytes(encode_image(image))
         labels[name] = label
     if None not in labels.values():
-        (path / "dataset.json").write_text(_listing(labels))
+        (path / "dataset.json").write_text(list_labels(labels))
 
 
-WRITERS: dict[str, Callable[[Path, Numbered], None]] = {
-    ".png": _write_grid,
-    ".npz": _write_arrays,
-    ".zip": _write_zip,
-    "": _write_folder,
+def list_labels(labels: dict[str, int | None]) -> str:
+    """Return the text of EDM's dataset.json."""
+    return json.dumps({"labels": None if None in labels.values() else list(labels.items())})
+
+
+WRITERS: dict[str, Callable[[Path, Labelled], None]] = {
+    ".png": write_grid,
+    ".npz": write_arrays,
+    ".zip": write_zip,
+    "": write_folder,
 }

@@ -34,11 +34,10 @@ class PixelSums:
         """Add uint8 images [n,H,W,C] with labels [n] or none."""
         classes = np.zeros(len(images), np.int64) if labels is None else labels
         for label in np.unique(classes).tolist():
-            pixels = images[classes == label].astype(np.uint16)  # holds 255^2, and is ten times as fast as int64
-            count, *sums = self._rows.get(label, (0, 0, 0))
-            new = (powers.sum(0, dtype=np.int64) for powers in (pixels, pixels * pixels))
-            total, squares = (before + more for before, more in zip(sums, new, strict=True))
-            self._rows[label] = (count + len(pixels), total, squares)
+            pixels = images[classes == label].astype(np.uint16)  # 255^2 fits, and it is ten times as fast as int64
+            total, squares = (powers.sum(0, dtype=np.int64) for powers in (pixels, pixels * pixels))
+            before = self._rows.get(label, (0, 0, 0))
+            self._rows[label] = (before[0] + len(pixels), before[1] + total, before[2] + squares)
 
     def deviation(self) -> float:
         """Return the standard deviation over all images, mean over pixels, in image units."""

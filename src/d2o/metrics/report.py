@@ -1,100 +1,91 @@
 """Evaluations as a plain-text table that says how its numbers are to be read."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from .distances import Distances
-from .diversity import Diversity
-from .evaluation import Evaluation, Pairs
+from .evaluation import Evaluation
 from .spaces import frechet_name, title
 
 WIDTH = 100
+DISTANCES = (
+    ("N", "images", ","),
+    ("KID", "kid", ".4f"),
+    ("+- sd", "kid_deviation", ".4f"),
+    ("Frechet distance", "frechet", ".4g"),
+    ("precision", "precision", ".3f"),
+    ("recall", "recall", ".3f"),
+)
+DIVERSITY = (
+    ("pixel sd", "pixel_deviation", ".3f"),
+    ("within", "pixel_deviation_within", ".3f"),
+    ("feature dist.", "feature_distance", ".4g"),
+    ("within", "feature_distance_within", ".4g"),
+)
+"""Columns: heading, field of the record, format."""
 
 
 def report(evaluations: Sequence[Evaluation]) -> str:
-    """Return one table for each reference and feature space, with the floor, explanations and warnings."""
-    groups: dict[tuple, list[Evaluation]] = {}
-    for evaluation in evaluations:
-        groups.setdefault((evaluation.reference, evaluation.space, evaluation.floor), []).append(evaluation)
-    return "\n\n".join(_section(group) for group in groups.values())
+    """Return the table of evaluations against one reference, with the floor, explanations and warnings."""
+    first, frechet = evaluations[0], frechet_name(evaluations[0].space)
+    header = ["", *(frechet if field == "frechet" else heading for heading, field, _ in DISTANCES + DIVERSITY)]
+    rows: list[tuple[str, Any, Any]] = [(one.name, one.distances, one.diversity) for one in evaluations]
+    rows += [("floor: reference v itself", first.floor, None)] if first.floor else []
+    rows += [("reference", None, first.reference_diversity)]
+    cells = [[name, *format_cells(near, DISTANCES), *format_cells(wide, DIVERSITY)] for name, near, wide in rows]
+    sentences = [
+        *explain(first, frechet),
+        *(describe_pairs(one) for one in evaluations if one.pairs is not None),
+        *dict.fromkeys(f"Warning: {warning}" for one in evaluations for warning in one.warnings),
+    ]
+    lines = [line for text in sentences for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
+    return "\n".join([describe_title(evaluations), "", *align([header, *cells]), "", *lines])
 
 
-def _section(group: Sequence[Evaluation]) -> str:
-    first = group[0]
-    frechet = frechet_name(first.space)
-    header = ("", "N", "KID", "+- sd", frechet, "precision", "recall", "pixel sd", "within", "feature dist.", "within")
-    rows = [(e.name, *_numbers(e.distances), *_variety(e.diversity)) for e in group]
+def describe_title(evaluations: Sequence[Evaluation]) -> str:
+    first, floor = evaluations[0], "no reference-v-reference floor"
+    counts = " and ".join(dict.fromkeys(format_number(one.distances.images, ",", "unknown") for one in evaluations))
+    reference = f"{format_number(first.distances.reference_images, ',', 'unknown')} of {first.reference}"
     if first.floor is not None:
-        rows.append(("floor: reference v itself", *_numbers(first.floor), *_variety(Diversity())))
-    rows.append(("reference", *_numbers(None), *_variety(first.reference_diversity)))
-    lines = [_title(group), "", *_align([header, *rows]), ""]
-    lines += _wrapped(_explanations(first, frechet))
-    lines += [line for e in group if e.pairs is not None for line in _wrapped([_pairs(e, e.pairs)])]
-    return "\n".join(lines + _wrapped(dict.fromkeys(f"Warning: {warning}" for e in group for warning in e.warnings)))
+        floor = f"reference-v-reference floor {first.floor.frechet:.4g} (N = {first.floor.images:,})"
+    return f"{frechet_name(first.space)} in {title(first.space)}; N = {counts} against {reference}; {floor}"
 
 
-def _title(group: Sequence[Evaluation]) -> str:
-    first, floor = group[0], group[0].floor
-    heading = f"{frechet_name(first.space)} in {title(first.space)}"
-    counts = dict.fromkeys(_count(evaluation.distances.images) for evaluation in group)
-    sizes = f"N = {' and '.join(counts)} against {_count(first.distances.reference_images)} of {first.reference}"
-    if floor is None:
-        return f"{heading}; {sizes}; no reference-v-reference floor"
-    return f"{heading}; {sizes}; reference-v-reference floor {floor.frechet:.4g} (N = {_count(floor.images)})"
-
-
-def _explanations(evaluation: Evaluation, frechet: str) -> list[str]:
+def explain(evaluation: Evaluation, frechet: str) -> list[str]:
     lines = [
         f"{frechet} grows as N shrinks: compare it only at one N, and with the floor. KID is unbiased, near 0 (also "
         "below) for equal distributions; its sd is over random subsets. Pixel sd and feature dist. say how "
         "much the images vary, also within classes where they are known: a collapse shows there and in recall first."
     ]
-    scores, floor = evaluation.distances, evaluation.floor
-    if floor is not None and floor.images != scores.images:
-        lines.append(f"The floor's N is {_count(floor.images)}, as the reference has too few images for two sets of N.")
+    floor = evaluation.floor
+    if floor is not None and floor.images != evaluation.distances.images:
+        lines.append(f"The floor's N is {floor.images:,}, as the reference has too few images for two sets of N.")
     return lines
 
 
-def _pairs(evaluation: Evaluation, pairs: Pairs) -> str:
-    within = (evaluation.diversity.feature_distance_within, evaluation.reference_diversity.feature_distance_within)
-    classes = within != (None, None) or pairs.unpaired_pixels is None
+def describe_pairs(evaluation: Evaluation) -> str:
+    pairs, diversities = evaluation.pairs, (evaluation.diversity, evaluation.reference_diversity)
+    assert pairs is not None
+    classes = pairs.unpaired_pixels is None or any(one.feature_distance_within is not None for one in diversities)
     others = "different seeds of a class" if classes else "different seeds"
     return (
         f"Same seeds, {evaluation.name} and {evaluation.reference}: pixels {pairs.pixels:.4g} apart ({others} "
-        f"{_number(pairs.unpaired_pixels, '.4g')}), features {pairs.features:.4g} ({others} "
-        f"{_number(pairs.unpaired_features, '.4g')})."
+        f"{format_number(pairs.unpaired_pixels, '.4g')}), features {pairs.features:.4g} ({others} "
+        f"{format_number(pairs.unpaired_features, '.4g')})."
     )
 
 
-def _numbers(scores: Distances | None) -> tuple[str, ...]:
-    if scores is None:
-        return ("",) * 6
-    spread = (_number(scores.kid, ".4f"), _number(scores.kid_deviation, ".4f"))
-    shares = (_number(scores.precision, ".3f"), _number(scores.recall, ".3f"))
-    return (_count(scores.images), *spread, f"{scores.frechet:.4g}", *shares)
+def format_cells(record: Any, columns: Sequence[tuple[str, str, str]]) -> list[str]:
+    return ["" if record is None else format_number(getattr(record, field), form) for _, field, form in columns]
 
 
-def _variety(diversity: Diversity) -> tuple[str, ...]:
-    pixels = (diversity.pixel_deviation, diversity.pixel_deviation_within)
-    features = (diversity.feature_distance, diversity.feature_distance_within)
-    return (*(_number(value, ".3f") for value in pixels), *(_number(value, ".4g") for value in features))
+def format_number(value: float | None, form: str, none: str = "-") -> str:
+    return none if value is None else format(value, form)
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _count(count: int | None) -> str:
-    return "unknown" if count is None else f"{count:,}"
-
-
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    kept = [column for column in zip(*rows, strict=True) if any(cell not in ("", "-") for cell in column[1:])]
-    widths = [max(map(len, column)) for column in kept]
-    aligned = [[kept[0][i].ljust(widths[0])] + [c[i].rjust(w) for c, w in zip(kept[1:], widths[1:], strict=True)]
-               for i in range(len(rows))]  # fmt: skip
-    return ["  ".join(cells).rstrip() for cells in aligned]
-
-
-def _wrapped(sentences: Iterable[str]) -> list[str]:
-    return [line for sentence in sentences for line in textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")]
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table without its empty columns, the first to the left and the others to the right."""
+    columns = [column for column in zip(*rows, strict=True) if any(cell not in ("", "-") for cell in column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    rows = [[cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])] for cells in zip(*columns, strict=True)]
+    return ["  ".join(cells).rstrip() for cells in rows]

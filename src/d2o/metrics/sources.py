@@ -1,130 +1,126 @@
-"""Anything that can be judged becomes a stream of uint8 batches, or stored statistics."""
+"""Whatever can be evaluated, opened: a stream of uint8 batches that is still to be measured, or a known sample."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from d2o import checkpoints
+from d2o.checkpoints.places import locate
 from d2o.data.codec import check_pixels
 from d2o.data.datasets import Images, open_images
 from d2o.data.files import to_uint8
-from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.denoiser import Denoiser, Guided
 from d2o.diffusion.sampling import generate, labels_for
 
 from . import statistics
+from .distances import SMALLEST
+from .sample import Sample, Stream, from_statistics
 from .statistics import Features
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pkl", ".pt", ".pth", ".ckpt")
-CHECKPOINT_FILES = ("ema.safetensors", "model_index.json", "config.json")
-"""A folder with one of these holds a run or a model rather than images."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Images to look at once: `count` of them in uint8 batches [n,H,W,C]; `image_shape` is (C, H, W).
-
-    `seeds` is None unless a generator makes the images; `judged_by` names its discriminator's feature networks.
-    """
-
-    name: str
-    count: int
-    image_shape: tuple[int, int, int]
-    batches: Iterator[np.ndarray]
-    labels: np.ndarray | None = None
-    seeds: tuple[int, ...] | None = None
-    judged_by: tuple[str, ...] = ()
-
-
-Source = Denoiser | Images | np.ndarray | Features | Stream | str | Path
-"""A generator, a data set, uint8 images [N,H,W,C], stored statistics, a stream, or the path or name of one of them."""
+Source = Denoiser | Images | np.ndarray | Features | Stream | Sample | str | Path
+"""A generator, a data set, uint8 images [N,H,W,C], stored statistics, a stream, a sample, or a path or name of one."""
 
 
 def open_source(
-    source: Source, *, images: int, seeds: Sequence[int], steps: int, batch_size: int, device: torch.device | str
-) -> Stream | Features:
-    """Return a stream of at most `images` images (a fixed random choice), or of one generated image a seed."""
+    source: Source,
+    *,
+    images: int,
+    seeds: Sequence[int] = (),
+    steps: int = 1,
+    guidance: float = 1.0,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+) -> Stream | Sample:
+    """Return `images` images of a data set (a fixed random choice), one generated image per seed, or known statistics.
+
+    Nothing is generated or decoded yet. Raises ValueError for what cannot be opened or evaluated.
+    """
+    if batch_size < 1:
+        raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
     if isinstance(source, str | Path):
-        path = Path(source)
-        if statistics.holds_statistics(path):
-            return statistics.load(path)
-        if is_checkpoint(path):
-            denoiser = checkpoints.load(path).to(device)
-            return generated(denoiser, seeds, steps=steps, batch_size=batch_size, name=path.stem)
-        source = open_images(source)
-    if isinstance(source, Features | Stream):
-        return source
-    if isinstance(source, Denoiser):
-        return generated(source, seeds, steps=steps, batch_size=batch_size)
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 4:
-            raise ValueError(f"Images in memory must be uint8 [N,H,W,C], not {source.dtype} {list(source.shape)}.")
-        _, height, width, channels = source.shape
-        shape, labels = (channels, height, width), None
-        return chosen("images", source.__getitem__, len(source), shape, labels, images, batch_size)
-    labels = None if source.labels is None else np.asarray(source.labels)
-    return chosen(source.name, source.pixels, len(source), source.shape, labels, images, batch_size)
+        name, source = Path(source).name, open_path(source, device)
+    else:
+        name = source.name if isinstance(source, Images | Stream | Sample) else None
+    match source:
+        case Stream() | Sample():
+            return source
+        case Features():
+            return from_statistics(source, name or "stored statistics")
+        case Denoiser():
+            return generate_images(
+                source, seeds, steps=steps, guidance=guidance, batch_size=batch_size, name=name or "generator"
+            )
+        case _:
+            return choose_images(source, images, name or "images", batch_size)
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Return whether a path names a model rather than images."""
-    return path.suffix in CHECKPOINT_SUFFIXES or any((path / name).is_file() for name in CHECKPOINT_FILES)
+def open_path(name: str | Path, device: torch.device | str = "cpu") -> Denoiser | Images | Features:
+    """Open a model, a data set or stored statistics by path, address or name."""
+    place = locate(name)
+    if place.kind == "model":
+        return checkpoints.load(place.path, device=device)
+    return open_images(place.path) if place.kind == "data" else statistics.load(place.path)
 
 
-def chosen(
-    name: str,
-    pixels: Callable[[np.ndarray], np.ndarray],
-    count: int,
-    image_shape: tuple[int, int, int],
-    labels: np.ndarray | None,
-    limit: int,
-    batch_size: int,
-) -> Stream:
-    """Return a stream of `limit` of `count` images in an order that is random but always the same.
+def choose_images(source: Images | np.ndarray, images: int, name: str, batch_size: int) -> Stream:
+    """Return a stream of so many images in an order that is random but always the same.
 
     Random, because data sets are often sorted by class, and the first half must be like the second.
     """
-    order = np.random.Generator(np.random.Philox(0)).permutation(count)[:limit]
-    batches = (pixels(order[first : first + batch_size]) for first in range(0, len(order), batch_size))
-    return Stream(name, len(order), image_shape, batches, None if labels is None else labels[order])
+    if isinstance(source, Images):
+        read, shape, labels = source.pixels, source.shape, source.labels
+    elif source.dtype == np.uint8 and source.ndim == 4:
+        read, shape, labels = source.__getitem__, (source.shape[3], *source.shape[1:3]), None
+    else:
+        raise ValueError(f"Images in memory must be uint8 [N,H,W,C], not {source.dtype} {list(source.shape)}.")
+    if len(source) < SMALLEST:
+        raise ValueError(f"{name} has only {len(source)} images: an evaluation needs at least {SMALLEST}.")
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(source))[:images]
+    batches = (read(order[first : first + batch_size]) for first in range(0, len(order), batch_size))
+    return Stream(name, len(order), shape, batches, None if labels is None else labels[order])
 
 
-def generated(
-    denoiser: Denoiser, seeds: Sequence[int], *, steps: int, batch_size: int, name: str = "generator"
+def generate_images(
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    *,
+    steps: int = 1,
+    guidance: float = 1.0,
+    batch_size: int = 64,
+    name: str = "generator",
 ) -> Stream:
-    """Return a stream of one image a seed; a conditional generator makes class `seed modulo num_classes`."""
+    """Return a stream of one image per seed; a conditional generator makes class `seed modulo num_classes`."""
     check_pixels(denoiser)
     labels = labels_for(seeds, denoiser.num_classes)
+    if guidance != 1:
+        Guided(denoiser, guidance)  # what is wrong with it is an error here, not at the first batch
 
-    def batches() -> Iterator[np.ndarray]:
-        training = denoiser.training
+    def generate_batches() -> Iterator[np.ndarray]:
+        training, first = denoiser.training, 0
         denoiser.eval()
         try:
-            first = 0
-            for batch in generate(denoiser, seeds, steps=steps, batch_size=batch_size):
+            for batch in generate(denoiser, seeds, steps=steps, guidance=guidance, batch_size=batch_size):
                 broken = ~batch.isfinite().flatten(1).all(1)
                 if broken.any():
-                    seed = seeds[first + int(broken.nonzero()[0])]
                     raise ValueError(
-                        f"The generator {name} makes images with NaN or infinite values (seed {seed}): its weights are "
-                        "broken, or its training diverged; use an earlier checkpoint."
+                        f"The generator {name} makes images with NaN or infinite values (seed "
+                        f"{seeds[first + int(broken.nonzero()[0])]}): its weights are broken, or its training "
+                        "diverged; use an earlier checkpoint."
                     )
                 yield to_uint8(batch)
                 first += len(batch)
         finally:
             denoiser.train(training)
 
-    classes = None if labels is None else labels.numpy()
-    shape, networks = denoiser.pixel_shape, discriminator_networks(denoiser.provenance)
-    return Stream(name, len(seeds), shape, batches(), classes, tuple(seeds), networks)
+    stream = Stream(name, len(seeds), denoiser.pixel_shape, generate_batches(), seeds=tuple(seeds))
+    return replace(stream, labels=None if labels is None else labels.numpy(), judged_by=denoiser.judged_by)
 
 
-def discriminator_networks(provenance: dict[str, Any]) -> tuple[str, ...]:
-    """Return the feature networks that a generator was trained against, as far as its file tells."""
-    place: Any = provenance
-    for key in ("recipe", "discriminator", "networks"):
-        place = place.get(key) if isinstance(place, dict) else None
-    return tuple(str(name) for name in place) if isinstance(place, list | tuple) else ()
+generated = generate_images  # until its users say `generate_images` and `denoiser.judged_by`
+
+
+def discriminator_networks(provenance):
+    return tuple(provenance.get("recipe", {}).get("discriminator", {}).get("networks", ()))

@@ -1,8 +1,8 @@
-"""What a feature space knows of a set of images: mean, covariance and count, and the features themselves when kept."""
+"""The statistics of a set of images in a feature space: mean, covariance, count, and the features where kept."""
 
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,14 @@ from d2o.files import atomic
 
 CHUNK = 4096
 INCEPTION, INCEPTION_DIM = "inception@299", 2048
-"""Public reference files hold `mu` and `sigma` only; 2,048 features are Inception's and no other space's here."""
+"""Public reference files have `mu` and `sigma` only; 2,048 features are Inception's and no other space's here."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """A set of images as one feature space sees it.
+    """The features of a set of images: `mean` [D] and `covariance` [D,D] (divided by count - 1) in float64.
 
-    `mean` [D] and `covariance` [D,D] (divided by count - 1) are float64; `count` is None when a file does not tell it;
-    `values` [N,D] float32 is None when only the moments were kept.
+    `count` is None when a file does not tell it; `values` [N,D] float32 is None when only the moments were kept.
     """
 
     space: str
@@ -39,38 +38,25 @@ class Features:
 
 
 def features_of(values: np.ndarray, space: str) -> Features:
-    """Return the record of features [N,D] that are already in memory."""
+    """Return the record of features [N,D] that are in memory; its moments do not depend on how they came there."""
     values = np.ascontiguousarray(values, np.float32)
-    chunks = (values[first : first + CHUNK] for first in range(0, len(values), CHUNK))
-    moments = accumulate(chunks, space, keep=False)
-    return Features(space, moments.mean, moments.covariance, moments.count, values)
+    return replace(accumulate(np.split(values, range(CHUNK, len(values), CHUNK)), space), values=values)
 
 
-def accumulate(batches: Iterable[np.ndarray], space: str, *, keep: bool = True) -> Features:
-    """Return the record of a stream of feature batches [n,D].
-
-    With `keep` it holds N x D float32 numbers and its moments do not depend on the batch size at all; without, only
-    the float64 moments, merged batch by batch (Chan, Golub, LeVeque 1979), equal up to rounding.
-    """
-    if keep:
-        kept = [np.asarray(batch, np.float32) for batch in batches]
-        return features_of(np.concatenate(kept) if kept else np.empty((0, 1)), space)
-    count, mean, scatter = 0, np.zeros(0), np.zeros((0, 0))
+def accumulate(batches: Iterable[np.ndarray], space: str) -> Features:
+    """Return the moments of a stream of feature batches [n,D], whose values are not kept."""
+    count, (origin, total, scatter) = 0, np.zeros((3, 1))
     for batch in batches:
         values = np.asarray(batch, np.float64)
         if not np.isfinite(values).all():
             raise ValueError("Some features are NaN or infinite: images or weights are broken.")
-        if count == 0:
-            mean, scatter = np.zeros(values.shape[1]), np.zeros((values.shape[1],) * 2)
-        total = count + len(values)
-        batch_mean = values.mean(0)
-        centred, shift = values - batch_mean, batch_mean - mean
-        scatter += centred.T @ centred + np.outer(shift, shift) * (count * len(values) / total)
-        mean = mean + shift * (len(values) / total)
-        count = total
+        if count == 0 and len(values):
+            origin = values.mean(0)  # far from the mean, sums of squares lose their digits
+        centred = values - origin
+        count, total, scatter = count + len(values), total + centred.sum(0), scatter + centred.T @ centred
     if count < 2:
         raise ValueError(f"Statistics need at least 2 images, not {count}: give more images.")
-    return Features(space, mean, scatter / (count - 1), count)
+    return Features(space, origin + total / count, (scatter - np.outer(total, total) / count) / (count - 1), count)
 
 
 def save(path: str | Path, features: Features) -> None:
@@ -84,17 +70,6 @@ def save(path: str | Path, features: Features) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def holds_statistics(path: Path) -> bool:
-    """Tell whether a file is an .npz with stored statistics rather than with images."""
-    if path.suffix != ".npz" or not path.is_file():
-        return False
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return "mu" in stored
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return False
-
-
 def load(path: str | Path) -> Features:
     """Read stored statistics: our own, or a public FID reference file with `mu` and `sigma` alone."""
     try:
@@ -105,7 +80,7 @@ def load(path: str | Path) -> Features:
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as stored statistics: it must be a .npz file of arrays.") from error
     if missing := {"mu", "sigma"} - set(arrays):
-        raise ValueError(f"{path} holds no {' or '.join(sorted(missing))}: stored statistics need both mu and sigma.")
+        raise ValueError(f"{path} has no {' or '.join(sorted(missing))}: stored statistics need both mu and sigma.")
     mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
     if mean.ndim != 1 or covariance.shape != (len(mean),) * 2:
         raise ValueError(f"{path} has mu {mean.shape} and sigma {covariance.shape}: they must be [D] and [D,D].")
@@ -113,9 +88,9 @@ def load(path: str | Path) -> Features:
     if values is not None and (values.ndim != 2 or values.shape[1] != len(mean)):
         raise ValueError(f"{path} has features {values.shape}, which do not fit mu {mean.shape}: store them again.")
     if not all(np.isfinite(array).all() for array in (mean, covariance, values) if array is not None):
-        raise ValueError(f"{path} holds NaN or infinite numbers: compute the statistics again.")
+        raise ValueError(f"{path} has NaN or infinite numbers: compute the statistics again.")
     if "space" not in arrays and len(mean) != INCEPTION_DIM:
         raise ValueError(f"{path} does not say its feature space: add a `space` entry such as 'lite2@64'.")
-    space = str(arrays["space"]) if "space" in arrays else INCEPTION
     count = int(arrays["count"]) if "count" in arrays else None
-    return Features(space, mean, covariance, count, None if values is None else values.astype(np.float32))
+    values = None if values is None else values.astype(np.float32)
+    return Features(str(arrays.get("space", INCEPTION)), mean, covariance, count, values)

@@ -8,19 +8,17 @@ examples:
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 import d2o
-from d2o.cli.options import parse, with_codec
+from d2o.checkpoints.places import locate
+from d2o.cli.options import parse
 from d2o.cli.progress import counted
 from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.report import report
-from d2o.metrics.sources import is_checkpoint
-from d2o.metrics.statistics import holds_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +39,8 @@ class Evaluate:
     """Sampling steps of A, if it is a model (18: EDM's)."""
     reference_steps: int | None = None
     """Sampling steps of B, if it is a model."""
+    guidance: float = 1.0
+    """Scale of A's classifier-free guidance, if it is a model with classes; 1: none."""
     resolution: int | None = None
     """Bring data sets to this side, as in training; needs --resize."""
     resize: Annotated[str | None, tyro.conf.arg(metavar="area|bilinear|lanczos|center-crop")] = None
@@ -52,39 +52,38 @@ class Evaluate:
     codec: str | None = None
     """Folder of the autoencoder (AutoencoderKL) that decodes the images of latent models."""
     base: str | None = None
-    """The model that A was fine-tuned from, where its file holds only what moved since."""
+    """The model that A was fine-tuned from, where its file has only the weights that fine-tuning changed."""
     device: str = "cpu"
     """cpu, cuda, mps."""
     json: bool = False
     """Print JSON instead of a table."""
 
     def source(self, name: str, base: str | None = None) -> str | Images | Denoiser:
-        """Return data sets opened as asked, models with the codec that was named, and everything else by its name."""
-        asked = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
-        path = Path(name)
-        if (self.codec is not None or base is not None) and is_checkpoint(path):
-            return with_codec(d2o.load(path, device=self.device, base=base), self.codec)
-        if not any(asked.values()) or is_checkpoint(path) or holds_statistics(path):
-            return name
-        return open_images(name, **asked)
+        """Return data sets prepared as asked, models with their codec and base, and everything else by its name."""
+        place = locate(name) if base is None else locate(name, "model")
+        options = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
+        if place.kind == "model" and (self.codec or base):
+            return d2o.load(place.path, device=self.device, base=base, codec=self.codec)
+        if place.kind == "data" and any(options.values()):
+            return open_images(place.path, **options)
+        return name
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o evaluate`."""
     options = parse(Evaluate, "evaluate", arguments, __doc__)
+    reference, source = options.source(options.b), options.source(options.a, options.base)
     evaluation = d2o.evaluate(
-        options.source(options.a, options.base),
-        options.source(options.b),
+        source,
+        reference,
         features=options.features,
         images=options.images,
         steps=options.steps,
         reference_steps=options.reference_steps,
+        guidance=options.guidance,
         batch_size=options.batch,
         weights=options.weights,
         device=options.device,
         counted=counted,
     )
-    if options.json:
-        print(json.dumps(evaluation.as_dict(), indent=2))
-        return
-    print(report([evaluation]))
+    print(json.dumps(evaluation.as_dict(), indent=2) if options.json else report([evaluation]))

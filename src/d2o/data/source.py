@@ -1,0 +1,59 @@
+"""A `Source`: images as they are stored, before any is decoded, and what the readers of all formats share."""
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+LABEL_NAMES = ("labels", "label", "y", "fine_label", "class", "target")
+LFS = b"version https://git-lfs"
+DAMAGED = (OSError, EOFError, SyntaxError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile)
+"""What libraries raise for files that are broken, encrypted or of an unknown kind."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images as they are stored.
+
+    `open(i)` returns image i as an encoded file or as uint8 pixels [H, W, C]; `names[i]` names it in errors; `labels`
+    are the class numbers as stored, not yet checked, or None.
+    """
+
+    path: str
+    names: Sequence[str]
+    open: Callable[[int], IO[bytes] | np.ndarray]
+    labels: Sequence[Any] | None
+
+    def image(self, index: int) -> str:
+        """Name one image for an error message."""
+        return f"{self.names[index]} in {self.path}"
+
+
+@contextmanager
+def name_damage(path: Path, remedy: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn what libraries raise for a broken file into a ValueError that names the file and the remedy."""
+    try:
+        yield
+    except (*DAMAGED, *errors) as error:
+        raise ValueError(f"{path} cannot be read ({error}); {remedy}.") from error
+
+
+def wants_labels(path: Path, labels: str) -> bool:
+    """Return whether labels are wanted of a format in which they have no name to choose by."""
+    if labels not in ("auto", "none"):
+        raise ValueError(f"{path} has no label column {labels!r} to choose; use --labels auto or --labels none.")
+    return labels == "auto"
+
+
+def choose_labels(path: Path, labels: str, columns: Sequence[str]) -> str | None:
+    """Return the name of the array or column of labels, or None."""
+    if labels == "none":
+        return None
+    if labels != "auto" and labels not in columns:
+        raise ValueError(f"{path} has no labels named {labels!r}, only {', '.join(columns)}; choose another --labels.")
+    return next((name for name in LABEL_NAMES if name in columns), None) if labels == "auto" else labels

@@ -36,7 +36,12 @@ def test_without_its_packages_it_names_the_extra(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("words", "instead"),
-    [("--runs runs", "--track"), ("--runs=runs", "--track"), ("--upload-limit 9", "MODEL"), ("--upload_limit=9", "MODEL")],
+    [
+        ("--runs runs", "--track"),
+        ("--runs=runs", "--track"),
+        ("--upload-limit 9", "MODEL"),
+        ("--upload_limit=9", "MODEL"),
+    ],
 )
 def test_options_that_went_say_what_took_their_place(words, instead, capsys):
     assert run(["app", *words.split()]) == 2

@@ -21,7 +21,6 @@ from d2o.server.application import application  # noqa: E402
 from d2o.server.question import Limits  # noqa: E402
 
 
-
 def known_application(denoiser, name, **options):
     """Return an application that answers to the name that starlette's test client gives it."""
     return application(denoiser, name, names=("testserver",), **options)

@@ -1,16 +1,20 @@
 """The page in a real browser, from the local server and from an exported folder: what both let their reader do."""
 
 import io
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import needs
 from browser import application_server, browsing, folder_server, wait_until
 from conftest import make_denoiser
 from d2o.checkpoints import CheckpointError, export
+from d2o.data.files import to_uint8
+from d2o.diffusion.noise import noise_for
+from d2o.diffusion.sampling import generate
+from d2o.export import runtime
 
 needs.package("starlette")
 needs.package("prometheus_client")
@@ -24,23 +28,32 @@ def visit():
         yield visit
 
 
-@pytest.fixture(scope="module", params=["server", "folder"])
-def address(request, models, tmp_path_factory):
-    """Return where the page is: at the local server, or on a static one."""
-    with ExitStack() as stack:
-        if request.param == "server":
-            from d2o.server.application import application
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Return a tiny model, and the address of the page that it was exported to."""
+    needs.package("onnxruntime")
+    needs.package("onnxscript")
+    folder = tmp_path_factory.mktemp("page") / "web"
+    denoiser = make_denoiser(channels=3, classes=4)
+    try:
+        export(denoiser, folder, "web", title="Four kinds")
+    except CheckpointError as error:
+        needs.missing(f"onnxruntime-web is not here ({runtime.VARIABLE} may name its npm package): {error}")
+    with folder_server(folder) as address:
+        yield denoiser, address
 
-            name, denoiser = next(iter(models.denoisers.items()))
-            yield stack.enter_context(application_server(application(denoiser, name, page=models)))
-        else:
-            needs.package("onnxruntime")
-            folder = tmp_path_factory.mktemp("page") / "web"
-            try:
-                export(make_denoiser(channels=3, classes=4), folder, "web", title="Four kinds")
-            except CheckpointError as error:
-                needs.missing(f"onnxruntime-web is not here: {error}")
-            yield stack.enter_context(folder_server(folder))
+
+@pytest.fixture(scope="module", params=["server", "folder"])
+def address(request, models):
+    """Return where the page is: at the local server, or on a static one."""
+    if request.param == "folder":
+        yield request.getfixturevalue("exported")[1]
+        return
+    from d2o.server.application import application
+
+    name, denoiser = next(iter(models.denoisers.items()))
+    with application_server(application(denoiser, name, page=models)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +190,9 @@ def test_the_way_between_two_seeds_is_shown(desktop):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_in_both_colours(visit, address, scheme):
     page = visit(address, color_scheme=scheme, **PHONE).page
-    for name in ("grid", "between", "walk"):
+    for name, content in {"grid": "#tiles canvas", "between": "#strip canvas", "walk": "#student"}.items():
         view(page, name)
-        page.wait_for_selector(f"#{name}")
+        page.wait_for_selector(content)
         assert width_needed(page) <= 360, name
     assert page.locator("#student").bounding_box()["width"] >= 256
     paper, ink = page.evaluate("['backgroundColor', 'color'].map((name) => getComputedStyle(document.body)[name])")
@@ -195,3 +208,42 @@ def test_nobody_else_was_asked_and_nothing_complained(desktop):
     elsewhere = "fetch('http://127.0.0.1:9/').then(() => 'reached', () => 'refused')"
     assert page.evaluate(elsewhere) == "refused"
     assert any("Content Security Policy" in complaint for complaint in desktop.complaints)
+
+
+class TestEngineInTheBrowser:
+    @pytest.fixture(scope="class")
+    def found(self, visit, exported):
+        """Return what the exported page's engine makes, and the model."""
+        denoiser, address = exported
+        page = visit(address).page
+        found = page.evaluate("""async () => {
+            const { open, run, noiseAt } = await import("./engine.js");
+            const engine = await open();
+            const [model] = engine.models;
+            const points = [0n, 5n, 9007199254740993n].map((seed) => ({ seed, other: seed, share: 0 }));
+            const { images } = await run(model, points, null);
+            const { pictures } = await engine.images(model, points, null);
+            const halfway = noiseAt({ seed: 5n, other: 6n, share: 0.5 }, 192);
+            return { images: [...images], halfway: [...halfway], colours: [...pictures[1].data],
+              title: document.title, status: document.getElementById("status").textContent };
+        }""")
+        return denoiser, found
+
+    def test_images_are_those_of_torch(self, found):
+        denoiser, found = found
+        expected = next(generate(denoiser, [0, 5, 2**53 + 1]))
+        images = torch.tensor(found["images"]).view(expected.shape)
+        assert (images - expected).abs().max() < 1e-3
+        colours = np.array(found["colours"], int).reshape(8, 8, 4)
+        assert (
+            np.abs(colours[..., :3] - to_uint8(expected)[1].astype(int)).max() <= 1 and (colours[..., 3] == 255).all()
+        )
+
+    def test_between_two_seeds_the_noise_stays_on_the_sphere(self, found):
+        a, b = noise_for([5, 6], (3, 8, 8)).flatten(1).double()
+        angle = torch.acos(a @ b / (a.norm() * b.norm()))
+        expected = (a + b) * (angle / 2).sin() / angle.sin()
+        assert torch.allclose(torch.tensor(found[1]["halfway"]).double(), expected, atol=1e-5)
+
+    def test_its_title_and_size_are_told(self, found):
+        assert found[1]["title"] == "Four kinds" and "8×8 pixels" in found[1]["status"]

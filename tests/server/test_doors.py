@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from d2o.server.doors import Doors  # noqa: E402
+from d2o.server.doors import Doors
 
 
 def knock(host="127.0.0.1:7860", headers=(), kind="http", listening="127.0.0.1", names=()):

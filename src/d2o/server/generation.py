@@ -4,27 +4,30 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from d2o.data.files import to_uint8
+from d2o.data.files import MAX_SEED, to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import karras_sigmas, noise_for
 from d2o.diffusion.sampling import heun_step, sample
+from d2o.records import Real, Whole
 
+Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
 BATCH = 64
 """Images that are made in one forward pass."""
 
 
 class Point(NamedTuple):
-    """A place in noise space: at `share` (0 to 1) of the way from one seed's noise to another's."""
+    """A place in noise space: at `share` of the way from one seed's noise to another's."""
 
-    seed: int
-    other: int
-    share: float
+    seed: Seed
+    other: Seed
+    share: Annotated[Real, Field(ge=0, le=1)]
 
 
 class Stage(NamedTuple):

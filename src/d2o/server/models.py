@@ -15,13 +15,16 @@ from d2o.diffusion.denoiser import Denoiser
 def open_model(name: str, device: str = "cpu", codec: str | None = None) -> Denoiser:
     """Return a denoiser whose images are pixels, by a name as `d2o.load` reads it.
 
-    A server opens the autoencoder in the folder `codec` and no other: what a model's file names is not followed.
+    Nobody but `codec` names a folder to open: a latent model whose file names one is refused without it.
     """
     denoiser = load(name, device=device)
-    if codec is None:
-        denoiser = denoiser.replace(codec=None)
-    else:
+    if codec is not None:
         attach(denoiser, codec)
+    elif denoiser.codec is not None:
+        raise ValueError(
+            f"{name} makes latent images, and its file names the autoencoder: a server opens only one that you name, "
+            f"with --codec FOLDER."
+        )
     check_pixels(denoiser)
     return denoiser
 

@@ -8,37 +8,67 @@ import asyncio
 import json
 import logging
 import math
-import re
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from torch import Tensor, tensor
 
-from d2o.data.files import MAX_SEED
 from d2o.diffusion.denoiser import Denoiser
 from d2o.pages.play import play_files
-from d2o.records import nearest
+from d2o.records import RECORD, Whole, nearest
 
-from .generation import Point, make_images, sample_stages
+from .generation import Point, Seed, make_images, sample_stages
 from .measures import Measures
 from .models import Models
 from .pictures import encode_gif, picture_record
-from .question import Limits, check_keys, is_whole, read_json, read_labels
+from .question import Limits, read_json, read_labels
 from .refusal import Refused
 
 TITLE = "One network call instead of 35"
 IMAGES, LARGEST = 256, 2**24
 """The most images of one request, and numbers in them: 341 RGB images of 128x128."""
-STEPS, FRAMES = (2, 40), (2, 120)
 FRAMES_PER_SECOND = 12
 WAITING = 64
 """Requests that may wait for the network, of all pages together."""
 MEDIA_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
+
+
+class Question(BaseModel):
+    """What all questions to a network say; `label` is called class in JSON, and left out it is that of each seed."""
+
+    model_config = RECORD
+    model: str
+    label: Any = Field(None, alias="class")
+
+
+class ImagesQuestion(Question):
+    """One-step images of points in noise space."""
+
+    points: Annotated[list[Point], Field(min_length=1, max_length=IMAGES)]
+
+
+class MovieQuestion(Question):
+    """The way from one seed to another, in so many frames."""
+
+    first: Seed
+    second: Seed
+    frames: Annotated[Whole, Field(ge=2, le=120)] = 24
+
+
+class StagesQuestion(Question):
+    """A teacher's sampler from a point in noise space."""
+
+    point: Point
+    steps: Annotated[Whole, Field(ge=2, le=40)] = 18
+
+
+Kind = TypeVar("Kind", bound=Question)
 
 
 class Page:
@@ -78,36 +108,25 @@ class Page:
 
     async def images(self, request: Request) -> Response:
         """Answer with the one-step images of points."""
-        asked = await read_json(request, self.limits)
-        check_keys(asked, ("model", "points", "class"))
-        denoiser = self.model(asked.get("model"))
-        points = asked.get("points")
-        if not isinstance(points, list) or not points:
-            raise Refused(400, 'points are a list such as [["3", "4", 0.5]]: seed, other seed, share of the way.')
-        points = [read_point(point) for point in points[: IMAGES + 1]]
-        pictures, seconds = await self.make(denoiser, points, asked.get("class"))
+        question = read(ImagesQuestion, await read_json(request, self.limits))
+        pictures, seconds = await self.make(question, question.points)
         records = [picture_record(picture) for picture in pictures]
         return JSONResponse({"pictures": records, "milliseconds": 1000 * seconds})
 
     async def movie(self, request: Request) -> Response:
         """Answer with the way from one seed to another and back as a GIF."""
-        asked = dict(request.query_params)
-        check_keys(asked, ("model", "first", "second", "class", "frames"))
-        denoiser = self.model(asked.get("model"))
-        frames = read_whole(asked.get("frames", 24), "frames", *FRAMES)
-        ends = read_seed(asked.get("first")), read_seed(asked.get("second"))
-        points = [Point(*ends, i / (frames - 1)) for i in range(frames)]
-        pictures, _ = await self.make(denoiser, points, asked.get("class"))
+        question = read(MovieQuestion, dict(request.query_params))
+        shares = [i / (question.frames - 1) for i in range(question.frames)]
+        points = [Point(question.first, question.second, share) for share in shares]
+        pictures, _ = await self.make(question, points)
         return Response(await asyncio.to_thread(encode_gif, pictures, FRAMES_PER_SECOND), media_type="image/gif")
 
     async def stages(self, request: Request) -> Response:
         """Answer with the stages of a teacher's sampler, each on a line of JSON as soon as it is reached."""
-        asked = await read_json(request, self.limits)
-        check_keys(asked, ("model", "point", "class", "steps"))
-        denoiser = self.model(asked.get("model"))
-        point = read_point(asked.get("point"))
-        steps = read_whole(asked.get("steps", 18), "steps", *STEPS)
-        found = sample_stages(denoiser, point, labels_of(denoiser, [point], asked.get("class")), steps)
+        question = read(StagesQuestion, await read_json(request, self.limits))
+        denoiser = self.model(question.model)
+        label = labels_of(denoiser, [question.point], question.label)
+        found = sample_stages(denoiser, question.point, label, question.steps)
 
         async def lines() -> AsyncIterator[str]:
             try:
@@ -123,20 +142,20 @@ class Page:
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
-    def model(self, name: object) -> Denoiser:
+    def model(self, name: str) -> Denoiser:
         """Return a model that is offered."""
-        if not isinstance(name, str) or name not in self.models.denoisers:
-            raise Refused(
-                400, f"There is no model {str(name)[:100]!r} here: {nearest(str(name)[:100], self.models.denoisers)}"
-            )
-        return self.models.denoisers[name]
+        known = self.models.denoisers
+        if name not in known:
+            raise Refused(400, f"There is no model {name[:100]!r} here: {nearest(name[:100], known)}")
+        return known[name]
 
-    async def make(self, denoiser: Denoiser, points: list[Point], label: Any) -> tuple[np.ndarray, float]:
+    async def make(self, question: Question, points: list[Point]) -> tuple[np.ndarray, float]:
         """Return the one-step images of points and the seconds they took; too many are refused."""
-        most = min(IMAGES, LARGEST // math.prod(denoiser.pixel_shape))
-        if len(points) > most:
+        denoiser = self.model(question.model)
+        if len(points) * math.prod(denoiser.pixel_shape) > LARGEST:
+            most = LARGEST // math.prod(denoiser.pixel_shape)
             raise Refused(400, f"These are too many images at once: ask for at most {most} of this model.")
-        labels = labels_of(denoiser, points, label)
+        labels = labels_of(denoiser, points, question.label)
         images, seconds = await self.run(lambda: make_images(denoiser, points, labels))
         self.measures.made(len(points), seconds)
         return images, seconds
@@ -161,24 +180,11 @@ def labels_of(denoiser: Denoiser, points: list[Point], asked: Any) -> Tensor | N
     return None if labels is None else tensor(labels)
 
 
-def read_point(value: Any) -> Point:
-    """Return a point of noise space from [seed, other seed, share]."""
-    if not isinstance(value, list) or len(value) != 3:
-        raise Refused(400, 'A point is [seed, other seed, share of the way], such as ["3", "4", 0.5].')
-    share = value[2]
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-        raise Refused(400, "The share of the way between two seeds is a number from 0 to 1.")
-    return Point(read_seed(value[0]), read_seed(value[1]), share)
-
-
-def read_seed(value: Any) -> int:
-    """Return a seed from a number or its digits (JavaScript's numbers are exact up to 2^53 only)."""
-    return read_whole(value, "A seed", 0, MAX_SEED)
-
-
-def read_whole(value: Any, name: str, least: int, most: int) -> int:
-    """Return a whole number between two bounds, from a number or its digits."""
-    found = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value) else value
-    if not is_whole(found) or not least <= found <= most:
-        raise Refused(400, f"{name} is a whole number from {least} to {most}.")
-    return found
+def read(kind: type[Kind], asked: dict[str, Any]) -> Kind:
+    """Return what was asked as a question; Refused (400) names the first key that is wrong."""
+    try:
+        return kind.model_validate(asked)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))[:100]
+        raise Refused(400, f"{place}: {first['msg'][:200]}.") from None

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from starlette.requests import Request
 
@@ -42,19 +42,14 @@ KEYS = ("seeds", "class", "format")
 
 def read_question(asked: dict[str, Any], num_classes: int, limits: Limits) -> Question:
     """Return what a request's keys ask for; Refused (400) names the key that is wrong."""
-    check_keys(asked, KEYS)
+    for key in asked:
+        if key not in KEYS:
+            raise Refused(400, f"There is no {key[:40]!r}: ask for {', '.join(KEYS)}.")
     form = asked.get("format", "png")
     if not isinstance(form, str) or form not in FORMATS:
         raise Refused(400, f"format is {str(form)[:40]!r}: there are {', '.join(FORMATS)}.")
     seeds = read_seeds(asked.get("seeds", 0), limits.seeds)
     return Question(seeds, read_labels(asked.get("class"), seeds, num_classes), form)
-
-
-def check_keys(asked: dict[str, Any], known: tuple[str, ...]) -> None:
-    """Raise Refused for a key that nothing is known by."""
-    for key in asked:
-        if key not in known:
-            raise Refused(400, f"There is no {key[:40]!r}: ask for {', '.join(known)}.")
 
 
 def read_seeds(value: Any, most: int) -> tuple[int, ...]:
@@ -104,7 +99,7 @@ def read_labels(asked: Any, seeds: tuple[int, ...], num_classes: int) -> tuple[i
     return tuple(found)
 
 
-def is_whole(value: Any) -> TypeGuard[int]:
+def is_whole(value: Any) -> bool:
     """Return whether a JSON value is a whole number (true and false are not)."""
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -18,7 +18,7 @@ const state = { model: null, teacher: null, label: null, view: "walk", first: 0n
 function say(sentence) {
   const { name, image_shape: shape, parameters } = state.model;
   const facts = `${name}: ${shape[2]}×${shape[1]} pixels, ${parameters.toLocaleString("en")} parameters.`;
-  at("status").textContent = sentence ?? `${facts} Move the slider: every image is one call of this network.`;
+  at("status").textContent = sentence ?? `${facts} Move the slider: each image is one network call.`;
 }
 
 function picture(image, label, side = SMALL) {

@@ -134,7 +134,7 @@ class TestRefusals:
         assert 'd2o_requests_total{status="403"}' in client.get("/metrics").text
 
     def test_an_image_in_a_page_of_another_site_is_refused(self, client):
-        headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+        headers = {"sec-fetch-site": "cross-site", "sec-fetch-dest": "image"}
         assert client.get("/images", headers=headers).status_code == 403
 
     def test_another_host_is_refused(self, client):

@@ -16,6 +16,10 @@ from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import generate
 from d2o.export import runtime
 
+from .offered import models
+
+__all__ = ["models"]
+
 needs.package("starlette")
 needs.package("prometheus_client")
 

@@ -14,6 +14,10 @@ from conftest import make_denoiser
 from d2o.data.files import to_uint8
 from d2o.diffusion.sampling import generate
 
+from .offered import models, page_client
+
+__all__ = ["models", "page_client"]
+
 MODEL, TEACHER = "student.safetensors", "teacher.safetensors"
 IMAGES = {"model": MODEL, "points": [["0", "1", 0.5], [3, 3, 0]], "class": 1}
 STAGES = {"model": TEACHER, "point": ["3", "4", 0], "class": None, "steps": 2}
@@ -147,6 +151,12 @@ class TestFire:
             ):
                 assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
                 assert "content-security-policy" in answer.headers
+
+    def test_there_are_no_sockets(self, page_client):
+        from starlette.websockets import WebSocketDisconnect
+
+        with pytest.raises(WebSocketDisconnect), page_client.websocket_connect("/page/stages"):
+            raise AssertionError
 
     def test_a_network_that_fails_is_a_sentence_without_details(self, tmp_path):
         testclient = pytest.importorskip("starlette.testclient")

@@ -7,6 +7,10 @@ import pytest
 import needs
 from browser import application_server, browsing, wait_until
 
+from .offered import models
+
+__all__ = ["models"]
+
 needs.package("starlette")
 needs.package("prometheus_client")
 

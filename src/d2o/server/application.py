@@ -25,7 +25,6 @@ from .models import Models
 from .page import Page
 from .pictures import FORMATS
 from .question import KEYS, Limits, read_json, read_question
-from .refusal import Refused, error
 
 USAGE = """d2o {version} serves {name}: images of {width}x{height} pixels, {classes}.
 
@@ -77,14 +76,14 @@ def application(
     async def images(request: Request) -> Response:
         asked = dict(request.query_params) if request.method != "POST" else await read_json(request, limits)
         if request.method != "POST" and len(asked) < len(request.query_params.multi_items()):
-            raise Refused(400, f"Name each of {', '.join(KEYS)} once.")
+            raise HTTPException(400, f"Name each of {', '.join(KEYS)} once.")
         question = read_question(asked, denoiser.num_classes, limits)
         try:
             pixels = await asyncio.wait_for(batches.images(question.seeds, question.labels), limits.seconds)
         except Full:
-            raise Refused(503, "Too many images are waited for already: try again later.") from None
+            raise HTTPException(503, "Too many images are waited for already: try again later.") from None
         except TimeoutError:
-            raise Refused(504, f"The images were not ready within {limits.seconds:g} s: ask for fewer.") from None
+            raise HTTPException(504, f"The images were not ready within {limits.seconds:g} s: ask for fewer.") from None
         form = FORMATS[question.format]
         content = await asyncio.to_thread(form.encode, pixels)
         return Response(content, media_type=form.media_type)
@@ -125,35 +124,37 @@ def application(
 
 
 def count(handler: Callable[[Request], Awaitable[Response]], measures: Measures) -> Any:
-    """Return a handler whose refusals are answered as JSON, and whose answers and times are counted."""
+    """Return a handler whose answers and times are counted."""
 
     async def answer(request: Request) -> Response:
+        status = 500
         try:
             with measures.request.time():
                 response = await handler(request)
-        except Refused as refusal:
-            response = error(refusal.status, str(refusal))
-        except ClientDisconnect:
-            response = error(400, "The request broke off.")
-        except Exception:
-            measures.requests.labels(500).inc()
+            status = response.status_code
+            return response
+        except HTTPException as refusal:
+            status = refusal.status_code
             raise
-        measures.requests.labels(response.status_code).inc()
-        return response
+        except ClientDisconnect:
+            status = 400
+            raise HTTPException(status, "The request broke off.") from None
+        finally:
+            measures.requests.labels(status).inc()
 
     return answer
 
 
 async def answer_refusal(_: Request, problem: Exception) -> Response:
-    """Answer what the framework refuses (unknown path, wrong method) in the same form."""
+    """Answer a request that is refused, by us or by the framework, in one sentence."""
     assert isinstance(problem, HTTPException)
     known = {404: "There is nothing here: see / for what there is.", 405: "This address takes GET, /images also POST."}
-    return JSONResponse(
-        {"error": known.get(problem.status_code, problem.detail)}, problem.status_code, headers=problem.headers
-    )
+    headers = {**(problem.headers or {}), **({"Retry-After": "1"} if problem.status_code == 503 else {})}
+    sentence = known.get(problem.status_code, problem.detail)
+    return JSONResponse({"error": sentence}, problem.status_code, headers=headers)
 
 
 async def answer_failure(_: Request, problem: Exception) -> Response:
     """Answer a failure of the network in one sentence; the rest is for the log."""
     logging.getLogger("d2o").error("Making images failed: %s: %s", type(problem).__name__, problem)
-    return error(500, "Making the images failed; the server's log says why.")
+    return JSONResponse({"error": "Making the images failed; the server's log says why."}, 500)

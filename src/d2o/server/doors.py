@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from .refusal import error
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WILDCARDS = ("0.0.0.0", "::")
@@ -45,7 +44,7 @@ class Doors:
             await self.app(scope, receive, send)
         elif sentence := self.refusal(Headers(scope=scope)):
             self.refused()
-            await error(403, sentence)(scope, receive, send_with_headers)
+            await JSONResponse({"error": sentence}, 403)(scope, receive, send_with_headers)
         else:
             await self.app(scope, receive, send_with_headers)
 
@@ -56,10 +55,10 @@ class Doors:
         if name not in self.names and not (self.any_address and is_address(name)):
             return f"This server is not known as {name[:100]!r}: ask it by its address, or start it with --allow-host."
         origin = headers.get("origin")
-        # a browser says on which site's behalf it asks; following a link to the page is no request of that site
-        site, navigates = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode") == "navigate"
+        # a browser says on which site's behalf it asks; following a link is no request of the site with the link
         other_origin = origin is not None and origin.lower().partition("://")[2] != host
-        if other_origin or (site not in ("same-origin", "none") and not navigates):
+        other_site = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+        if other_origin or (other_site and headers.get("sec-fetch-dest") != "document"):
             return "A page of another web site sent this request."
         return None
 

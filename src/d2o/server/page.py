@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -28,7 +29,6 @@ from .measures import Measures
 from .models import Models
 from .pictures import encode_gif, picture_record
 from .question import Limits, read_json, read_labels
-from .refusal import Refused
 
 TITLE = "One network call instead of 35"
 IMAGES, LARGEST = 256, 2**24
@@ -134,8 +134,8 @@ class Page:
                     record = {"sigma": stage.sigma, "calls": stage.calls, "milliseconds": 1000 * stage.seconds}
                     record |= {name: picture_record(getattr(stage, name)) for name in ("x", "guess", "result")}
                     yield json.dumps(record) + "\n"
-            except Refused as refusal:
-                yield json.dumps({"error": str(refusal)}) + "\n"
+            except HTTPException as refusal:
+                yield json.dumps({"error": refusal.detail}) + "\n"
             except Exception as problem:
                 logging.getLogger("d2o").error("The teacher failed: %s: %s", type(problem).__name__, problem)
                 yield json.dumps({"error": "Making the images failed; the server's log says why."}) + "\n"
@@ -146,7 +146,7 @@ class Page:
         """Return a model that is offered."""
         known = self.models.denoisers
         if name not in known:
-            raise Refused(400, f"There is no model {name[:100]!r} here: {nearest(name[:100], known)}")
+            raise HTTPException(400, f"There is no model {name[:100]!r} here: {nearest(name[:100], known)}")
         return known[name]
 
     async def make(self, question: Question, points: list[Point]) -> tuple[np.ndarray, float]:
@@ -154,7 +154,7 @@ class Page:
         denoiser = self.model(question.model)
         if len(points) * math.prod(denoiser.pixel_shape) > LARGEST:
             most = LARGEST // math.prod(denoiser.pixel_shape)
-            raise Refused(400, f"These are too many images at once: ask for at most {most} of this model.")
+            raise HTTPException(400, f"These are too many images at once: ask for at most {most} of this model.")
         labels = labels_of(denoiser, points, question.label)
         images, seconds = await self.run(lambda: make_images(denoiser, points, labels))
         self.measures.made(len(points), seconds)
@@ -163,13 +163,13 @@ class Page:
     async def run(self, function: Callable[[], Any]) -> Any:
         """Return what a function returns in the network's thread; refused when that is too busy."""
         if self.waiting >= WAITING:
-            raise Refused(503, "Too much is asked for already: try again later.")
+            raise HTTPException(503, "Too much is asked for already: try again later.")
         self.waiting += 1
         try:
             answer = asyncio.get_running_loop().run_in_executor(self.thread, function)
             return await asyncio.wait_for(answer, self.limits.seconds)
         except TimeoutError:
-            raise Refused(504, f"It was not ready within {self.limits.seconds:g} s: ask for less.") from None
+            raise HTTPException(504, f"It was not ready within {self.limits.seconds:g} s: ask for less.") from None
         finally:
             self.waiting -= 1
 
@@ -181,10 +181,10 @@ def labels_of(denoiser: Denoiser, points: list[Point], asked: Any) -> Tensor | N
 
 
 def read(kind: type[Kind], asked: dict[str, Any]) -> Kind:
-    """Return what was asked as a question; Refused (400) names the first key that is wrong."""
+    """Return what was asked as a question; HTTPException (400) names the first key that is wrong."""
     try:
         return kind.model_validate(asked)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))[:100]
-        raise Refused(400, f"{place}: {first['msg'][:200]}.") from None
+        raise HTTPException(400, f"{place}: {first['msg'][:200]}.") from None

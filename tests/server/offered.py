@@ -1,4 +1,4 @@
-"""A page of tiny models, for whoever asks it."""
+"""A page of tiny models, for the tests that ask it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 import d2o
+from conftest import make_denoiser
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Any:
     """Return a tiny student beside its teacher, and the models that come with d2o."""
     pytest.importorskip("starlette")
-    from conftest import make_denoiser  # pyright: ignore[reportAttributeAccessIssue]  # the one above this folder
     from d2o.diffusion.families import Boundary
     from d2o.server.models import offer_models
 

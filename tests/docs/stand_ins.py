@@ -141,7 +141,7 @@ def quick(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("d2o.analysis.page.DOTS", 40)  # of the figures
     monkeypatch.setattr("d2o.training.estimate.SECONDS", 0.0)
     for command in ("app", "serve"):
-        monkeypatch.setattr(f"d2o.cli.{command}.say", stop_what_answers)
+        monkeypatch.setattr(f"d2o.cli.commands.{command}.say", stop_what_answers)
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)

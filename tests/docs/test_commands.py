@@ -132,7 +132,7 @@ def test_every_extra_that_is_named_can_be_installed():
         text = file.read_text()
         assert "install 'd2o" not in text, f"{file.name} installs d2o by its name"
         named |= set(re.findall(r"install -e '\.\[(\w+)\]'", text))
-    assert {"app", "serve", "export", "diffusers", "tensorboard"} <= named <= set(extras)
+    assert {"serve", "export", "diffusers", "tensorboard"} <= named <= set(extras)
 
 
 def test_the_tutorial_installs_before_it_begins():

@@ -20,9 +20,9 @@ import pytest
 
 import needs
 from conftest import make_denoiser
-from d2o.checkpoints import CheckpointError, export
+from d2o.checkpoints import CheckpointError
 from d2o.data.files import write_images
-from d2o.export import runtime
+from d2o.export import export, runtime
 
 from .stand_ins import JUDGED
 from .test_commands import PAGES, ROOT

@@ -1,4 +1,4 @@
-"""The page for the browser: its noise is d2o's, its images are the model's, and it asks nobody else for anything."""
+"""The exported page: its noise is d2o's, and its folder has all that it names (tests/server has it in a browser)."""
 
 import json
 import re
@@ -9,22 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import needs
 from conftest import make_denoiser
+from d2o import pages
 from d2o.checkpoints import CheckpointError
 from d2o.cli.main import run
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.sampling import generate
 from d2o.export import export, runtime, web
-
-from .browser import in_browser
 
 needs.package("onnxruntime")
 needs.package("onnxscript")
 
-PAGE = Path(runtime.__file__).parent / "page"
+PAGE = Path(pages.__file__).parent / "play"
 SEEDS = [0, 1, 41, 2**53 + 1, 2**63 - 1]
 
 
@@ -65,13 +62,14 @@ class TestFolder:
         made = export(make_denoiser(classes=3), tmp_path / "out", "web", runtime=str(stand_in), title="A <b>title")
         files = {str(file.relative_to(made.path)) for file in made.path.rglob("*") if file.is_file()}
         assert files == {
-            *("index.html", "page.js", "generator.js", "noise.js", "model.json", "model.onnx"),
+            *("index.html", "style.css", "page.js", "pictures.js", "text.js", "engine.js", "noise.js"),
+            *("model.json", "model.onnx"),
             *(f"runtime/{name}" for name in runtime.FILES),
         }
-        texts = {name: (made.path / name).read_text() for name in files if re.search(r"\.(html|js)$", name)}
+        texts = {name: (made.path / name).read_text() for name in files if re.search(r"\.(html|css|js)$", name)}
         for name, text in texts.items():
             assert not re.search(r"https?://|//[a-z]+\.", text), f"{name} names an address"
-            for other in re.findall(r'(?:from|src=|here\()\s*"(?:\./)?([\w./-]+)"', text):
+            for other in re.findall(r'(?:from|src=|stylesheet" href=|here\()\s*"(?:\./)?([\w./-]+)"', text):
                 assert other in files, f"{name} needs {other}"
         facts = json.loads((made.path / "model.json").read_text())
         assert facts["num_classes"] == 3 and facts["image_shape"] == [1, 8, 8] and facts["title"] == "A <b>title"
@@ -125,91 +123,3 @@ class TestRuntime:
     def test_a_variable_names_it_for_good(self, stand_in, monkeypatch):
         monkeypatch.setenv(runtime.VARIABLE, str(stand_in))
         assert runtime.runtime_files(None)[0] == "1.2.3"
-
-
-SCRIPT = """
-  const { load } = await import("/generator.js");
-  const page = document.getElementById("page").contentDocument;
-  const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
-  const wait = async (ready) => { for (let i = 0; i < 600 && !ready(); i++) await sleep(50); };
-  const shown = (id) => page.getElementById(id)?.textContent;
-  await wait(() => page.getElementById("strip")?.children.length);
-  const generator = await load();
-  const seeds = [0n, 5n, 9007199254740993n];
-  const noises = seeds.map((seed) => generator.noise(seed));
-  const images = await generator.images(noises, seeds.map((seed) => generator.classOf(seed)));
-  const halfway = generator.noiseBetween(5n, 0.5);
-  const picture = () => page.getElementById("image").toDataURL();
-  const slide = async (value) => {
-    const slider = page.getElementById("slider");
-    const before = picture();
-    slider.value = value;
-    slider.dispatchEvent(new Event("input"));
-    await wait(() => picture() !== before);
-    return [shown("position"), picture() !== before];
-  };
-  const slid = [await slide("1.5"), await slide("2")];
-  const before = picture();
-  page.getElementById("class").value = "0";
-  page.getElementById("class").dispatchEvent(new Event("change"));
-  await wait(() => picture() !== before);
-  const other = picture() !== before;
-  page.getElementById("play").click();
-  await sleep(1500);
-  const rate = Number(shown("rate"));
-  page.getElementById("play").click();
-  let outside = "reached";
-  try { await page.defaultView.fetch("http://127.0.0.2:9/"); } catch (error) { outside = "refused"; }
-  return { images: [...images], halfway: [...halfway], slid, other, rate, outside,
-    colour: [...generator.pixels(images, 1).data], title: shown("name"), status: shown("status"), };
-"""
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """Return a page with the real runtime, where a browser and the runtime's package are at hand."""
-    needs.chromium()
-    folder = tmp_path_factory.mktemp("page")
-    denoiser = make_denoiser(channels=3, classes=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("D2O_OFFLINE", "1")
-        try:
-            runtime.runtime_files(None)
-        except CheckpointError as error:
-            needs.missing(f"onnxruntime-web is not here ({runtime.VARIABLE} may name its npm package): {error}")
-        export(denoiser, folder / "web", "web", title="Four kinds")
-    found, asked = in_browser(folder / "web", SCRIPT, folder / "profile")
-    assert "error" not in found, found["error"]
-    return denoiser, found, asked
-
-
-class TestInChromium:
-    def test_images_are_those_of_torch(self, page):
-        denoiser, found, _ = page
-        expected = next(generate(denoiser, [0, 5, 2**53 + 1]))
-        images = torch.tensor(found["images"]).view(expected.shape)
-        assert (images - expected).abs().max() < 1e-3
-        from d2o.data.files import to_uint8
-
-        colours = np.array(found["colour"], int).reshape(8, 8, 4)
-        assert (
-            np.abs(colours[..., :3] - to_uint8(expected)[1].astype(int)).max() <= 1 and (colours[..., 3] == 255).all()
-        )
-
-    def test_between_two_seeds_the_noise_stays_on_the_sphere(self, page):
-        a, b = noise_for([5, 6], (3, 8, 8)).flatten(1).double()
-        angle = torch.acos(a @ b / (a.norm() * b.norm()))
-        expected = (a + b) * (angle / 2).sin() / angle.sin()
-        assert torch.allclose(torch.tensor(page[1]["halfway"]).double(), expected, atol=1e-5)
-
-    def test_slider_class_and_walk_change_the_image(self, page):
-        found = page[1]
-        assert found["slid"] == [["1 + 0.50", True], ["2", True]] and found["other"]
-        assert found["rate"] >= 2
-        assert found["title"] == "Four kinds" and "8×8 pixels" in found["status"]
-
-    def test_it_asks_its_own_folder_only(self, page):
-        found, asked = page[1:]
-        known = ("/index.html", "/check.html", "/page.js", "/generator.js", "/noise.js", "/model.", "/runtime/")
-        assert found["outside"] == "refused"
-        assert all(path.startswith(known) or path == "/favicon.ico" for path in asked)

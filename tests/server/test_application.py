@@ -20,6 +20,12 @@ testclient = pytest.importorskip("starlette.testclient", reason="starlette's tes
 from d2o.server.application import application  # noqa: E402
 from d2o.server.question import Limits  # noqa: E402
 
+
+def known_application(denoiser, name, **options):
+    """Return an application that answers to the name that starlette's test client gives it."""
+    return application(denoiser, name, names=("testserver",), **options)
+
+
 LIMITS = Limits(seeds=8, queue=12, body=300, seconds=5.0)
 
 
@@ -32,7 +38,7 @@ def denoiser():
 
 @pytest.fixture(scope="module")
 def client(denoiser):
-    with testclient.TestClient(application(denoiser, "tiny", batch=4, limits=LIMITS)) as client:
+    with testclient.TestClient(known_application(denoiser, "tiny", batch=4, limits=LIMITS)) as client:
         yield client
 
 
@@ -71,7 +77,7 @@ class TestImages:
 
     def test_grey_pictures_of_a_model_without_classes(self, tiny_denoiser):
         denoiser = tiny_denoiser()
-        with testclient.TestClient(application(denoiser, "grey", steps=2)) as client:
+        with testclient.TestClient(known_application(denoiser, "grey", steps=2)) as client:
             found = pixels(client.get("/images?seeds=7"))
             assert near(found, to_uint8(next(generate(denoiser, [7], steps=2)))[0])
             assert client.get("/images?class=0").status_code == 400
@@ -125,6 +131,15 @@ class TestRefusals:
         ):
             assert answer.status_code == 403 and "another web site" in answer.json()["error"]
         assert client.get("/images", headers={"origin": "http://testserver"}).status_code == 200
+        assert 'd2o_requests_total{status="403"}' in client.get("/metrics").text
+
+    def test_an_image_in_a_page_of_another_site_is_refused(self, client):
+        headers = {"sec-fetch-site": "cross-site", "sec-fetch-dest": "image"}
+        assert client.get("/images", headers=headers).status_code == 403
+
+    def test_another_host_is_refused(self, client):
+        answer = client.get("/images", headers={"host": "example.org"})
+        assert answer.status_code == 403 and "--allow-host" in answer.json()["error"]
 
     @pytest.mark.parametrize(("address", "hint"), WRONG.items(), ids=WRONG)
     def test_a_wrong_address_is_one_sentence(self, client, address, hint):
@@ -148,13 +163,13 @@ class TestRefusals:
 
     def test_a_full_queue_asks_to_come_again(self, denoiser):
         narrow = Limits(seeds=8, queue=4)
-        with testclient.TestClient(application(denoiser, "tiny", limits=narrow)) as client:
+        with testclient.TestClient(known_application(denoiser, "tiny", limits=narrow)) as client:
             answer = client.get("/images?seeds=0-4")
             assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
             assert client.get("/images?seeds=0-3").status_code == 200
 
     def test_too_slow_is_said_and_forgotten(self, denoiser):
-        with testclient.TestClient(application(denoiser, "tiny", limits=Limits(seconds=1e-4))) as client:
+        with testclient.TestClient(known_application(denoiser, "tiny", limits=Limits(seconds=1e-4))) as client:
             answer = client.get("/images?seeds=0-9")
             assert answer.status_code == 504 and "fewer" in answer.json()["error"]
             assert client.get("/health").status_code == 200
@@ -163,7 +178,7 @@ class TestRefusals:
         broken = tiny_denoiser()
         with torch.no_grad():
             next(broken.parameters()).fill_(float("nan"))
-        with testclient.TestClient(application(broken, "nan"), raise_server_exceptions=False) as client:
+        with testclient.TestClient(known_application(broken, "nan"), raise_server_exceptions=False) as client:
             for _ in range(2):
                 answer = client.get("/images")
                 assert answer.status_code == 500 and "log" in answer.json()["error"] and "NaN" not in answer.text
@@ -175,7 +190,7 @@ class TestBatches:
     def test_requests_that_come_together_share_batches_and_stay_apart(self, denoiser):
         limits = Limits(queue=100)
         with (
-            testclient.TestClient(application(denoiser, "tiny", batch=8, limits=limits)) as client,
+            testclient.TestClient(known_application(denoiser, "tiny", batch=8, limits=limits)) as client,
             ThreadPoolExecutor(16) as crowd,
         ):
             answers = list(crowd.map(lambda seed: client.get(f"/images?seeds={seed}&format=npy"), range(32)))

@@ -40,7 +40,7 @@ def test_it_stops_gracefully(model):
 
         def ask():
             with socket.create_connection(("127.0.0.1", int(found[0].split(":")[-1][:-1])), 60) as line:
-                line.sendall(b"GET /images?seeds=0-15 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                line.sendall(b"GET /images?seeds=0-15 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 asked.set()
                 answers.append(b"".join(iter(lambda: line.recv(65536), b"")))
 

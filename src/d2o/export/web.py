@@ -1,18 +1,16 @@
-"""One-step generators as a web page: a folder for any static server, which needs nobody else."""
+"""One-step generators as a web page: a folder for any static server, in which the browser makes the images itself."""
 
 import json
-import shutil
 from pathlib import Path
 
 import d2o
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
+from d2o.pages.play import play_files
 
 from .options import Options
 from .programs import write_onnx
 from .runtime import runtime_files
-
-PAGE = ("index.html", "page.js", "generator.js", "noise.js")
 
 
 def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
@@ -21,7 +19,7 @@ def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tupl
         raise CheckpointError(
             "A web page shows models of pixels, grey or RGB; this one makes latent images. Use --to onnx or diffusers."
         )
-    version, files = runtime_files(options.runtime)
+    version, runtime = runtime_files(options.runtime)
     path.mkdir()
     error, _ = write_onnx(denoiser, path / "model.onnx", options)
     facts = {
@@ -35,10 +33,11 @@ def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tupl
     }
     (path / "model.json").write_text(json.dumps(facts, indent=2) + "\n")
     (path / "runtime").mkdir()
-    for name, content in files.items():
-        (path / "runtime" / name).write_bytes(content)
-    for name in PAGE:
-        shutil.copyfile(Path(__file__).parent / "page" / name, path / name)
+    for name, content in {
+        **play_files("browser"),
+        **{f"runtime/{name}": file for name, file in runtime.items()},
+    }.items():
+        (path / name).write_bytes(content)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return error, (
         f"{size / 1e6:.1f} MB; any static server serves it, for example `python -m http.server` within it",

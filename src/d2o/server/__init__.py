@@ -1,1 +1,1 @@
-"""A model behind one HTTP endpoint: seeds and classes in, images out; requests that come together share a batch."""
+"""One HTTP server: images by seed and class in shared batches, and the page to play with, beside the teacher."""

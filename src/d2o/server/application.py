@@ -1,14 +1,14 @@
-"""The endpoint as a Starlette application: /images, and /health and /metrics for those who watch over it."""
+"""The server as a Starlette application: /images, /health and /metrics, and with models to choose from the page."""
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -19,10 +19,12 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 
 from .batching import Batches, Full
+from .doors import Doors
 from .measures import MEDIA_TYPE, Measures
-from .origin import another_site
+from .models import Models
+from .page import Page
 from .pictures import FORMATS
-from .question import KEYS, Limits, Refused, question
+from .question import KEYS, Limits, read_json, read_question
 
 USAGE = """d2o {version} serves {name}: images of {width}x{height} pixels, {classes}.
 
@@ -39,9 +41,20 @@ Wrong requests are answered with 4xx and {{"error": "one sentence"}}; 503 means 
 
 
 def application(
-    denoiser: Denoiser, name: str, *, steps: int = 1, batch: int = 16, limits: Limits | None = None
+    denoiser: Denoiser,
+    name: str,
+    *,
+    steps: int = 1,
+    batch: int = 16,
+    limits: Limits | None = None,
+    host: str = "127.0.0.1",
+    names: Iterable[str] = (),
+    page: Models | None = None,
 ) -> Starlette:
-    """Return the application that makes images of a denoiser, `steps` intervals each, up to `batch` at a time."""
+    """Return the application that makes images of a denoiser, `steps` intervals each, up to `batch` at a time.
+
+    It answers to `host`, where it listens, and to `names`. `page` has the models of the page, if there shall be one.
+    """
     limits = limits or Limits()
     channels, height, width = denoiser.pixel_shape
     facts = {
@@ -61,17 +74,17 @@ def application(
     batches = Batches(make, batch, limits.queue, measures.made)
 
     async def images(request: Request) -> Response:
-        asked = dict(request.query_params) if request.method != "POST" else await body(request, limits)
+        asked = dict(request.query_params) if request.method != "POST" else await read_json(request, limits)
         if request.method != "POST" and len(asked) < len(request.query_params.multi_items()):
-            raise Refused(400, f"Name each of {', '.join(KEYS)} once.")
-        wanted = question(asked, denoiser.num_classes, limits)
+            raise HTTPException(400, f"Name each of {', '.join(KEYS)} once.")
+        question = read_question(asked, denoiser.num_classes, limits)
         try:
-            pixels = await asyncio.wait_for(batches.images(wanted.seeds, wanted.labels), limits.seconds)
+            pixels = await asyncio.wait_for(batches.images(question.seeds, question.labels), limits.seconds)
         except Full:
-            raise Refused(503, "Too many images are waited for already: try again later.") from None
+            raise HTTPException(503, "Too many images are waited for already: try again later.") from None
         except TimeoutError:
-            raise Refused(504, f"The images were not ready within {limits.seconds:g} s: ask for fewer.") from None
-        form = FORMATS[wanted.format]
+            raise HTTPException(504, f"The images were not ready within {limits.seconds:g} s: ask for fewer.") from None
+        form = FORMATS[question.format]
         content = await asyncio.to_thread(form.encode, pixels)
         return Response(content, media_type=form.media_type)
 
@@ -87,88 +100,61 @@ def application(
     working: list[asyncio.Task] = []
 
     @asynccontextmanager
-    async def alive(_: Starlette) -> AsyncIterator[None]:
+    async def work(_: Starlette) -> AsyncIterator[None]:
         working.append(asyncio.create_task(batches.work()))
         yield
         working[0].cancel()
         with suppress(asyncio.CancelledError):
             await working[0]
 
+    shown = [Route("/", usage)] if page is None else Page(page, batches.thread, measures, limits).routes()
+    counted = [*shown, Route("/images", images, methods=["GET", "POST"])]
     routes = [
-        Route("/", counted(usage, measures)),
-        Route("/images", counted(images, measures), methods=["GET", "POST"]),
+        *(Route(route.path, count(route.endpoint, measures), methods=route.methods) for route in counted),
         Route("/health", health),
         Route("/metrics", lambda _: Response(measures.text(), media_type=MEDIA_TYPE)),
     ]
-    return Starlette(routes=routes, lifespan=alive, exception_handlers={HTTPException: plain, Exception: broken})
+    doors = Middleware(Doors, host=host, names=names, refused=measures.requests.labels(403).inc)
+    return Starlette(
+        routes=routes,
+        lifespan=work,
+        middleware=[doors],
+        exception_handlers={HTTPException: answer_refusal, Exception: answer_failure},
+    )
 
 
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-def counted(handler: Handler, measures: Measures) -> Handler:
-    """Return a handler whose refusals are answered as JSON, and whose answers and times are counted."""
+def count(handler: Callable[[Request], Awaitable[Response]], measures: Measures) -> Any:
+    """Return a handler whose answers and times are counted."""
 
     async def answer(request: Request) -> Response:
+        status = 500
         try:
-            if another_site(request.headers.get("host", ""), request.headers.get("origin")):
-                raise Refused(403, "A page of another web site sent this request.")
             with measures.request.time():
                 response = await handler(request)
-        except Refused as refusal:
-            response = error(refusal.status, str(refusal))
-        except ClientDisconnect:
-            response = error(400, "The request broke off.")
-        except Exception:
-            measures.requests.labels(500).inc()
+            status = response.status_code
+            return response
+        except HTTPException as refusal:
+            status = refusal.status_code
             raise
-        measures.requests.labels(response.status_code).inc()
-        return response
+        except ClientDisconnect:
+            status = 400
+            raise HTTPException(status, "The request broke off.") from None
+        finally:
+            measures.requests.labels(status).inc()
 
     return answer
 
 
-async def body(request: Request, limits: Limits) -> dict[str, Any]:
-    """Return the JSON object of a request's body; Refused when it is too long, too slow or none."""
-    if request.query_params:
-        raise Refused(400, "A POST says all in its JSON body: leave the address's ?... out.")
-
-    async def read() -> bytes:
-        content = b""
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > limits.body:
-                raise Refused(413, f"The body is longer than {limits.body} bytes.")
-        return content
-
-    try:
-        asked = json.loads(await asyncio.wait_for(read(), limits.seconds))
-    except TimeoutError:
-        raise Refused(408, f"The body did not come within {limits.seconds:g} s.") from None
-    except (ValueError, RecursionError) as problem:
-        if isinstance(problem, Refused):
-            raise
-        raise Refused(400, f'The body is not JSON such as {{"seeds": [0, 1]}}: {str(problem)[:100]}.') from None
-    if not isinstance(asked, dict):
-        raise Refused(400, 'The body is not a JSON object such as {"seeds": [0, 1]}.')
-    return asked
-
-
-def error(status: int, sentence: str) -> JSONResponse:
-    """Return an answer that says what is wrong."""
-    return JSONResponse({"error": sentence}, status, headers={"Retry-After": "1"} if status == 503 else None)
-
-
-async def plain(_: Request, problem: Exception) -> Response:
-    """Answer what the framework refuses (unknown path, wrong method) in the same form."""
+async def answer_refusal(_: Request, problem: Exception) -> Response:
+    """Answer a request that is refused, by us or by the framework, in one sentence."""
     assert isinstance(problem, HTTPException)
     known = {404: "There is nothing here: see / for what there is.", 405: "This address takes GET, /images also POST."}
-    return JSONResponse(
-        {"error": known.get(problem.status_code, problem.detail)}, problem.status_code, headers=problem.headers
-    )
+    headers = {**(problem.headers or {}), **({"Retry-After": "1"} if problem.status_code == 503 else {})}
+    sentence = known.get(problem.status_code, problem.detail)
+    return JSONResponse({"error": sentence}, problem.status_code, headers=headers)
 
 
-async def broken(_: Request, problem: Exception) -> Response:
+async def answer_failure(_: Request, problem: Exception) -> Response:
     """Answer a failure of the network in one sentence; the rest is for the log."""
     logging.getLogger("d2o").error("Making images failed: %s: %s", type(problem).__name__, problem)
-    return error(500, "Making the images failed; the server's log says why.")
+    return JSONResponse({"error": "Making the images failed; the server's log says why."}, 500)

@@ -1,15 +1,31 @@
-"""The application on a port, until it is asked to stop: requests that were begun are then still answered."""
+"""The application on a port, until it is asked to stop: requests in progress are still answered."""
 
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
-def serve(application: Any, host: str, port: int, *, ready: Callable[[str], None], grace: int = 30) -> None:
-    """Serve on a port (0: any free one) until Ctrl-C or SIGTERM; `ready` gets the address.
+def listen(host: str, ports: Iterable[int]) -> socket.socket:
+    """Listen at a host on the first of the ports that is free (0: any); raises OSError where none is."""
+    problem, port = "none was given", None
+    for port in ports:
+        try:
+            listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        except (OSError, OverflowError) as error:
+            problem = (getattr(error, "strerror", None) or str(error)).lower()
+        else:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small answers wait 40 ms each
+            return listener
+    raise OSError(f"Cannot listen on {host} port {port} ({problem}): choose another --port or --host.")
 
-    Requests in progress have `grace` seconds to be answered. Raises OSError when the port cannot be had.
+
+def serve(
+    application: Any, host: str, ports: Iterable[int], *, ready: Callable[[str], None], grace: float = 30
+) -> None:
+    """Serve on the first free port until Ctrl-C or SIGTERM; `ready` gets the address.
+
+    Requests in progress have `grace` seconds to be answered. Raises OSError when no port can be had.
     """
     import uvicorn
 
@@ -19,14 +35,9 @@ def serve(application: Any, host: str, port: int, *, ready: Callable[[str], None
         access_log=False,
         server_header=False,
         timeout_keep_alive=5,
-        timeout_graceful_shutdown=grace,
+        timeout_graceful_shutdown=max(1, round(grace)),
     )
-    try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise OSError(f"Cannot listen on {host} port {port} ({reason}): choose another --port or --host.") from error
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a small answer waits 40 ms for the last one
+    listener = listen(host, ports)
     name = f"[{host}]" if ":" in host else host
     # uvicorn gives the signals back when it has stopped: a stop that was asked for is a good end
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}

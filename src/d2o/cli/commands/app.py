@@ -2,21 +2,24 @@
 
 examples:
   d2o app
-  d2o app runs/one-step --teacher runs/teacher --runs runs
+  d2o app runs/one-step --teacher runs/teacher
 """
 
-import signal
-import threading
+import webbrowser
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from d2o.cli.options import parse
 from d2o.cli.progress import say
+
+GONE = {
+    "--runs": "learning curves are shown by a tracker: use `d2o finetune ... --track tensorboard`",
+    "--upload-limit": "nothing is uploaded any more: name your model on the command line, as in `d2o app MODEL`",
+}
+PORTS = range(7860, 7960)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,44 +30,42 @@ class App:
     """Checkpoints, run directories or addresses, besides the models that come with d2o."""
     teacher: str | None = None
     """The diffusion model that is shown beside them."""
-    runs: Path | None = None
-    """Folder of run directories whose learning curves are shown, live."""
     codec: str | None = None
     """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
     device: str = "cpu"
     """cpu, cuda, mps."""
     host: str = "127.0.0.1"
     """The address to listen at; 0.0.0.0 lets others on your network in."""
+    allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Another name under which the page may be opened, as often as wanted."""
     port: int | None = None
     """The port; by default the first free one from 7860 on."""
-    upload_limit: float = 512
-    """Megabytes that an uploaded checkpoint may have."""
     browser: bool = False
     """Open the page in a browser at once."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o app`."""
+    for word in arguments:
+        option = word.partition("=")[0].replace("_", "-")
+        if option in GONE:
+            raise ValueError(f"{option} is gone: {GONE[option]}.")
     options = parse(App, "app", arguments, __doc__)
-    from d2o.app.models import models
-    from d2o.app.server import LOCAL, serving
+    try:
+        from d2o.server.application import application
+        from d2o.server.models import offer_models
+        from d2o.server.server import serve
+    except ModuleNotFoundError as error:
+        raise ValueError(f"The page needs {error.name}: pip install -e '.[serve]' in d2o's folder.") from error
+    models = offer_models(options.models, options.teacher, options.device, options.codec)
+    name, denoiser = next(iter(models.denoisers.items()))
+    made = application(denoiser, name, host=options.host, names=options.allow_host, page=models)
 
-    offered = models(options.models, options.teacher, options.device, options.codec)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with (
-        serving(
-            offered,
-            options.runs,
-            host=options.host,
-            port=options.port,
-            upload_limit=options.upload_limit,
-            browser=options.browser,
-        ) as address,
-        suppress(KeyboardInterrupt),
-    ):
-        if options.host not in LOCAL:
+    def ready(address: str) -> None:
+        if options.host != App.host:
             say(f"It listens at {options.host}: whoever reaches this machine can use it.")
         say(f"The page is at {address} (Ctrl-C stops it).")
-        while not stop.wait(3600):
-            pass
+        if options.browser:
+            webbrowser.open(address)
+
+    serve(made, options.host, PORTS if options.port is None else (options.port,), ready=ready, grace=2)

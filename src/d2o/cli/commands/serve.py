@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import d2o
+import tyro
+
 from d2o.checkpoints.inspection import warn_about_one_step
-from d2o.cli.options import OWN_IMAGES, Model, parse, with_codec
+from d2o.cli.options import OWN_IMAGES, Model, parse
 from d2o.cli.progress import say
-from d2o.data.codec import check_pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class Serve:
     """A checkpoint or a run directory."""
     host: str = "127.0.0.1"
     """The address to listen on; by default this machine alone can reach it."""
+    allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Another name that requests may give this server, as often as wanted; a proxy's, for example."""
     port: int = 8000
     """The port to listen on; 0: any free one."""
     steps: int = 1
@@ -57,20 +59,26 @@ def main(arguments: Sequence[str]) -> None:
     options.check()
     try:
         from d2o.server.application import application
+        from d2o.server.models import open_model
         from d2o.server.question import Limits
         from d2o.server.server import serve
     except ModuleNotFoundError as error:
         raise ValueError(f"Serving needs {error.name}: pip install -e '.[serve]' in d2o's folder.") from error
-    denoiser = with_codec(d2o.load(options.model, device=options.device), options.codec)
-    check_pixels(denoiser)
-    if options.steps == 1 and (told := warn_about_one_step(denoiser, OWN_IMAGES)):
-        say(told)
-    limits = Limits(options.max_seeds, options.max_queue, options.max_body, options.timeout)
-    name = Path(options.model).name or "model"  # where it lies is nobody else's business
-    made = application(denoiser.eval(), name, steps=options.steps, batch=options.batch, limits=limits)
+    denoiser = open_model(options.model, options.device, options.codec)
+    if options.steps == 1 and (sentence := warn_about_one_step(denoiser, OWN_IMAGES)):
+        say(sentence)
+    made = application(
+        denoiser,
+        Path(options.model).name or "model",  # where it lies is nobody else's business
+        steps=options.steps,
+        batch=options.batch,
+        limits=Limits(options.max_seeds, options.max_queue, options.max_body, options.timeout),
+        host=options.host,
+        names=options.allow_host,
+    )
 
     def ready(address: str) -> None:
         say(f"Serving {options.model} at {address} (Ctrl-C stops)")
 
-    serve(made, options.host, options.port, ready=ready, grace=max(1, round(options.timeout)))
+    serve(made, options.host, (options.port,), ready=ready, grace=options.timeout)
     say("Stopped.")

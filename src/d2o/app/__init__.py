@@ -1,1 +1,0 @@
-"""A page to play with: an image in one call while a slider moves, beside the teacher that needs many."""

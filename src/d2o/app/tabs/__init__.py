@@ -1,1 +1,0 @@
-"""The tabs of the page, one a file: `build(choice)` adds what it shows and returns what it does for another model."""

@@ -1,0 +1,14 @@
+"""The page to play with one-step models: the same files from a server and in a folder, but for the engine they ask."""
+
+from importlib import resources
+
+COMMON = ("index.html", "style.css", "page.js", "pictures.js", "text.js")
+ENGINES = {"server": ("engine-server.js",), "browser": ("engine-browser.js", "noise.js")}
+"""Who makes the images: a server, which is asked over HTTP, or onnxruntime-web in the browser."""
+
+
+def play_files(engine: str) -> dict[str, bytes]:
+    """Return the page's files by name, with the engine as engine.js."""
+    own = {f"engine-{engine}.js": "engine.js"}
+    folder = resources.files(__name__)
+    return {own.get(name, name): folder.joinpath(name).read_bytes() for name in (*COMMON, *ENGINES[engine])}

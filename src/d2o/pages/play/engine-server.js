@@ -1,0 +1,51 @@
+// Images from the server that this page came from. Another engine makes them in the browser (engine-browser.js).
+//
+// An engine has `title` and `models` ({name, image_shape, num_classes, parameters, notice, teachers}), and makes
+//   images(model, points, label) -> {pictures: [ImageData], milliseconds}, one network call each
+//   stages(model, point, label, steps, signal) -> stages of a teacher's sampler, one after the other
+//   movie(model, first, second, label, frames) -> the address of a GIF, or null
+// A point is {seed, other, share}: a share (0 to 1) of the way between the noises of two seeds (BigInt).
+
+import { toPicture } from "./pictures.js";
+
+export async function open() {
+  return { ...(await (await ask("page/models")).json()), images, stages, movie };
+}
+
+async function ask(address, question, signal) {
+  // Return the answer to a question; what is wrong with it is an Error with the server's sentence.
+  const options = question && { method: "POST", body: JSON.stringify(question), signal };
+  const answer = await fetch(new URL(address, import.meta.url), options);
+  if (!answer.ok) throw new Error((await answer.json()).error);
+  return answer;
+}
+
+const unpack = ({ shape, pixels }) => toPicture(Uint8Array.from(atob(pixels), (c) => c.charCodeAt(0)), shape);
+const pack = ({ seed, other, share }) => [`${seed}`, `${other}`, share]; // JSON's numbers would round large seeds
+
+async function images(model, points, label) {
+  const question = { model: model.name, points: points.map(pack), class: label };
+  const { pictures, milliseconds } = await (await ask("page/images", question)).json();
+  return { pictures: pictures.map(unpack), milliseconds };
+}
+
+async function* stages(model, point, label, steps, signal) {
+  const question = { model: model.name, point: pack(point), class: label, steps };
+  const reader = (await ask("page/stages", question, signal)).body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let text = ""; ; ) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = (text + value).split("\n");
+    text = lines.pop();
+    for (const { error, x, guess, result, ...facts } of lines.map((line) => JSON.parse(line))) {
+      if (error) throw new Error(error);
+      yield { ...facts, x: unpack(x), guess: unpack(guess), result: unpack(result) };
+    }
+  }
+}
+
+function movie(model, first, second, label, frames) {
+  const question = new URLSearchParams({ model: model.name, first, second, frames });
+  if (label !== null) question.set("class", label);
+  return `page/movie?${question}`;
+}

@@ -1,0 +1,71 @@
+"""The models that a server offers: named ones and those that come with d2o; no file names another one to open."""
+
+import pytest
+
+import d2o
+from d2o.checkpoints.shipped import SHIPPED, TEACHERS, shipped
+from d2o.server.models import offer_models, open_model
+
+SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 16, 16)}
+
+
+@pytest.fixture
+def file(tmp_path, tiny_denoiser):
+    d2o.save(tmp_path / "own.safetensors", tiny_denoiser(classes=2))
+    return str(tmp_path / "own.safetensors")
+
+
+def test_what_comes_with_d2o_is_offered():
+    offered = offer_models([])
+    assert next(iter(offered.denoisers)) == "digits-small" and set(offered.denoisers) == set(SHIPPED)
+    for name, denoiser in offered.denoisers.items():
+        assert denoiser.image_shape == SHAPES[name.split("-")[0]] and denoiser.num_classes == 10
+        assert (denoiser.preconditioning.kind == "boundary") == (name in TEACHERS)
+
+
+def test_what_comes_with_d2o_is_small_and_described():
+    assert sum(shipped(name).stat().st_size for name in SHIPPED) < 20e6
+    card = (shipped("digits-small").parent / "README.md").read_text()
+    assert all(f"| `{name}` |" in card for name in SHIPPED)
+
+
+def test_the_callers_own_come_first_and_do_not_tell_their_folder(file, tmp_path):
+    offered = offer_models([file, file], file)
+    assert list(offered.denoisers)[:3] == ["own.safetensors", "own.safetensors (2)", "own.safetensors (3)"]
+    assert offered.fitting_teachers("own.safetensors")[0] == "own.safetensors (3)"
+    assert offered.fitting_teachers("digits-small") == ["digits-teacher", "digits-small"]
+    assert str(tmp_path) not in str(offered.describe())
+
+
+def test_without_a_teacher_the_model_itself_is_one(file):
+    assert offer_models([file]).fitting_teachers("own.safetensors") == ["own.safetensors"]
+
+
+def test_a_teacher_alone_is_for_the_digits():
+    assert list(offer_models([], "digits-teacher").denoisers)[:2] == ["digits-small", "digits-teacher"]
+
+
+def test_a_teacher_of_other_images_is_refused(file):
+    with pytest.raises(ValueError, match=r"digits-teacher is no teacher for own.* 10, not 2"):
+        offer_models([file], "digits-teacher")
+
+
+def test_a_model_of_many_steps_is_described_as_one(file):
+    own, student, *_ = offer_models([file]).describe()
+    assert own["notice"] and student["name"] == "digits-small" and student["notice"] is None
+    assert own["image_shape"] == (1, 8, 8) and own["num_classes"] == 2
+
+
+def test_a_file_names_no_folder_of_this_machine(tmp_path, tiny_denoiser):
+    named = tiny_denoiser().replace(provenance={"codec": {"folder": str(tmp_path)}})
+    d2o.save(tmp_path / "a.safetensors", named)
+    assert d2o.load(tmp_path / "a.safetensors").codec is not None
+    with pytest.raises(ValueError, match="--codec"):
+        open_model(str(tmp_path / "a.safetensors"))
+
+
+def test_latent_images_need_the_command_lines_codec(tmp_path, tiny_denoiser):
+    d2o.save(tmp_path / "a.safetensors", tiny_denoiser(channels=4))
+    for opened in (open_model, lambda path: offer_models([path])):
+        with pytest.raises(ValueError, match="--codec"):
+            opened(str(tmp_path / "a.safetensors"))

@@ -27,3 +27,9 @@ class MismatchError(CheckpointError):
 
 class UnsafeCheckpointError(CheckpointError):
     """The file asks for something that weights never need; nothing of it was run and nothing was loaded."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error is the system's or the GPU's refusal of more memory, without importing torch."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import d2o
+from d2o.errors import is_out_of_memory
+
+from .progress import print_log
 
 COMMANDS = {
     "demo": "Train a one-step generator of digits in minutes and show it beside its teacher.",
@@ -64,6 +67,7 @@ def run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         return complain(f"there is no command {name!r}: {f'did you mean {close[0]}?' if close else 'see d2o --help.'}")
+    print_log()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks Linux for huge pages, which training fills sooner
     try:
         import_module(f"d2o.cli.commands.{name}").main(rest)
@@ -74,7 +78,7 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (RuntimeError, MemoryError) as error:
-        if os.environ.get("D2O_TRACEBACK") or not memory_is_used_up(error):
+        if os.environ.get("D2O_TRACEBACK") or not is_out_of_memory(error):
             raise
         return complain("the memory is used up: give fewer images at once, by --micro-batch or --batch.")
     except (ValueError, OSError) as error:
@@ -82,12 +86,6 @@ def run(arguments: list[str]) -> int:
             raise
         return complain(str(error))
     return 0
-
-
-def memory_is_used_up(error: BaseException) -> bool:
-    """Return whether an error is the system's or the GPU's refusal of more memory, without importing torch."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def complain(sentence: str) -> int:

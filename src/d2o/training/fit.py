@@ -46,12 +46,13 @@ Watch = Callable[[Iterable[Moment], int, str], Any]
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has come to: the averaged student, its frozen share, the images seen, the newest evaluation."""
+    """What a run has come to: the averaged student, its frozen share, images seen, seconds, newest evaluation."""
 
     directory: Path
     denoiser: Denoiser
     images: int
     share: Share
+    seconds: float
     evaluation: dict[str, Any] | None
 
 
@@ -175,8 +176,8 @@ def fit(
             watch(moments, recipe.duration, title)
         else:
             watch(tracking.track(moments, Path(out), habits.track), recipe.duration, title)
-    evaluation = native.header(Path(out) / "checkpoint.safetensors")["evaluation"]
-    return Result(Path(out), checkpoints.load(out), recipe.duration, share, evaluation)
+    last = native.header(Path(out) / "checkpoint.safetensors")
+    return Result(Path(out), checkpoints.load(out), recipe.duration, share, last["seconds"], last["evaluation"])
 
 
 def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None) -> Images:

@@ -5,6 +5,7 @@ Shapes: N images, C channels, H height, W width. Images are float in [-1, 1]; `x
 """
 
 import inspect
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -117,6 +118,10 @@ class Guided:
 
     denoiser: Denoiser
     scale: float
+
+    def __post_init__(self) -> None:
+        if self.denoiser.num_classes == 0 or not math.isfinite(self.scale):
+            raise ValueError(f"Guidance of {self.scale} needs a finite scale and a model with classes: leave it out.")
 
     def __call__(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
         """Return x0 [N,C,H,W], moved away from the prediction without a class."""

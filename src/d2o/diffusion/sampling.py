@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser
+from .denoiser import Denoiser, Guided
 from .noise import ONE_STEP, draw, karras_sigmas, streams
 
 Denoise = Callable[[Tensor, Any], Tensor]
@@ -108,6 +108,7 @@ def generate(
     sampler: str = "heun",
     churn: Churn | None = None,
     middle_sigmas: Sequence[float] | None = None,
+    guidance: float = 1.0,
     batch_size: int = 64,
 ) -> Iterator[Tensor]:
     """Yield batches of images [n,C,H,W] float32 in about [-1, 1]; image i depends on `seeds[i]` (and its label) only.
@@ -116,6 +117,7 @@ def generate(
     `label` is one class for all or one a seed; by default image i of a conditional model gets class
     `seed modulo num_classes`. `sampler` "renoise" visits sigma_max and then `middle_sigmas` (or Karras sigmas).
     A generator of several steps walks its own middle sigmas by "renoise" where neither these nor `steps` are given.
+    `guidance` is the scale of classifier-free guidance, which takes two calls of the denoiser unless it is 1.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"Unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}.")
@@ -124,6 +126,7 @@ def generate(
     if churn is not None and not churn.amount >= 0:
         raise ValueError(f"Churn adds noise: its amount is 0 or more, not {churn.amount}.")
     labels = labels_for(seeds, denoiser.num_classes, label)
+    predict = denoiser if guidance == 1 else Guided(denoiser, guidance)
     start = denoiser.sigma_max
     if middle_sigmas is None and steps == 1:
         middle_sigmas, sampler = denoiser.middle_sigmas, "renoise" if denoiser.middle_sigmas else sampler
@@ -140,7 +143,7 @@ def generate(
         step = {"heun": heun_step, "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
         if churn is not None:
             step = churned_step(step, churn, len(sigmas) - 1, generators)
-        yield denoiser.decode(sample(lambda x, sigma, c=classes: denoiser(x, sigma, c), noise, sigmas, step))
+        yield denoiser.decode(sample(lambda x, sigma, c=classes: predict(x, sigma, c), noise, sigmas, step))
 
 
 def labels_for(seeds: Sequence[int], num_classes: int, label: int | Sequence[int] | None = None) -> Tensor | None:

@@ -49,25 +49,23 @@ def import_plugin(name: str) -> None:
 
 
 def import_file(file: Path) -> None:
-    """Run a file as a module of its name; it may import what lies beside it."""
+    """Run a file as a module; it may import what lies beside it."""
     sys.path.append(str(file.resolve().parent))
-    spec = spec_from_file_location(file.stem, file.resolve())
+    name = f"imported_{file.stem}"
+    spec = spec_from_file_location(name, file.resolve())
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is not a Python file")
-    module = module_from_spec(spec)
-    sys.modules.setdefault(file.stem, module)  # as dataclasses want it
+    sys.modules[name] = module = module_from_spec(spec)  # dataclasses look their module up there
     spec.loader.exec_module(module)
 
 
 def describe(name: str, error: BaseException) -> str:
-    """Return one sentence: what went wrong, and where in the user's own code."""
+    """Return one sentence: what went wrong, and in which line of the user's code."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    own = [frame for frame in frames if frame.filename != __file__]
+    file = own[0].filename if own else name
+    line = [frame.lineno for frame in own if frame.filename == file][-1] if own else 0
     if isinstance(error, SyntaxError):
-        place = f"{error.filename}, line {error.lineno}"
-    else:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if "d2o/cli/plugins" not in frame.filename and frame.filename[0] != "<"]
-        file = own[0].filename if own else name
-        line = max((frame.lineno or 0 for frame in own if frame.filename == file), default=0)
-        place = f"{file}, line {line}"
+        file, line = error.filename, error.lineno
     what = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
-    return f"{OPTION} {name} fails at {place}: {type(error).__name__}: {what}."
+    return f"{OPTION} {name} fails at {file}, line {line}: {type(error).__name__}: {what}."

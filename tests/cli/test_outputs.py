@@ -10,7 +10,7 @@ from conftest import make_denoiser
 from d2o.cli.main import run
 
 COMMANDS = {  # the command, how the name of its output ends, and what may not begin
-    "pretrain --data DATA --out": ("", "d2o.cli.commands.pretrain:new_denoiser"),
+    "pretrain --data DATA --out": ("", "d2o.cli.commands.pretrain:pretrain"),
     "finetune --from MODEL --data DATA --out": ("", "d2o:load"),
     "sample MODEL --out": (".png", "d2o.cli.commands.sample:generate"),
     "sample MODEL --seeds 0 --out": ("", "d2o.cli.commands.sample:generate"),
@@ -18,7 +18,6 @@ COMMANDS = {  # the command, how the name of its output ends, and what may not b
     "export MODEL --to torch": (".pt2", "d2o.export:deepcopy"),
     "export MODEL --to web": ("", "d2o.export:deepcopy"),
     "demo --out": ("", "d2o.demo.story:open_images"),
-    "bench --out": (".json", "d2o.bench.measure:measure"),
     "analyze spectrum MODEL --out": ("", "d2o.analysis.spectrum:spectrum"),
     "analyze blocks MODEL --out": ("", "d2o.analysis.blocks:blocks"),
 }

@@ -38,15 +38,15 @@ def test_a_file_adds_to_the_tables_before_options_are_read(folder, capsys, line)
 
 
 def test_a_module_is_found_where_python_finds_it(folder, capsys, monkeypatch):
-    assert run("--import mine recipes mine".split()) == 2
+    assert run(["--import", "mine", "recipes", "mine"]) == 2
     assert "mine.py" in capsys.readouterr().err, "the file beside is the remedy"
     monkeypatch.syspath_prepend(folder)
-    assert run("--import mine recipes mine".split()) == 0
+    assert run(["--import", "mine", "recipes", "mine"]) == 0
 
 
 def test_every_option_is_taken_out():
-    words = "--import a.py sample x --import=b --out c".split()
-    assert split_imports(words) == (["a.py", "b"], "sample x --out c".split())
+    words = ["--import", "a.py", "sample", "x", "--import=b", "--out", "c"]
+    assert split_imports(words) == (["a.py", "b"], ["sample", "x", "--out", "c"])
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def run_command(arguments: list[str]) -> int:
     return 0
 
 
-def load_command(name: str):  # noqa: ANN201
+def load_command(name: str):
     """Import a command's module, quickly."""
     gc.disable()  # what is imported stays: looking for garbage in it would take a fifth of the time of a short command
     atexit.register(gc.freeze)  # and again at the end

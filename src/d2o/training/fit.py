@@ -31,7 +31,7 @@ from .freezing import Share
 from .loop import group
 from .recipe import Recipe, change, from_dict
 from .run import Evaluate, Habits, Moment, run
-from .speed import compile_student, emulation, fastest_precision, try_compiled
+from .speed import choose_precision, compile_network, warn_about_emulation
 
 TEACHER_STEPS = 18
 """Sampling steps of a diffusion model in grids and evaluations: EDM's, 35 calls of the network."""
@@ -145,15 +145,15 @@ def fit(
     networks: Make,
     watch: Watch,
     counted: Counted,
-    choose_precision: bool,
+    automatic: bool,
 ) -> Result:
     """Make the networks of a run and follow it to its end."""
     accelerator, title = group(), str(out)
     making.check_fit(start, images)
-    if choose_precision:
-        recipe = replace(recipe, precision=fastest_precision(start, out, accelerator.device))
+    if automatic:
+        recipe = replace(recipe, precision=choose_precision(start, out, accelerator.device))
         log.info("%s: trains in %s, which is the faster here or the run's own", title, recipe.precision)
-    elif slow := emulation(recipe.precision, accelerator.device):
+    elif slow := warn_about_emulation(recipe.precision, accelerator.device):
         log.info("%s: %s", title, slow)
     made = networks(recipe, start)
     share = making.share(made)
@@ -163,7 +163,7 @@ def fit(
     with memory_remedy(recipe, micro_batch):
         if habits.compile:
             made.student.to(accelerator.device)
-            if obstacle := compile_student(made) or try_compiled(made.student, micro_batch):
+            if obstacle := compile_network(made.student, micro_batch):
                 log.info("%s: %s", title, obstacle)
         if habits.evaluate_every is not None and accelerator.is_main_process:
             evaluate = make_evaluator(images, recipe, habits, counted)

@@ -1,6 +1,6 @@
 """The demo's report: one HTML file that needs nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ class Picture(NamedTuple):
 
 
 def draw_page(
-    pictures: Sequence[Picture], summary: dict[str, Any], evaluations: Sequence[Evaluation], logs: dict[str, Log]
+    pictures: Sequence[Picture], summary: dict[str, Any], evaluations: Sequence[Evaluation], logs: Mapping[str, Log]
 ) -> str:
     """Return the report; the student's picture is the last, `logs` are those of "teacher" and "student"."""
     kid, accuracy, rates, seconds = (summary[key] for key in ("kid", "class_accuracy", "images_per_second", "seconds"))
@@ -76,7 +76,7 @@ def draw_picture(picture: Picture, student: bool) -> str:
     return figure(source, picture.title, picture.text, kind="student" if student else "", pixelated=True)
 
 
-def draw_curves(logs: dict[str, Log], floor: float | None) -> Any:
+def draw_curves(logs: Mapping[str, Log], floor: float | None) -> Any:
     """Return losses and KID against images seen, as a figure of matplotlib."""
     from matplotlib.figure import Figure
 

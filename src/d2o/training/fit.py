@@ -192,9 +192,8 @@ def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None)
 def open_recipe(recipe: Recipe | str | Path, changes: Mapping[str, Any]) -> Recipe:
     """Return a recipe by object, name or file (.json, .yaml), with changes by dotted path; None changes nothing."""
     if not isinstance(recipe, Recipe):
-        recipe = (
-            read_recipe(Path(recipe)) if Path(recipe).suffix in (".json", ".yaml", ".yml") else recipes.named(recipe)
-        )
+        file = Path(recipe)
+        recipe = read_recipe(file) if file.suffix in (".json", ".yaml", ".yml") else recipes.named(str(recipe))
     for key, value in changes.items():
         if value is not None and (key, value) != ("precision", "auto"):
             recipe = change(recipe, key, value)

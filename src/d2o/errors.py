@@ -47,3 +47,9 @@ def name_file(path: Path) -> Iterator[None]:
         reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
         reason = reason if len(reason) <= LONGEST else reason[:LONGEST] + "..."
         raise UnsupportedCheckpointError(f"{path} cannot be used: {reason}.") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error is the system's or the GPU's refusal of more memory, without importing torch."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)

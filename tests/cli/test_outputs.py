@@ -10,7 +10,7 @@ from conftest import make_denoiser
 from d2o.cli.main import run
 
 COMMANDS = {  # the command, how the name of its output ends, and what may not begin
-    "pretrain --data DATA --out": ("", "d2o.cli.commands.pretrain:new_denoiser"),
+    "pretrain --data DATA --out": ("", "d2o.cli.commands.pretrain:pretrain"),
     "finetune --from MODEL --data DATA --out": ("", "d2o:load"),
     "sample MODEL --out": (".png", "d2o.cli.commands.sample:generate"),
     "sample MODEL --seeds 0 --out": ("", "d2o.cli.commands.sample:generate"),

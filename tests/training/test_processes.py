@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from conftest import make_denoiser
 from d2o.training import loop
-from d2o.training.processes import in_processes
 
 from .tiny import BATCH, plain_steps
 from .two_processes import two_iterations
@@ -71,15 +70,3 @@ class TestTwoProcesses:
             )
         moved = [alone[key] - alone["ema." + key.removeprefix("student.")] for key in floats if "student." in key]
         assert max(float(step.abs().max()) for step in moved) > 1e-3  # the steps were far larger than the tolerance
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked, which this system cannot")
-def test_forked_processes_are_one_group_though_their_parent_was_alone(tmp_path):
-    assert loop.group().num_processes == 1
-
-    def work():
-        accelerator = loop.group()
-        (tmp_path / str(accelerator.process_index)).write_text(str(accelerator.num_processes))
-
-    in_processes(2, work)
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"0": "2", "1": "2"}

@@ -1,12 +1,18 @@
 """The `d2o` command: a table of commands, each in a module of its own that is imported only when it is used."""
 
+import atexit
 import difflib
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import d2o
+from d2o.errors import is_out_of_memory
+
+from .plugins import import_plugin, split_imports
+from .progress import print_log
 
 COMMANDS = {
     "demo": "Train a one-step generator of digits in minutes and show it beside its teacher.",
@@ -15,36 +21,42 @@ COMMANDS = {
     "sample": "Make images from a model.",
     "evaluate": "Measure how far images or models are from each other.",
     "statistics": "Store the statistics of a data set, which evaluate takes for the images.",
-    "analyze": "See why it works: spectra, blocks, local minima, interventions.",
+    "analyze": "See why it works: spectra, blocks, local minima.",
     "inspect": "Say what a checkpoint is, without running it or reading its weights.",
     "convert": "Turn any checkpoint that d2o reads into one safetensors file.",
     "export": "Write a one-step generator for others: safetensors, diffusers, ONNX, torch, web page.",
     "estimate": "Say what a run would take here: images a second, hours, memory, disk.",
-    "bench": "Measure how fast this machine trains and samples, part by part.",
     "app": "Open a page to play with: an image in one call while a slider moves, beside its teacher.",
     "serve": "Make images for others over HTTP.",
-    "completion": "Print the completion of commands and options for bash, zsh or fish.",
     "recipes": "List the named recipes, or show one.",
 }
-
+GONE = {
+    "bench": "run python benchmarks/operations.py, steps.py or generation.py in d2o's folder",
+    "completion": "d2o --tyro-print-completion bash (or zsh, fish, tcsh) prints it",
+}
+"""Commands of earlier versions, and what took their place."""
+COMPLETION = "--tyro-print-completion"
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 
 
 def usage() -> str:
     """Return the text of `d2o --help`."""
     rows = "\n".join(f"  {name:<10} {sentence}" for name, sentence in COMMANDS.items())
-    return f"""usage: d2o COMMAND [OPTIONS]
+    return f"""usage: d2o [--import FILE_OR_MODULE] COMMAND [OPTIONS]
 
 From a pre-trained diffusion model to a one-step generator.
 
 commands:
 {rows}
 
+options of every command:
+  --import   A Python file or module of your own that adds networks, objectives, recipes; as often as wanted.
+
 examples:
   d2o demo
   d2o finetune --from teacher.safetensors --data images.zip --recipe d2o-f --out runs/one-step
 
-`d2o COMMAND --help` tells the options of a command; `d2o --version` the version.
+`d2o COMMAND --help` shows the options of a command; `d2o --version` the version.
 """
 
 
@@ -55,19 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage(), end="")
-        return 0
-    if arguments[0] == "--version":
-        print(f"d2o {d2o.__version__}")
-        return 0
-    name, *rest = arguments
-    if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, 1)
-        return complain(f"there is no command {name!r}: {f'did you mean {close[0]}?' if close else 'see d2o --help.'}")
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks Linux for huge pages, which training fills sooner
     try:
-        import_module(f"d2o.cli.commands.{name}").main(rest)
+        return run_command(arguments)
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return INTERRUPTED
@@ -75,20 +76,49 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (RuntimeError, MemoryError) as error:
-        if os.environ.get("D2O_TRACEBACK") or not memory_is_used_up(error):
+        if os.environ.get("D2O_TRACEBACK") or not is_out_of_memory(error):
             raise
-        return complain("the memory is used up: give fewer images at once, by --micro-batch or --batch.")
+        return complain("the memory does not suffice: give fewer images at once, by --micro-batch or --batch.")
     except (ValueError, OSError) as error:
         if os.environ.get("D2O_TRACEBACK"):
             raise
         return complain(str(error))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command and return its exit code; all that goes wrong is raised."""
+    imports, arguments = split_imports(arguments)
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0
+    if name == "--version":
+        print(f"d2o {d2o.__version__}")
+        return 0
+    if name not in COMMANDS and name != COMPLETION:
+        if name in GONE:
+            return complain(f"there is no command {name!r} any more: {GONE[name]}.")
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        return complain(f"there is no command {name!r}: {f'did you mean {close[0]}?' if close else 'see d2o --help.'}")
+    print_log()
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks Linux for huge pages, which training fills sooner
+    for plugin in imports:
+        import_plugin(plugin)
+    if name == COMPLETION:
+        import_module("d2o.cli.completion").print_completion(arguments)
+        return 0
+    load_command(name).main(rest)
     return 0
 
 
-def memory_is_used_up(error: BaseException) -> bool:
-    """Return whether an error is the system's or the GPU's refusal of more memory, without importing torch."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+def load_command(name: str):
+    """Import a command's module, quickly."""
+    gc.disable()  # what is imported stays: looking for garbage in it would take a fifth of the time of a short command
+    atexit.register(gc.freeze)  # and again at the end
+    try:
+        return import_module(f"d2o.cli.commands.{name}")
+    finally:
+        gc.enable()
 
 
 def complain(sentence: str) -> int:

@@ -1,25 +1,23 @@
-"""What several commands' options have in common: reading them, opening models and data, and settings of recipes."""
+"""What several commands have in common: options, models and data that they name, and what is printed."""
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
-import yaml
 
-from d2o.data.codec import attach
-from d2o.data.datasets import Images, open_images
-from d2o.diffusion.denoiser import Denoiser
-from d2o.training import recipes
-from d2o.training.recipe import Recipe, change, from_dict
+from .progress import quiet
+
+if TYPE_CHECKING:
+    from d2o.data.datasets import Images
+    from d2o.diffusion.denoiser import Denoiser
+    from d2o.training.recipe import Recipe
 
 T = TypeVar("T")
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 OWN_IMAGES = "--steps 18 gives its own images"
-"""What is said to those who ask a diffusion model for images in one step."""
+"""The remedy for those who ask a diffusion model for images in one step."""
 
 Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
 """A checkpoint's file or folder, a run directory, or an address, without the name of an option."""
@@ -29,13 +27,7 @@ Set = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 def parse(record: type[T], command: str, arguments: Sequence[str], description: str | None) -> T:
     """Read the options of a command into a record; exits with code 2 and a hint when they are wrong."""
-    return tyro.cli(
-        record,
-        prog=f"d2o {command}",
-        args=arguments,
-        description=description or "",
-        config=CONFIG,
-    )
+    return tyro.cli(record, prog=f"d2o {command}", args=arguments, description=description or "", config=CONFIG)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,54 +45,47 @@ class DataOptions:
     labels: Literal["auto", "none"] = "auto"
     """none: ignore the data's classes."""
 
-    def open(self) -> Images:
+    def open(self) -> "Images":
         """Return the images."""
+        from d2o.data.datasets import open_images
+
         return open_images(
             self.data, resolution=self.resolution, resize=self.resize, channels=self.channels, labels=self.labels
         )
 
 
-def with_codec(denoiser: Denoiser, folder: str | None) -> Denoiser:
-    """Return a denoiser with the autoencoder in a folder, or, without one, that which its own file names."""
+def with_codec(denoiser: "Denoiser", folder: str | None) -> "Denoiser":
+    """Return a denoiser with the autoencoder in a folder, or, without one, with that which its own file names."""
+    from d2o.data.codec import attach
+
     return denoiser if folder is None else attach(denoiser, folder)
 
 
-def recipe_from(name: str, changes: dict[str, Any], settings: Sequence[str]) -> Recipe:
+def recipe_from(name: str, changes: Mapping[str, Any], settings: Sequence[str]) -> "Recipe":
     """Return a recipe by name or file (.json, .yaml), with options that were given and KEY=VALUE settings on top."""
-    path = Path(name)
-    if path.suffix in (".json", ".yaml", ".yml"):
-        if not path.exists():
-            raise ValueError(f"There is no recipe file {path}.")
-        try:
-            values = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is neither JSON nor YAML: {str(error).splitlines()[0]}.") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} does not hold a recipe, a mapping of keys to values.")
-        recipe = from_dict(values.get("recipe", values))
-    else:
-        recipe = recipes.named(name)
-    for key, value in changes.items():
-        if value is not None:
-            recipe = change(recipe, key, value)
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting} is not of the form KEY=VALUE.")
-        try:
-            recipe_value = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"--set {setting}: the value is not YAML, such as 0.1, true or [1, 2].") from error
-        recipe = change(recipe, key.strip(), recipe_value)
+    from d2o.training.fit import open_recipe
+    from d2o.training.recipe import change
+
+    recipe = open_recipe(name, changes)
+    for key, value in map(read_setting, settings):
+        recipe = change(recipe, key, value)
     return recipe
+
+
+def read_setting(setting: str) -> tuple[str, Any]:
+    """Return key and value of KEY=VALUE; the value is YAML."""
+    import yaml
+
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise ValueError(f"--set {setting} is not of the form KEY=VALUE.")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"--set {setting}: the value is not YAML, such as 0.1, true or [1, 2].") from error
 
 
 def tell(record: Any, text: str, as_json: bool) -> None:
     """Print the outcome of a command: as text for people, or as JSON for machines."""
     if not quiet():
         print(json.dumps(record, indent=2) if as_json else text)
-
-
-def quiet() -> bool:
-    """Return whether this process should keep silent: only the first of many speaks."""
-    return os.environ.get("RANK", "0") != "0"

@@ -1,23 +1,20 @@
 """The demo's report: one HTML file that needs nothing else."""
 
-import base64
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
-from pathlib import Path
-from string import Template
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from d2o.data.files import grid
-from d2o.files import atomic
 from d2o.metrics.evaluation import Evaluation
 from d2o.metrics.report import report
+from d2o.pages import data_address, encode_figure, encode_image, figure, page
 
 COLUMNS = 10
 ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#666666"  # of Okabe and Ito's colour-blind-safe set
+Log = Sequence[dict[str, Any]]
+"""The lines of a run's metrics.jsonl."""
 
 
 class Picture(NamedTuple):
@@ -28,103 +25,83 @@ class Picture(NamedTuple):
     images: np.ndarray
 
 
-def write_page(
-    path: Path,
-    pictures: Sequence[Picture],
-    summary: dict[str, Any],
-    evaluations: Sequence[Evaluation],
-    curves: dict[str, list[dict[str, Any]]],
-) -> None:
-    """Write the report as one file without outside references."""
-    kid, rates = summary["kid"], summary["images_per_second"]
-    cards = [
-        (
-            f"{summary['speed_ratio']:.0f}x",
-            f"as fast: {rates['student']:,.0f} v {rates['teacher']:,.0f} images a second",
-        ),
-        (
-            f"{kid['student']:.3f}",
-            f"KID in one call; teacher in 35 calls {kid['teacher']:.3f}, in one {kid['untuned']:.3f}",
-        ),
-        (f"{summary['class_accuracy']['student']:.1%}", "of its images show the digit that was asked for"),
-        (f"{1 - summary['frozen_share']:.1%}", f"of {summary['parameters']:,} parameters moved"),
-    ]
-    page = Template(resources.files("d2o.demo").joinpath("page.html").read_text("utf-8"))
-    html = page.substitute(
-        calls=35,
-        data="1,797 real handwritten ones",
-        frozen=f"{summary['frozen_share']:.0%}",
-        cards="".join(f'<div class="card"><b>{big}</b><small>{escape(text)}</small></div>' for big, text in cards),
-        pictures="".join(figure(picture, last=picture is pictures[-1]) for picture in pictures),
-        table=escape(report(evaluations)),
-        accuracy_student=f"{summary['class_accuracy']['student']:.1%}",
-        accuracy_teacher=f"{summary['class_accuracy']['teacher']:.1%}",
-        share_min=f"{summary['class_share_min']:.1%}",
-        curves=learning_curves(curves, kid["floor"]),
-        moved=f"{summary['moved_parameters']:,}",
-        parameters=f"{summary['parameters']:,}",
-        seed=summary["seed"],
-        pretrain=f"{summary['seconds']['pretrain']:.0f}",
-        finetune=f"{summary['seconds']['finetune']:.0f}",
-        images=f"{summary['images']:,}",
+def draw_page(
+    pictures: Sequence[Picture], summary: dict[str, Any], evaluations: Sequence[Evaluation], logs: Mapping[str, Log]
+) -> str:
+    """Return the report; the student's picture is the last, `logs` are those of "teacher" and "student"."""
+    kid, accuracy, rates, seconds = (summary[key] for key in ("kid", "class_accuracy", "images_per_second", "seconds"))
+    frozen, parameters, moved = summary["frozen_share"], summary["parameters"], summary["moved_parameters"]
+    cards = {
+        f"{summary['speed_ratio']:.0f}x": f"as fast: {rates['student']:,.0f} v {rates['teacher']:,.0f} images a second",
+        f"{kid['student']:.3f}": f"KID in one call; teacher in 35: {kid['teacher']:.3f}, in one: {kid['untuned']:.3f}",
+        f"{accuracy['student']:.1%}": "of its images show the digit that was asked for",
+        f"{1 - frozen:.1%}": f"of {parameters:,} parameters were trained",
+    }
+    squares = "".join(f'<div class="card"><b>{n}</b><small>{escape(text)}</small></div>' for n, text in cards.items())
+    figures = "".join(draw_picture(picture, picture is pictures[-1]) for picture in pictures)
+    curves = data_address(encode_figure(draw_curves(logs, kid["floor"])))
+    return page(
+        "d2o: a one-step generator of digits",
+        f"""<h1>One call instead of 35</h1>
+<p>A small diffusion model learned to draw 8x8 digits from 1,797 real handwritten ones. Then a GAN loss alone, with
+{frozen:.0%} of its weights frozen, turned it into a generator that needs one network call an image (D2O-F,
+arXiv&nbsp;2506.09376).</p>
+<div class="cards">{squares}</div>
+<h2>Same seeds, side by side</h2>
+<p class="soft">Each column is one digit class. The teacher and the student start from the same noise in every cell.</p>
+<div class="figures">{figures}</div>
+<h2>Numbers</h2>
+<pre>{escape(report(evaluations))}</pre>
+<p>A nearest-neighbour classifier of the real digits reads the requested class in {accuracy["student"]:.1%} of the
+student's images and in {accuracy["teacher"]:.1%} of the teacher's; the rarest class makes up
+{summary["class_share_min"]:.1%} of the student's images (10&nbsp;% would be even).</p>
+<h2>Learning curves</h2>
+{figure(curves, "Learning curves of teacher and student")}
+<h2>What you are looking at</h2>
+<p>A <b>denoiser</b> predicts the clean image behind a noisy one. A <b>sampler</b> walks down a list of noise levels and
+calls the denoiser at each: that is the teacher, with 35 calls. A <b>one-step generator</b> is the same walk with a
+single interval. Without fine-tuning that shortcut gives the mean of all digits of a class, a blur. Training against
+the discriminator then changes {moved:,} of {parameters:,} parameters until one call is enough; convolutions stay as
+diffusion training left them.</p>
+<p class="soft">Seed {summary["seed"]}. Pre-training took {seconds["pretrain"]:.0f} s, fine-tuning
+{seconds["finetune"]:.0f} s, with evaluations on the way. N = {summary["images"]:,} images for each row. The
+discriminator uses EfficientNet-lite0, the distances EfficientNet-lite2: relatives that were trained on the same
+photographs, which flatters the student; so look at the pictures and at the classifier too.</p>""",
     )
-    with atomic(path) as temporary:
-        temporary.write_text(html)
 
 
-def figure(picture: Picture, last: bool) -> str:
+def draw_picture(picture: Picture, student: bool) -> str:
     """Return a grid with its caption as HTML."""
-    style = ' class="student"' if last else ""
-    source = png(grid(picture.images, COLUMNS))
-    caption = f"<b>{escape(picture.title)}</b><br><small>{escape(picture.text)}</small>"
-    return (
-        f'<figure{style}><img alt="{escape(picture.title)}" src="{source}"><figcaption>{caption}</figcaption></figure>'
-    )
+    source = data_address(encode_image(grid(picture.images, COLUMNS)))
+    return figure(source, picture.title, picture.text, kind="student" if student else "", pixelated=True)
 
 
-def png(pixels: np.ndarray) -> str:
-    """Return uint8 [H,W,C] as a data address."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
-    return address(buffer, "png")
-
-
-def address(buffer: io.BytesIO, kind: str) -> str:
-    """Return the bytes of a picture as a data address."""
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def learning_curves(logs: dict[str, list[dict[str, Any]]], floor: float | None) -> str:
-    """Draw losses and KID against images seen, and return the picture as a data address."""
+def draw_curves(logs: Mapping[str, Log], floor: float | None) -> Any:
+    """Return losses and KID against images seen, as a figure of matplotlib."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(10, 3.2), layout="constrained")
-    losses, game, quality = drawing.subplots(1, 3)
-    curve(losses, logs["teacher"], "student", BLUE, "denoising loss")
+    losses, gan, quality = drawing.subplots(1, 3)
+    plot_loss(losses, logs["teacher"], "student", BLUE, "denoising loss")
     losses.set(title="Pre-training", ylabel="weighted squared error", ylim=(0, None))
-    curve(game, logs["student"], "student", ORANGE, "student")
-    curve(game, logs["student"], "discriminator", GREY, "discriminator")
-    game.set(title="Fine-tuning", ylabel="GAN loss")
-    game.legend(frameon=False)
-    for name, color in (("teacher", BLUE), ("student", ORANGE)):
+    plot_loss(gan, logs["student"], "student", ORANGE, "student")
+    plot_loss(gan, logs["student"], "discriminator", GREY, "discriminator")
+    gan.set(title="Fine-tuning", ylabel="GAN loss")
+    gan.legend(frameon=False)
+    for name, color, label in (("teacher", BLUE, "teacher, 35 calls"), ("student", ORANGE, "student, 1 call")):
         points = [(row["images"] / 1000, row["evaluation"]["kid"]) for row in logs[name] if "evaluation" in row]
-        calls = {"teacher": "teacher, 35 calls", "student": "student, 1 call"}[name]
-        quality.plot(*zip(*points, strict=True), "o-", color=color, label=calls)
+        quality.plot(*zip(*points, strict=True), "o-", color=color, label=label)
     if floor is not None:
         quality.axhline(max(floor, 0), color=GREY, linestyle=":", label="real against real")
     quality.set(title="Quality", ylabel="KID (lite2 features)")
     quality.legend(frameon=False)
-    for axes in (losses, game, quality):
+    for axes in (losses, gan, quality):
         axes.set_xlabel("thousand images seen")
         axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=160)
-    return address(buffer, "png")
+    return drawing
 
 
-def curve(axes: Any, log: list[dict[str, Any]], name: str, color: str, label: str) -> None:
+def plot_loss(axes: Any, log: Log, name: str, color: str, label: str) -> None:
     """Plot one loss of a log against the images seen."""
     points = [(row["images"] / 1000, row["loss"][name]) for row in log if name in row.get("loss", {})]
     axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.2)

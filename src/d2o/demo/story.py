@@ -1,16 +1,16 @@
 """The demo from start to end: a diffusion model of handwritten digits becomes a one-step generator."""
 
 import json
+import logging
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from d2o.checkpoints import load, native
 from d2o.data.datasets import Images, open_images
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
@@ -20,153 +20,121 @@ from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Judge
 from d2o.metrics.sources import generated
 from d2o.training import recipes
-from d2o.training.freezing import Share
-from d2o.training.loop import group
-from d2o.training.networks import networks, new_denoiser, share
-from d2o.training.processes import in_processes, side_by_side
-from d2o.training.recipe import Recipe
-from d2o.training.run import Habits, Moment, judge_by, run
+from d2o.training.fit import TEACHER_STEPS, Watch, finetune, pretrain, print_progress
+from d2o.training.run import Habits
 
-from .page import Picture, write_page
+from .page import Picture, draw_page
 
-TEACHER_STEPS = 18
 CALLS = 2 * TEACHER_STEPS - 1
 IMAGES = 1_000
-"""Images of each generator that are measured."""
+"""Images of each generator that are evaluated at the end."""
 SHOWN = tuple(range(60))
 """Seeds of the pictures: six of each digit."""
-
-Watch = Callable[[Iterable[Moment], int, str], Any]
-Say = Callable[[str], Any]
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What the demo measured."""
-
-    evaluations: dict[str, Evaluation]
-    accuracy: dict[str, float]
-    class_share_min: float
-    images_per_second: dict[str, float]
-    seconds: dict[str, float]
-    share: Share
+THREADS = 2
+"""Networks of this size gain nothing from more."""
+log = logging.getLogger("d2o")
 
 
-def demo(
-    out: str | Path, seed: int, watch: Watch, say: Say, processes: int = 1, counted: Counted = unshown
-) -> dict[str, Any]:
-    """Run the demo in a directory (again: continue it) and return what report.json holds.
+def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted: Counted = unshown) -> dict[str, Any]:
+    """Run the demo in a directory (again: continue it) and return the content of its report.json."""
+    torch.set_num_threads(min(THREADS, torch.get_num_threads()))
+    began, out, digits = time.monotonic(), checked_folder(out), open_images("digits")
 
-    `watch` follows a training run to its end, `say` prints a line, `counted` follows a pass over images.
-    """
-    torch.set_num_threads(1)  # processes are forked from here, and a pool of threads would not survive that
-    began = time.monotonic()
-    out = checked_folder(out)
-    digits = open_images("digits")
-    pretrain = replace(recipes.RECIPES["digits-pretrain"], seed=seed)
-    finetune = replace(recipes.RECIPES["digits-d2o-f"], seed=seed)
+    log.info("1/3  Pre-training a diffusion model on %s real handwritten digits", f"{len(digits):,}")
+    name = "digits-pretrain"
+    pretrained = pretrain(digits, name, out=out / "teacher", habits=habits(name, 2), watch=watch, seed=seed)
+    teacher = pretrained.denoiser
 
-    say(f"1/3  Pre-training a diffusion model on {len(digits):,} real handwritten digits")
-    assert pretrain.backbone is not None
-    untrained = new_denoiser(pretrain.backbone, digits.shape, digits.num_classes, seed=seed)
-    pre = Training(out / "teacher", pretrain, untrained, digits, evaluations=2, steps=TEACHER_STEPS)
-    in_processes(processes, lambda: pre.run(watch))
-    teacher = load(out / "teacher")
-
-    say("2/3  Turning it into a one-step generator with a GAN loss, most of its weights frozen (D2O-F)")
-    fine = Training(out / "student", finetune, teacher, digits, evaluations=4, steps=1)
-    in_processes(processes, lambda: fine.run(watch))
-    student = load(out / "student")
-
-    say(f"3/3  Comparing {IMAGES:,} images of each")
-    findings = measure(digits, teacher, student, finetune, out, processes, counted)
-    findings.seconds["total"] = sum(findings.seconds.values())
-    summary = summarise(seed, findings)
-    curves = {name: read_log(out / name / "metrics.jsonl") for name in ("teacher", "student")}
-    write_page(
-        out / "report.html", pictures(digits, teacher, student), summary, list(findings.evaluations.values()), curves
+    log.info("2/3  Turning it into a one-step generator with a GAN loss, most of its weights frozen (D2O-F)")
+    name = "digits-d2o-f"
+    finetuned = finetune(
+        teacher, digits, name, out=out / "student", origin={}, habits=habits(name, 4), watch=watch, seed=seed
     )
+    student = finetuned.denoiser
+
+    log.info("3/3  Comparing %s images of each", f"{IMAGES:,}")
+    since = time.monotonic()
+    evaluations, images = evaluate_generators(digits, teacher, student, recipes.named(name).judged_by, counted)
+    seconds = {"pretrain": pretrained.seconds, "finetune": finetuned.seconds, "evaluate": time.monotonic() - since}
+    rates = {"teacher": measure_rate(teacher, TEACHER_STEPS, 250), "student": measure_rate(student, 1, IMAGES)}
+    share, kids = finetuned.share, {name: evaluation.distances.kid for name, evaluation in evaluations.items()}
+    floor = evaluations["student"].floor
+    both = {name: evaluations[name] for name in ("teacher", "student")}
+    summary = {
+        "seed": seed,
+        "images": IMAGES,
+        "features": evaluations["student"].space,
+        "kid": {**kids, "floor": floor.kid if floor else None},
+        "recall": {name: evaluation.distances.recall for name, evaluation in both.items()},
+        "precision": {name: evaluation.distances.precision for name, evaluation in both.items()},
+        "diversity": {name: evaluation.diversity.pixel_deviation_within for name, evaluation in both.items()},
+        **classify(digits, images),
+        "seconds": {name: round(value, 1) for name, value in {**seconds, "total": sum(seconds.values())}.items()},
+        "images_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        "speed_ratio": round(rates["student"] / rates["teacher"], 1),
+        "frozen_share": share.frozen / share.total,
+        "moved_parameters": share.total - share.frozen,
+        "parameters": share.total,
+    }
+    logs = {name: read_log(out / name / "metrics.jsonl") for name in ("teacher", "student")}
+    with atomic(out / "report.html") as temporary:
+        temporary.write_text(
+            draw_page(draw_pictures(digits, teacher, student), summary, list(evaluations.values()), logs)
+        )
     with atomic(out / "report.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    say(f"Done in {time.monotonic() - began:.0f} s. Look at {out / 'report.html'}")
+    log.info("Done in %.0f s. Look at %s", time.monotonic() - began, out / "report.html")
     return summary
 
 
-@dataclass(frozen=True)
-class Training:
-    """One of the demo's two runs."""
-
-    directory: Path
-    recipe: Recipe
-    start: Denoiser
-    images: Images
-    evaluations: int
-    steps: int
-
-    def run(self, watch: Watch) -> None:
-        """Train, or continue, to the end; every process of the group calls this."""
-        accelerator = group()
-        judge = None
-        if accelerator.is_main_process:
-            judge = judge_by(self.images, self.recipe, count=IMAGES // 4, steps=self.steps)
-        habits = Habits(
-            evaluate_every=self.recipe.duration // self.evaluations, sample_seeds=SHOWN, sample_steps=self.steps
-        )
-        made = networks(self.recipe, self.start)
-        moments = run(
-            self.directory, self.recipe, made, self.images, habits=habits, judge=judge, accelerator=accelerator
-        )
-        watch(moments, self.recipe.duration, self.directory.name)
+def habits(recipe: str, evaluations: int) -> Habits:
+    """Return how often one of the two runs is evaluated, and what it draws."""
+    every = recipes.named(recipe).duration // evaluations
+    return Habits(evaluate_every=every, evaluate_images=IMAGES // 4, sample_seeds=SHOWN)
 
 
-def measure(
-    digits: Images,
-    teacher: Denoiser,
-    student: Denoiser,
-    recipe: Recipe,
-    out: Path,
-    processes: int,
-    counted: Counted = unshown,
-) -> Findings:
-    """Measure the teacher in many calls, the same teacher in one, and the student in one, from the same seeds.
+def evaluate_generators(
+    digits: Images, teacher: Denoiser, student: Denoiser, judged_by: tuple[str, ...], counted: Counted
+) -> tuple[dict[str, Evaluation], dict[str, np.ndarray]]:
+    """Compare the teacher in many calls, in one, and the student in one with the digits; return their images, too.
 
-    `counted` follows the teacher in many calls: the others are done long before.
+    All start from the same seeds. `counted` follows the teacher in many calls: the others are done long before.
     """
-    began = time.monotonic()
-    judge = Judge(digits, images=IMAGES, judged_by=recipe.judged_by)
-    rows = {
-        "teacher": (f"teacher, {CALLS} calls", teacher, TEACHER_STEPS),
-        "untuned": ("teacher, 1 call", teacher, 1),
-        "student": ("D2O-F student, 1 call", student, 1),
-    }
-
-    def examine(row: str) -> tuple[Evaluation, np.ndarray]:
-        name, denoiser, steps = rows[row]
-        stream = generated(denoiser, judge.seeds, steps=steps, batch_size=250)
-        batches = counted(stream.batches, stream.count, name) if row == "teacher" else stream.batches
-        images = list(batches)
-        return judge(replace(stream, batches=iter(images)), name=name), np.concatenate(images)
-
-    found = dict(zip(rows, side_by_side(examine, list(rows), processes), strict=True))
-    asked = np.array([seed % digits.num_classes for seed in judge.seeds])
-    read = {name: reader(digits)(images) for name, (_, images) in found.items()}
-    shares = np.bincount(read["student"], minlength=digits.num_classes) / IMAGES
-    spent = {
-        "pretrain": native.read_header(out / "teacher" / "checkpoint.safetensors")["seconds"],
-        "finetune": native.read_header(out / "student" / "checkpoint.safetensors")["seconds"],
-        "evaluate": time.monotonic() - began,
-    }
-    return Findings(
-        evaluations={name: evaluation for name, (evaluation, _) in found.items()},
-        accuracy={name: float((read[name] == asked).mean()) for name in ("teacher", "student")},
-        class_share_min=float(shares.min()),
-        images_per_second={"teacher": rate(teacher, TEACHER_STEPS, 250), "student": rate(student, 1, IMAGES)},
-        seconds=spent,
-        share=share(networks(recipe, teacher)),
-    )
+    evaluator = Judge(digits, images=IMAGES, judged_by=judged_by)
+    evaluations, images = {}, {}
+    for key, name, denoiser, steps in (
+        ("teacher", f"teacher, {CALLS} calls", teacher, TEACHER_STEPS),
+        ("untuned", "teacher, 1 call", teacher, 1),
+        ("student", "D2O-F student, 1 call", student, 1),
+    ):
+        stream = generated(denoiser, evaluator.seeds, steps=steps, batch_size=250)
+        batches = list(counted(stream.batches, stream.count, name) if steps > 1 else stream.batches)
+        evaluations[key] = evaluator(replace(stream, batches=iter(batches)), name=name)
+        images[key] = np.concatenate(batches)
+    return evaluations, images
 
 
-def rate(denoiser: Denoiser, steps: int, count: int) -> float:
+def classify(digits: Images, images: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return how often a generator's image shows the digit asked for, and the share of the student's rarest digit."""
+    read, asked = make_classifier(digits), np.arange(IMAGES) % digits.num_classes
+    found = {name: read(images[name]) for name in ("teacher", "student")}
+    counts = np.bincount(found["student"], minlength=digits.num_classes)
+    accuracy = {name: float((classes == asked).mean()) for name, classes in found.items()}
+    return {"class_share_min": float(counts.min() / IMAGES), "class_accuracy": accuracy}
+
+
+def make_classifier(digits: Images) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a classifier of 8x8 digits, trained on the real ones: uint8 [N,8,8,1] -> classes [N]."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    def flatten(pixels: np.ndarray) -> np.ndarray:
+        return pixels.reshape(len(pixels), -1) / 255.0
+
+    classifier = KNeighborsClassifier(n_neighbors=3).fit(flatten(digits.pixels(range(len(digits)))), digits.labels)
+    return lambda pixels: classifier.predict(flatten(pixels))
+
+
+def measure_rate(denoiser: Denoiser, steps: int, count: int) -> float:
     """Return how many images a second a generator makes, after a first batch that is not counted."""
     batches = generate(denoiser, range(count + 50), steps=steps, batch_size=50)
     next(batches)
@@ -175,59 +143,21 @@ def rate(denoiser: Denoiser, steps: int, count: int) -> float:
     return made / (time.perf_counter() - began)
 
 
-def reader(digits: Images) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a classifier of 8x8 digits, trained on the real ones: uint8 [N,8,8,1] -> classes [N]."""
-    from sklearn.neighbors import KNeighborsClassifier
-
-    def flat(pixels: np.ndarray) -> np.ndarray:
-        return pixels.reshape(len(pixels), -1) / 255.0
-
-    classifier = KNeighborsClassifier(n_neighbors=3).fit(flat(digits.pixels(range(len(digits)))), digits.labels)
-    return lambda pixels: classifier.predict(flat(pixels))
-
-
-def summarise(seed: int, findings: Findings) -> dict[str, Any]:
-    """Return the numbers of report.json."""
-    by = findings.evaluations
-    floor = by["student"].floor
-    return {
-        "seed": seed,
-        "images": IMAGES,
-        "features": by["student"].space,
-        "kid": {
-            **{name: evaluation.distances.kid for name, evaluation in by.items()},
-            "floor": floor.kid if floor else None,
-        },
-        "recall": {name: by[name].distances.recall for name in ("teacher", "student")},
-        "precision": {name: by[name].distances.precision for name in ("teacher", "student")},
-        "diversity": {name: by[name].diversity.pixel_deviation_within for name in ("teacher", "student")},
-        "class_share_min": findings.class_share_min,
-        "class_accuracy": findings.accuracy,
-        "seconds": {name: round(value, 1) for name, value in findings.seconds.items()},
-        "images_per_second": {name: round(value, 1) for name, value in findings.images_per_second.items()},
-        "speed_ratio": round(findings.images_per_second["student"] / findings.images_per_second["teacher"], 1),
-        "frozen_share": findings.share.frozen / findings.share.total,
-        "moved_parameters": findings.share.total - findings.share.frozen,
-        "parameters": findings.share.total,
-    }
-
-
-def pictures(digits: Images, teacher: Denoiser, student: Denoiser) -> list[Picture]:
+def draw_pictures(digits: Images, teacher: Denoiser, student: Denoiser) -> list[Picture]:
     """Return the four pictures of the report, one column a digit, the generators' from the same seeds."""
     assert digits.labels is not None
     of_class = [np.flatnonzero(digits.labels == k) for k in range(digits.num_classes)]
     real = digits.pixels([of_class[seed % digits.num_classes][seed // digits.num_classes] for seed in SHOWN])
 
-    def made(denoiser: Denoiser, steps: int) -> np.ndarray:
+    def draw(denoiser: Denoiser, steps: int) -> np.ndarray:
         return to_uint8(torch.cat(list(generate(denoiser, SHOWN, steps=steps))))
 
+    many, one = draw(teacher, TEACHER_STEPS), draw(teacher, 1)
     return [
         Picture("Real digits", "from the training set", real),
-        Picture(
-            f"Teacher, {CALLS} calls", "the diffusion model as it was trained to be used", made(teacher, TEACHER_STEPS)
-        ),
-        Picture("Teacher, 1 call", "the same weights, un-tuned: one call gives a blur", made(teacher, 1)),
-        Picture("D2O-F student, 1 call", "fine-tuned with a GAN loss alone, same seeds", made(student, 1)),
+        Picture(f"Teacher, {CALLS} calls", "the diffusion model as it was trained to be used", many),
+        Picture("Teacher, 1 call", "the same weights without fine-tuning: one call gives a blur", one),
+        Picture("D2O-F student, 1 call", "fine-tuned with a GAN loss alone, same seeds", draw(student, 1)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""A run on disk: its directory holds the recipe, the log, sample grids and a checkpoint from which it continues.
+"""A run on disk: its directory contains the recipe, the log, sample grids and a checkpoint from which it continues.
 
 recipe.json              what was asked for; another run is refused in the same directory
 metrics.jsonl            one line a moment: losses, rates, evaluations
@@ -10,11 +10,13 @@ student.safetensors      at the end: the student itself
 """
 
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,21 @@ from d2o.data.datasets import Images
 from d2o.data.files import to_uint8, write_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
-from d2o.metrics.counting import Counted, unshown
-from d2o.metrics.evaluation import Evaluation, Judge
 from d2o.objectives.objective import Networks
 
 from .loop import Diverged, Progress, group, train
 from .recipe import Recipe
 from .run_directory import claim, forget_after
 
-FEATURES_ON_DISK = 8 << 30  # bytes that features of real images may take in the directory, beyond those in memory
+FEATURES_ON_DISK = 8 << 30
+"""Bytes that features of real images may take in the directory, beyond those in memory."""
 SAVE_SECONDS = 300
 """A checkpoint is written at least this often."""
+
+Evaluate = Callable[[Denoiser], dict[str, Any]]
+"""Compares a denoiser with the data: numbers for the log, `kid` among them."""
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors and numbers of the loop, as `Progress.state` returns them."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,23 +55,59 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Habits:
-    """What a run writes besides its result, and how often, in images; None: about ten times (log: two hundred)."""
+    """What a run does besides its result, and how often; none of it changes the result.
+
+    Periods are in images. By default the log has about 200 lines, there are ten checkpoints (and one every five
+    minutes) and ten sample grids, and nothing is evaluated. Grids and evaluations sample in `sample_steps` steps.
+    `track` sends the log to tensorboard, trackio or wandb, too; `compile` compiles the student's network first.
+    """
 
     log_every: int | None = None
     save_every: int | None = None
     sample_every: int | None = None
-    evaluate_every: int | None = None
     sample_seeds: tuple[int, ...] = tuple(range(64))
-    sample_steps: int = 1
+    sample_steps: int | None = None
+    evaluate_every: int | None = None
+    evaluate_images: int = 1000
+    evaluate_features: str = "lite2"
+    track: str | None = None
+    compile: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class Moment:
-    """What a caller sees after each iteration: the loop's progress, images a second, and the newest evaluation."""
+    """What a caller sees after each iteration; `logged` says whether the log has gained a line."""
 
     progress: Progress
     images_per_second: float
     evaluation: dict[str, Any] | None
+    logged: bool
+
+    def status(self, duration: int) -> str:
+        """Return in one line where the run stands."""
+        progress = self.progress
+        left = max(duration - progress.images, 0) / max(self.images_per_second, 1e-9)
+        losses = ", ".join(f"{name} {loss:.3f}" for name, loss in progress.losses.items() if name != "r1")
+        parts = [
+            f"{min(progress.images, duration):,} of {duration:,} images",
+            f"{self.images_per_second:,.0f}/s",
+            f"{timedelta(seconds=round(left))} left",
+            f"loss {losses}",
+        ]
+        if self.evaluation is not None:
+            parts.append(f"KID {self.evaluation['kid']:.3f}")
+        if progress.skipped:
+            parts.append(f"{progress.skipped} steps skipped (gradients not finite)")
+        return ", ".join(parts)
+
+
+@dataclass
+class History:
+    """What a checkpoint keeps of a run beside the state of its loop; `best` is the lowest KID."""
+
+    seconds: float = 0.0
+    best: float | None = None
+    evaluation: dict[str, Any] | None = None
 
 
 def run(
@@ -76,100 +118,76 @@ def run(
     *,
     origin: dict[str, Any] | None = None,
     habits: Habits | None = None,
-    judge: Callable[[Denoiser], dict[str, Any]] | None = None,
+    evaluate: Evaluate | None = None,
     accelerator: Accelerator | None = None,
 ) -> Iterator[Moment]:
     """Train in a directory, or continue what stands there; yield after every iteration.
 
-    `origin` says in JSON where weights and data came from and is compared when continuing; `judge` evaluates a
-    denoiser (its `kid` chooses best.safetensors). Raises Interrupted after Ctrl-C, ValueError for a directory that
-    holds another run or a running one, Diverged when the gradients are not finite.
+    `origin` says in JSON where weights and data came from and is compared when continuing; the lowest `kid` of
+    `evaluate` chooses best.safetensors. Raises Interrupted after Ctrl-C, ValueError for a directory that contains
+    another run or a running one, Diverged when the gradients are not finite.
     """
     accelerator = accelerator or group()
-    main = accelerator.is_main_process
-    habits = habits or Habits()
-    directory = Path(directory)
+    main, world = accelerator.is_main_process, accelerator.num_processes
+    habits, directory = habits or Habits(), Path(directory)
+    checkpoint, log = directory / "checkpoint.safetensors", directory / "metrics.jsonl"
     claimed = claim(directory, recipe, origin or {}, images) if main else nullcontext()
-    accelerator.wait_for_everyone()
-    checkpoint = directory / "checkpoint.safetensors"
-    resume, seconds, best, evaluation = None, 0.0, float("inf"), None
-    if checkpoint.exists():
-        tensors, spec = native.read(checkpoint)
-        resume, seconds, best, evaluation = (tensors, spec), spec["seconds"], spec["best"], spec["evaluation"]
-        best = float("inf") if best is None else best
-    start = resume[1]["images"] if resume else 0
-    if main:
-        forget_after(directory / "metrics.jsonl", start)
-    caches = () if networks.discriminator is None else networks.discriminator.caches
-    for cache in caches:
-        cache.use_disk(directory, FEATURES_ON_DISK // accelerator.num_processes // len(caches))
-    batches = images.batches(
-        recipe.batch_size,
-        seed=recipe.seed,
-        start=start,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-    )
-    every = {
-        "log": habits.log_every or max(recipe.duration // 200, 1),
-        "save": habits.save_every or max(recipe.duration // 10, 1),
-        "sample": habits.sample_every or max(recipe.duration // 10, 1),
-        "evaluate": habits.evaluate_every or recipe.duration,
-    }
-    began = saved = time.monotonic()
-    progress = None
-    losses: list[dict[str, float]] = []
+    with claimed, stoppable(accelerator) as asked_to_stop:
+        accelerator.wait_for_everyone()
+        resume, history = read_checkpoint(checkpoint)
+        start, seconds = (resume[1]["images"] if resume else 0), history.seconds
+        if main:
+            forget_after(log, start)
+        caches = () if networks.discriminator is None else networks.discriminator.caches
+        for cache in caches:
+            cache.use_disk(directory, FEATURES_ON_DISK // world // len(caches))
+        batches = images.batches(
+            recipe.batch_size, seed=recipe.seed, start=start, rank=accelerator.process_index, world=world
+        )
+        began = saved = time.monotonic()
+        progress, losses = None, []
 
-    def save() -> None:
-        if not main or progress is None or progress.failing:  # the last good checkpoint stays
-            return
-        tensors, numbers = progress.state()
-        spec = {
-            **native.describe(progress.ema),
-            "content": "run",
-            **numbers,
-            "seconds": seconds + time.monotonic() - began,
-            "best": None if best == float("inf") else best,
-            "evaluation": evaluation,
-        }
-        native.write(checkpoint, {k: v.detach().contiguous().cpu() for k, v in tensors.items()}, spec)
+        def due(every: int | None, times: int) -> bool:  # a multiple of `every` images was reached, or the end
+            assert progress is not None
+            every = every or max(recipe.duration // times, 1)
+            before = progress.images - recipe.batch_size
+            return before // every < progress.images // every or progress.images >= recipe.duration
 
-    def due(what: str) -> bool:
-        assert progress is not None
-        before, after = progress.images - recipe.batch_size, progress.images
-        return before // every[what] < after // every[what] or after >= recipe.duration
+        def save() -> None:
+            if main and progress is not None and not progress.failing:  # the last good checkpoint stays
+                write_checkpoint(checkpoint, progress, history)
 
-    with claimed, stoppable(accelerator) as stop_asked:
         try:
             for progress in train(recipe, networks, batches, resume=resume, accelerator=accelerator):
                 losses.append(progress.losses)
-                elapsed = seconds + time.monotonic() - began
+                history.seconds = seconds + time.monotonic() - began
                 line: dict[str, Any] = {}
-                if due("log"):
+                if due(habits.log_every, 200):
                     line = {
                         "images": progress.images,
                         "iteration": progress.iteration,
-                        "seconds": round(elapsed, 2),
+                        "seconds": round(history.seconds, 2),
                         "loss": mean(losses),
                         "learning_rate": progress.learning_rate,
                         "skipped": progress.skipped,
                     }
-                    losses = []
-                if main and judge is not None and due("evaluate"):
-                    evaluation = {"images": progress.images, **judge(progress.ema)}
-                    line = {"images": progress.images, **line, "evaluation": evaluation}
-                    if evaluation["kid"] < best:
-                        best = evaluation["kid"]
+                    losses.clear()
+                if main and evaluate is not None and due(habits.evaluate_every, 1):
+                    history.evaluation = {"images": progress.images, **evaluate(progress.ema)}
+                    line = {"images": progress.images, **line, "evaluation": history.evaluation}
+                    kid = history.evaluation["kid"]
+                    if history.best is None or kid < history.best:
+                        history.best = kid
                         native.save(directory / "best.safetensors", progress.ema)
                 if main and line:
-                    with (directory / "metrics.jsonl").open("a") as file:
+                    with log.open("a") as file:
                         file.write(json.dumps(line) + "\n")
-                if main and due("sample"):
+                if main and due(habits.sample_every, 10):
                     draw_samples(directory, progress, habits)
                 rate = (progress.images - start) / max(time.monotonic() - began, 1e-9)
-                yield Moment(progress, rate, evaluation)
-                stopping = stop_asked()
-                if stopping or due("save") or time.monotonic() - saved > SAVE_SECONDS:
+                yield Moment(progress, rate, history.evaluation, logged=bool(line))
+                stopping = asked_to_stop()
+                if stopping or due(habits.save_every, 10) or time.monotonic() - saved > SAVE_SECONDS:
                     save()
                     saved = time.monotonic()
                 if stopping:
@@ -181,42 +199,41 @@ def run(
         except (ValueError, OSError):  # the data: the networks stand as they stood after the last iteration
             save()
             raise
-    if main and progress is not None:
-        native.save(directory / "student.safetensors", networks.student)
-        native.save(directory / "ema.safetensors", networks.ema)
-    elif main and not (directory / "ema.safetensors").exists() and resume is not None:
-        finish(directory, networks, resume[0])
+        if main and progress is not None:
+            write_results(directory, networks)
+        elif main and resume is not None:
+            logging.getLogger("d2o").info("%s is already finished.", directory)
+            if not (directory / "ema.safetensors").exists():  # it was killed between its last checkpoint and its end
+                restore_results(networks, resume[0])
+                write_results(directory, networks)
     accelerator.wait_for_everyone()
 
 
-def judge_by(
-    images: Images,
-    recipe: Recipe,
-    features: str = "lite2",
-    count: int = 1000,
-    steps: int = 1,
-    counted: Counted = unshown,
-) -> Callable[[Denoiser], dict[str, Any]]:
-    """Return a judge of denoisers for `run`: it compares `count` of their images with as many real ones."""
-    judge = Judge(
-        images, features=features, images=min(count, len(images)), judged_by=recipe.judged_by, counted=counted
-    )
-    return lambda denoiser: summary(judge(denoiser, steps=steps))
+def read_checkpoint(file: Path) -> tuple[State | None, History]:
+    """Return the state of the loop in a run's checkpoint, None without one, and the run's history."""
+    if not file.exists():
+        return None, History()
+    tensors, spec = native.read(file)
+    return (tensors, spec), History(spec["seconds"], spec["best"], spec["evaluation"])
 
 
-def summary(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the numbers of an evaluation that a log line holds."""
-    distances, diversity = evaluation.distances, evaluation.diversity
-    return {
-        "features": evaluation.space,
-        "images_compared": distances.images,
-        "kid": distances.kid,
-        "frechet": distances.frechet,
-        "precision": distances.precision,
-        "recall": distances.recall,
-        "pixel_deviation": diversity.pixel_deviation,
-        "pixel_deviation_within": diversity.pixel_deviation_within,
-    }
+def write_checkpoint(file: Path, progress: Progress, history: History) -> None:
+    """Replace a run's checkpoint; a reader finds the old one or the new one, whole."""
+    tensors, numbers = progress.state()
+    spec = {**native.describe(progress.ema), "content": "run", **numbers, **asdict(history)}
+    native.write(file, {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, spec)
+
+
+def write_results(directory: Path, networks: Networks) -> None:
+    """Write the student and its average."""
+    native.save(directory / "student.safetensors", networks.student)
+    native.save(directory / "ema.safetensors", networks.ema)
+
+
+def restore_results(networks: Networks, tensors: dict[str, Tensor]) -> None:
+    """Put a finished run's weights back from its checkpoint."""
+    for name, network in (("student.", networks.student), ("ema.", networks.ema)):
+        network.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
 
 
 def mean(losses: list[dict[str, float]]) -> dict[str, float]:
@@ -229,18 +246,9 @@ def mean(losses: list[dict[str, float]]) -> dict[str, float]:
 
 def draw_samples(directory: Path, progress: Progress, habits: Habits) -> None:
     """Write a grid of the averaged student's images, from the same seeds every time."""
-    batches = list(generate(progress.ema, habits.sample_seeds, steps=habits.sample_steps))
+    batches = list(generate(progress.ema, habits.sample_seeds, steps=habits.sample_steps or 1))
     (directory / "samples").mkdir(exist_ok=True)
-    pixels = to_uint8(torch.cat(batches))
-    write_images(directory / "samples" / f"{progress.images:08d}.png", [pixels])
-
-
-def finish(directory: Path, networks: Networks, tensors: dict[str, Tensor]) -> None:
-    """Write the results of a run that was killed between its last checkpoint and its end."""
-    for name, network in (("student", networks.student), ("ema", networks.ema)):
-        state = {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
-        network.load_state_dict(state)
-        native.save(directory / f"{name}.safetensors", network)
+    write_images(directory / "samples" / f"{progress.images:08d}.png", [to_uint8(torch.cat(batches))])
 
 
 @contextmanager

@@ -5,7 +5,6 @@ examples:
   d2o demo --seed 1 --out runs/demo-1
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,8 +20,8 @@ class Demo:
     """Directory of the two runs and of report.html."""
     seed: int = 0
     """Seed of everything random."""
-    processes: int = min(2, os.cpu_count() or 1)
-    """Training processes: two of one thread are faster than one of two."""
+    processes: int | None = None
+    """Has no effect any more: one process with two threads is as fast."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -30,9 +29,11 @@ class Demo:
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o demo`."""
     options = parse(Demo, "demo", arguments, __doc__)
+    if options.processes is not None:
+        say("--processes has no effect any more: one process with two threads is as fast.")
     from d2o.demo.story import demo
 
-    summary = demo(options.out, options.seed, watch, say, options.processes, counted)
+    summary = demo(options.out, options.seed, watch, counted)
     kid = summary["kid"]
     sentence = (
         f"KID: teacher in 35 calls {kid['teacher']:.3f}, teacher in one call {kid['untuned']:.3f}, "

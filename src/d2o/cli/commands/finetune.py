@@ -13,9 +13,10 @@ from typing import Annotated
 import tyro
 
 import d2o
-from d2o.cli.options import DataOptions, parse, recipe_from, with_codec
-from d2o.cli.progress import say
-from d2o.cli.training import RunOptions, follow
+from d2o.cli.options import DataOptions, parse, with_codec
+from d2o.cli.progress import counted, say, watch
+from d2o.cli.training import RunOptions, show_result
+from d2o.training.fit import finetune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +26,30 @@ class Finetune(DataOptions, RunOptions):
     from_: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL")]
     """The pre-trained model: a checkpoint or a run directory."""
     base: str | None = None
-    """The model that it was fine-tuned from, where the file holds only what moved since."""
+    """The model that it was fine-tuned from, where the file contains only the weights that fine-tuning changed."""
     recipe: str = "d2o-f"
     """A name (see `d2o recipes`) or a .json or .yaml file."""
     codec: str | None = None
-    """Folder of the autoencoder (AutoencoderKL) of a latent model, through which its images are judged in pixels."""
+    """Folder of the autoencoder (AutoencoderKL) of a latent model, through which its images are evaluated in pixels."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o finetune`."""
     options = parse(Finetune, "finetune", arguments, __doc__)
-    recipe = recipe_from(options.recipe, options.changes(), options.set)
+    recipe = options.open_recipe(options.recipe)
     options.check_out()
     images = options.open()
     teacher = with_codec(d2o.load(options.from_, base=options.base), options.codec)
-    follow(options, recipe, teacher, images, {"from": options.from_}, title=options.recipe, steps=1)
+    result = finetune(
+        teacher,
+        images,
+        recipe,
+        out=options.out,
+        origin={"from": options.from_},
+        habits=options.habits(),
+        watch=watch,
+        counted=counted,
+        precision=options.precision,
+    )
+    show_result(result, options.json)
     say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

@@ -42,12 +42,14 @@ class Sample:
     """Noise levels between 80 and 0, instead of Karras's or the model's own: --sampler renoise --middle-sigmas 0.8."""
     churn: float | None = None
     """Amount of fresh noise for the stochastic variant."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance, for models with classes: two calls a step unless it is 1."""
     batch: int = 64
     """Images at once; it does not change them."""
     codec: str | None = None
     """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
     base: str | None = None
-    """The model that it was fine-tuned from, where the file holds only what moved since."""
+    """The model that it was fine-tuned from, where the file contains only the weights that fine-tuning changed."""
     device: str = "cpu"
     """cpu, cuda, mps."""
     json: bool = False
@@ -63,22 +65,22 @@ def main(arguments: Sequence[str]) -> None:
     check_pixels(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)
     labels = None if classes is None else classes.tolist()
-    if options.steps == 1 and not options.middle_sigmas and (told := warn_about_one_step(denoiser, OWN_IMAGES)):
-        say(told)
-    churn = None if options.churn is None else Churn(options.churn)
+    if options.steps == 1 and not options.middle_sigmas and (warning := warn_about_one_step(denoiser, OWN_IMAGES)):
+        say(warning)
     batches = generate(
         denoiser,
         seeds,
         steps=options.steps,
         label=labels,
         sampler=options.sampler,
-        churn=churn,
+        churn=None if options.churn is None else Churn(options.churn),
         middle_sigmas=options.middle_sigmas,
+        guidance=options.guidance,
         batch_size=options.batch,
     )
     began = time.monotonic()
-    levels = counted((to_uint8(images) for images in batches), len(seeds), options.out)
-    write_images(options.out, levels, seeds, labels)
+    pixels = counted((to_uint8(images) for images in batches), len(seeds), options.out)
+    write_images(options.out, pixels, seeds, labels)
     seconds = time.monotonic() - began
     if options.json:
         record = {"path": options.out, "images": len(seeds), "seconds": round(seconds, 3), "steps": options.steps}

@@ -1,0 +1,261 @@
+"""A training run from start to end, the same for the command line, scripts and notebooks: `finetune` and `pretrain`."""
+
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from d2o import checkpoints
+from d2o.checkpoints import native
+from d2o.checkpoints.delta import weights_sha256
+from d2o.data.datasets import Images, open_images
+from d2o.diffusion.denoiser import Denoiser
+from d2o.errors import is_out_of_memory
+from d2o.files import checked_folder
+from d2o.metrics.counting import Counted, unshown
+from d2o.metrics.evaluation import Evaluation, Judge
+from d2o.objectives.denoising import Denoising
+from d2o.objectives.objective import Networks
+from d2o.records import nearest
+
+from . import networks as making
+from . import recipes, tracking
+from .freezing import Share
+from .loop import group
+from .recipe import Recipe, change, from_dict
+from .run import Evaluate, Habits, Moment, run
+from .speed import choose_precision, compile_network, warn_about_emulation
+
+TEACHER_STEPS = 18
+"""Sampling steps of a diffusion model in grids and evaluations: EDM's, 35 calls of the network."""
+LOG_SECONDS = 10
+log = logging.getLogger("d2o")
+
+Make = Callable[[Recipe, Denoiser], Networks]
+"""Makes the networks of a run from its recipe and the model that it starts from."""
+Watch = Callable[[Iterable[Moment], int, str], Any]
+"""Follows a run to its end: its moments, the images that it will have seen by then, and its title."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has come to: the averaged student, its frozen share, images seen, seconds, newest evaluation."""
+
+    directory: Path
+    denoiser: Denoiser
+    images: int
+    share: Share
+    seconds: float
+    evaluation: dict[str, Any] | None
+
+
+def print_progress(moments: Iterable[Moment], duration: int, title: str) -> None:
+    """Follow a run to its end, and print a line every ten seconds."""
+    printed = time.monotonic()
+    for moment in moments:
+        if time.monotonic() - printed > LOG_SECONDS or moment.progress.images >= duration:
+            print(f"{title}: {moment.status(duration)}", file=sys.stderr, flush=True)
+            printed = time.monotonic()
+
+
+def finetune(
+    teacher: Denoiser | str | Path,
+    data: Images | str | Path,
+    recipe: Recipe | str | Path = "d2o-f",
+    *,
+    out: str | Path,
+    origin: Mapping[str, Any] | None = None,
+    habits: Habits | None = None,
+    networks: Make = making.networks,
+    watch: Watch = print_progress,
+    counted: Counted = unshown,
+    **changes: Any,
+) -> Result:
+    """Train a model by a recipe in the directory `out`, or continue there, to the end.
+
+    Teacher, data and recipe are objects, paths or names; `changes` are fields of the recipe, such as `duration=20_000`,
+    and `precision="auto"` takes the one that trains faster here. `origin` tells in JSON what the run was made from, and
+    is compared when it continues: by default the teacher's path, or the hash of its weights. `networks` may put a
+    discriminator of one's own into the run; `watch` shows how training goes, and `counted` how evaluations do.
+
+    Every process of a group (torchrun) calls this. Raises ValueError for what cannot work, before anything is written,
+    and where memory does not suffice; Interrupted and Diverged as `run` does.
+    """
+    chosen, images = open_recipe(recipe, changes), open_data(data, out, habits)
+    if isinstance(teacher, Denoiser):
+        found = {"teacher_sha256": weights_sha256(teacher)} if origin is None else origin
+    else:
+        found = {"from": str(teacher)} if origin is None else origin
+        teacher = checkpoints.load(teacher)
+    automatic = changes.get("precision") == "auto"
+    return fit(teacher, images, chosen, out, found, habits or Habits(), networks, watch, counted, automatic)
+
+
+def pretrain(
+    data: Images | str | Path,
+    recipe: Recipe | str | Path = "pretrain",
+    *,
+    out: str | Path,
+    habits: Habits | None = None,
+    networks: Make = making.networks,
+    watch: Watch = print_progress,
+    counted: Counted = unshown,
+    **changes: Any,
+) -> Result:
+    """Train a diffusion model on images, as `finetune` does, from random weights.
+
+    Its network is the recipe's `backbone`, which is also a name such as "small", or small. Raises ValueError for a
+    recipe that starts from a model.
+    """
+    if isinstance(name := changes.get("backbone"), str):
+        changes["backbone"] = backbone_named(name)
+    chosen = open_recipe(recipe, changes)
+    if chosen.pretrained or "teacher" in chosen.needs:
+        raise ValueError(
+            "This recipe starts from a model, and pretraining has none: use d2o finetune --from MODEL, or --recipe "
+            "scratch for a GAN from random weights."
+        )
+    images, habits = open_data(data, out, habits), habits or Habits()
+    start = making.new_denoiser(
+        chosen.backbone or recipes.BACKBONES["small"],
+        images.shape,
+        images.num_classes,
+        augmentation=any(isinstance(row, Denoising) and row.augmentation for row in chosen.objectives),
+        seed=chosen.seed,
+    )
+    habits = replace(habits, sample_steps=habits.sample_steps or TEACHER_STEPS)
+    automatic = changes.get("precision") == "auto"
+    return fit(start, images, chosen, out, {}, habits, networks, watch, counted, automatic)
+
+
+def fit(
+    start: Denoiser,
+    images: Images,
+    recipe: Recipe,
+    out: str | Path,
+    origin: Mapping[str, Any],
+    habits: Habits,
+    networks: Make,
+    watch: Watch,
+    counted: Counted,
+    automatic: bool,
+) -> Result:
+    """Make the networks of a run and follow it to its end."""
+    accelerator, title = group(), str(out)
+    making.check_fit(start, images)
+    if automatic:
+        recipe = replace(recipe, precision=choose_precision(start, out, accelerator.device))
+        log.info("%s: trains in %s, which is the faster here or the run's own", title, recipe.precision)
+    elif slow := warn_about_emulation(recipe.precision, accelerator.device):
+        log.info("%s: %s", title, slow)
+    made = networks(recipe, start)
+    share = making.share(made)
+    log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
+    micro_batch = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size // accelerator.num_processes)
+    evaluate = None
+    with memory_remedy(recipe, micro_batch):
+        if habits.compile:
+            made.student.to(accelerator.device)
+            if obstacle := compile_network(made.student, micro_batch):
+                log.info("%s: %s", title, obstacle)
+        if habits.evaluate_every is not None and accelerator.is_main_process:
+            evaluate = make_evaluator(images, recipe, habits, counted)
+        moments = run(
+            out, recipe, made, images, origin=dict(origin), habits=habits, evaluate=evaluate, accelerator=accelerator
+        )
+        if not accelerator.is_main_process:
+            deque(moments, maxlen=0)
+        elif habits.track is None:
+            watch(moments, recipe.duration, title)
+        else:
+            watch(tracking.track(moments, Path(out), habits.track), recipe.duration, title)
+    last = native.header(Path(out) / "checkpoint.safetensors")
+    return Result(Path(out), checkpoints.load(out), recipe.duration, share, last["seconds"], last["evaluation"])
+
+
+def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None) -> Images:
+    """Return the images, after a trial whether the run can write its directory and send its log."""
+    if habits is not None and habits.track is not None:
+        tracking.check_service(habits.track)
+    if group().is_main_process:
+        checked_folder(out)
+    return data if isinstance(data, Images) else open_images(data)
+
+
+def open_recipe(recipe: Recipe | str | Path, changes: Mapping[str, Any]) -> Recipe:
+    """Return a recipe by object, name or file (.json, .yaml), with changes by dotted path; None changes nothing."""
+    if not isinstance(recipe, Recipe):
+        file = Path(recipe)
+        recipe = read_recipe(file) if file.suffix in (".json", ".yaml", ".yml") else recipes.named(str(recipe))
+    for key, value in changes.items():
+        if value is not None and (key, value) != ("precision", "auto"):
+            recipe = change(recipe, key, value)
+    return recipe
+
+
+def read_recipe(file: Path) -> Recipe:
+    """Return the recipe in a .json or .yaml file, or in a run's recipe.json."""
+    if not file.exists():
+        raise ValueError(f"There is no recipe file {file}.")
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is neither JSON nor YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} does not contain a recipe, a mapping of keys to values.")
+    return from_dict(values.get("recipe", values))
+
+
+def backbone_named(name: str) -> dict[str, Any]:
+    """Return the network of a name, for models that start from random weights."""
+    if name not in recipes.BACKBONES:
+        raise ValueError(f"There is no backbone {name!r}: {nearest(name, recipes.BACKBONES)}")
+    return recipes.BACKBONES[name]
+
+
+def make_evaluator(images: Images, recipe: Recipe, habits: Habits, counted: Counted = unshown) -> Evaluate:
+    """Return what compares images of a denoiser with as many real ones."""
+    evaluator = Judge(
+        images,
+        features=habits.evaluate_features,
+        images=min(habits.evaluate_images, len(images)),
+        judged_by=recipe.judged_by,
+        counted=counted,
+    )
+    return lambda denoiser: summarise(evaluator(denoiser, steps=habits.sample_steps or 1))
+
+
+def summarise(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the numbers of an evaluation that a line of the log contains."""
+    distances, diversity = evaluation.distances, evaluation.diversity
+    return {
+        "features": evaluation.space,
+        "images_compared": distances.images,
+        "kid": distances.kid,
+        "frechet": distances.frechet,
+        "precision": distances.precision,
+        "recall": distances.recall,
+        "pixel_deviation": diversity.pixel_deviation,
+        "pixel_deviation_within": diversity.pixel_deviation_within,
+    }
+
+
+@contextmanager
+def memory_remedy(recipe: Recipe, micro_batch: int) -> Iterator[None]:
+    """Turn the system's refusal of more memory into a ValueError that names a smaller micro-batch."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"The memory does not suffice for {micro_batch} images at once: try --micro-batch "
+            f"{max(micro_batch // 2, 1)}; the batch stays {recipe.batch_size}, its gradients are accumulated."
+        ) from error

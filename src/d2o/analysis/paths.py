@@ -20,7 +20,7 @@ FEWEST_STEPS = 4
 
 
 class Path(NamedTuple):
-    """A batch on its way down the noise levels: its labels [N] or None, and pairs (sigma, x [N,C,H,W])."""
+    """A batch at falling noise levels: its labels [N] or None, and pairs (sigma, x [N,C,H,W])."""
 
     label: Tensor | None
     points: Iterator[tuple[float, Tensor]]
@@ -29,21 +29,21 @@ class Path(NamedTuple):
 def levels(denoiser: Denoiser, steps: int) -> tuple[float, ...]:
     """Return the noise levels [steps] at which a sampler of so many steps calls the denoiser."""
     if steps < FEWEST_STEPS:
-        raise ValueError(f"A progression needs at least {FEWEST_STEPS} steps, not {steps}.")
+        raise ValueError(f"A progression needs at least {FEWEST_STEPS} --steps, not {steps}.")
     return karras_sigmas(steps, sigma_max=denoiser.sigma_max)[:-1]
 
 
-def checked(seeds: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
+def split(seeds: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
     """Yield the seeds in batches; fewer than two have no spread, which is a ValueError."""
     if len(seeds) < 2:
-        raise ValueError(f"A spread over seeds needs at least 2 of them, not {len(seeds)}.")
+        raise ValueError(f"A spread over --seeds needs at least 2 of them, not {len(seeds)}.")
     if batch_size < 1:
-        raise ValueError(f"A batch holds at least one image, not {batch_size}.")
+        raise ValueError(f"A --batch holds at least one image, not {batch_size}.")
     return (seeds[first : first + batch_size] for first in range(0, len(seeds), batch_size))
 
 
 @torch.no_grad()
-def sampled(
+def sampling_paths(
     denoiser: Denoiser,
     seeds: Sequence[int],
     steps: int = 18,
@@ -58,18 +58,18 @@ def sampled(
     """
     if sampler not in STEPS:
         raise ValueError(f"Unknown sampler {sampler!r}; there are {', '.join(STEPS)}.")
-    sigmas = (*levels(denoiser, steps), 0.0)
-    place = device(denoiser)
-    for part in counted(checked(seeds, batch_size), len(seeds), "from noise to images"):
-        noise = noise_for(part, denoiser.image_shape, place)
-        label = labels_for(part, denoiser.num_classes)
-        label = None if label is None else label.to(place)
-        walk = trajectory(lambda x, sigma, c=label: ask(denoiser, x, sigma, c, who), noise, sigmas, STEPS[sampler])
-        yield Path(label, zip(sigmas[:-1], walk, strict=False))
+    sigmas, device = (*levels(denoiser, steps), 0.0), device_of(denoiser)
+    for part in counted(split(seeds, batch_size), len(seeds), "from noise to images"):
+        noise, label = noise_for(part, denoiser.image_shape, device), labels_for(part, denoiser.num_classes)
+        label = None if label is None else label.to(device)
+        points = trajectory(
+            lambda x, sigma, c=label: predict(denoiser, x, sigma, c, who), noise, sigmas, STEPS[sampler]
+        )
+        yield Path(label, zip(sigmas[:-1], points, strict=False))
 
 
 @torch.no_grad()
-def noised(
+def noising_paths(
     denoiser: Denoiser,
     images: Images,
     seeds: Sequence[int],
@@ -83,27 +83,19 @@ def noised(
     """
     check_fit(denoiser, images)
     seeds = seeds[: len(images)]
-    sigmas, place = levels(denoiser, steps), device(denoiser)
+    sigmas, device = levels(denoiser, steps), device_of(denoiser)
     stream = images.batches(batch_size)
-    parts = counted(checked(seeds, batch_size), len(seeds), "real images")
-    for part, batch in zip(parts, stream, strict=False):
-        x0 = denoiser.encode(batch.x0[: len(part)].to(place))
-        label = batch.label[: len(part)].to(place) if batch.label is not None and denoiser.num_classes else None
-        noise = noise_for(part, denoiser.image_shape, place)
+    for part, batch in zip(counted(split(seeds, batch_size), len(seeds), "real images"), stream, strict=False):
+        x0 = denoiser.encode(batch.x0[: len(part)].to(device))
+        label = batch.label[: len(part)].to(device) if batch.label is not None and denoiser.num_classes else None
+        noise = noise_for(part, denoiser.image_shape, device)
         yield Path(label, ((sigma, x0 + sigma * noise) for sigma in sigmas)), x0
 
 
 @torch.no_grad()
-def outputs(denoiser: Denoiser, path: Path, who: str = "teacher") -> Iterator[Tensor]:
-    """Yield the denoiser's outputs O_t [N,C,H,W] along a path."""
-    for sigma, x in path.points:
-        yield ask(denoiser, x, sigma, path.label, who)
-
-
-@torch.no_grad()
-def ask(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, who: str) -> Tensor:
-    """Return what a denoiser answers in evaluation mode; NaN or infinity is a ValueError that names who gave it."""
-    with evaluating(denoiser):
+def predict(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, who: str) -> Tensor:
+    """Return D(x, sigma, label) in evaluation mode; NaN or infinity is a ValueError that names who gave it."""
+    with evaluation_mode(denoiser):
         x0 = denoiser(x, sigma, label)
     if not x0.isfinite().all():
         raise ValueError(
@@ -114,21 +106,17 @@ def ask(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, who: 
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
     """Keep a network in evaluation mode within the context, and give every part its own mode back."""
-    training, modes = network.training, [(part, part.training) for part in network.modules()]
+    modes = [(part, part.training) for part in network.modules()]
     network.eval()
     try:
         yield
     finally:
-        network.train(training)  # for parts that do more than to remember it
         for part, mode in modes:
             part.training = mode
 
 
-def device(denoiser: Denoiser) -> torch.device:
+def device_of(denoiser: Denoiser) -> torch.device:
     """Return where a denoiser's weights are."""
     return next((parameter.device for parameter in denoiser.parameters()), torch.device("cpu"))
-
-
-__all__ = ["FEWEST_STEPS", "STEPS", "Path", "ask", "device", "evaluating", "levels", "noised", "outputs", "sampled"]

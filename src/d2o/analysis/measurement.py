@@ -12,6 +12,7 @@ from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic
 from d2o.metrics.counting import Counted, unshown
+from d2o.metrics.distances import SMALLEST
 from d2o.metrics.evaluation import Judge
 from d2o.metrics.look import Look, look
 from d2o.metrics.sources import generated
@@ -35,6 +36,11 @@ class Measurement:
     device: str = "cpu"
     batch_size: int = 64
     counted: Counted = unshown
+
+    def __post_init__(self) -> None:
+        for option, value, least in (("--count", self.count, SMALLEST), ("--batch", self.batch_size, 1)):
+            if value < least:
+                raise ValueError(f"{option} is at least {least}, not {value}.")
 
     def settings(self) -> dict[str, Any]:
         """Return what results depend on besides their models; the batch is not among it."""

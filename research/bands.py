@@ -27,7 +27,6 @@ from d2o.analysis.intervals import (
     FEWEST,
     Interval,
     Numbers,
-    autocorrelation,
     effective_size,
     fisher_error,
     fisher_interval,
@@ -35,7 +34,7 @@ from d2o.analysis.intervals import (
     spearman,
 )
 from d2o.analysis.network import places, watch_blocks
-from d2o.analysis.paths import device_of, levels, predict, sampling_paths
+from d2o.analysis.paths import Sampling, device_of, predict
 from d2o.analysis.progression import mean
 from d2o.analysis.report import Table
 from d2o.diffusion.denoiser import Denoiser
@@ -85,7 +84,7 @@ def filter_tokens(value: Tensor, band: Band, keep: bool) -> Tensor:
 def filter_output(student: Denoiser, place: str, band: Band, keep: bool) -> Iterator[None]:
     """Filter the output of a block, or of the whole denoiser, within the context."""
     module = student if place == IMAGE else student.backbone.get_submodule(place)
-    handle = module.register_forward_hook(lambda _, __, output: filter_tokens(output, band, keep))
+    handle = module.register_forward_hook(lambda *call: filter_tokens(call[2], band, keep))
     try:
         yield
     finally:
@@ -148,10 +147,10 @@ def study(options: Options) -> None:
         )
         for mode, band in measurement.counted(limits, len(limits), "the gradient", "trials")
     }
-    paths = sampling_paths(teacher, range(options.seeds), options.steps, counted=measurement.counted)
+    sampling = Sampling(range(options.seeds), options.steps, counted=measurement.counted)
     energies = {
         (block.name, band): share
-        for block in (block_spectra(teacher, paths, levels(teacher, options.steps)) if options.modes else ())
+        for block in (block_spectra(teacher, sampling) if options.modes else ())
         for band, share in zip(block.change.bands, mean(mean(block.change.energies)).tolist(), strict=True)
     }
     link = relate(outputs, energies, places(student.backbone))
@@ -202,7 +201,7 @@ def relate(outputs: dict, energies: dict[tuple[str, Band], float], where: dict[s
         energy = energies.get((place, band), math.nan)
         if mode == "remove" and where.get(place, "output") != "output" and band.low > 0 and math.isfinite(energy):
             groups.setdefault(place, []).append((energy, kid(scores)))
-    return grouped_rank_correlation([tuple(zip(*rows, strict=True)) for rows in groups.values()])
+    return grouped_rank_correlation([([e for e, _ in rows], [k for _, k in rows]) for rows in groups.values()])
 
 
 def grouped_rank_correlation(groups: Sequence[tuple[Numbers, Numbers]]) -> Interval:
@@ -221,7 +220,7 @@ def grouped_rank_correlation(groups: Sequence[tuple[Numbers, Numbers]]) -> Inter
     pairs, value = len(a), spearman(a, b)
     members = np.split(np.arange(pairs), np.cumsum([len(group[0]) for group in groups])[:-1])
     added = (stats.rankdata(a) - (pairs + 1) / 2) * (stats.rankdata(b) - (pairs + 1) / 2)
-    effective = effective_size(len(groups), autocorrelation(np.array([added[group].sum() for group in members])))
+    effective = effective_size(np.array([added[group].sum() for group in members]))
     if effective < FEWEST or math.isnan(value):
         return nothing._replace(value=value, effective=effective)
     limit = 1 - half_step(pairs)
@@ -230,9 +229,8 @@ def grouped_rank_correlation(groups: Sequence[tuple[Numbers, Numbers]]) -> Inter
         rows = np.concatenate([members[group] for group in np.ravel(chosen)])
         return math.atanh(np.clip(spearman(a[rows], b[rows]), -limit, limit))
 
-    found: Any = stats.bootstrap(
-        (np.arange(len(groups)),), fisher, n_resamples=2000, vectorized=False, method="percentile", random_state=0
-    )
+    options: Any = {"n_resamples": 2000, "vectorized": False, "method": "percentile", "random_state": 0}
+    found: Any = stats.bootstrap((np.arange(len(groups)),), fisher, **options)
     error = max(float(np.nanstd(found.bootstrap_distribution, ddof=1)), fisher_error(value, pairs))
     reach = float(stats.t.ppf(0.975, effective - 1)) * error * math.sqrt(len(groups) / effective)
     return Interval(value, *fisher_interval(value, reach, pairs), len(groups), effective)

@@ -17,7 +17,7 @@ from d2o.analysis.blocks import block_spectra
 from d2o.analysis.figures import SMALLEST, draw_panels, error_bars
 from d2o.analysis.intervals import rank_correlation, spread
 from d2o.analysis.network import block_of, places
-from d2o.analysis.paths import levels, sampling_paths
+from d2o.analysis.paths import Sampling
 from d2o.analysis.report import Table
 from d2o.diffusion.denoiser import Denoiser
 from d2o.training.freezing import d2o_f
@@ -73,10 +73,10 @@ def study(options: Options) -> None:
         (mode, kind, part): trial(f"{mode}-{kind[:-1]}-{part}", frozen(parts[kind], part, mode))
         for mode, kind, part in measurement.counted(asked, len(asked), "part by part", "trials")
     }
-    paths = sampling_paths(teacher, range(options.seeds), options.steps, counted=measurement.counted)
-    spectra = {block.name: block for block in block_spectra(teacher, paths, levels(teacher, options.steps))}
+    sampling = Sampling(range(options.seeds), options.steps, counted=measurement.counted)
+    spectra = {block.name: block for block in block_spectra(teacher, sampling)}
     counts = {name: parameter.numel() for name, parameter in teacher.backbone.named_parameters()}
-    sizes = {(kind, part): sum(map(counts.get, names)) for kind in parts for part, names in parts[kind].items()}
+    sizes = {(kind, part): sum(counts[name] for name in names) for kind in parts for part, names in parts[kind].items()}
 
     def gains(key: tuple[str, str, str]) -> np.ndarray:
         values = np.array(kids(results[key]))

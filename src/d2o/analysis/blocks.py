@@ -1,7 +1,8 @@
 """Which block works on which frequencies, at which noise level, and what fine-tuning changed of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +10,11 @@ import torch
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.metrics.counting import Counted, unshown
 
 from .frequency import Band, band_means, centroid, normalise, octaves, ring_power, ring_sizes
 from .intervals import Interval, rank_correlation
 from .network import places, watch_blocks
-from .paths import Path, levels, predict, sampling_paths
+from .paths import Sampling, predict, sampling_paths
 from .progression import Progression, deviation, mean
 from .weight_change import AUGMENTATION, WeightChange, check_alike, weight_changes
 
@@ -82,30 +82,14 @@ class BlocksStudy:
     sigmas: tuple[float, ...]
 
 
-def blocks(
-    before: Denoiser,
-    after: Denoiser | None = None,
-    *,
-    seeds: Sequence[int] = range(64),
-    steps: int = 18,
-    sampler: str = "heun",
-    batch_size: int = 64,
-    counted: Counted = unshown,
-) -> BlocksStudy:
+def blocks(before: Denoiser, sampling: Sampling, after: Denoiser | None = None) -> BlocksStudy:
     """Watch every block on the way from noise to images, and those of a fine-tuned copy on the same way."""
     if after is not None:
         check_alike(before, after, but=AUGMENTATION)
-    sigmas, who = levels(before, steps), "network" if after is None else "teacher"
-
-    def watch(model: Denoiser, name: str) -> tuple[BlockSpectra, ...]:
-        return block_spectra(
-            model, sampling_paths(before, seeds, steps, sampler, batch_size, counted, who), sigmas, name
-        )
-
-    first = watch(before, who)
+    found, sigmas = block_spectra(before, sampling), sampling.levels(before)
     if after is None:
-        return BlocksStudy(first, (), (), sigmas)
-    return BlocksStudy(first, watch(after, "student"), weight_changes(before, after), sigmas)
+        return BlocksStudy(found, (), (), sigmas)
+    return BlocksStudy(found, block_spectra(before, sampling, after), weight_changes(before, after), sigmas)
 
 
 class BlockPower(NamedTuple):
@@ -117,17 +101,17 @@ class BlockPower(NamedTuple):
 
 
 @torch.no_grad()
-def block_spectra(
-    denoiser: Denoiser, paths: Iterable[Path], sigmas: Sequence[float], who: str = "teacher"
-) -> tuple[BlockSpectra, ...]:
-    """Return the spectra of all blocks along paths through the noise levels `sigmas`, in the order of their calls.
+def block_spectra(teacher: Denoiser, sampling: Sampling, student: Denoiser | None = None) -> tuple[BlockSpectra, ...]:
+    """Return the spectra of all blocks of a teacher, or a student, on the teacher's way, in the order of their calls.
 
     Of a block that is called more than once in a call of the network, the last call counts; one that is not called at
-    every noise level is left out. `who` is what errors call the denoiser.
+    every noise level is left out.
     """
+    denoiser, who = (teacher, "teacher") if student is None else (student, "student")
+    sigmas = sampling.levels(teacher)
     batches: list[dict[str, BlockPower]] = []
     sizes: dict[str, tuple[int, int]] = {}
-    for path in paths:
+    for path in sampling_paths(teacher, sampling):
         steps: dict[str, list[BlockPower]] = {}
         before: dict[str, Tensor] = {}
         for sigma, x in path.points:
@@ -138,18 +122,23 @@ def block_spectra(
                 steps.setdefault(name, []).append(power)
                 sizes[name] = (left.shape[-2], left.shape[-1])
             before = {name: left for name, (_, left) in seen.items()}
-        full = {name: rows for name, rows in steps.items() if len(rows) == len(sigmas)}
-        batches.append({name: BlockPower(*(np.stack(p, 1) for p in zip(*r, strict=True))) for name, r in full.items()})
+        every = {name: rows for name, rows in steps.items() if len(rows) == len(sigmas)}
+        batches.append({name: join(rows, partial(np.stack, axis=1)) for name, rows in every.items()})
     names = [name for name in batches[0] if all(name in batch for batch in batches)]
     if not names:
         raise ValueError("This network has no blocks whose outputs are maps or tokens.")
     found, place = [], places(denoiser.backbone)
     for name in names:
-        power = BlockPower(*map(np.concatenate, zip(*(batch[name] for batch in batches), strict=True)))
+        power = join([batch[name] for batch in batches], np.concatenate)
         content, shift = split_mean(power.change[:, 1:], ring_sizes(*sizes[name]))
         change = Progression(name, np.asarray(sigmas[1:]), content, ring_sizes(*sizes[name]))
         found.append(BlockSpectra(name, place[name], sizes[name], change, shift, response(power.entered, power.left)))
     return tuple(found)
+
+
+def join(powers: Sequence[BlockPower], combine: Callable[[Sequence[np.ndarray]], np.ndarray]) -> BlockPower:
+    """Combine several powers into one, part by part."""
+    return BlockPower(*map(combine, zip(*powers, strict=True)))
 
 
 def split_mean(power: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, float]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from .blocks import BlockSpectra, BlocksStudy, relations
 from .figures import SMALLEST, draw_panels
-from .report import Cell, Drawing, Report, Table, measured, percent
+from .report import Cell, Report, Table, measured, percent
 from .weight_change import WeightChange
 
 NO_CHANGE = "#dddddd"
@@ -28,14 +28,7 @@ def report(study: BlocksStudy) -> Report:
     return Report(
         kind="blocks",
         tables=tuple(tables),
-        figures=(
-            Drawing(
-                "network",
-                "The network, block by block in the order of their calls, at the height of their resolution, coloured "
-                "by the octave (cycles per image) in which their output changes most; the number is the centroid.",
-                draw_network(panels),
-            ),
-        ),
+        figures={"network": draw_network(panels)},
         numbers={
             "sigma": study.sigmas,
             "rank_correlations": [{"blocks": when, "of": what, **link._asdict()} for when, what, link in rows],
@@ -50,13 +43,12 @@ def block_table(study: BlocksStudy) -> Table:
     """Return the table block -> dominant band and centroids."""
     head = ("change band", "change centroid", "shift", "response band", "response centroid")
     columns = ("block", "place", "map", *head, *(f"{name}, after" for name in head if study.after))
+    title = "Block by block (cycles per image; ± standard deviation over images, and over noise levels)"
     rows = []
     for index, block in enumerate(study.before):
         cells = block_cells(block) + (block_cells(study.after[index]) if study.after else ())
         rows.append((block.name, block.place, "x".join(map(str, block.size)), *cells))
-    return Table(
-        "Block by block (cycles per image; ± standard deviation over images, and over noise levels)", columns, rows
-    )
+    return Table(title, columns, rows)
 
 
 def block_cells(block: BlockSpectra) -> tuple[Cell, ...]:
@@ -107,8 +99,7 @@ def draw_network(panels: Panels) -> Any:
         else:
             axes[-1].set_xlabel("block, in the order of calls")
         used = {block.change_band for block in blocks}
-        handles = [Patch(color=colors[band], label=str(band)) for band in sorted(used - {None})]
-        handles += [Patch(color=NO_CHANGE, label="does not change")] * (None in used)
+        handles = [Patch(color=c, label=str(band or "does not change")) for band, c in colors.items() if band in used]
         title = "octave with most energy (cycles per image); written: centroid"
         axes[0].figure.legend(handles=handles, title=title, ncols=len(handles), loc="outside lower center")
 

@@ -5,10 +5,8 @@ from typing import Any
 
 from .intervals import Numbers, spread
 
-WIDTH = 3.4
-"""Inches: one column of a paper."""
 SMALLEST = 6.5
-"""Points: the smallest text of a figure so wide."""
+"""Points: the smallest text of a figure 3.4 inches wide, a column of a paper."""
 COLORS = {"teacher": "#0072B2", "student": "#D55E00", "real data": "#666666"}  # of Okabe and Ito's set
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -26,7 +24,6 @@ STYLE: Any = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-LEVEL = "noise level σ (image units)"
 
 
 def draw_panels(height: float, draw: Callable[..., None], count: int = 1) -> Any:
@@ -35,7 +32,7 @@ def draw_panels(height: float, draw: Callable[..., None], count: int = 1) -> Any
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(3.4, height), layout="constrained")
         draw(*figure.subplots(count, 1, squeeze=False)[:, 0])
         figure.draw_without_rendering()  # while the style holds: text is laid out when it is first drawn
         figure.set_layout_engine("none")  # and stays where it is, in every file

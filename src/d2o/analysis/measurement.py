@@ -43,7 +43,7 @@ class Measurement:
                 raise ValueError(f"{option} is at least {least}, not {value}.")
 
     def settings(self) -> dict[str, Any]:
-        """Return what results depend on besides their models; the batch is not among it."""
+        """Return what results depend on besides their models."""
         measure = {"count": self.count, "features": self.features, "weights": self.weights, "images": len(self.images)}
         return {**measure, "data": self.images.name, "fingerprint": self.images.fingerprint}
 
@@ -55,8 +55,8 @@ class Measurement:
 
     def judge(self, repetition: int) -> Judge:
         """Return the evaluator whose seeds belong to a repetition; all share the features of the real images."""
-        judge = copy(self.first)
-        judge.seeds = tuple(range(self.count * repetition, self.count * (repetition + 1)))
+        judge, start = copy(self.first), self.count * repetition
+        judge.seeds = tuple(range(start, start + self.count))
         return judge
 
     def sample(self, denoiser: Denoiser, seeds: Sequence[int], name: str, steps: int = 1) -> Look:

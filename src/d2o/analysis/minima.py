@@ -9,7 +9,6 @@ from urllib.parse import quote
 import numpy as np
 
 from d2o.checkpoints.delta import weights_sha256
-from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.distances import distances
 from d2o.metrics.evaluation import pair_up
@@ -27,8 +26,7 @@ PAIRED = ("pixels", "features", "unpaired_pixels", "unpaired_features")
 MEASURES = ("frechet", "kid", *PAIRED)
 NEAR = 1.25
 """A teacher is near the data with at most so many times its smallest Frechet distance to them."""
-FEWEST_STEPS = 3
-"""Fewer numbers of steps have no order to speak of."""
+FEWEST_STEPS = 3  # fewer have no order to speak of
 
 
 class Pair(NamedTuple):
@@ -47,26 +45,15 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class MinimaStudy:
-    """The numbers of every pair by measure, one a repetition; PAIRED ones only of pairs of the same seeds.
-
-    `notes` say what flatters the students.
-    """
+    """The numbers of every pair by measure, one a repetition; `notes` say what flatters the students."""
 
     distances: dict[Pair, dict[str, list[float]]]
+    students: tuple[str, ...]
+    steps: tuple[int, ...]
     space: str
     images: int
     repetitions: int
     notes: tuple[str, ...] = ()
-
-    @property
-    def students(self) -> list[str]:
-        """The names of the students."""
-        return [pair.generator for pair in self.distances if pair.reference == DATA and pair.generator != TEACHER]
-
-    @property
-    def steps(self) -> list[int]:
-        """The numbers of the teacher's steps, rising."""
-        return sorted(pair.steps for pair in self.distances if pair[::2] == (TEACHER, DATA))
 
 
 def minima(
@@ -82,13 +69,18 @@ def minima(
     What one repetition finds of one generator in so many steps is kept in the measurement's directory, so that a study
     that was cut off continues. In memory are one sample of the teacher and two of every student.
     """
-    check(teacher, students, measurement.images, steps, repetitions)
+    if not students or {TEACHER, DATA} & students.keys():
+        raise ValueError(f"Give at least one student, named otherwise than {TEACHER!r} and {DATA!r}.")
+    if not steps or min(steps) < 1 or repetitions < 1:
+        raise ValueError(f"--steps and --repetitions are at least 1, not {list(steps)} and {repetitions}.")
+    for denoiser in (teacher, *students.values()):
+        check_fit(denoiser, measurement.images)
     hashes = {name: weights_sha256(student) for name, student in students.items()}
     settings = {**measurement.settings(), "teacher_sha256": weights_sha256(teacher), "students_sha256": hashes}
     found: dict[Pair, dict[str, list[float]]] = {}
-    space = ""
+    steps, space = tuple(sorted(set(steps))), ""
     for number in range(repetitions):
-        tasks = measurements(teacher, students, measurement, sorted(set(steps)), number)
+        tasks = measurements(teacher, students, measurement, steps, number)
         title = f"repetition {number + 1} of {repetitions}"
         for (name, count), measure in measurement.counted(tasks.items(), len(tasks), title, "generators"):
             file = measurement.directory / f"{quote(name, safe='')}-{count}-{number}.json"
@@ -101,21 +93,7 @@ def minima(
                     numbers[what] += [] if row.get(what) is None else [row[what]]
     judged_by = dict.fromkeys(name for student in students.values() for name in student.judged_by)
     notes = overlap(measurement.features, tuple(judged_by))
-    return MinimaStudy(found, space, measurement.count, repetitions, tuple(notes))
-
-
-def check(
-    teacher: Denoiser, students: Mapping[str, Denoiser], images: Images, steps: Sequence[int], repetitions: int
-) -> None:
-    """Raise a ValueError for what cannot be measured, before anything is."""
-    if not students:
-        raise ValueError("Give at least one student: the distances are between it and its teacher.")
-    if not steps or min(steps) < 1 or repetitions < 1:
-        raise ValueError(f"--steps and --repetitions are at least 1, not {list(steps)} and {repetitions}.")
-    if TEACHER in students or DATA in students:
-        raise ValueError(f"Name the students otherwise than {TEACHER!r} and {DATA!r}.")
-    for denoiser in (teacher, *students.values()):
-        check_fit(denoiser, images)
+    return MinimaStudy(found, tuple(students), steps, space, measurement.count, repetitions, tuple(notes))
 
 
 def measurements(

@@ -8,7 +8,7 @@ from d2o.metrics.spaces import frechet_name
 
 from .figures import COLORS, CYCLE, SMALLEST, draw_panels, error_bars, set_log_scale, set_symlog_scale, set_ticks
 from .minima import DATA, MEASURES, TEACHER, MinimaStudy, Pair, comparisons
-from .report import Drawing, Report, Table, repeated
+from .report import Report, Table, repeated
 
 
 def report(study: MinimaStudy) -> Report:
@@ -18,23 +18,13 @@ def report(study: MinimaStudy) -> Report:
     return Report(
         kind="minima",
         tables=(Table("Comparisons (95 % interval)", ("student", "", "value"), rows), distance_table(study)),
-        figures=(
-            Drawing(
-                "distances",
-                "Distance of the teacher's images to the data and to each student's, from other seeds (dots) and from "
-                "the same (triangles), against its network calls; flat lines: the student to the data, and two samples "
-                "of it. Bars: one standard deviation over repetitions.",
-                draw_distances(study),
-            ),
-        ),
+        figures={"distances": draw_distances(study)},
         numbers={
             "features": study.space,
             "images": study.images,
             "repetitions": study.repetitions,
             "comparisons": [{"student": name, "of": what, **value._asdict()} for name, what, value in rows],
-            "distances": [
-                {**pair._asdict(), "calls": pair.calls, **values} for pair, values in study.distances.items()
-            ],
+            "distances": [{**p._asdict(), "calls": p.calls, **values} for p, values in study.distances.items()],
         },
         notes=study.notes,
     )

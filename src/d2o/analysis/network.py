@@ -26,9 +26,6 @@ PLACES: tuple[tuple[str, str], ...] = (
     (r"unet\.mid_block\.(resnets|attentions)\.\d+", "middle"),
     (r"unet\.up_blocks\.\d+\.(resnets|attentions|upsamplers)\.\d+", "decoder"),
 )
-ELSEWHERE = "network"
-"""The place of the blocks of any other network: its parts, with those of lists taken one by one."""
-LISTS = (nn.ModuleDict, nn.ModuleList, nn.Sequential)
 
 BlockMaps = dict[str, tuple[Tensor, Tensor]]
 """Block -> what came in and what went out, as maps [N, C, h, w]."""
@@ -37,7 +34,8 @@ BlockMaps = dict[str, tuple[Tensor, Tensor]]
 def places(network: nn.Module) -> dict[str, str]:
     """Return the place of every block of a network, by module name and in the order of the network's definition.
 
-    A network of the project's own that is a part of another is cut into its blocks, too.
+    A network that is not the project's has its parts as blocks, all of the place "network", and of a part that is the
+    project's own that part's blocks.
     """
     prefix = own_prefix(network)
     if prefix is not None:
@@ -47,7 +45,7 @@ def places(network: nn.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, part in parts(network):
         inside = places(part) if own_prefix(part) is not None else {}
-        found |= {f"{name}.{block}": place for block, place in inside.items()} or {name: ELSEWHERE}
+        found |= {f"{name}.{block}": place for block, place in inside.items()} or {name: "network"}
     return found
 
 
@@ -61,7 +59,7 @@ def own_prefix(network: nn.Module) -> str | None:
 def parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Yield a network's direct parts by name; those of lists one by one."""
     for name, child in module.named_children():
-        if isinstance(child, LISTS):
+        if isinstance(child, nn.ModuleDict | nn.ModuleList | nn.Sequential):
             yield from parts(child, f"{prefix}{name}.")
         else:
             yield prefix + name, child
@@ -92,9 +90,8 @@ def watch_blocks(backbone: nn.Module) -> Iterator[BlockMaps]:
 
         return hook
 
-    handles = [
-        backbone.get_submodule(name).register_forward_hook(keep(name), with_kwargs=True) for name in places(backbone)
-    ]
+    modules = {name: backbone.get_submodule(name) for name in places(backbone)}
+    handles = [module.register_forward_hook(keep(name), with_kwargs=True) for name, module in modules.items()]
     try:
         yield seen
     finally:

@@ -8,20 +8,17 @@ from functools import cached_property
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 import d2o
 from d2o import pages
-from d2o.files import atomic, checked_folder
+from d2o.files import atomic
 
 from .frequency import Band
 from .intervals import Interval, Numbers, spread
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Cell = str | float | int | Band | Interval | None
 
@@ -41,35 +38,26 @@ class Table(NamedTuple):
         return "\n".join([f"**{self.title}**", "", *(f"| {line} |" for line in lines)])
 
 
-class Drawing(NamedTuple):
-    """A figure with its file name and its caption."""
-
-    name: str
-    caption: str
-    figure: "Figure"
-
-
 @dataclass(frozen=True)
 class Report:
-    """What a study measured: tables, figures, and `numbers` for JSON; its question stands in definitions.yaml."""
+    """What a study measured: tables, figures of matplotlib, and `numbers` for JSON; their words stand in texts.yaml."""
 
     kind: str
     tables: tuple[Table, ...]
-    figures: tuple[Drawing, ...]
+    figures: dict[str, Any]
     numbers: dict[str, Any]
     notes: tuple[str, ...] = ()
 
     @cached_property
     def words(self) -> dict[str, Any]:
-        """Title, question, and how the numbers are defined."""
-        words = yaml.safe_load(resources.files(__package__).joinpath("definitions.yaml").read_text("utf-8"))[self.kind]
+        """Title, question, captions, and how the numbers are defined."""
+        words = yaml.safe_load(resources.files("d2o.analysis").joinpath("texts.yaml").read_text("utf-8"))[self.kind]
         return {**words, "definitions": [*words["definitions"], *self.notes]}
 
     def text(self) -> str:
         """Return title, question and tables as Markdown."""
-        return "\n\n".join(
-            [f"# {self.words['title']}", self.words["question"], *(table.markdown() for table in self.tables)]
-        )
+        tables = (table.markdown() for table in self.tables)
+        return "\n\n".join([f"# {self.words['title']}", self.words["question"], *tables])
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, numbers and strings, for JSON."""
@@ -78,11 +66,12 @@ class Report:
 
     def html(self) -> str:
         """Return a page that needs nothing else."""
-        figures = [(one, pages.data_address(pages.encode_figure(one.figure))) for one in self.figures]
+        pictures = {name: pages.data_address(pages.encode_figure(figure)) for name, figure in self.figures.items()}
+        figures = (pages.figure(png, name, self.words["captions"][name]) for name, png in pictures.items())
         tables = ((table.title, table.columns, (tuple(map(show, row)) for row in table.rows)) for table in self.tables)
         body = (
             f'<h1>{escape(self.words["title"])}</h1><p class="soft">{escape(self.words["question"])}</p>',
-            f'<div class="figures">{"".join(pages.figure(png, one.name, one.caption) for one, png in figures)}</div>',
+            f'<div class="figures">{"".join(figures)}</div>',
             *(pages.table(*table) for table in tables),
             f"<h2>Definitions</h2>{pages.bullets(self.words['definitions'])}",
             f'<p class="soft">Measured with d2o {d2o.__version__} on the models that {self.kind}.json names.</p>',
@@ -90,20 +79,16 @@ class Report:
         return pages.page(f"d2o: {self.words['title']}", "\n".join(body))
 
     def write(self, directory: str | Path, origin: Mapping[str, object]) -> Path:
-        """Write KIND.json, KIND-FIGURE.png and .svg, and KIND.html into a directory; return the page's path.
-
-        `origin` says in JSON which models and data were studied, and how.
-        """
-        directory = checked_folder(directory)
+        """Write KIND.json with its origin, KIND-FIGURE.png and .svg, and KIND.html; return the page's path."""
         record = {"d2o": d2o.__version__, "origin": dict(origin), **self.as_dict()}
         files = {f"{self.kind}.json": (json.dumps(record, indent=1) + "\n").encode()}
-        for name, _, figure in self.figures:
+        for name, figure in self.figures.items():
             files |= {f"{self.kind}-{name}.{kind}": pages.encode_figure(figure, kind) for kind in ("png", "svg")}
         page = f"{self.kind}.html"
         for name, content in {**files, page: self.html().encode()}.items():
-            with atomic(directory / name) as temporary:
+            with atomic(Path(directory) / name) as temporary:
                 temporary.write_bytes(content)
-        return directory / page
+        return Path(directory) / page
 
 
 def show(cell: Cell) -> str:

@@ -4,18 +4,15 @@ The paper publishes no definition. Ours: D_FFT(t) is the radially averaged power
 outputs of the denoiser, normalised to sum 1.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.metrics.counting import Counted, unshown
 from d2o.training.networks import check_fit
 
 from .frequency import ring_power, ring_sizes
-from .paths import levels, noising_paths, predict, sampling_paths
+from .paths import Sampling, noising_paths, predict, sampling_paths
 from .progression import Progression, follow
 
 NAMES = ("teacher", "real data", "student", "teacher, all at once", "student, one step", "real data, all at once")
@@ -23,26 +20,25 @@ NAMES = ("teacher", "real data", "student", "teacher, all at once", "student, on
 
 @torch.no_grad()
 def spectrum(
-    teacher: Denoiser,
-    *,
-    student: Denoiser | None = None,
-    images: Images | None = None,
-    seeds: Sequence[int] = range(64),
-    steps: int = 18,
-    sampler: str = "heun",
-    batch_size: int = 64,
-    counted: Counted = unshown,
+    teacher: Denoiser, sampling: Sampling, *, student: Denoiser | None = None, images: Images | None = None
 ) -> dict[str, Progression]:
     """Watch a teacher on the way from noise to images, and, if given, a student on the same way and real data.
 
     Return progressions by NAMES: step by step, and the whole change at once. The student is asked at the very x_t that
-    the teacher visits. Real images are noised to the same levels, one noise an image. `sampler` is heun or euler.
-    Memory is bounded by the batch.
+    the teacher visits. Real images are noised to the same levels, one noise an image. Memory is bounded by the batch.
     """
-    check(teacher, student, images)
-    sigmas, sizes = levels(teacher, steps), ring_sizes(*teacher.image_shape[1:])
+    if student is not None and (student.image_shape, student.num_classes) != (teacher.image_shape, teacher.num_classes):
+        raise ValueError(
+            f"The --student makes images {student.image_shape} of {student.num_classes} classes but the teacher "
+            f"{teacher.image_shape} of {teacher.num_classes}: give a student of this teacher."
+        )
+    if images is not None:
+        check_fit(teacher, images)
+        if len(images) < 2:
+            raise ValueError(f"{images.name} has one image alone: a spread over real images needs at least 2 of them.")
+    sigmas, sizes = sampling.levels(teacher), ring_sizes(*teacher.image_shape[1:])
     powers: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
-    for path in sampling_paths(teacher, seeds, steps, sampler, batch_size, counted):
+    for path in sampling_paths(teacher, sampling):
         points = list(path.points)
         power, first, last = follow(predict(teacher, x, s, path.label, "teacher") for s, x in points)
         powers["teacher"].append(power)
@@ -54,7 +50,7 @@ def spectrum(
             powers["student, one step"].append(ring_power(image - first)[:, None])
             powers["student"].append(follow(predict(student, x, s, path.label, "student") for s, x in points)[0])
     if images is not None:
-        for path, x0 in noising_paths(teacher, images, seeds, steps, batch_size, counted):
+        for path, x0 in noising_paths(teacher, images, sampling):
             outputs = (predict(teacher, x, s, path.label, "teacher on real data") for s, x in path.points)
             power, first, _ = follow(outputs)
             powers["real data"].append(power)
@@ -63,16 +59,3 @@ def spectrum(
     return {
         name: Progression(name, np.asarray(sigmas[-power.shape[1] :]), power, sizes) for name, power in found.items()
     }
-
-
-def check(teacher: Denoiser, student: Denoiser | None, images: Images | None) -> None:
-    """Raise a ValueError for what cannot be compared with the teacher, before anything is watched."""
-    if student is not None and (student.image_shape, student.num_classes) != (teacher.image_shape, teacher.num_classes):
-        raise ValueError(
-            f"The --student makes images {student.image_shape} of {student.num_classes} classes but the teacher "
-            f"{teacher.image_shape} of {teacher.num_classes}: give a student of this teacher."
-        )
-    if images is not None:
-        check_fit(teacher, images)
-        if len(images) < 2:
-            raise ValueError(f"{images.name} has one image alone: a spread over real images needs at least 2 of them.")

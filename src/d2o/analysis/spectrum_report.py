@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .figures import COLORS, CYCLE, LEVEL, MARKERS, draw_panels
+from .figures import COLORS, CYCLE, MARKERS, draw_panels
 from .progression import Progression, deviation, mean
-from .report import Cell, Drawing, Report, Table, measured, percent
+from .report import Cell, Report, Table, measured, percent
 
 
 def report(found: Mapping[str, Progression]) -> Report:
@@ -18,16 +18,10 @@ def report(found: Mapping[str, Progression]) -> Report:
     rows += [("white noise", None, flat, *[None] * len(bands), None)]
     columns = ("outputs", "N", "centroid", *(f"{band} c/img" for band in bands), "rank correlation")
     title = "Mean centroid (cycles per image, ± standard deviation over images) and band energies"
-    spread = "Shaded: one standard deviation over images."
-    line = f"Centroid of D_FFT against the noise level. {spread} Dotted: white noise."
-    share = f"Share of every octave in the energy of the changes, against the noise level. {spread}"
     return Report(
         kind="spectrum",
         tables=(Table(title, columns, rows),),
-        figures=(
-            Drawing("centroid", line, draw_centroids(by_step)),
-            Drawing("bands", share, draw_bands(by_step)),
-        ),
+        figures={"centroid": draw_centroids(by_step)},
         numbers={
             "progressions": [one.as_dict() for one in by_step],
             "at_once": [one.as_dict() for one in at_once],
@@ -52,28 +46,10 @@ def draw_centroids(progressions: Sequence[Progression]) -> Any:
             axes.plot(found.sigmas, middle, color=color, marker=MARKERS[index % len(MARKERS)], label=found.name)
             axes.fill_between(found.sigmas, middle - sd, middle + sd, color=color, alpha=0.15, linewidth=0)
         axes.axhline(progressions[0].frequencies.mean(), color="black", linestyle=":", linewidth=0.8)
-        axes.set(xscale="log", xlabel=LEVEL, ylabel="centroid (cycles per image)", ylim=(0, None))
+        axes.set(
+            xscale="log", xlabel="noise level σ (image units)", ylabel="centroid (cycles per image)", ylim=(0, None)
+        )
         axes.invert_xaxis()
         axes.legend(loc="upper left")
 
     return draw_panels(2.4, draw)
-
-
-def draw_bands(progressions: Sequence[Progression]) -> Any:
-    """Draw, for each progression, the share of every octave against the noise level, with its spread over images."""
-
-    def draw(*panels: Any) -> None:
-        for axes, found in zip(panels, progressions, strict=True):
-            middle, sd = mean(found.energies), deviation(found.energies)
-            for index, band in enumerate(found.bands):
-                color, share, reach = CYCLE[index % len(CYCLE)], middle[:, index], sd[:, index]
-                axes.plot(found.sigmas, share, color=color, marker=MARKERS[index % len(MARKERS)], label=str(band))
-                low, high = (share - reach).clip(0), (share + reach).clip(max=1)
-                axes.fill_between(found.sigmas, low, high, color=color, alpha=0.13, linewidth=0)
-            axes.set(xscale="log", ylabel="share of energy", ylim=(0, None), title=found.name)
-            axes.invert_xaxis()
-        panels[-1].set_xlabel(LEVEL)
-        lines = panels[0].get_legend_handles_labels()
-        panels[0].figure.legend(*lines, loc="outside upper center", title="cycles per image", ncols=4)
-
-    return draw_panels(0.7 + 1.8 * len(progressions), draw, count=len(progressions))

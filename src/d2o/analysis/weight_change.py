@@ -22,16 +22,11 @@ class WeightChange:
     relative: float
 
 
-def differing(one: Denoiser, other: Denoiser) -> list[str]:
-    """Return the names of parameters that two denoisers do not have alike, by name and shape."""
-    shapes = [{name: p.shape for name, p in model.backbone.named_parameters()} for model in (one, other)]
-    return sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
-
-
 def check_alike(one: Denoiser, other: Denoiser, but: str | None = None) -> None:
     """Raise a ValueError unless two denoisers have the same parameters, by name and shape, but for those of a layer."""
-    names = [name for name in differing(one, other) if but is None or not name.startswith(f"{but}.")]
-    if names:
+    shapes = [{name: p.shape for name, p in model.backbone.named_parameters()} for model in (one, other)]
+    names = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
+    if names := [name for name in names if but is None or not name.startswith(f"{but}.")]:
         raise ValueError(
             f"The two models are not of one architecture: they differ in {names[0]} and {len(names) - 1} more "
             "parameters; give a teacher and a student that was fine-tuned from it."
@@ -39,10 +34,7 @@ def check_alike(one: Denoiser, other: Denoiser, but: str | None = None) -> None:
 
 
 def weight_changes(before: Denoiser, after: Denoiser) -> tuple[WeightChange, ...]:
-    """Return the relative change of every role, every block and every role in every block.
-
-    Fine-tuning may add augmentation labels: of their layer only the weights that both models have are compared.
-    """
+    """Return the relative change of every role, block, and role in a block, over the weights that both models have."""
     check_alike(before, after, but=AUGMENTATION)
     role_of = getattr(before.backbone, "role", lambda _: "parameter")
     blocks, changed = places(before.backbone), dict(after.backbone.named_parameters())

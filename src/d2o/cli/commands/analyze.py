@@ -24,6 +24,7 @@ from d2o.files import checked_folder
 from d2o.records import nearest
 
 if TYPE_CHECKING:
+    from d2o.analysis.paths import Sampling
     from d2o.analysis.report import Report
     from d2o.diffusion.denoiser import Denoiser
 
@@ -48,7 +49,7 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling(Output):
+class Watching(Output):
     """Options of the way from noise to images."""
 
     model: Model
@@ -62,16 +63,16 @@ class Sampling(Output):
     batch: int = 64
     """Images at once: the memory that is needed."""
 
-    def paths(self) -> dict[str, Any]:
-        """Return what the studies want to know about the way."""
+    def sampling(self) -> "Sampling":
+        """Return which images are made while the denoiser is watched, and how."""
+        from d2o.analysis.paths import Sampling
         from d2o.data.files import parse_seeds
 
-        options = {"steps": self.steps, "sampler": self.sampler, "batch_size": self.batch, "counted": counted}
-        return {"seeds": parse_seeds(self.seeds), **options}
+        return Sampling(parse_seeds(self.seeds), self.steps, self.sampler, self.batch, counted)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum(Sampling):
+class Spectrum(Watching):
     """The options of `d2o analyze spectrum`."""
 
     student: str | None = None
@@ -87,7 +88,7 @@ class Spectrum(Sampling):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blocks(Sampling):
+class Blocks(Watching):
     """The options of `d2o analyze blocks`."""
 
     after: str | None = None
@@ -127,7 +128,7 @@ def spectrum(options: Spectrum) -> "Report":
         sizes = {"resolution": options.resolution, "resize": options.resize, "channels": options.channels}
         images = open_images(options.data, **sizes)
     student = None if options.student is None else options.load(options.student)
-    return report(spectrum(options.load(options.model), student=student, images=images, **options.paths()))
+    return report(spectrum(options.load(options.model), options.sampling(), student=student, images=images))
 
 
 def blocks(options: Blocks) -> "Report":
@@ -136,7 +137,7 @@ def blocks(options: Blocks) -> "Report":
     from d2o.analysis.blocks_report import report
 
     after = None if options.after is None else options.load(options.after)
-    return report(blocks(options.load(options.model), after, **options.paths()))
+    return report(blocks(options.load(options.model), options.sampling(), after))
 
 
 def minima(options: Minima) -> "Report":

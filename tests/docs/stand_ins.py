@@ -139,7 +139,7 @@ def quick(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("d2o.bench.estimate.SECONDS", 0.0)
     monkeypatch.setattr("d2o.bench.measure.measure", lambda *_: dict(FOUND))
     for command in ("app", "serve"):
-        monkeypatch.setattr(f"d2o.cli.{command}.say", stop_what_answers)
+        monkeypatch.setattr(f"d2o.cli.commands.{command}.say", stop_what_answers)
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)

@@ -2,9 +2,7 @@
 
 import pytest
 
-from d2o.analysis import page
-
 
 @pytest.fixture(autouse=True)
 def few_dots(monkeypatch):
-    monkeypatch.setattr(page, "DOTS", 40)
+    monkeypatch.setattr("d2o.pages.DOTS", 40)

@@ -1,9 +1,7 @@
 """A network made of known filters gets the right block table; places, weights, and what fine-tuning moved."""
 
 import json
-import re
 import warnings
-from copy import deepcopy
 from typing import Any, cast
 
 import numpy as np
@@ -12,14 +10,20 @@ import torch
 from torch import nn
 
 from d2o import backbones
-from d2o.analysis.block_figures import of_blocks
-from d2o.analysis.blocks import blocks, findings
-from d2o.analysis.frequency import Band, filtered, octaves
-from d2o.analysis.network import as_map, as_tokens, places, replaced, sizes, taps
-from d2o.analysis.page import write
-from d2o.analysis.weight_change import WeightChange, sentence, weight_changes
+from d2o.analysis.blocks import blocks, relations
+from d2o.analysis.blocks_report import report
+from d2o.analysis.frequency import Band, octaves, rings
+from d2o.analysis.network import maps, places, watch_blocks
+from d2o.analysis.paths import Sampling
+from d2o.analysis.weight_change import weight_changes
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
+
+
+def keep_band(images, band):
+    ring = rings(*images.shape[-2:])
+    inside = (ring >= band.low) & (ring <= band.high)
+    return torch.fft.ifft2(torch.fft.fft2(images.float()) * inside).real
 
 
 class Only(nn.Module):
@@ -30,14 +34,14 @@ class Only(nn.Module):
         self.band = band
 
     def forward(self, x):
-        return 3 * filtered(x, self.band, keep=True)
+        return 3 * keep_band(x, self.band)
 
 
 class Halve(nn.Module):
     """Every second pixel of what is slow enough: half the width, and the same cycles an image."""
 
     def forward(self, x):
-        return filtered(x, Band(0, 3), keep=True)[:, :, ::2, ::2]
+        return keep_band(x, Band(0, 3))[:, :, ::2, ::2]
 
 
 class Filters(nn.Module):
@@ -61,7 +65,7 @@ def known(side=16):
 
 class TestKnownFilters:
     def test_every_block_has_its_band(self):
-        study = blocks(known(), seeds=range(6), steps=5, batch_size=4)
+        study = blocks(known(), Sampling(range(6), 5, batch_size=4))
         found = {block.name: block for block in study.before}
         for index, band in enumerate(octaves(12)[1:]):
             block = found[f"filters.{index}"]
@@ -74,35 +78,33 @@ class TestKnownFilters:
             assert np.allclose(block.response[:, inside], 1 / inside.sum())  # flat in its band, and of sum 1
 
     def test_an_identity_is_flat_and_keeps_the_bands_of_its_input(self):
-        found = {block.name: block for block in blocks(known(), seeds=range(6), steps=5).before}
+        found = {block.name: block for block in blocks(known(), Sampling(range(6), 5)).before}
         identity = found["filters.4"]
         assert np.allclose(identity.response[:, 1:], 1 / 11)
         assert identity.response_centroid[0] == pytest.approx(6)
-        assert identity.response_band == "flat" and identity.as_dict()["response_band"] == "flat"
+        assert identity.response_band == "flat" and str(identity.response_band) == "flat"
 
     @pytest.mark.parametrize(("gain", "band"), [(1.004, "flat"), (1.02, "2-3")])
     def test_a_response_is_flat_within_a_hundredth(self, gain, band):
         class Tilted(nn.Module):
             def forward(self, x):
-                return x + (gain**0.5 - 1) * filtered(x, Band(2, 3), keep=True)
+                return x + (gain**0.5 - 1) * keep_band(x, Band(2, 3))
 
         model = known()
         cast(Any, model.backbone).filters[4] = Tilted()
-        tilted = next(block for block in blocks(model, seeds=range(4), steps=4).before if block.name == "filters.4")
+        tilted = next(block for block in blocks(model, Sampling(range(4), 4)).before if block.name == "filters.4")
         assert str(tilted.response_band) == band
 
     def test_a_smaller_map_counts_the_same_cycles(self):
-        halve = next(block for block in blocks(known(), seeds=range(6), steps=5).before if block.name == "filters.5")
+        halve = next(block for block in blocks(known(), Sampling(range(6), 5)).before if block.name == "filters.5")
         assert halve.size == (8, 8) and halve.response.shape[1] == 7
         assert np.allclose(halve.response, [0, 1 / 3, 1 / 3, 1 / 3, 0, 0, 0], atol=1e-6)
 
     def test_the_table(self):
-        found = findings(blocks(known(), seeds=range(6), steps=5))
-        table = found.tables[0]
-        assert table.columns[:4] == ("block", "place", "map", "change band")
-        rows = {row[0]: row[1:] for row in table.rows}
-        assert [rows[f"filters.{i}"][2] for i in range(4)] == ["1", "2-3", "4-7", "8-15"]
-        assert [rows[f"filters.{i}"][1] for i in range(6)] == ["16x16"] * 5 + ["8x8"]
+        table = report(blocks(known(), Sampling(range(6), 5))).tables[1]
+        rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+        assert [str(rows[f"filters.{i}"]["change band"]) for i in range(4)] == ["1", "2-3", "4-7", "8-15"]
+        assert [rows[f"filters.{i}"]["map"] for i in range(6)] == ["16x16"] * 5 + ["8x8"]
 
     def test_the_mean_of_a_block_is_told_apart(self, tiny_denoiser):
         class Shifted(Filters):
@@ -111,8 +113,7 @@ class TestKnownFilters:
 
         model = Denoiser(Shifted(octaves(12)[1:]), EDM(), (1, 16, 16))
         plain, shifted = (
-            next(b for b in blocks(m, seeds=range(4), steps=5).before if b.name == "filters.4")
-            for m in (known(), model)
+            next(b for b in blocks(m, Sampling(range(4), 5)).before if b.name == "filters.4") for m in (known(), model)
         )
         assert plain.shift < 0.05 and shifted.shift > 0.5
         assert shifted.change_centroid[0] == pytest.approx(plain.change_centroid[0], abs=0.2)
@@ -138,40 +139,23 @@ class TestDeadBlocks:
         return Denoiser(backbone, EDM(), (1, 16, 16))
 
     def test_have_no_band(self, tmp_path):
-        study = blocks(self.model(Only(Band(1, 1)), Fixed(0.0), Fixed(2.0)), seeds=range(4), steps=4)
-        _, zero, constant, *_ = study.before
-        for block in (zero, constant):
-            assert block.change_band is None and block.response_band is None
-        found = findings(study)
-        rows = {row[0]: row[3:] for row in found.tables[0].rows}
-        assert rows["filters.1"] == rows["filters.2"] == (None, "-", "0%", None, "-")
-        assert rows["filters.0"][0] == "1" and "flat" in rows["filters.3"]
-        assert "The blocks' dominant bands, in cycles per image: 1" in found.text() and not re.search(
-            r"\bnan\b", found.text()
-        )
+        study = blocks(self.model(Only(Band(1, 1)), Fixed(0.0), Fixed(2.0)), Sampling(range(4), 4))
+        assert [block.change_band for block in study.before[:3]] == [Band(1, 1), None, None]
+        assert [block.response_band for block in study.before[:3]] == [Band(1, 1), None, None]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            drawings = of_blocks(study)
-        (legend,) = drawings[0].figure.legends
+            made = report(study)
+        (legend,) = made.figures["network"].legends
         assert [text.get_text() for text in legend.get_texts()][-1] == "does not change"
-        write(tmp_path, found, drawings, {})
+        made.write(tmp_path, {})
         stored = json.loads((tmp_path / "blocks.json").read_text())["before"]
-        assert [(block["change_band"], block["response_band"]) for block in stored[1:3]] == [(None, None)] * 2
+        assert [(block["change_band"], block["response_band"]) for block in stored[:2]] == [("1", "1"), (None, None)]
 
     def test_may_be_all_there_are(self):
         model = self.model(Fixed(1.0), last=(Fixed(1.0), Fixed(2.0)))
-        study = blocks(model, deepcopy(model), seeds=range(4), steps=4)
-        said = findings(study).conclusion
-        assert any("No block has a dominant band." in sentence for sentence in said)
-        assert "Fine-tuning gave 0 of 3 blocks another dominant band; no block has a centroid before and after." in said
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert of_blocks(study)
-
-    def test_that_woke_up_have_another_band(self):
-        before, after = self.model(Fixed(1.0), Only(Band(1, 1))), self.model(Only(Band(2, 3)), Only(Band(4, 7)))
-        said = findings(blocks(before, after, seeds=range(4), steps=4)).conclusion
-        assert any("gave 2 of 4 blocks another dominant band; the centroid moved most in filters.1" in s for s in said)
+        study = blocks(model, Sampling(range(4), 4), model)
+        assert all(block.change_band is None for block in (*study.before, *study.after))
+        assert "nan" not in report(study).text()
 
 
 SMALL = {"resolution": 8, "in_channels": 1, "out_channels": 1}
@@ -198,32 +182,22 @@ class TestPlaces:
     @pytest.mark.parametrize("kind", NETWORKS)
     def test_every_block_is_seen_as_a_map(self, kind):
         backbone = backbones.build({"kind": kind, **NETWORKS[kind]}).eval()
-        model = Denoiser(backbone, EDM(), (1, 8, 8))
-        found = sizes(backbone, lambda: model(torch.randn(2, 1, 8, 8), 1.0))
-        assert found.keys() == places(backbone).keys()
+        with watch_blocks(backbone) as seen, torch.no_grad():
+            backbone(torch.randn(2, 1, 8, 8), torch.zeros(2))
+        assert seen.keys() == places(backbone).keys()
         expected = {(4, 4)} if kind == "dit" else {(8, 8), (4, 4)}
-        assert set(found.values()) == expected
+        assert {tuple(left.shape[-2:]) for _, left in seen.values()} == expected
 
     def test_hooks_are_taken_away(self, tiny_denoiser):
         model = tiny_denoiser()
-        with taps(model.backbone):
+        with watch_blocks(model.backbone):
             pass
         assert not any(module._forward_hooks for module in model.modules())
 
-    def test_tokens_and_maps(self):
+    def test_tokens_are_the_map_row_by_row(self):
         tokens = torch.randn(2, 9, 5)
-        assert torch.equal(as_tokens(as_map(tokens), tokens), tokens)
-        assert torch.equal(as_map(tokens)[:, :, 1, 2], tokens[:, 5])
-        with pytest.raises(ValueError, match="10 tokens are no square map"):
-            as_map(torch.randn(2, 10, 5))
-
-    @pytest.mark.parametrize("kind", ["song_unet", "dit"])
-    def test_a_block_can_be_replaced(self, kind):
-        backbone = backbones.build({"kind": kind, **NETWORKS[kind]}).eval()
-        block = {"song_unet": "dec.4x4_in0", "dit": "blocks.1"}[kind]
-        with replaced(backbone, block, torch.zeros_like), taps(backbone) as seen, torch.no_grad():
-            backbone(torch.randn(1, 1, 8, 8), torch.zeros(1))
-        assert not seen[block][1].any()
+        (found,) = maps([torch.randn(2, 10, 5), [tokens]])  # 10 tokens are no square
+        assert torch.equal(found[:, :, 1, 2], tokens[:, 5])
 
 
 class TestBeforeAndAfter:
@@ -241,52 +215,41 @@ class TestBeforeAndAfter:
         assert moved["all", "all"].parameters == everything == sum(p.numel() for p in before.backbone.parameters())
 
     def test_the_report(self, tiny_denoiser, tmp_path):
-        study = blocks(tiny_denoiser(0), tiny_denoiser(1), seeds=range(4), steps=4)
-        found = findings(study)
+        study = blocks(tiny_denoiser(0), Sampling(range(4), 4), tiny_denoiser(1))
         assert [block.name for block in study.before] == [block.name for block in study.after]
-        assert any("Fine-tuning gave" in sentence for sentence in found.conclusion)
-        page = write(tmp_path, found, of_blocks(study), {})
+        page = report(study).write(tmp_path, {})
         stored = json.loads((tmp_path / "blocks.json").read_text())
         assert len(stored["before"]) == len(stored["after"]) == len(study.before)
-        assert page.read_text().count("<img") == 5
+        assert stored["weight_changes"] and stored["rank_correlations"]
+        assert page.read_text().count("<img") == 1
 
     def test_batches_do_not_matter(self, tiny_denoiser):
-        whole, parts = (blocks(tiny_denoiser(), seeds=range(5), steps=4, batch_size=size).before for size in (5, 2))
+        whole, parts = (blocks(tiny_denoiser(), Sampling(range(5), 4, batch_size=size)).before for size in (5, 2))
         for one, other in zip(whole, parts, strict=True):
             assert np.allclose(one.change.centroids, other.change.centroids, atol=1e-4)
             assert np.allclose(one.response, other.response, rtol=1e-3, atol=1e-6)
             assert one.shift == pytest.approx(other.shift, rel=1e-4)
 
-    def test_a_student_with_more_augmentation_labels(self, tiny_denoiser):
-        """Trajectory distillation adds labels that tell where a jump ends: they are new, and all else is compared."""
-        before = tiny_denoiser(0)
-        for had in (0, 9):
-            before = tiny_denoiser(0, augmentation_dim=had)
-            after = deepcopy(before)
-            wide: Any = backbones.widened(after.backbone, 16)
-            after.backbone = wide
-            with torch.no_grad():
-                wide.map_augment.weight[:, had:] = 1
-            study = blocks(before, after, seeds=range(2), steps=4)
-            assert all(row.relative == 0 for row in study.weights)
-            new = 16 * wide.map_augment.weight.shape[0]
-            sentence = (
-                f"New after fine-tuning, and left out of the weight changes: {new:,} weights of map_augment.weight."
-            )
-            assert sentence in findings(study).conclusion
-            assert len(of_blocks(study)) == 5
+    @pytest.mark.parametrize("had", [0, 9])
+    def test_a_student_with_more_augmentation_labels(self, tiny_denoiser, had):
+        """Trajectory distillation adds labels that tell where a jump ends: all else is compared."""
+        before = tiny_denoiser(0, augmentation_dim=had)
+        wide: Any = backbones.widened(before.backbone, 16)
+        with torch.no_grad():
+            wide.map_augment.weight[:, had:] = 1
+        study = blocks(before, Sampling(range(2), 4), before.replace(backbone=wide))
+        assert all(row.relative == 0 for row in study.weights)
 
     def test_another_architecture_is_refused(self, tiny_denoiser):
-        with pytest.raises(ValueError, match="not of one architecture: they differ in"):
-            blocks(tiny_denoiser(), tiny_denoiser(channels=3))
+        with pytest.raises(ValueError, match="conv"):
+            blocks(tiny_denoiser(), Sampling(range(2)), tiny_denoiser(channels=3))
 
 
-def test_the_block_that_moved_most_is_told_besides_the_role():
-    rows = [("all", "all", 0.1), ("all", "qkv", 0.3), ("all", "norm", 0.0), ("all", "odd", float("nan"))]
-    rows += [("elsewhere", "all", 0.9), ("one", "all", 0.2), ("one", "qkv", 0.7), ("two", "all", 0.5)]
-    said = sentence([WeightChange(block, role, 1, relative) for block, role, relative in rows])
-    assert said == (
-        "Weights: did not move: norm; of the roles qkv moved most, by 30.0% of its norm, and of the blocks two, by "
-        "50.0%."
-    )
-    assert "blocks" not in sentence([WeightChange("all", "qkv", 1, 0.3), WeightChange("all", "all", 1, 0.3)])
+class TestRelations:
+    def test_of_resolution_beside_what_the_map_forces(self, tiny_denoiser):
+        found = blocks(tiny_denoiser(channel_multipliers=[1, 1]), Sampling(range(2), 4)).before
+        assert len({block.size for block in found}) == 2 and len(relations(found)) == 2
+
+    def test_of_depth_where_there_is_one_resolution(self, tiny_denoiser):
+        found = blocks(tiny_denoiser(), Sampling(range(2), 4)).before
+        assert list(relations(found)) == ["centroid with depth"]

@@ -1,20 +1,18 @@
-"""Networks that someone built by hand: their blocks are seen and can be filtered, whatever their names and calls."""
+"""Networks that someone built by hand: their blocks are seen, whatever their names and calls."""
 
-from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from d2o import backbones
-from d2o.analysis import bands
-from d2o.analysis.block_figures import of_blocks
-from d2o.analysis.blocks import blocks, findings
-from d2o.analysis.frequency import Band
-from d2o.analysis.network import places, replaced, sizes, taps
+from d2o.analysis.blocks import blocks
+from d2o.analysis.blocks_report import report
+from d2o.analysis.network import places, watch_blocks
+from d2o.analysis.paths import Sampling
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
 
@@ -74,7 +72,9 @@ def denoiser(backbone: nn.Module) -> Denoiser:
 
 
 def seen_in(model: Denoiser) -> list[str]:
-    return list(sizes(model.backbone, lambda: model(torch.randn(2, 1, 8, 8), 1.0)))
+    with watch_blocks(model.backbone) as seen, torch.no_grad():
+        model(torch.randn(2, 1, 8, 8), 1.0)
+    return list(seen)
 
 
 class TestPlaces:
@@ -86,10 +86,9 @@ class TestPlaces:
         model = denoiser(Residual())
         order = ["stem", "blocks.0", "blocks.1", "head.0", "head.1"]
         assert seen_in(model) == order
-        study = blocks(model, seeds=range(4), steps=4)
+        study = blocks(model, Sampling(range(4), 4))
         assert [block.name for block in study.before] == order
-        assert [row[0] for row in findings(study).tables[0].rows] == order
-        assert len(of_blocks(study)) == 3
+        assert [row[0] for row in report(study).tables[1].rows] == order
 
     def test_names_of_other_networks_hide_nothing(self):
         class Borrowed(nn.Module):
@@ -132,7 +131,7 @@ class TestCalls:
 
         model = denoiser(Network())
         x = torch.randn(2, 1, 8, 8)
-        with taps(model.backbone) as seen, torch.no_grad():
+        with watch_blocks(model.backbone) as seen, torch.no_grad():
             made = model.backbone(x, torch.ones(2))
         assert torch.equal(seen["one"][0], x) and torch.equal(seen["two"][1], made)
         assert torch.equal(seen["two"][0], seen["one"][1])  # not the vectors before it
@@ -147,7 +146,7 @@ class TestCalls:
                 return self.one(self.two(self.one(x)))
 
         model = denoiser(Network())
-        with taps(model.backbone) as seen, torch.no_grad():
+        with watch_blocks(model.backbone) as seen, torch.no_grad():
             made = model.backbone(torch.randn(2, 1, 8, 8), torch.ones(2))
         assert list(seen) == ["two", "one"]
         assert torch.equal(seen["one"][1], made) and torch.equal(seen["one"][0], seen["two"][1])
@@ -161,7 +160,7 @@ class TestCalls:
             def forward(self, x, noise, label=None, augmentation=None):
                 return self.last(self.early(x) if noise[0] > 0 else self.late(x))
 
-        study = blocks(denoiser(Network()), seeds=range(4), steps=5, batch_size=2)
+        study = blocks(denoiser(Network()), Sampling(range(4), 5, batch_size=2))
         assert [block.name for block in study.before] == ["last"]
 
     def test_without_a_map(self):
@@ -181,102 +180,24 @@ class TestCalls:
             def forward(self, x, noise, label=None, augmentation=None):
                 return self.last(x + self.spread(noise))
 
-        spread, last = blocks(denoiser(Network()), seeds=range(4), steps=4).before
+        spread, last = blocks(denoiser(Network()), Sampling(range(4), 4)).before
         assert spread.change_band is not None and spread.response_band is None
         assert last.response_band is not None
 
-
-class Pair(NamedTuple):
-    kept: Tensor
-    rest: str
-
-
-@dataclass(frozen=True)
-class Record:
-    sample: Tensor
-    rest: str = "rest"
-
-
-class Holder:
-    def __init__(self, sample: Tensor) -> None:
-        self.sample, self.rest = sample, "rest"
-
-
-class Closed:
-    def __init__(self, sample: Tensor) -> None:
-        self.inside = sample
-
-    @property
-    def sample(self) -> Tensor:
-        return self.inside
-
-
-class Picky(tuple):
-    def __new__(cls, first: Tensor, second: str) -> "Picky":
-        return super().__new__(cls, (first, second))
-
-
-Old = namedtuple("Old", ["kept", "rest"])
-PACKS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
-    "tuple": (lambda x: (x, "rest"), lambda made: made[0]),
-    "list": (lambda x: [x, "rest"], lambda made: made[0]),
-    "named tuple": (lambda x: Pair(x, "rest"), lambda made: made.kept),
-    "old named tuple": (lambda x: Old(x, "rest"), lambda made: made.kept),
-    "record": (Record, lambda made: made.sample),
-    "object": (Holder, lambda made: made.sample),
-}
-
-
-class TestFilters:
-    @pytest.mark.parametrize("kind", PACKS)
-    def test_act_within_whatever_a_block_gives(self, kind):
-        pack, take = PACKS[kind]
-        model, plain = denoiser(Residual(pack, take)), denoiser(Residual())
-        x, outputs = torch.randn(2, 1, 8, 8), []
-        inner = model.backbone.get_submodule("blocks.0")
-        with torch.no_grad():
-            for keep in (True, False):
-                with bands.filtering(model, "blocks.0", Band(1, 1), keep):
-                    hook = inner.register_forward_hook(lambda _, __, made: outputs.append(made))
-                    found = model(x, 1.0)
-                    hook.remove()
-                with bands.filtering(plain, "blocks.0", Band(1, 1), keep):
-                    assert torch.equal(found, plain(x, 1.0))
-                assert not torch.allclose(found, model(x, 1.0), atol=1e-4)
-        for made in outputs:
-            assert type(made) is type(pack(x)) and (made[1] if isinstance(made, tuple | list) else made.rest) == "rest"
-
-    def test_leave_what_the_block_keeps_alone(self):
-        kept = []
-
-        def pack(x: Tensor) -> Holder:
-            kept.append(Holder(x))
-            return kept[-1]
-
-        model = denoiser(Residual(pack, lambda made: made.sample))
-        with replaced(model.backbone, "blocks.1", torch.zeros_like), torch.no_grad():
-            model(torch.randn(2, 1, 8, 8), 1.0)
-        assert kept[1].sample.any()
-
     @pytest.mark.parametrize(
-        ("pack", "take", "kind"),
+        ("pack", "take"),
         [
-            (Closed, lambda made: made.sample, "Closed"),
-            (lambda x: Picky(x, "rest"), lambda made: made[0], "Picky"),
+            (lambda x: (x, "rest"), lambda made: made[0]),
+            (lambda x: [x, "rest"], lambda made: made[0]),
+            (lambda x: SimpleNamespace(sample=x), lambda made: made.sample),
         ],
+        ids=["tuple", "list", "record"],
     )
-    def test_say_which_block_they_cannot_change(self, pack, take, kind):
-        model = denoiser(Residual(pack, take))
-        with (
-            bands.filtering(model, "blocks.1", Band(1, 1), keep=True),
-            pytest.raises(ValueError, match=rf"The block blocks\.1 gives a {kind} in which nothing can be replaced"),
-        ):
-            model(torch.randn(2, 1, 8, 8), 1.0)
-
-    def test_need_a_map(self):
-        model = denoiser(Residual())
-        with (
-            bands.filtering(model, "vectors", Band(1, 1), keep=True),
-            pytest.raises(ValueError, match="The block vectors gives no map"),
-        ):
-            model(torch.randn(2, 1, 8, 8), 1.0)
+    def test_within_whatever_a_block_gives(self, pack, take):
+        packed, plain = denoiser(Residual(pack, take)), denoiser(Residual())
+        x, outputs = torch.randn(2, 1, 8, 8), []
+        for model in (packed, plain):
+            with watch_blocks(model.backbone) as seen, torch.no_grad():
+                model(x, 1.0)
+            outputs.append(seen["blocks.0"][1])
+        assert torch.equal(*outputs)

@@ -32,7 +32,6 @@ SMALL_JUDGE = ("networks=[tf_efficientnet_lite0]", "size=32", "width=16", "weigh
 JUDGED = [word for setting in SMALL_JUDGE for word in ("--set", f"discriminator.{setting}")]
 TRAINING = ["--images", "16", "--batch", "8"]
 MEASURED = ["--count", "12", "--features", "pixels", "--repetitions", "1"]
-TRIALS = [*MEASURED, "--images", "8", "--set", "batch_size=8", *JUDGED]
 REDUCED = {
     "pretrain": [*TRAINING, "--sample-every", "16", "--set", TINY],
     "finetune": [*TRAINING, "--sample-every", "16", "--precision", "float32", *JUDGED],
@@ -42,10 +41,7 @@ REDUCED = {
     "serve": ["--port", "0"],
     "analyze spectrum": ["--seeds", "0-3", "--steps", "4"],
     "analyze blocks": ["--seeds", "0-3", "--steps", "4"],
-    "analyze minima": [*MEASURED, "--steps", "1", "2", "--points", "3"],
-    "analyze parts": [*TRIALS, "--modes", "train", "--kinds", "roles"],
-    "analyze bands": [*TRIALS, "--modes", "remove", "--gradient-modes", "keep"],
-    "analyze pretraining": [*TRIALS, "--lengths", "0", "8", "--steps", "2"],
+    "analyze minima": [*MEASURED, "--steps", "1", "2"],
 }
 RGB = ("edm-cifar10-32x32-uncond-ve.pkl", "ddpm-cifar10-32", "teacher.safetensors", "teacher", "d2o.safetensors")
 WITH_CLASSES = ("edm-cifar10-32x32-cond-vp.pkl", "cd_imagenet64_lpips.pt")
@@ -138,7 +134,7 @@ def quick(tmp_path_factory, monkeypatch):
     for name in runtime.FILES:
         (package / "dist" / name).touch()
     monkeypatch.setenv(runtime.VARIABLE, str(package))
-    monkeypatch.setattr("d2o.analysis.page.DOTS", 40)  # of the figures
+    monkeypatch.setattr("d2o.pages.DOTS", 40)  # of the figures
     monkeypatch.setattr("d2o.training.estimate.SECONDS", 0.0)
     for command in ("app", "serve"):
         monkeypatch.setattr(f"d2o.cli.commands.{command}.say", stop_what_answers)

@@ -21,6 +21,7 @@ import pytest
 import needs
 from conftest import make_denoiser
 from d2o.checkpoints import CheckpointError
+from d2o.cli.options import parse
 from d2o.data.files import write_images
 from d2o.export import export, runtime
 
@@ -162,6 +163,14 @@ def http_server(line: str, place: Path) -> None:
             server.terminate()
 
 
+def research(line: str, _) -> None:
+    """Read the options of a script; tests/research runs every script."""
+    script, *words = shlex.split(line)[1:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "research"))
+        parse(runpy.run_path(str(ROOT / script))["Options"], script, words, None)
+
+
 def is_a_test_here(line: str, _) -> None:
     """Files of tests that a page names are run with all others."""
     assert (ROOT / shlex.split(line)[1]).exists()
@@ -179,11 +188,12 @@ PROGRAMS = {
     r"benchmarks/generation\.py": generation,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,
     r"-m http\.server": http_server,
+    r"research/\w+\.py": research,
     r"^pytest ": is_a_test_here,
     r"docs/figures\.py": lambda *_: None,  # run by test_site.py
 }
 """How a program is run, by what its line contains."""
-EVERY_LINE = (speed_and_quality, steps, is_a_test_here)
+EVERY_LINE = (speed_and_quality, steps, research, is_a_test_here)
 """Those whose lines differ in what they run; of the others the longest line stands for all."""
 LINES = sorted({line for page in PAGES for line in programs(page.read_text())})
 

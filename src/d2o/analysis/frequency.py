@@ -1,10 +1,9 @@
-"""Frequencies of images in cycles per image: power on rings of the Fourier plane, centroids, octave bands, filters.
+"""Frequencies of images in cycles per image: power on rings of the Fourier plane, centroids, octave bands.
 
 Everything counts in cycles per image, so that feature maps of any size share one axis: a map half as wide as the image
 has no frequencies above a quarter of the image's width.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -51,15 +50,7 @@ def ring_power(images: Tensor) -> np.ndarray:
     return (sums / torch.bincount(index)).cpu().numpy()
 
 
-def d_fft(change: Tensor) -> np.ndarray:
-    """Return D_FFT [N, K] of the changes O_t - O_(t-1) [N, C, H, W]: their `ring_power`, each normalised to sum 1.
-
-    An output that does not change has no spectrum: its row is NaN.
-    """
-    return normalised(ring_power(change))
-
-
-def normalised(power: np.ndarray) -> np.ndarray:
+def normalise(power: np.ndarray) -> np.ndarray:
     """Return spectra [..., K] of sum 1; those without any power become NaN."""
     total = power.sum(-1, keepdims=True)
     return np.divide(power, total, out=np.full_like(power, np.nan), where=total > 0)
@@ -67,7 +58,7 @@ def normalised(power: np.ndarray) -> np.ndarray:
 
 def centroid(spectrum: np.ndarray) -> np.ndarray:
     """Return the mean frequency [...] of spectra [..., K] in cycles per image: sum of k P(k) / sum of P(k)."""
-    return normalised(spectrum) @ np.arange(spectrum.shape[-1])
+    return normalise(spectrum) @ np.arange(spectrum.shape[-1])
 
 
 def octaves(count: int) -> list[Band]:
@@ -79,36 +70,12 @@ def octaves(count: int) -> list[Band]:
     return bands
 
 
-def band_energy(images: Tensor) -> np.ndarray:
-    """Return the share [N, B] of every octave in the energy of images [N, C, H, W]; NaN where there is none.
-
-    Energy is power times ring size, so that the shares add up to 1 (Parseval).
-    """
-    return normalised(in_bands(ring_power(images), ring_sizes(*images.shape[-2:])))
-
-
-def in_bands(power: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def band_energies(power: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return the energy [..., B] in every octave of ring powers [..., K] on rings of these sizes [K]."""
     energy = power * sizes
     return np.stack([energy[..., band.low : band.high + 1].sum(-1) for band in octaves(len(sizes))], -1)
 
 
-def band_mean(response: np.ndarray) -> np.ndarray:
+def band_means(response: np.ndarray) -> np.ndarray:
     """Return the mean [..., B] over the rings of every octave of a response [..., K] that is not an energy."""
     return np.stack([response[..., b.low : b.high + 1].mean(-1) for b in octaves(response.shape[-1])], -1)
-
-
-def filtered(images: Tensor, band: Band, keep: bool) -> Tensor:
-    """Return images [N, C, H, W] with nothing but one band (`keep`), or with everything else; gradients pass."""
-    ring = rings(*images.shape[-2:]).to(images.device)
-    inside = (ring >= band.low) & (ring <= band.high)
-    transformed = torch.fft.fft2(images.float()) * (inside if keep else ~inside)
-    return torch.fft.ifft2(transformed).real.to(images.dtype)
-
-
-def named(text: str, bands: Sequence[Band]) -> Band:
-    """Return the band that is written so ("2-3"); an unknown one is a ValueError that names the others."""
-    for band in bands:
-        if str(band) == text:
-            return band
-    raise ValueError(f"There is no band {text!r} cycles per image: choose of {', '.join(map(str, bands))}.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,98 +13,79 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import karras_sigmas, noise_for
 from d2o.diffusion.sampling import euler_step, heun_step, labels_for, trajectory
 from d2o.metrics.counting import Counted, unshown
-from d2o.training.networks import check_fit
 
 STEPS = {"euler": euler_step, "heun": heun_step}
-FEWEST_STEPS = 4
-"""Three changes: fewer have no progression."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which images a denoiser makes while it is watched, and how; image i depends on seed i only."""
+
+    seeds: Sequence[int] = range(64)
+    steps: int = 18
+    sampler: str = "heun"
+    batch_size: int = 64
+    counted: Counted = unshown
+
+    def __post_init__(self) -> None:
+        for option, value, least in (
+            ("steps", self.steps, 4),
+            ("seeds", len(self.seeds), 2),
+            ("batch", self.batch_size, 1),
+        ):
+            if value < least:
+                raise ValueError(f"--{option}: a progression over images needs at least {least}, not {value}.")
+        if self.sampler not in STEPS:
+            raise ValueError(f"Unknown sampler {self.sampler!r}; there are {', '.join(STEPS)}.")
+
+    def levels(self, denoiser: Denoiser) -> tuple[float, ...]:
+        """Return the noise levels [steps] at which the sampler calls a denoiser."""
+        return karras_sigmas(self.steps, sigma_max=denoiser.sigma_max)[:-1]
+
+    def batches(self, count: int, title: str) -> Iterator[Sequence[int]]:
+        """Yield the first `count` seeds in batches."""
+        seeds = self.seeds[:count]
+        parts = (seeds[first : first + self.batch_size] for first in range(0, len(seeds), self.batch_size))
+        return self.counted(parts, len(seeds), title)
 
 
 class Path(NamedTuple):
-    """A batch on its way down the noise levels: its labels [N] or None, and pairs (sigma, x [N,C,H,W])."""
+    """A batch at falling noise levels: its labels [N] or None, and pairs (sigma, x [N,C,H,W])."""
 
     label: Tensor | None
     points: Iterator[tuple[float, Tensor]]
 
 
-def levels(denoiser: Denoiser, steps: int) -> tuple[float, ...]:
-    """Return the noise levels [steps] at which a sampler of so many steps calls the denoiser."""
-    if steps < FEWEST_STEPS:
-        raise ValueError(f"A progression needs at least {FEWEST_STEPS} steps, not {steps}.")
-    return karras_sigmas(steps, sigma_max=denoiser.sigma_max)[:-1]
-
-
-def checked(seeds: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
-    """Yield the seeds in batches; fewer than two have no spread, which is a ValueError."""
-    if len(seeds) < 2:
-        raise ValueError(f"A spread over seeds needs at least 2 of them, not {len(seeds)}.")
-    if batch_size < 1:
-        raise ValueError(f"A batch holds at least one image, not {batch_size}.")
-    return (seeds[first : first + batch_size] for first in range(0, len(seeds), batch_size))
+@torch.no_grad()
+def sampling_paths(denoiser: Denoiser, sampling: Sampling, who: str = "teacher") -> Iterator[Path]:
+    """Yield the paths of the images that a denoiser makes; `who` is what errors call it."""
+    sigmas, step, device = (*sampling.levels(denoiser), 0.0), STEPS[sampling.sampler], device_of(denoiser)
+    for seeds in sampling.batches(len(sampling.seeds), "from noise to images"):
+        noise, label = noise_for(seeds, denoiser.image_shape, device), labels_for(seeds, denoiser.num_classes)
+        label = None if label is None else label.to(device)
+        points = trajectory(lambda x, sigma, c=label: predict(denoiser, x, sigma, c, who), noise, sigmas, step)
+        yield Path(label, zip(sigmas[:-1], points, strict=False))
 
 
 @torch.no_grad()
-def sampled(
-    denoiser: Denoiser,
-    seeds: Sequence[int],
-    steps: int = 18,
-    sampler: str = "heun",
-    batch_size: int = 64,
-    counted: Counted = unshown,
-    who: str = "teacher",
-) -> Iterator[Path]:
-    """Yield the paths of the images that a denoiser makes from these seeds; image i depends on seed i only.
-
-    `who` is what errors call the denoiser.
-    """
-    if sampler not in STEPS:
-        raise ValueError(f"Unknown sampler {sampler!r}; there are {', '.join(STEPS)}.")
-    sigmas = (*levels(denoiser, steps), 0.0)
-    place = device(denoiser)
-    for part in counted(checked(seeds, batch_size), len(seeds), "from noise to images"):
-        noise = noise_for(part, denoiser.image_shape, place)
-        label = labels_for(part, denoiser.num_classes)
-        label = None if label is None else label.to(place)
-        walk = trajectory(lambda x, sigma, c=label: ask(denoiser, x, sigma, c, who), noise, sigmas, STEPS[sampler])
-        yield Path(label, zip(sigmas[:-1], walk, strict=False))
-
-
-@torch.no_grad()
-def noised(
-    denoiser: Denoiser,
-    images: Images,
-    seeds: Sequence[int],
-    steps: int = 18,
-    batch_size: int = 64,
-    counted: Counted = unshown,
-) -> Iterator[tuple[Path, Tensor]]:
+def noising_paths(denoiser: Denoiser, images: Images, sampling: Sampling) -> Iterator[tuple[Path, Tensor]]:
     """Yield the paths x0 + sigma_t noise of as many real images, and x0 [N,C,H,W]; image i has the noise of seed i.
 
     Where there are fewer images than seeds, each is taken once: a second time it would be no other image.
     """
-    check_fit(denoiser, images)
-    seeds = seeds[: len(images)]
-    sigmas, place = levels(denoiser, steps), device(denoiser)
-    stream = images.batches(batch_size)
-    parts = counted(checked(seeds, batch_size), len(seeds), "real images")
-    for part, batch in zip(parts, stream, strict=False):
-        x0 = denoiser.encode(batch.x0[: len(part)].to(place))
-        label = batch.label[: len(part)].to(place) if batch.label is not None and denoiser.num_classes else None
-        noise = noise_for(part, denoiser.image_shape, place)
+    sigmas, device = sampling.levels(denoiser), device_of(denoiser)
+    stream = images.batches(sampling.batch_size)
+    for seeds, batch in zip(sampling.batches(len(images), "real images"), stream, strict=False):
+        x0 = denoiser.encode(batch.x0[: len(seeds)].to(device))
+        label = batch.label[: len(seeds)].to(device) if batch.label is not None and denoiser.num_classes else None
+        noise = noise_for(seeds, denoiser.image_shape, device)
         yield Path(label, ((sigma, x0 + sigma * noise) for sigma in sigmas)), x0
 
 
 @torch.no_grad()
-def outputs(denoiser: Denoiser, path: Path, who: str = "teacher") -> Iterator[Tensor]:
-    """Yield the denoiser's outputs O_t [N,C,H,W] along a path."""
-    for sigma, x in path.points:
-        yield ask(denoiser, x, sigma, path.label, who)
-
-
-@torch.no_grad()
-def ask(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, who: str) -> Tensor:
-    """Return what a denoiser answers in evaluation mode; NaN or infinity is a ValueError that names who gave it."""
-    with evaluating(denoiser):
+def predict(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, who: str) -> Tensor:
+    """Return D(x, sigma, label) in evaluation mode; NaN or infinity is a ValueError that names who gave it."""
+    with evaluation_mode(denoiser):
         x0 = denoiser(x, sigma, label)
     if not x0.isfinite().all():
         raise ValueError(
@@ -114,21 +96,17 @@ def ask(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, who: 
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
     """Keep a network in evaluation mode within the context, and give every part its own mode back."""
-    training, modes = network.training, [(part, part.training) for part in network.modules()]
+    modes = [(part, part.training) for part in network.modules()]
     network.eval()
     try:
         yield
     finally:
-        network.train(training)  # for parts that do more than to remember it
         for part, mode in modes:
             part.training = mode
 
 
-def device(denoiser: Denoiser) -> torch.device:
+def device_of(denoiser: Denoiser) -> torch.device:
     """Return where a denoiser's weights are."""
     return next((parameter.device for parameter in denoiser.parameters()), torch.device("cpu"))
-
-
-__all__ = ["FEWEST_STEPS", "STEPS", "Path", "ask", "device", "evaluating", "levels", "noised", "outputs", "sampled"]

@@ -1,42 +1,57 @@
-"""Which frequencies change from step to step: D_FFT, centroid and band energies, gathered batch by batch."""
+"""Which frequencies change from one output of a denoiser to the next: D_FFT, centroids and band energies."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
 
-from .correlation import Interval, mean_rank_correlation, spearman
-from .frequency import Band, centroid, in_bands, normalised, octaves, ring_power, ring_sizes
+from .frequency import Band, band_energies, centroid, normalise, octaves, ring_power
+from .intervals import Interval, mean_rank_correlation, spearman
 
 
 @dataclass(frozen=True, eq=False)
 class Progression:
-    """N sequences of outputs O_0 ... O_T, seen through their changes O_t - O_(t-1), t = 1 ... T.
+    """The power [N, T, K] on rings of the changes O_t - O_(t-1), t = 1 ... T, of N sequences of outputs.
 
-    `sigmas` [T] is the noise level of the later output; `spectrum` [T, K] is D_FFT(t), mean over the sequences;
-    `centroids` [N, T] are in cycles per image; `energies` [N, T, B] are the shares of the octave `bands`.
+    `sigmas` [T] is the noise level of the later output, `ring_sizes` [K] how many coefficients a ring has. A change
+    that is all zero has no spectrum: it is NaN in what follows, and counts for nothing in means.
     """
 
     name: str
     sigmas: np.ndarray
-    spectrum: np.ndarray
-    centroids: np.ndarray
-    energies: np.ndarray
+    power: np.ndarray
+    ring_sizes: np.ndarray
+
+    @cached_property
+    def spectrum(self) -> np.ndarray:
+        """D_FFT [T, K]: the spectra, each normalised to sum 1, mean over sequences."""
+        return mean(normalise(self.power))
+
+    @cached_property
+    def centroids(self) -> np.ndarray:
+        """The centroids [N, T] in cycles per image."""
+        return centroid(self.power)
+
+    @cached_property
+    def energies(self) -> np.ndarray:
+        """The shares [N, T, B] of the octave bands in the energy of the changes."""
+        return normalise(band_energies(self.power, self.ring_sizes))
 
     @property
     def frequencies(self) -> np.ndarray:
         """The frequencies [K] in cycles per image."""
-        return np.arange(self.spectrum.shape[1])
+        return np.arange(self.power.shape[2])
 
     @property
     def bands(self) -> list[Band]:
         """The octave bands [B]."""
-        return octaves(self.spectrum.shape[1])
+        return octaves(self.power.shape[2])
 
     def rise(self) -> Interval:
         """Return the rank correlation of centroid with step, mean over the sequences; its interval is over them."""
-        steps = np.arange(self.centroids.shape[1])
+        steps = np.arange(self.power.shape[1])
         return mean_rank_correlation([spearman(steps, row) for row in self.centroids], len(steps))
 
     def dominant(self) -> Band | None:
@@ -48,7 +63,7 @@ class Progression:
         """Return what goes into JSON: everything but the single sequences."""
         return {
             "name": self.name,
-            "sequences": len(self.centroids),
+            "sequences": len(self.power),
             "sigma": self.sigmas,
             "frequencies_cycles_per_image": self.frequencies,
             "d_fft": self.spectrum,
@@ -61,77 +76,25 @@ class Progression:
         }
 
 
-NOTHING = 1e-12
-"""A share of the power below which a spectrum is rounding."""
+def follow(outputs: Iterable[Tensor]) -> tuple[np.ndarray, Tensor, Tensor]:
+    """Return the power [n, T, K] of the changes of a batch of sequences, its first output and its last [n,C,H,W].
 
-
-class Tally:
-    """Gather the changes of many sequences: the spectra as sums, centroids and energies one by one.
-
-    Rings below `first` are left out: with `first` 1 the mean of an output counts for nothing.
+    Two outputs are held at a time.
     """
-
-    def __init__(self, first: int = 0) -> None:
-        self.first = first
-        self.sums: dict[int, np.ndarray] = {}
-        self.counts: dict[int, np.ndarray] = {}
-        self.rows: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-
-    def add(self, step: int, change: Tensor) -> None:
-        """Count the changes [n,C,H,W] of step `step`; one that is all zero has no spectrum and counts for nothing."""
-        power = ring_power(change)
-        total = power.sum(1)
-        power[:, : self.first] = 0
-        power[power.sum(1) <= NOTHING * total] = 0
-        spectra = normalised(power)
-        known = np.isfinite(spectra).all(1)
-        self.sums[step] = self.sums.get(step, 0) + spectra[known].sum(0)
-        self.counts[step] = self.counts.get(step, 0) + known.sum()
-        energies = normalised(in_bands(power, ring_sizes(*change.shape[-2:])))
-        self.rows.setdefault(step, []).append((centroid(power), energies))
-
-    def progression(self, name: str, sigmas: Sequence[float]) -> Progression:
-        """Return the record of everything that was added; `sigmas` has one entry a change."""
-        steps = sorted(self.sums)
-        assert len(steps) == len(sigmas), (name, len(steps), len(sigmas))
-        centroids, energies = (
-            np.stack([np.concatenate([row[part] for row in self.rows[step]]) for step in steps], 1) for part in (0, 1)
-        )
-        spectrum = np.stack([divided(self.sums[step], self.counts[step]) for step in steps])
-        return Progression(name, np.asarray(sigmas, np.float64), spectrum, centroids, energies)
-
-
-def progression(name: str, sigmas: Sequence[float], batches: Iterable[Iterable[Tensor]]) -> Progression:
-    """Return the record of batches of sequences: each batch yields O_0 ... O_T [n,C,H,W], at noise levels `sigmas`.
-
-    Two outputs of one batch are held at a time.
-    """
-    tally = Tally()
-    for outputs in batches:
-        before = None
-        for step, output in enumerate(outputs):
-            if before is not None:
-                tally.add(step, output - before)
-            before = output
-    if not tally.sums:
-        raise ValueError(f"{name}: a progression needs at least two outputs.")
-    return tally.progression(name, sigmas[1:])
+    outputs = iter(outputs)
+    first = before = next(outputs)
+    powers = []
+    for output in outputs:
+        powers.append(ring_power(output - before))
+        before = output
+    return np.stack(powers, 1), first, before
 
 
 def mean(values: np.ndarray) -> np.ndarray:
     """Return the mean over sequences [N, ...], NaN left out, and NaN where nothing is left."""
-    known = np.isfinite(values)
-    return divided(np.where(known, values, 0).sum(0), known.sum(0))
+    return np.ma.filled(np.ma.masked_invalid(values).mean(0).astype(float), np.nan)
 
 
 def deviation(values: np.ndarray) -> np.ndarray:
-    """Return the standard deviation over sequences [N, ...], NaN left out, and NaN where nothing is left."""
-    known = np.isfinite(values)
-    count = known.sum(0)
-    squares = np.where(known, values - mean(values), 0) ** 2
-    return np.where(count, np.sqrt(squares.sum(0) / np.maximum(count - 1, 1)), np.nan)
-
-
-def divided(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return sums / counts, NaN where the count is 0."""
-    return np.where(counts, sums / np.maximum(counts, 1), np.nan)
+    """Return the standard deviation over sequences [N, ...], NaN left out, and NaN where fewer than two are left."""
+    return np.ma.filled(np.ma.masked_invalid(values).std(0, ddof=1).astype(float), np.nan)

@@ -176,7 +176,7 @@ def fit(
             watch(moments, recipe.duration, title)
         else:
             watch(tracking.track(moments, Path(out), habits.track), recipe.duration, title)
-    last = native.header(Path(out) / "checkpoint.safetensors")
+    last = native.read_header(Path(out) / "checkpoint.safetensors")
     return Result(Path(out), checkpoints.load(out), recipe.duration, share, last["seconds"], last["evaluation"])
 
 

@@ -61,7 +61,7 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
     codec = student.codec
     if isinstance(codec, Autoencoder):
         codec = replace(codec, precision=recipe.precision)
-        provenance["codec"] = codec.record()
+        provenance["codec"] = codec.to_spec()
     student = student.replace(
         codec=codec, precision=PRECISIONS[recipe.precision], judged_by=recipe.judged_by, provenance=provenance
     )

@@ -1,12 +1,9 @@
-"""See why it works, on any checkpoint: where frequencies appear, which blocks make them, and what that predicts.
+"""Measure what one-step ability may rest on, on any checkpoint: numbers as JSON, tables, figures and a page.
 
 studies:
   spectrum     which frequencies change at which noise level, from noise to image
   blocks       which block works on which frequencies, and what fine-tuning changed
-  minima       how far a teacher's images are from its student's, and what lies between their weights
-  parts        fine-tune one block or role at a time: does its frequency response predict its gain?
-  bands        take one frequency band away, from blocks or from the gradient: which does quality need?
-  pretraining  how one-step quality grows with the length of pre-training
+  minima       how far a teacher's images are from its students'
 
 examples:
   d2o analyze spectrum runs/teacher --student runs/one-step --data digits --out why
@@ -14,20 +11,171 @@ examples:
   d2o analyze STUDY --help
 """
 
-import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from d2o.cli import studies
-from d2o.cli.options import parse
-from d2o.cli.progress import say
+import tyro
+
+from d2o.cli.options import DataOptions, Model, parse
+from d2o.cli.progress import counted, say
 from d2o.files import checked_folder
+from d2o.records import nearest
 
-STUDIES: dict[str, tuple[type, Callable[[Any], studies.Result], str]] = {
+if TYPE_CHECKING:
+    from d2o.analysis.paths import Sampling
+    from d2o.analysis.report import Report
+    from d2o.diffusion.denoiser import Denoiser
+
+MOVED = {"parts", "bands", "pretraining"}
+"""Studies that are scripts in research/ now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Options of every study."""
+
+    out: str
+    """Directory of the results: JSON, PNG, SVG, and one HTML page."""
+    device: str = "cpu"
+    """cpu, cuda, mps."""
+
+    def load(self, model: str) -> "Denoiser":
+        """Return a model on the device."""
+        import d2o
+
+        return d2o.load(model, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching(Output):
+    """Options of the way from noise to images."""
+
+    model: Model
+    """The teacher: a checkpoint or a run directory."""
+    steps: int = 18
+    """Noise levels at which it is watched."""
+    sampler: Literal["heun", "euler"] = "heun"
+    """How it goes from one to the next."""
+    seeds: str = "0-63"
+    """Image i depends on its seed only: 0-63 or 1,5,9."""
+    batch: int = 64
+    """Images at once: the memory that is needed."""
+
+    def sampling(self) -> "Sampling":
+        """Return which images are made while the denoiser is watched, and how."""
+        from d2o.analysis.paths import Sampling
+        from d2o.data.files import parse_seeds
+
+        return Sampling(parse_seeds(self.seeds), self.steps, self.sampler, self.batch, counted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum(Watching):
+    """The options of `d2o analyze spectrum`."""
+
+    student: str | None = None
+    """A one-step student of it, to be compared."""
+    data: str | None = None
+    """Real images to be compared: a folder, an EDM zip, an .npz, .parquet, or `digits`."""
+    resolution: int | None = None
+    """Bring the images to this side; needs --resize."""
+    resize: Annotated[str | None, tyro.conf.arg(metavar="area|bilinear|lanczos|center-crop")] = None
+    """How images are brought to --resolution."""
+    channels: Literal[1, 3] | None = None
+    """Convert them to grey (1) or RGB (3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks(Watching):
+    """The options of `d2o analyze blocks`."""
+
+    after: str | None = None
+    """The same network after fine-tuning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minima(DataOptions, Output):
+    """The options of `d2o analyze minima`. The same command again continues, and does nothing twice."""
+
+    teacher: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEACHER")]
+    """A checkpoint or a run directory."""
+    students: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="STUDENT ...")]
+    """One-step students of it."""
+    steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Steps of the teacher's sampler (Heun's)."""
+    count: int = 500
+    """Images of every generator that are measured, and as many real ones."""
+    features: str = "lite2"
+    """Feature space, as in `d2o evaluate`."""
+    weights: str = "auto"
+    """File of the feature network's weights, where they are not installed."""
+    repetitions: int = 4
+    """How often everything is measured, with other seeds; fewer than 4 have no intervals."""
+    batch: int = 64
+    """Images at once; it does not change the result."""
+
+
+def spectrum(options: Spectrum) -> "Report":
+    """Watch a teacher, and its student and real images where they are given."""
+    from d2o.analysis.spectrum import spectrum
+    from d2o.analysis.spectrum_report import report
+    from d2o.data.datasets import open_images
+
+    images = None
+    if options.data is not None:
+        sizes = {"resolution": options.resolution, "resize": options.resize, "channels": options.channels}
+        images = open_images(options.data, **sizes)
+    student = None if options.student is None else options.load(options.student)
+    return report(spectrum(options.load(options.model), options.sampling(), student=student, images=images))
+
+
+def blocks(options: Blocks) -> "Report":
+    """Watch the blocks of a network, and those of a fine-tuned copy where it is given."""
+    from d2o.analysis.blocks import blocks
+    from d2o.analysis.blocks_report import report
+
+    after = None if options.after is None else options.load(options.after)
+    return report(blocks(options.load(options.model), options.sampling(), after))
+
+
+def minima(options: Minima) -> "Report":
+    """Measure teacher and students against each other and the data."""
+    from d2o.analysis.measurement import Measurement
+    from d2o.analysis.minima import minima
+    from d2o.analysis.minima_report import report
+
+    measurement = Measurement(
+        Path(options.out) / "trials" / "minima",
+        options.open(),
+        count=options.count,
+        features=options.features,
+        weights=options.weights,
+        device=options.device,
+        batch_size=options.batch,
+        counted=counted,
+    )
+    students = {name: options.load(path) for name, path in short_names(options.students).items()}
+    teacher = options.load(options.teacher)
+    return report(minima(teacher, students, measurement, steps=options.steps, repetitions=options.repetitions))
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return a short name for every path: its last part, or more where that is not enough."""
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"A student is named twice among {', '.join(paths)}: name each once.")
+    for depth in range(1, 10):
+        names = ["/".join(Path(path).parts[-depth:]) for path in paths]
+        if len(set(names)) == len(paths):
+            return dict(zip(names, paths, strict=True))
+    return dict(zip(paths, paths, strict=True))
+
+
+STUDIES: dict[str, tuple[type, Callable[[Any], "Report"], str]] = {
     "spectrum": (
-        studies.Spectrum,
-        studies.spectrum,
+        Spectrum,
+        spectrum,
         """Which frequencies change between successive outputs, at each noise level.
 
 examples:
@@ -36,8 +184,8 @@ examples:
 """,
     ),
     "blocks": (
-        studies.Blocks,
-        studies.blocks,
+        Blocks,
+        blocks,
         """Which block of the network works on which frequencies, and what fine-tuning changed.
 
 examples:
@@ -46,44 +194,14 @@ examples:
 """,
     ),
     "minima": (
-        studies.Minima,
-        studies.minima,
+        Minima,
+        minima,
         """How far a teacher's images are from its students', seed by seed, and both from the data.
 The same command again continues where it was cut off.
 
 examples:
   d2o analyze minima runs/teacher runs/one-step --data digits --out why
   d2o analyze minima teacher.pkl d2o.safetensors d2o-f.safetensors --data c10.zip --count 5000 --out why
-""",
-    ),
-    "parts": (
-        studies.Parts,
-        studies.parts,
-        """Fine-tune one block or role at a time, and compare the gain with the block's frequencies.
-
-examples:
-  d2o analyze parts runs/teacher --data digits --out why
-  d2o analyze parts c10-teacher.safetensors --data c10.zip --recipe cifar10-d2o --images 200000 --count 5000 --out why
-""",
-    ),
-    "bands": (
-        studies.Bands,
-        studies.bands,
-        """Take one band of frequencies from a block's output or from the gradient.
-
-examples:
-  d2o analyze bands runs/teacher --student runs/one-step --data digits --out why
-  d2o analyze bands c10-teacher.safetensors --data c10.zip --recipe cifar10-d2o-f --images 200000 --out why
-""",
-    ),
-    "pretraining": (
-        studies.Pretraining,
-        studies.pretraining,
-        """How one-step quality, after a fixed fine-tuning, grows with pre-training.
-
-examples:
-  d2o analyze pretraining --data digits --out why
-  d2o analyze pretraining --data c10.zip --pretrain small.yaml --recipe cifar10-d2o-f --lengths 50000 400000 --out why
 """,
     ),
 }
@@ -95,16 +213,16 @@ def main(arguments: Sequence[str]) -> None:
         print(f"usage: d2o analyze STUDY [OPTIONS]\n\n{__doc__}", end="")
         return
     name, *rest = arguments
+    if name in MOVED:
+        raise ValueError(f"`d2o analyze {name}` is now a script: python research/{name}.py --help.")
+    if name == "minima" and any(word.startswith("--points") for word in rest):
+        raise ValueError("--points is now a script of its own: python research/interpolation.py --help.")
     if name not in STUDIES:
-        close = difflib.get_close_matches(name, STUDIES, 1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(STUDIES)}."
-        raise ValueError(f"There is no study {name!r}: {hint}")
+        raise ValueError(f"There is no study {name!r}: {nearest(name, STUDIES)}")
     record, study, description = STUDIES[name]
     options = parse(record, f"analyze {name}", rest, description)
-    from d2o.analysis.page import write
-
     checked_folder(options.out)
-    found, drawings = study(options)
-    page = write(options.out, found, drawings, asdict(options))
-    print(found.text())
-    say(f"Look at {page}")
+    report = study(options)
+    page = report.write(options.out, asdict(options))
+    print(report.text())
+    say(f"Open {page}")

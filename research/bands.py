@@ -1,0 +1,283 @@
+"""Take one band of frequencies away, or leave nothing else: which bands does one-step quality need, and where?
+
+Output: an octave is removed from the output of one block (or nothing else is kept of it) while the student makes its
+images in one call; no training. Such a filter acts on all that has gathered up to a block: it shows through which
+blocks a band is transmitted, not which block makes it. "image" filters the finished image. Gradient: the gradient that
+reaches the student's image from the discriminator is filtered so at every step of the fine-tuning.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+from trials import TuningOptions, cell, fine_tune, kid, kids, main, measure, relatives, trial_directory, write
+
+from d2o.analysis.blocks import block_spectra
+from d2o.analysis.figures import CYCLE, MARKERS, SMALLEST, draw_panels, error_bars
+from d2o.analysis.frequency import Band, octaves, rings
+from d2o.analysis.intervals import (
+    FEWEST,
+    Interval,
+    Numbers,
+    effective_size,
+    fisher_error,
+    fisher_interval,
+    half_step,
+    spearman,
+)
+from d2o.analysis.network import places, watch_blocks
+from d2o.analysis.paths import Sampling, device_of, predict
+from d2o.analysis.progression import mean
+from d2o.analysis.report import Table
+from d2o.diffusion.denoiser import Denoiser
+
+IMAGE = "image"
+Mode = Literal["remove", "keep"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TuningOptions):
+    """The options of `python research/bands.py`."""
+
+    teacher: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEACHER")]
+    """A checkpoint or a run directory."""
+    student: str | None = None
+    """The one-step student whose blocks are filtered; by default the one that the recipe makes."""
+    modes: tuple[Mode, ...] = ("remove", "keep")
+    """Filters of the blocks' outputs."""
+    gradient_modes: tuple[Mode, ...] = ("remove", "keep")
+    """Filters of the gradient."""
+    seeds: int = 32
+    """Images on which the teacher's blocks are watched."""
+    steps: int = 18
+    """Noise levels at which they are watched."""
+
+
+def filter_band(images: Tensor, band: Band, keep: bool) -> Tensor:
+    """Return images [N, C, H, W] with nothing but one band (`keep`), or with everything else; gradients pass."""
+    ring = rings(*images.shape[-2:]).to(images.device)
+    inside = (ring >= band.low) & (ring <= band.high)
+    transformed = torch.fft.fft2(images.float()) * (inside if keep else ~inside)
+    return torch.fft.ifft2(transformed).real.to(images.dtype)
+
+
+def filter_tokens(value: Tensor, band: Band, keep: bool) -> Tensor:
+    """Return a block's output filtered: a map [N, C, h, w], or the tokens [N, side * side, C] of one."""
+    if not isinstance(value, Tensor) or value.ndim not in (3, 4):
+        raise ValueError(f"A block gives a {type(value).__name__} that cannot be filtered: let it return a map.")
+    if value.ndim == 4:
+        return filter_band(value, band, keep)
+    side = math.isqrt(value.shape[1])
+    image = value.transpose(1, 2).unflatten(2, (side, side))
+    return filter_band(image, band, keep).flatten(2).transpose(1, 2)
+
+
+@contextmanager
+def filter_output(student: Denoiser, place: str, band: Band, keep: bool) -> Iterator[None]:
+    """Filter the output of a block, or of the whole denoiser, within the context."""
+    module = student if place == IMAGE else student.backbone.get_submodule(place)
+    handle = module.register_forward_hook(lambda *call: filter_tokens(call[2], band, keep))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def filter_gradient(student: Denoiser, band: Band, keep: bool) -> None:
+    """Filter every gradient that reaches the student's images from now on."""
+
+    def hook(_: nn.Module, __: tuple, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: filter_band(gradient, band, keep))
+
+    student.register_forward_hook(hook)
+
+
+def bands_of(student: Denoiser) -> dict[str, list[Band]]:
+    """Return the octaves of the image, and of the map of every block."""
+    x = torch.zeros(1, *student.image_shape, device=device_of(student))
+    label = torch.zeros(1, dtype=torch.long, device=x.device) if student.num_classes else None
+    with torch.no_grad(), watch_blocks(student.backbone) as seen:
+        predict(student, x, student.sigma_max, label, "student")
+    sizes = {IMAGE: student.image_shape[1:], **{name: left.shape[-2:] for name, (_, left) in seen.items()}}
+    return {name: octaves(int(rings(*size).max()) + 1) for name, size in sizes.items()}
+
+
+def study(options: Options) -> None:
+    """Filter a student's blocks, and the gradient of its fine-tuning, band by band."""
+    if not options.modes and not options.gradient_modes:
+        raise ValueError("Nothing is filtered: name --modes, --gradient-modes, or both (remove, keep).")
+    recipe, measurement, every = options.tuning(), options.measurement("bands"), range(options.repetitions)
+    teacher = options.load(options.teacher)
+
+    def trial(name: str, **changes: Any) -> list[dict]:
+        return [fine_tune(measurement, name, recipe, teacher, i, **changes) for i in every]
+
+    full = trial("gradient-full") if options.gradient_modes or options.student is None else None
+    made = trial_directory(measurement, "gradient-full", 0) / "ema.safetensors"
+    student = options.load(options.student or str(made))
+
+    def quality(name: str, change: Any) -> list[dict]:
+        with change:
+            return [measure(measurement, f"output-{name}", student, i) for i in every]
+
+    plain = quality("unchanged", nullcontext())
+    asked = [
+        (mode, place, band) for place, held in bands_of(student).items() for band in held for mode in options.modes
+    ]
+    outputs = {
+        (mode, place, band): quality(f"{mode}-{place}-{band}", filter_output(student, place, band, mode == "keep"))
+        for mode, place, band in measurement.counted(asked, len(asked), "outputs of blocks", "filters")
+    }
+    bands = octaves(int(rings(*teacher.image_shape[1:]).max()) + 1)
+    limits = list(product(options.gradient_modes, bands))
+    gradients = {
+        (mode, band): trial(
+            f"gradient-{mode}-{band}",
+            origin={"gradient": f"{mode} {band}"},
+            prepare=partial(filter_gradient, band=band, keep=mode == "keep"),
+        )
+        for mode, band in measurement.counted(limits, len(limits), "the gradient", "trials")
+    }
+    sampling = Sampling(range(options.seeds), options.steps, counted=measurement.counted)
+    energies = {
+        (block.name, band): share
+        for block in (block_spectra(teacher, sampling) if options.modes else ())
+        for band, share in zip(block.change.bands, mean(mean(block.change.energies)).tolist(), strict=True)
+    }
+    link = relate(outputs, energies, places(student.backbone))
+    numbers = {
+        "rank_correlation_of_energy_with_need": link._asdict(),
+        "band_energies_of_blocks": [{"block": b, "band": str(band), "share": s} for (b, band), s in energies.items()],
+        "student": plain,
+        "outputs": [
+            {"mode": mode, "block": place, "band": str(band), "repetitions": scores}
+            for (mode, place, band), scores in outputs.items()
+        ],
+        "full_gradient": full,
+        "gradients": [
+            {"mode": mode, "band": str(band), "repetitions": scores} for (mode, band), scores in gradients.items()
+        ],
+        "notes": relatives(options, recipe.judged_by),
+    }
+    figures = {f"output-{mode}": draw_outputs(outputs, mode, bands) for mode in options.modes}
+    if full is not None and gradients:
+        figures["gradient"] = draw_gradients(gradients, bands, kid(full))
+    columns = ("block", *(f"{mode} {band}" for mode in options.modes for band in bands))
+    blocks = dict.fromkeys(place for _, place, _ in outputs)
+    by_block = [
+        (place, *(cell(outputs[key]) if (key := (mode, place, band)) in outputs else None for mode, band in limits))
+        for limits in [list(product(options.modes, bands))]
+        for place in blocks
+    ]
+    by_band = [(str(band), *(cell(gradients[mode, band]) for mode in options.gradient_modes)) for band in bands]
+    tables = [
+        Table(f"KID in one call with a filter on one block's output ({cell(plain)} without)", columns, by_block),
+        Table("Rank correlation of a band's energy with the KID without it", ("95 % interval",), [(link,)]),
+        Table(
+            f"KID after {recipe.duration:,} images with a filtered gradient ({cell(full) if full else '-'} without)",
+            ("band", *options.gradient_modes),
+            by_band,
+        ),
+    ]
+    write(options, "bands", numbers, tables, figures)
+
+
+def relate(outputs: dict, energies: dict[tuple[str, Band], float], where: dict[str, str]) -> Interval:
+    """Return the rank correlation, over blocks and bands from 1 on, of a band's energy with the KID without it.
+
+    The output block is left out, as its output is the image.
+    """
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for (mode, place, band), scores in outputs.items():
+        energy = energies.get((place, band), math.nan)
+        if mode == "remove" and where.get(place, "output") != "output" and band.low > 0 and math.isfinite(energy):
+            groups.setdefault(place, []).append((energy, kid(scores)))
+    return grouped_rank_correlation([([e for e, _ in rows], [k for _, k in rows]) for rows in groups.values()])
+
+
+def grouped_rank_correlation(groups: Sequence[tuple[Numbers, Numbers]]) -> Interval:
+    """Return Spearman's correlation over all pairs (a, b) of groups in sequence, of which whole ones are resampled.
+
+    The interval is Student's in Fisher's z; its standard error is that of a bootstrap over whole groups, and never less
+    than that of as many independent pairs. Groups resemble their neighbours: they count as fewer, by the
+    autocorrelation of what each adds to the correlation. `size` counts groups.
+    """
+    from scipy import stats
+
+    nothing = Interval(math.nan, math.nan, math.nan, len(groups))
+    if not groups:
+        return nothing
+    a, b = (np.concatenate([np.asarray(group[side], np.float64) for group in groups]) for side in (0, 1))
+    pairs, value = len(a), spearman(a, b)
+    members = np.split(np.arange(pairs), np.cumsum([len(group[0]) for group in groups])[:-1])
+    added = (stats.rankdata(a) - (pairs + 1) / 2) * (stats.rankdata(b) - (pairs + 1) / 2)
+    effective = effective_size(np.array([added[group].sum() for group in members]))
+    if effective < FEWEST or math.isnan(value):
+        return nothing._replace(value=value, effective=effective)
+    limit = 1 - half_step(pairs)
+
+    def fisher(*chosen: int) -> float:
+        rows = np.concatenate([members[group] for group in np.ravel(chosen)])
+        return math.atanh(np.clip(spearman(a[rows], b[rows]), -limit, limit))
+
+    options: Any = {"n_resamples": 2000, "vectorized": False, "method": "percentile", "random_state": 0}
+    found: Any = stats.bootstrap((np.arange(len(groups)),), fisher, **options)
+    error = max(float(np.nanstd(found.bootstrap_distribution, ddof=1)), fisher_error(value, pairs))
+    reach = float(stats.t.ppf(0.975, effective - 1)) * error * math.sqrt(len(groups) / effective)
+    return Interval(value, *fisher_interval(value, reach, pairs), len(groups), effective)
+
+
+def draw_outputs(outputs: dict, mode: str, bands: Sequence[Band]) -> Any:
+    """Draw KID over blocks and bands; KIDs below 0.001, which may even be negative, share one colour."""
+    from matplotlib.colors import LogNorm
+
+    names = list(dict.fromkeys(place for _, place, _ in outputs))
+    table = np.full((len(names), len(bands)), np.nan)
+    for (m, place, band), scores in outputs.items():
+        if m == mode:
+            table[names.index(place), bands.index(band)] = kid(scores)
+    colors = np.maximum(table, 1e-3)
+
+    def draw(axes: Any) -> None:
+        norm = LogNorm(np.nanmin(colors), np.nanmax(colors))
+        mesh = axes.imshow(colors, aspect="auto", cmap="cividis", norm=norm, interpolation="nearest")
+        axes.figure.colorbar(mesh, ax=axes, label="KID", location="top", pad=0.02, aspect=40)
+        for row, column in np.argwhere(np.isfinite(table)):
+            ink = "black" if norm(colors[row, column]) > 0.55 else "white"
+            text = f"{table[row, column]:.0f}" if table[row, column] >= 10 else f"{table[row, column]:.2g}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=SMALLEST, color=ink)
+        axes.set_xticks(range(len(bands)), [str(band) for band in bands])
+        axes.set_yticks(range(len(names)), names, fontsize=SMALLEST)
+        axes.set(xlabel=f"band (cycles per image), {'removed' if mode == 'remove' else 'kept alone'}")
+
+    return draw_panels(1.1 + 0.17 * len(names), draw)
+
+
+def draw_gradients(gradients: dict, bands: Sequence[Band], full: float) -> Any:
+    """Draw KID after training with filtered gradients."""
+
+    def draw(axes: Any) -> None:
+        for index, mode in enumerate(dict.fromkeys(mode for mode, _ in gradients)):
+            values = [kids(gradients[mode, band]) for band in bands]
+            label = "band removed" if mode == "remove" else "band alone kept"
+            heights = np.arange(len(bands)) + 0.1 * (2 * index - 1)
+            error_bars(axes, heights, values, fmt=MARKERS[index], color=CYCLE[index], label=label)
+        axes.axhline(full, color="black", linestyle=":", linewidth=0.8, label="all of the gradient")
+        axes.set_xticks(range(len(bands)), [str(band) for band in bands])
+        axes.set(xlabel="band of the gradient (cycles per image)", ylabel="KID in one call", ylim=(0, None))
+        axes.legend()
+
+    return draw_panels(2.4, draw)
+
+
+if __name__ == "__main__":
+    main(Options, study, __doc__)

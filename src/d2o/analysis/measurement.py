@@ -1,0 +1,82 @@
+"""How a study measures images, and its results on disk: what was measured is not measured again."""
+
+import json
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from d2o.data.datasets import Images
+from d2o.diffusion.denoiser import Denoiser
+from d2o.files import atomic
+from d2o.metrics.counting import Counted, unshown
+from d2o.metrics.distances import SMALLEST
+from d2o.metrics.evaluation import Judge
+from d2o.metrics.look import Look, look
+from d2o.metrics.sources import generated
+from d2o.training.run_directory import differences
+
+from .report import plain
+
+Score = dict[str, Any]
+"""What one measurement gives, for JSON."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The real images, how many are compared in which feature space, and the directory of the results."""
+
+    directory: Path
+    images: Images
+    count: int = 500
+    features: str = "lite2"
+    weights: str = "auto"
+    device: str = "cpu"
+    batch_size: int = 64
+    counted: Counted = unshown
+
+    def __post_init__(self) -> None:
+        for option, value, least in (("--count", self.count, SMALLEST), ("--batch", self.batch_size, 1)):
+            if value < least:
+                raise ValueError(f"{option} is at least {least}, not {value}.")
+
+    def settings(self) -> dict[str, Any]:
+        """Return what results depend on besides their models."""
+        measure = {"count": self.count, "features": self.features, "weights": self.weights, "images": len(self.images)}
+        return {**measure, "data": self.images.name, "fingerprint": self.images.fingerprint}
+
+    @cached_property
+    def first(self) -> Judge:
+        """The evaluator of the first repetition, with the features of the real images."""
+        options = {"batch_size": self.batch_size, "device": self.device, "counted": self.counted}
+        return Judge(self.images, images=self.count, features=self.features, weights=self.weights, **options)
+
+    def judge(self, repetition: int) -> Judge:
+        """Return the evaluator whose seeds belong to a repetition; all share the features of the real images."""
+        judge, start = copy(self.first), self.count * repetition
+        judge.seeds = tuple(range(start, start + self.count))
+        return judge
+
+    def sample(self, denoiser: Denoiser, seeds: Sequence[int], name: str, steps: int = 1) -> Look:
+        """Make one image a seed, and return their features and pixels."""
+        stream = generated(denoiser, seeds, steps=steps, batch_size=self.batch_size, name=name)
+        stream = replace(stream, batches=self.counted(stream.batches, stream.count, name))
+        return look(stream, name, self.first.embedding.name, self.first.embed, keep_pixels=True)
+
+
+def remember(file: Path, settings: dict[str, Any], measure: Callable[[], Score]) -> Score:
+    """Return what was measured before under the same settings, or measure it and write it to a file."""
+    settings = plain(settings)
+    if file.exists():
+        stored = json.loads(file.read_text())
+        if found := differences(stored["settings"], settings):
+            raise ValueError(
+                f"{file} holds a result of other settings: {found[0]}; choose another directory for the output."
+            )
+        return stored["score"]
+    score = plain(measure())
+    with atomic(file) as temporary:
+        temporary.write_text(json.dumps({"settings": settings, "score": score}, indent=1) + "\n")
+    return score

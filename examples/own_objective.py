@@ -14,7 +14,7 @@ from d2o.training.recipes import D2O, DIGITS, RECIPES
 @dataclass(frozen=True)
 class Relativistic(Objective):
     kind: str = "relativistic"
-    needs = ("discriminator",)  # pyright: ignore
+    needs = ("discriminator",)
 
     def prepare(self, student):  # start from less noise than the default 80
         return student.replace(preconditioning=replace(student.preconditioning, sigma_max=10.0), one_step=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from d2o.diffusion.sampling import sample
 from d2o.records import RECORD, Real, Whole
 
 from .batch import Batch
-from .objective import Discriminator, Networks, Objective, Turn, detach
+from .objective import Networks, Objective, Turn, detach
 
 LOSSES = {  # of logits that should be high: the discriminator's, and the generator's, whose hinge loss has no margin
     "non-saturating": (lambda logits: F.softplus(-logits), lambda logits: F.softplus(-logits)),
@@ -49,14 +49,11 @@ class Adversarial(Objective):
     augmentation: tuple[Name, ...] = ()
     middle_sigmas: tuple[Annotated[Real, Field(gt=0)], ...] = ()
 
+    needs = ("discriminator",)
+
     def __post_init__(self) -> None:
         if not all(sigma > sigma_next for sigma, sigma_next in pairwise((self.sigma, *self.middle_sigmas))):
             raise ValueError(f"middle_sigmas must fall from sigma, {self.sigma:g}, towards 0")
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The recipe's discriminator."""
-        return ("discriminator",)
 
     def prepare(self, student: Denoiser) -> Denoiser:
         """Let the student start from `sigma`, an EDM network in the boundary form of consistency models."""
@@ -95,7 +92,7 @@ class Adversarial(Objective):
         loss = mean_per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.label))
         return loss + mean_per_image(high, discriminator.judge(real, batch.label))
 
-    def real_features(self, discriminator: Discriminator, batch: Batch) -> list:
+    def real_features(self, discriminator: Any, batch: Batch) -> list:
         """Return the features of the real images, from the caches where the same images come back."""
         if discriminator.caches and batch.number is not None and not self.augmentation:
             return discriminator.features(batch.x0, batch.number)

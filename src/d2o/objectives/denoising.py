@@ -29,14 +29,10 @@ class Denoising(Objective):
     sigma_data: Annotated[Real, Field(gt=0)] = 0.5
     augmentation: Augmentation | None = None
 
-    @property
-    def dropout(self) -> bool:
-        """The student trains with its backbone's dropout."""
-        return True
+    dropout = True
 
     @property
     def augments(self) -> bool:
-        """Whether the student's network is told how its images were augmented."""
         return self.augmentation is not None
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:

@@ -1,8 +1,8 @@
 """What an objective is: a frozen record that says what the student learns, and all that a run needs to know of it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic.dataclasses import dataclass as record
@@ -12,29 +12,6 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.records import RECORD, Real
 
 from .batch import Batch
-
-
-class Discriminator(Protocol):
-    """A module that judges images in two halves, so that turns can share the first.
-
-    `features` may be any nested lists of tensors; `judge` returns logits [N, K], one tensor a feature network; calling
-    it does both. `features` is given the images' numbers only where there are `caches`.
-    """
-
-    @property
-    def caches(self) -> Sequence[Any]: ...
-
-    def __call__(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]: ...
-
-    def features(self, images: Tensor, number: Sequence[int] | None = None) -> list: ...
-
-    def judge(self, features: list, label: Tensor | None = None) -> list[Tensor]: ...
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
 @dataclass
@@ -48,7 +25,7 @@ class Networks:
     student: Denoiser
     ema: Denoiser
     teacher: Denoiser | None = None
-    discriminator: Discriminator | None = None
+    discriminator: Any = None
     target: Denoiser | None = None
     perceptual: nn.Module | None = None
     extra: dict[str, Any] = field(default_factory=dict)
@@ -93,41 +70,24 @@ class Step(NamedTuple):
 class Objective:
     """The base of all objectives: calling one returns the student's loss per image [N]; the loop averages.
 
-    Beside its loss a plain objective says nothing: every property and method here has a default that means none.
+    Beside its loss a plain objective says nothing: everything below has a default that means none.
     """
 
     kind: str = ""
     weight: Real = 1.0
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The networks that it wants beside the student: the recipe's "discriminator", or any that it builds."""
-        return ()
-
-    @property
-    def averages(self) -> Mapping[str, float]:
-        """The moving averages of the student that it wants, with their half-lives in images."""
-        return {}
-
-    @property
-    def keeps(self) -> tuple[str, ...]:
-        """Networks that it changes in `after`, and that therefore belong to the run's state."""
-        return ()
-
-    @property
-    def dropout(self) -> bool:
-        """Whether the student trains with dropout."""
-        return False
-
-    @property
-    def augments(self) -> bool:
-        """Whether the student's network is told how its images were augmented."""
-        return False
-
-    @property
-    def shortest(self) -> int:
-        """The fewest iterations that a run must have."""
-        return 0
+    needs: ClassVar[tuple[str, ...]] = ()
+    """The networks that it wants beside the student: the recipe's "discriminator", or any that it builds."""
+    averages: ClassVar[Mapping[str, float]] = {}
+    """The moving averages of the student that it wants, with their half-lives in images."""
+    keeps: ClassVar[tuple[str, ...]] = ()
+    """Networks that it changes in `after`, and that therefore belong to the run's state."""
+    dropout: ClassVar[bool] = False
+    """Whether the student trains with its backbone's dropout."""
+    augments: ClassVar[bool] = False
+    """Whether the student's network is told how its images were augmented."""
+    shortest: ClassVar[int] = 0
+    """The fewest iterations that a run must have."""
 
     def settings_of(self, name: str) -> Any:
         """Return what another objective that needs the network of this name must have alike, to share it."""

@@ -38,10 +38,7 @@ class Progressive(Teaching):
     solver: Solver = "euler"
     weighting: Literal["truncated-snr", "none"] = "truncated-snr"
 
-    @property
-    def keeps(self) -> tuple[str, ...]:
-        """The teacher: in every round it is another."""
-        return ("teacher",)
+    keeps = ("teacher",)
 
     @property
     def shortest(self) -> int:

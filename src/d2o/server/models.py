@@ -22,8 +22,8 @@ def open_model(name: str, device: str = "cpu", codec: str | None = None) -> Deno
         attach(denoiser, codec)
     elif denoiser.codec is not None:
         raise ValueError(
-            f"{name} makes latent images, and its file names the autoencoder: a server opens only one that you name, "
-            f"with --codec FOLDER."
+            f"{name} makes latent images, and a server opens only an autoencoder that you name, not one that a file "
+            f"names: give its folder with --codec FOLDER."
         )
     check_pixels(denoiser)
     return denoiser

@@ -13,10 +13,10 @@ import pytest
 import needs
 from conftest import make_denoiser
 from d2o import pages
-from d2o.checkpoints import CheckpointError, export
+from d2o.checkpoints import CheckpointError
 from d2o.cli.main import run
 from d2o.diffusion.noise import noise_for
-from d2o.export import runtime, web
+from d2o.export import export, runtime, web
 from d2o.pages.play import play_files
 
 needs.package("onnxruntime")

@@ -10,11 +10,11 @@ from PIL import Image
 import needs
 from browser import application_server, browsing, folder_server, wait_until
 from conftest import make_denoiser
-from d2o.checkpoints import CheckpointError, export
+from d2o.checkpoints import CheckpointError
 from d2o.data.files import to_uint8
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import generate
-from d2o.export import runtime
+from d2o.export import export, runtime
 
 from .offered import models
 

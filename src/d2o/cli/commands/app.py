@@ -52,8 +52,8 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError(f"{option} is gone: {GONE[option]}.")
     options = parse(App, "app", arguments, __doc__)
     try:
+        from d2o.server.access import LOOPBACK
         from d2o.server.application import application
-        from d2o.server.doors import LOOPBACK
         from d2o.server.models import offer_models
         from d2o.server.server import serve
     except ModuleNotFoundError as error:

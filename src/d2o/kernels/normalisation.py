@@ -74,7 +74,7 @@ def compute_backward(
 
 
 class Normalisation(torch.autograd.Function):
-    """Group normalisation, with SiLU if asked for; the backward pass recomputes what lies between x and the result."""
+    """Group normalisation, and SiLU where asked for; the backward pass recomputes what lies between."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:

@@ -20,7 +20,7 @@ from .networks import networks, share
 from .presets import noise_batches, randomise_weights, untrained_teacher
 from .recipe import Recipe
 from .run import FEATURES_ON_DISK
-from .speed import emulation, faster_precision
+from .speed import find_faster_precision, warn_about_emulation
 
 GIB = 1 << 30
 FIRST, SECONDS, REPEATS = 2, 20.0, 5
@@ -71,9 +71,9 @@ def estimate(
     recipe, device = randomise_weights(recipe), group().device
     start = untrained_teacher(name, recipe) if model is None else load(model)
     if choose_precision:
-        recipe = replace(recipe, precision=faster_precision(start, device))
+        recipe = replace(recipe, precision=find_faster_precision(start, device))
         say(f"{name}: {recipe.precision} is the faster here")
-    elif slow := emulation(recipe.precision, device):
+    elif slow := warn_about_emulation(recipe.precision, device):
         say(f"{name}: {slow}")
     free, at_once = free_memory(device), min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
     before = peak_memory(device)

@@ -5,6 +5,7 @@ A space is a row of the table below: a frozen network, its input size and its pr
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +27,7 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 
 @dataclass(frozen=True)
 class Space:
-    """One row: how to build the network, what it is, and what its input must look like.
+    """One row: how to build the network, what it is, and its input.
 
     `size` None keeps the images as they are; another size must be a `multiple`. `mean_std` belong to [0, 1]; None
     passes the uint8 images on unchanged. `dim` None: the dimension depends on the images.
@@ -105,25 +106,17 @@ def embedding(name: str = "lite2", weights: str = "auto") -> Embedding:
     return Embedding(key, space, size, weights)
 
 
-def build_pooled(name: str) -> Callable[[str, int | None], nn.Module]:
-    """Return the builder of a timm convolutional network that ends after its global pooling."""
-
-    def build(weights: str, size: int | None) -> nn.Module:
-        del size  # convolutions take any
-        network: Any = weight_files.network(name, weights)
-        network.reset_classifier(0)
-        return network
-
-    return build
+def build_pooled(name: str, weights: str, size: int | None) -> nn.Module:
+    """Build a timm convolutional network that ends after its global pooling; it takes images of any size."""
+    del size
+    network: Any = weight_files.network(name, weights)
+    network.reset_classifier(0)
+    return network
 
 
-def build_transformer(name: str) -> Callable[[str, int | None], nn.Module]:
-    """Return the builder of a timm vision transformer, whose position embeddings are resampled to the size."""
-
-    def build(weights: str, size: int | None) -> nn.Module:
-        return weight_files.network(name, weights, img_size=size)
-
-    return build
+def build_transformer(name: str, weights: str, size: int | None) -> nn.Module:
+    """Build a timm vision transformer, whose position embeddings are resampled to the size."""
+    return weight_files.network(name, weights, img_size=size)
 
 
 def build_inception(weights: str, size: int | None) -> nn.Module:
@@ -131,7 +124,7 @@ def build_inception(weights: str, size: int | None) -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Extractor(FeatureExtractorInceptionV3):
-        """Ours reads the weights, as data: the port would unpickle them, and so run whatever code a file holds."""
+        """Ours reads the weights, as data: the port would unpickle them, and so run whatever code a file contains."""
 
         def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
             return super().load_state_dict(state_dict or self.state_dict(), strict, assign)
@@ -176,15 +169,13 @@ def build_pixels(weights: str, size: int | None) -> nn.Module:
 INCEPTION_FOLDER = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 
+OPENAI, LVD = "vit_base_patch32_clip_quickgelu_224.openai", "vit_large_patch14_dinov2.lvd142m"
+
 SPACES = {
-    "lite2": Space(build_pooled("tf_efficientnet_lite2"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
-    "lite0": Space(build_pooled("tf_efficientnet_lite0"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
+    "lite2": Space(partial(build_pooled, "tf_efficientnet_lite2"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
+    "lite0": Space(partial(build_pooled, "tf_efficientnet_lite0"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
     "inception": Space(build_inception, "Inception-v3, ImageNet-1k", 2048, 299, None),
-    "clip": Space(
-        build_transformer("vit_base_patch32_clip_quickgelu_224.openai"), "CLIP ViT, OpenAI", 512, 224, CLIP, 32
-    ),
-    "dinov2": Space(
-        build_transformer("vit_large_patch14_dinov2.lvd142m"), "DINOv2 ViT, LVD-142M", 1024, 224, IMAGENET, 14
-    ),
+    "clip": Space(partial(build_transformer, OPENAI), "CLIP ViT, OpenAI", 512, 224, CLIP, 32),
+    "dinov2": Space(partial(build_transformer, LVD), "DINOv2 ViT, LVD-142M", 1024, 224, IMAGENET, 14),
     "pixels": Space(build_pixels, "none", None, None, ((0.5,), (0.5,))),
 }

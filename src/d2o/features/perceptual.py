@@ -109,7 +109,7 @@ def read_linear(linear: str) -> list[Tensor]:
 
 
 def refuse_download(name: str) -> Path:
-    """Refuse to look for LPIPS' weights on the network: no hub that is known here holds them."""
+    """Refuse to search the network for LPIPS' weights: no hub that is known here has them."""
     raise ValueError(
         f"LPIPS' weights for VGG are not on this machine: give their file as linear, put {name}.pth into the folder "
         f"${weight_files.FOLDER_VARIABLE}, pip install lpips, or use linear='mean', which counts all channels alike."

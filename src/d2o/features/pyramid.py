@@ -43,7 +43,7 @@ class Pyramid(Frozen):
                 module.inplace = False  # where gradients flow, autograd copies what is overwritten, views even twice
         self.network = network
         mean, deviation = (torch.tensor(network.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
-        # Images in [-1, 1] are moved to [0, 1] and normalised in one step.
+        # Images in [-1, 1] are mapped to [0, 1] and normalised in one step.
         self.register_buffer("scale", 0.5 / deviation, persistent=False)
         self.register_buffer("shift", (0.5 - mean) / deviation, persistent=False)
         self.scale: Tensor

@@ -17,7 +17,7 @@ def report(study: MinimaStudy) -> Report:
     rows = [(name, what, value) for name, values in found.items() for what, value in values.items()]
     return Report(
         kind="minima",
-        tables=(Table("Comparisons (95 % interval)", ("student", "", "value"), rows), distance_table(study)),
+        tables=(Table("Comparisons (95 % interval)", ("student", "comparison", "value"), rows), distance_table(study)),
         figures={"distances": draw_distances(study)},
         numbers={
             "features": study.space,

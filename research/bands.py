@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from filters import bands_of, filter_gradient, filter_output
-from trials import TuningOptions, cell, fine_tune, kid, kids, main, measure, relatives, trial_directory, write
+from trials import TuningOptions, cell, find_overlap, fine_tune, kid, kids, main, measure, trial_directory, write
 
 from d2o.analysis.blocks import block_spectra
 from d2o.analysis.figures import CYCLE, MARKERS, SMALLEST, draw_panels, error_bars
@@ -134,7 +134,7 @@ def report(options: Options, recipe: Recipe, found: Found) -> None:
         "gradients": [
             {"mode": mode, "band": str(band), "repetitions": scores} for (mode, band), scores in found.gradients.items()
         ],
-        "notes": relatives(options, recipe.judged_by),
+        "notes": find_overlap(options, recipe.judged_by),
     }
     figures = {f"output-{mode}": draw_outputs(found, mode) for mode in options.modes}
     if found.full is not None and found.gradients:

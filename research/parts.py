@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from trials import TuningOptions, cell, fine_tune, kid, kids, main, measure, relatives, write
+from trials import TuningOptions, cell, find_overlap, fine_tune, kid, kids, main, measure, write
 
 from d2o.analysis.blocks import BlockSpectra, block_spectra
 from d2o.analysis.figures import SMALLEST, draw_panels, error_bars
@@ -54,7 +54,7 @@ def parts_of(teacher: Denoiser, kind: str) -> dict[str, list[str]]:
     return found
 
 
-def frozen(parts: dict[str, list[str]], part: str, mode: str) -> tuple[str, ...]:
+def freezing_rules(parts: dict[str, list[str]], part: str, mode: str) -> tuple[str, ...]:
     """Return the rules that freeze the part, or all but the part."""
     others = [name for other, names in parts.items() if other != part for name in names]
     return tuple(f"name:{name}" for name in (parts[part] if mode == "freeze" else others))
@@ -101,7 +101,7 @@ def study(options: Options) -> None:
     parts = {kind: parts_of(teacher, kind) for kind in options.kinds}
     asked = [(mode, kind, part) for kind, mode in product(options.kinds, options.modes) for part in parts[kind]]
     results = {
-        (mode, kind, part): train(f"{mode}-{kind[:-1]}-{part}", frozen(parts[kind], part, mode))
+        (mode, kind, part): train(f"{mode}-{kind[:-1]}-{part}", freezing_rules(parts[kind], part, mode))
         for mode, kind, part in measurement.counted(asked, len(asked), "part by part", "trials")
     }
     counts = {name: parameter.numel() for name, parameter in teacher.backbone.named_parameters()}
@@ -136,7 +136,7 @@ def report(options: Options, recipe: Recipe, found: Found) -> None:
             {"mode": trial[0], "kind": trial[1], "part": trial[2], "gain": gains[trial], "repetitions": scores}
             for trial, scores in found.results.items()
         ],
-        "notes": relatives(options, recipe.judged_by),
+        "notes": find_overlap(options, recipe.judged_by),
     }
     title = (
         f"KID after {recipe.duration:,} images ({cell(found.untuned)} before, {cell(found.everything)} with everything "

@@ -102,7 +102,7 @@ def test_every_part_is_frozen_once():
         parts = module["parts_of"](model, kind)
         assert sorted(name for members in parts.values() for name in members) == sorted(names)
         for part in parts:
-            alone, rest = (set(module["frozen"](parts, part, mode)) for mode in ("freeze", "train"))
+            alone, rest = (set(module["freezing_rules"](parts, part, mode)) for mode in ("freeze", "train"))
             assert alone | rest == {f"name:{name}" for name in names} and not alone & rest
 
 

@@ -13,7 +13,7 @@ import d2o
 from d2o import pages
 from d2o.analysis.intervals import spread
 from d2o.analysis.measurement import Measurement, Score, remember
-from d2o.analysis.report import Table, measured, plain
+from d2o.analysis.report import Table, plain, show_mean
 from d2o.checkpoints.delta import weights_sha256
 from d2o.cli.options import DataOptions, Set, recipe_from
 from d2o.cli.progress import counted
@@ -137,10 +137,10 @@ def kid(scores: Sequence[Score]) -> float:
 
 def cell(scores: Sequence[Score], what: str = "kid") -> str:
     """Return mean and standard deviation over repetitions, as they are shown."""
-    return measured(*spread([score[what] for score in scores]))
+    return show_mean(*spread([score[what] for score in scores]))
 
 
-def relatives(options: Options, judged_by: Sequence[str]) -> list[str]:
+def find_overlap(options: Options, judged_by: Sequence[str]) -> list[str]:
     """Return a sentence for each network of the discriminator that is related to the one that measures quality."""
     return list(overlap(options.features, tuple(judged_by)))
 

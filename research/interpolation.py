@@ -24,8 +24,9 @@ from d2o.analysis.weight_change import check_alike
 from d2o.checkpoints.delta import weights_sha256
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
+from d2o.objectives.batch import Batch
 from d2o.objectives.denoising import Denoising
-from d2o.objectives.objective import Batch, Networks
+from d2o.objectives.objective import Networks
 from d2o.training.networks import check_fit
 
 

@@ -122,7 +122,7 @@ class TestContinuing:
 
         def listed(allowed: int = 10**9) -> list:
             monkeypatch.undo()
-            found, real = [], measuring.generated
+            found, real = [], measuring.generate_images
 
             def counted(*arguments, **options):
                 if len(found) == allowed:
@@ -130,7 +130,7 @@ class TestContinuing:
                 found.append((options["name"], options["steps"]))
                 return real(*arguments, **options)
 
-            monkeypatch.setattr(measuring, "generated", counted)
+            monkeypatch.setattr(measuring, "generate_images", counted)
             return found
 
         return listed
@@ -151,7 +151,7 @@ class TestContinuing:
     def test_nothing_is_done_twice(self, measurement, models, calls, monkeypatch):
         first = self.study(measurement, *models)
         made = calls()
-        monkeypatch.setattr(measuring, "Judge", lambda *_, **__: pytest.fail("measured again"))
+        monkeypatch.setattr(measuring, "Evaluator", lambda *_, **__: pytest.fail("measured again"))
         assert self.study(replace(measurement, batch_size=5), *models) == first and made == []
 
     def test_more_repetitions_keep_the_first(self, measurement, models, calls):
@@ -187,7 +187,6 @@ class TestContinuing:
         assert self.study(measurement, *models, repetitions=1) == first and made == []
 
 
-def test_repetitions_share_the_features_of_the_real_images(measurement):
-    first, second = measurement.judge(0), measurement.judge(1)
-    assert first.reference is second.reference and first.embedding is second.embedding
-    assert first.seeds == tuple(range(12)) and second.seeds == tuple(range(12, 24))
+def test_repetitions_share_the_features_of_the_real_images_and_have_seeds_of_their_own(measurement):
+    assert measurement.evaluator is measurement.evaluator
+    assert [measurement.seeds(repetition) for repetition in (0, 1)] == [range(12), range(12, 24)]

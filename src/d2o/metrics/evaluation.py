@@ -137,9 +137,6 @@ class Evaluator:
         stream = replace(opened, batches=self.counted(opened.batches, opened.count, opened.name))
         return measure(stream, self.embedding, keep_pixels=keep_pixels and opened.seeds is not None)
 
-    def embed(self, images):  # until analysis says `measure`
-        return self.embedding(images).float().cpu().numpy()
-
 
 Judge = Evaluator  # until its users say `Evaluator`
 

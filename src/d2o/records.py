@@ -1,10 +1,12 @@
 """Frozen records that are read from files and the command line: how their fields are checked, and what errors say."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
+from functools import cache, reduce
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 
 def refuse_truth(value: Any) -> Any:
@@ -17,7 +19,11 @@ def refuse_truth(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(refuse_truth)]
 Real = Annotated[float, BeforeValidator(refuse_truth)]
 RECORD = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""How the fields of objectives and recipes are checked."""
+"""How the fields of records are checked."""
+LONGEST = 200
+"""Characters of a wrong value that an error quotes: a hostile file's may be endless."""
+
+adapter = cache(TypeAdapter)
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
@@ -25,3 +31,32 @@ def nearest(word: object, known: Iterable[str]) -> str:
     known = list(known)
     close = get_close_matches(str(word), known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
+
+
+def validate(record: Any, values: Any, name: str, kinds: Mapping[str, Any] | None = None) -> Any:
+    """Return a record made of values; all that is wrong is named in one ValueError, with the nearest key.
+
+    `name` is what the error calls it. `kinds` are the records that may stand inside it, by their `kind`.
+    """
+    try:
+        return adapter(record).validate_python(values)
+    except ValidationError as error:
+        raise ValueError(f"{name} cannot be used: {explain(error, record, values, kinds or {})}.") from error
+
+
+def explain(error: ValidationError, record: Any, values: Any, kinds: Mapping[str, Any]) -> str:
+    """Return pydantic's list of errors as one sentence with dotted paths and nearest names."""
+    parts = []
+    rows = error.errors()
+    for row in rows:
+        steps = [step for step in row["loc"] if step not in kinds]  # pydantic puts the kind that it chose in between
+        where = ".".join(map(str, steps))
+        if row["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            within = reduce(lambda place, step: place[step], steps[:-1], values)
+            within = kinds[within.get("kind", "")] if steps[:-1] else record
+            parts.append(f"unknown key {where!r} ({nearest(steps[-1], [field.name for field in fields(within)])})")
+        elif row["type"] != "too_short" or len(rows) == 1:  # an item that cannot be used is not counted, either
+            shown, message = repr(row["input"])[:LONGEST], row["msg"].removeprefix("Value error, ")
+            message = message if row["type"] == "value_error" else f"{message[:1].lower()}{message[1:]}"
+            parts.append(f"{where} is {shown}: {message}" if steps else message)
+    return "; ".join(parts)

@@ -8,10 +8,9 @@ from typing import Any
 from d2o.diffusion.denoiser import Denoiser
 from d2o.files import sha256_of
 
+from . import native
 from .loading import KEY, Request, is_difference, read
-from .native import describe
 from .places import Place, locate
-from .readers import nvidia
 
 KINDS = {
     "run": "d2o safetensors",
@@ -47,7 +46,7 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able data."""
-        spec = describe(self.denoiser)
+        spec = native.describe(self.denoiser)
         return {
             "path": str(self.path),
             "kind": self.kind,
@@ -73,7 +72,7 @@ def inspect(
 
 def name_kind(place: Place) -> str:
     """Return what people call a form of checkpoint."""
-    if place.form == "safetensors" and nvidia.has_config(place.path):
+    if place.form == "safetensors" and native.is_foreign(place.path):
         return "safetensors with EDM's names"
     return f"{KINDS[str(place.form)]}{', a difference to a base' if is_difference(place) else ''}"
 

@@ -29,6 +29,8 @@ from . import delta
 FORMAT = 1
 SPEC = "d2o"
 """The metadata key of the JSON description."""
+CONFIG = "config"
+"""That of the description in safetensors files with the names of EDM's classes."""
 MOST_STEPS = 1000
 
 
@@ -175,6 +177,13 @@ def read_header(path: Path) -> dict[str, Any]:
     """Return the JSON description of one of our files, without its tensors."""
     with open_file(path) as file:
         return read_description(path, file.metadata())
+
+
+def is_foreign(path: Path) -> bool:
+    """Return whether a safetensors file describes its network as EDM's classes do, rather than as ours."""
+    with open_file(path) as file:
+        metadata = file.metadata() or {}
+    return SPEC not in metadata and CONFIG in metadata
 
 
 def read_tensors(file: Any, meta: bool = False) -> dict[str, Tensor]:

@@ -12,8 +12,6 @@ from d2o.errors import UnsupportedCheckpointError
 
 from . import edm, edm2
 
-CONFIG = "config"
-"""The metadata key under which a safetensors file names its class, as `precond`, and the class's arguments."""
 CLASSES = (*edm.CLASSES, edm2.CLASS)
 SOURCES = {
     "5db27dcd96674b95": "EDM, November 21, 2022",
@@ -57,17 +55,10 @@ def read_objects(objects: persistence.Objects, key: str, meta: bool = False) -> 
     return made
 
 
-def has_config(path: Path) -> bool:
-    """Return whether a safetensors file describes its network as EDM's classes do, rather than as ours."""
-    with native.open_file(path) as file:
-        metadata = file.metadata() or {}
-    return native.SPEC not in metadata and CONFIG in metadata
-
-
 def read_safetensors(path: Path, meta: bool = False) -> Denoiser:
-    """Read a safetensors file with EDM's names and `config`."""
+    """Read a safetensors file with EDM's names, whose `config` names a class, as `precond`, and its arguments."""
     with native.open_file(path) as file:
-        text, state = file.metadata()[CONFIG], native.read_tensors(file, meta)
+        text, state = file.metadata()[native.CONFIG], native.read_tensors(file, meta)
     try:
         config: Any = json.loads(text)
         class_name = str(config.pop("precond"))[:100]

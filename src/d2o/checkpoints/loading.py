@@ -111,9 +111,11 @@ def read_native(path: Path, request: Request) -> Denoiser:
 
 def read_pickle(request: Request) -> Denoiser:
     """Read one of NVIDIA's pickles."""
+    from .pickles import persistence
     from .readers import nvidia
 
-    return nvidia.read_pickle(request.path, request.key, request.meta)
+    with persistence.open_file(request.path) as objects:
+        return nvidia.read_objects(objects, request.key, request.meta)
 
 
 def read_diffusers(request: Request) -> Denoiser:

@@ -79,8 +79,8 @@ class Machine:
                 raise self.source.unsafe(f"has more than {MOST_OPERATIONS:,} instructions")
             if operation := OPERATIONS.get(code):
                 operation(self)
-            elif known := pickletools.code2op.get(code.decode("latin-1")):
-                raise self.source.unsafe(f"uses the pickle instruction {known.name}")
+            elif code in INSTRUCTIONS:
+                raise self.source.unsafe(f"uses the pickle instruction {INSTRUCTIONS[code]}")
             else:
                 raise self.source.malformed(f"0x{code.hex()} is no instruction of a pickle")
         value = self.stack.pop()
@@ -189,6 +189,8 @@ class Machine:
 
 
 STOP = b"."
+INSTRUCTIONS = {opcode.code.encode("latin-1"): opcode.name for opcode in pickletools.opcodes}
+"""All that exist; those that are not followed are named in errors."""
 OUTSIDE = "outside"
 """The word of a reference to something outside the pickle, such as a storage of a torch file."""
 

@@ -24,14 +24,8 @@ SOURCES = {
 UNKNOWN = "unknown"
 
 
-def read_pickle(path: Path, key: str, meta: bool = False) -> Denoiser:
-    """Read one of NVIDIA's pickles; the class under `key` must be one of CLASSES."""
-    with persistence.open_file(path) as objects:
-        return read_objects(objects, key, meta)
-
-
 def read_objects(objects: persistence.Objects, key: str, meta: bool = False) -> Denoiser:
-    """Read one of the networks among the objects of an open file."""
+    """Read the network under `key`, of one of CLASSES, among the objects of an open file."""
     path, network = objects.source.path, objects.find_network(key, CLASSES)
     provenance = {
         "format": "nvidia pickle",

@@ -111,7 +111,8 @@ def read_native(path: Path, request: Request) -> Denoiser:
 
 def read_pickle(request: Request) -> Denoiser:
     """Read one of NVIDIA's pickles."""
-    from .pickles import persistence
+    from d2o.pickles import persistence
+
     from .readers import nvidia
 
     with persistence.open_file(request.path) as objects:
@@ -127,8 +128,9 @@ def read_diffusers(request: Request) -> Denoiser:
 
 def read_torch(request: Request) -> Denoiser:
     """Read what torch.save wrote: a state dict of an architecture that its names reveal, or NVIDIA's objects."""
-    from .pickles import persistence, torch_state
-    from .pickles.values import get_items
+    from d2o.pickles import persistence, torch_state
+    from d2o.pickles.values import get_items
+
     from .readers import consistency, dit, nvidia
 
     path = request.path

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from d2o.checkpoints import native
-from d2o.checkpoints.pickles import torch_state
 from d2o.errors import MalformedCheckpointError, UnsafeCheckpointError
 from d2o.files import sha256_of
+from d2o.pickles import torch_state
 
 STEM = "diffusion_pytorch_model"
 NAMES = (  # the first that exists is read

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from d2o.checkpoints import native
-from d2o.checkpoints.pickles import persistence
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import UnsupportedCheckpointError
+from d2o.pickles import persistence
 
 from . import edm, edm2
 

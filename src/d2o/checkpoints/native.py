@@ -45,16 +45,16 @@ def save(path: str | os.PathLike, denoiser: Denoiser, base: Denoiser | None = No
 
 def describe(denoiser: Denoiser) -> dict[str, Any]:
     """Return the JSON description from which `build` makes the same denoiser with other weights."""
-    kind = getattr(denoiser.backbone, "kind", None)
-    if kind not in backbones.BACKBONES:
+    backbone = denoiser.backbone
+    if not isinstance(backbone, backbones.Backbone) or backbone.kind not in backbones.BACKBONES:
         raise CheckpointError(
-            f"A backbone of class {type(denoiser.backbone).__name__} cannot be described in a file; give it a `kind` "
-            f"and a `config`, and add it to d2o.backbones.BACKBONES."
+            f"A backbone of class {type(backbone).__name__} cannot be described in a file; derive it "
+            f"from d2o.backbones.Backbone, and add it to d2o.backbones.BACKBONES."
         )
     spec = {
         "format": FORMAT,
         "content": "denoiser",
-        "backbone": {"kind": kind, **denoiser.backbone.config},  # type: ignore[dict-item]
+        "backbone": {"kind": backbone.kind, **backbone.config},
         "preconditioning": families.to_spec(denoiser.preconditioning),
         "image_shape": list(denoiser.image_shape),
         "num_classes": denoiser.num_classes,

@@ -24,6 +24,7 @@ FLOORS = {
     "pages": 0,
     "fetch": 1,
     "kernels": 1,
+    "pickles": 1,
     "diffusion": 2,
     "backbones": 2,
     "features": 2,

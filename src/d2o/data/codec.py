@@ -75,17 +75,6 @@ class Autoencoder:
         return tuple(torch.tensor(row, device=like.device).view(1, -1, 1, 1) for row in (scale, bias))  # type: ignore[return-value]
 
 
-def from_spec(spec: Any) -> Autoencoder:
-    """Return the codec of a JSON record; ValueError for one that is none. Fields that are only for people are left."""
-    from pydantic import TypeAdapter, ValidationError
-
-    known = {name: spec[name] for name in FIELDS if name in spec} if isinstance(spec, dict) else spec
-    try:
-        return TypeAdapter(Autoencoder).validate_python(known)
-    except ValidationError as error:
-        raise ValueError(f"its codec is not described as one: {str(spec)[:200]}") from error
-
-
 def attach(denoiser: Any, folder: str | Path) -> Any:
     """Return a denoiser whose latents are those of the autoencoder in `folder`; how they are scaled stays."""
     read_config(str(folder))  # what is wrong with it is said at once

@@ -35,12 +35,10 @@ FLOORS = {
     "metrics": 4,
     "export": 4,
     "training": 5,
-    "bench": 6,
     "analysis": 6,
     "demo": 6,
     "server": 6,
-    "app": 7,
-    "cli": 8,
+    "cli": 7,
 }
 LONGEST = 300
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from d2o import checkpoints
 from d2o.diffusion.families import EDM, Boundary, Epsilon
+from d2o.export import export
 from d2o.objectives import Adversarial, Consistency, Progressive, ReverseConsistency, Trajectory
 from d2o.objectives.distance import Lpips
 from d2o.objectives.objective import Networks
@@ -106,7 +107,7 @@ def test_a_generator_of_two_steps_remembers_them_in_its_file(tiny_denoiser, tmp_
     assert checkpoints.load(tmp_path / "a.safetensors").middle_sigmas == (0.8,)
     assert networks(ADVERSARIAL, checkpoints.load(tmp_path / "a.safetensors")).student.middle_sigmas == ()
     with pytest.raises(ValueError, match=r"2 steps.*one step: export it to safetensors"):
-        checkpoints.export(made.ema, tmp_path / "a.onnx", "onnx")
+        export(made.ema, tmp_path / "a.onnx", "onnx")
 
 
 class TestMistakes:

@@ -13,7 +13,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -65,7 +65,7 @@ class Habits:
     log_every: int | None = None
     save_every: int | None = None
     sample_every: int | None = None
-    sample_seeds: tuple[int, ...] = tuple(range(64))
+    sample_seeds: Sequence[int] = range(64)
     sample_steps: int | None = None
     evaluate_every: int | None = None
     evaluate_images: int = 1000

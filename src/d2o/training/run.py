@@ -33,7 +33,7 @@ from d2o.objectives.objective import Networks
 
 from .loop import Diverged, Progress, group, train
 from .recipe import Recipe
-from .run_directory import claim, forget_after
+from .run_directory import claim, truncate_log
 
 FEATURES_ON_DISK = 8 << 30
 """Bytes that features of real images may take in the directory, beyond those in memory."""
@@ -137,7 +137,7 @@ def run(
         resume, history = read_checkpoint(checkpoint)
         start, seconds = (resume[1]["images"] if resume else 0), history.seconds
         if main:
-            forget_after(log, start)
+            truncate_log(log, start)
         caches = () if networks.discriminator is None else networks.discriminator.caches
         for cache in caches:
             cache.use_disk(directory, FEATURES_ON_DISK // world // len(caches))

@@ -63,7 +63,7 @@ def run(monkeypatch, tiny_data, tmp_path):
 
 
 def forbid_training(monkeypatch, trials):
-    monkeypatch.setattr(trials, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(trials, "finetune", lambda *_, **__: pytest.fail("trained again"))
 
 
 def figures(tmp_path):

@@ -13,10 +13,10 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.distances import SMALLEST
-from d2o.metrics.evaluation import Judge
+from d2o.metrics.evaluation import Evaluator
 from d2o.metrics.look import Look, look
 from d2o.metrics.sources import generated
-from d2o.training.run_directory import differences
+from d2o.training.run_directory import list_differences
 
 from .report import plain
 
@@ -48,12 +48,12 @@ class Measurement:
         return {**measure, "data": self.images.name, "fingerprint": self.images.fingerprint}
 
     @cached_property
-    def first(self) -> Judge:
+    def first(self) -> Evaluator:
         """The evaluator of the first repetition, with the features of the real images."""
         options = {"batch_size": self.batch_size, "device": self.device, "counted": self.counted}
-        return Judge(self.images, images=self.count, features=self.features, weights=self.weights, **options)
+        return Evaluator(self.images, images=self.count, features=self.features, weights=self.weights, **options)
 
-    def judge(self, repetition: int) -> Judge:
+    def judge(self, repetition: int) -> Evaluator:
         """Return the evaluator whose seeds belong to a repetition; all share the features of the real images."""
         judge, start = copy(self.first), self.count * repetition
         judge.seeds = tuple(range(start, start + self.count))
@@ -71,7 +71,7 @@ def remember(file: Path, settings: dict[str, Any], measure: Callable[[], Score])
     settings = plain(settings)
     if file.exists():
         stored = json.loads(file.read_text())
-        if found := differences(stored["settings"], settings):
+        if found := list_differences(stored["settings"], settings):
             raise ValueError(
                 f"{file} holds a result of other settings: {found[0]}; choose another directory for the output."
             )

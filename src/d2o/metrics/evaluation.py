@@ -141,9 +141,6 @@ class Evaluator:
         return self.embedding(images).float().cpu().numpy()
 
 
-Judge = Evaluator  # until its users say `Evaluator`
-
-
 def evaluate(
     a: Source,
     b: Source,

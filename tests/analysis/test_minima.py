@@ -151,7 +151,7 @@ class TestContinuing:
     def test_nothing_is_done_twice(self, measurement, models, calls, monkeypatch):
         first = self.study(measurement, *models)
         made = calls()
-        monkeypatch.setattr(measuring, "Judge", lambda *_, **__: pytest.fail("measured again"))
+        monkeypatch.setattr(measuring, "Evaluator", lambda *_, **__: pytest.fail("measured again"))
         assert self.study(replace(measurement, batch_size=5), *models) == first and made == []
 
     def test_more_repetitions_keep_the_first(self, measurement, models, calls):

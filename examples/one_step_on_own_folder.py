@@ -1,27 +1,18 @@
 """From a folder of images to a one-step generator: python one_step_on_own_folder.py FOLDER OUT.safetensors [IMAGES]."""
 
 import sys
-from dataclasses import replace
+from pathlib import Path
 
 import d2o
 
 
-def train(recipe: d2o.Recipe, start: d2o.Denoiser, images) -> d2o.Denoiser:
-    average = start
-    for progress in d2o.train(recipe, d2o.networks(recipe, start), images.batches(recipe.batch_size)):
-        print(f"\r{progress.images:,} images, losses {progress.losses}", end="")
-        average = progress.ema
-    return average
-
-
 def main(folder: str, out: str, duration: int = 200_000) -> None:
-    images = d2o.images(folder, resolution=16, resize="center-crop")
-
-    untrained = d2o.untrained(d2o.recipes.BACKBONES["small"], images.shape, images.num_classes)
-    teacher = train(replace(d2o.recipes.PRETRAIN, duration=duration), untrained, images)
-    student = train(replace(d2o.recipes.D2O_F, duration=duration // 4), teacher, images)
-    d2o.save(out, student)
-    print(f"\nd2o sample {out} --seeds 0-63 --out grid.png")
+    images, runs = d2o.images(folder, resolution=16, resize="center-crop"), Path(out).with_suffix("")
+    habits, last = d2o.Habits(sample_every=duration // 4, sample_seeds=range(16)), duration // 4
+    teacher = d2o.pretrain(images, out=runs / "teacher", backbone="small", habits=habits, duration=duration)
+    student = d2o.finetune(teacher.denoiser, images, "d2o-f", out=runs / "student", habits=habits, duration=last)
+    d2o.save(out, student.denoiser)
+    print(f"d2o sample {out} --seeds 0-63 --out grid.png")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from d2o.cli.commands.completion import options_of
 
+from d2o.cli.completion import options_of
 from d2o.cli.main import COMMANDS, run
 from d2o.cli.options import parse
 

@@ -21,7 +21,7 @@ from d2o.checkpoints import native
 from d2o.cli.main import run
 from d2o.data.files import write_images
 from d2o.training import run as runs
-from d2o.training.run_directory import LOCK, forget_after
+from d2o.training.run_directory import LOCK
 
 JUDGE = [f"--set=discriminator.{setting}" for setting in ("weights=random", "size=32", "width=16")]
 IMAGES, BATCH, SAVE = 240, 8, 16
@@ -170,7 +170,7 @@ def test_another_run_in_the_same_directory_is_refused(
     before = {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
     assert run([*arguments(teacher, tiny_data, finished), *extra]) == 2
     (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("d2o: ")]
-    assert "another run" in sentence and key in sentence and "choose another directory" in sentence
+    assert str(finished) in sentence and key in sentence and "choose another directory" in sentence
     assert {file: file.stat().st_mtime_ns for file in finished.rglob("*")} == before
 
 
@@ -214,9 +214,7 @@ class TestData:
         np.savez(tmp_path / "tiny.npz", **{**tiny, what: np.roll(tiny[what], 1, axis=0)})
         assert run(arguments(teacher, tmp_path / "tiny.npz", out)) == 2
         (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("d2o: ")]
-        assert sentence == (
-            f"d2o: {out} holds another run: tiny has other images or labels than it had then; choose another directory."
-        )
+        assert str(out) in sentence and "tiny has other images or labels" in sentence
 
     def test_another_preparation_is_refused(self, out, tiny, teacher, tmp_path, capsys):
         large = np.random.default_rng(1).integers(0, 256, (40, 32, 32, 1), dtype=np.uint8)
@@ -249,15 +247,6 @@ def test_a_damaged_recipe_is_named(finished, teacher, tiny_data, tmp_path, capsy
     (tmp_path / "run/recipe.json").write_text('{"recipe": {')
     assert run(arguments(teacher, tiny_data, tmp_path / "run")) == 2
     assert "recipe.json cannot be read" in capsys.readouterr().err
-
-
-def test_a_log_that_was_cut_short_is_mended(tmp_path):
-    log = tmp_path / "metrics.jsonl"
-    log.write_text('{"images": 8}\n{"images": 16}\n{"images": 24}\n{"imag')
-    forget_after(log, 16)
-    assert log.read_text() == '{"images": 8}\n{"images": 16}\n'
-    forget_after(log, 0)
-    assert log.read_text() == ""
 
 
 @pytest.mark.parametrize("save_every", [64, 16])

@@ -11,7 +11,6 @@ from .progress import quiet
 
 if TYPE_CHECKING:
     from d2o.data.datasets import Images
-    from d2o.diffusion.denoiser import Denoiser
     from d2o.training.recipe import Recipe
 
 T = TypeVar("T")
@@ -52,13 +51,6 @@ class DataOptions:
         return open_images(
             self.data, resolution=self.resolution, resize=self.resize, channels=self.channels, labels=self.labels
         )
-
-
-def with_codec(denoiser: "Denoiser", folder: str | None) -> "Denoiser":
-    """Return a denoiser with the autoencoder in a folder, or, without one, with that which its own file names."""
-    from d2o.data.codec import attach
-
-    return denoiser if folder is None else attach(denoiser, folder)
 
 
 def recipe_from(name: str, changes: Mapping[str, Any], settings: Sequence[str]) -> "Recipe":

@@ -50,13 +50,13 @@ def print_log() -> None:
 
 def watch(moments: "Iterable[Moment]", duration: int, title: str) -> None:
     """Follow a run to its end, showing images, rate, time left, losses and the newest KID."""
-    moment = None
-    for moment in show(  # noqa: B007  (the last one is wanted)
+    status = None
+    for moment in show(
         moments, duration, title, lambda now, _: now.progress.images, lambda now, _: now.status(duration)
     ):
-        pass
-    if moment is not None:
-        say(f"{title}: {moment.status(duration)}")
+        status = moment.status(duration)
+    if status is not None:
+        say(f"{title}: {status}")
 
 
 def counted(items: Iterable[Item], total: int, title: str, unit: str = "images") -> Iterator[Item]:
@@ -81,6 +81,7 @@ def show(
     describe: "Callable[[Item, Task], str]",
 ) -> Iterator[Item]:
     """Pass items on, in a row of the display: `count` says how many are done, `describe` where that is."""
+    global display
     began = printed = time.monotonic()
     done, task = 0, None
     try:
@@ -89,36 +90,29 @@ def show(
             done, now = count(item, done), time.monotonic()
             if quiet() or (task is None and now - began < PATIENCE):
                 continue
-            bars = display or open_display()
+            display = display or open_display()
             if task is None:
-                task = bars.add_task(title, total=total, status="")
-            bars.update(task, completed=done)
-            status = describe(item, next(row for row in bars.tasks if row.id == task))
-            bars.update(task, status=status)
-            if bars.disable and now - printed > LOG_SECONDS and done < total:
+                task = display.add_task(title, total=total, status="")
+            display.update(task, completed=done)
+            status = describe(item, next(row for row in display.tasks if row.id == task))
+            display.update(task, status=status)
+            if display.disable and now - printed > LOG_SECONDS and done < total:
                 say(f"{title}: {status}")
                 printed = now
     finally:
         if display is not None and task is not None:
             display.remove_task(task)
-            close_display()
+            if not display.tasks:
+                display.stop()
+                display = None
 
 
 def open_display() -> "Progress":
-    """Start the display of bars on standard error; in a log file it only counts."""
-    global display
+    """Start a display of bars on standard error; in a log file it only counts."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"))
-    display = Progress(*columns, console=Console(stderr=True), get_time=time.monotonic, disable=not sys.stderr.isatty())
-    display.start()
-    return display
-
-
-def close_display() -> None:
-    """Stop the display when its last row is gone."""
-    global display
-    if display is not None and not display.tasks:
-        display.stop()
-        display = None
+    bars = Progress(*columns, console=Console(stderr=True), get_time=time.monotonic, disable=not sys.stderr.isatty())
+    bars.start()
+    return bars

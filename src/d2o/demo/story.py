@@ -17,7 +17,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.files import atomic, checked_folder
 from d2o.metrics.counting import Counted, unshown
-from d2o.metrics.evaluation import Evaluation, Judge
+from d2o.metrics.evaluation import Evaluation, Evaluator
 from d2o.metrics.sources import generated
 from d2o.training import recipes
 from d2o.training.fit import TEACHER_STEPS, Watch, finetune, pretrain, print_progress
@@ -100,7 +100,7 @@ def evaluate_generators(
 
     All start from the same seeds. `counted` follows the teacher in many calls: the others are done long before.
     """
-    evaluator = Judge(digits, images=IMAGES, judged_by=judged_by)
+    evaluator = Evaluator(digits, images=IMAGES, judged_by=judged_by)
     evaluations, images = {}, {}
     for key, name, denoiser, steps in (
         ("teacher", f"teacher, {CALLS} calls", teacher, TEACHER_STEPS),

@@ -138,9 +138,6 @@ class Evaluator:
         return measure(stream, self.embedding, keep_pixels=keep_pixels and opened.seeds is not None)
 
 
-Judge = Evaluator  # until its users say `Evaluator`
-
-
 def evaluate(
     a: Source,
     b: Source,

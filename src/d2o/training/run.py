@@ -13,7 +13,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -33,7 +33,7 @@ from d2o.objectives.objective import Networks
 
 from .loop import Diverged, Progress, group, train
 from .recipe import Recipe
-from .run_directory import claim, forget_after
+from .run_directory import claim, truncate_log
 
 FEATURES_ON_DISK = 8 << 30
 """Bytes that features of real images may take in the directory, beyond those in memory."""
@@ -65,7 +65,7 @@ class Habits:
     log_every: int | None = None
     save_every: int | None = None
     sample_every: int | None = None
-    sample_seeds: tuple[int, ...] = tuple(range(64))
+    sample_seeds: Sequence[int] = range(64)
     sample_steps: int | None = None
     evaluate_every: int | None = None
     evaluate_images: int = 1000
@@ -137,7 +137,7 @@ def run(
         resume, history = read_checkpoint(checkpoint)
         start, seconds = (resume[1]["images"] if resume else 0), history.seconds
         if main:
-            forget_after(log, start)
+            truncate_log(log, start)
         caches = () if networks.discriminator is None else networks.discriminator.caches
         for cache in caches:
             cache.use_disk(directory, FEATURES_ON_DISK // world // len(caches))

@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, that one run at a time works in it, and what a killed one has left behind."""
+"""A run's directory: which run it belongs to, its lock, and what a killed run has left behind."""
 
 import json
 import re
@@ -15,15 +15,15 @@ from d2o.files import atomic
 from .recipe import Recipe, from_dict, to_dict
 
 LOCK = ".lock"
-"""An empty file in the directory; a run holds it while it works, and the system lets go of it when the run ends."""
+"""An empty file that a run locks while it trains; the system releases it when the process ends."""
 CONTENTS = {"data.name": "data.fingerprint", "data": "fingerprint"}
-"""Where records of a run, or of a result, keep the name of their data, and where what tells it from other data."""
+"""Where records of a run, or of a result, keep the name of their data -> where they keep its fingerprint."""
 
 
 def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Images) -> AbstractContextManager[Any]:
-    """Make the directory this run's own, or recognise it as the same run; leave the context to let go of it.
+    """Make the directory this run's own, or recognise it as the same run; the context holds its lock.
 
-    Raises ValueError for a directory that holds another run or something else, or in which a run is at work.
+    Raises ValueError for a directory that contains another run or something else, or in which a run is training.
     """
     data = {
         "name": images.name,
@@ -32,31 +32,31 @@ def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Image
         "classes": images.num_classes,
         "fingerprint": images.fingerprint,
     }
-    asked = {"d2o": d2o.__version__, "recipe": to_dict(recipe), "data": data, **origin}
-    file = directory / "recipe.json"
+    request = {"d2o": d2o.__version__, "recipe": to_dict(recipe), "data": data, **origin}
+    file, lock = directory / "recipe.json", directory / LOCK
     if file.exists():
-        if found := differences({**stored(file), "d2o": None}, {**asked, "d2o": None}):
+        if found := list_differences({**read_request(file), "d2o": None}, {**request, "d2o": None}):
             more = f" (and {len(found) - 1} more differ)" if len(found) > 1 else ""
-            raise ValueError(f"{directory} holds another run: {found[0]}{more}; choose another directory.")
+            raise ValueError(f"{directory} contains another run: {found[0]}{more}; choose another directory.")
     elif directory.exists() and (
-        not directory.is_dir() or set(directory.iterdir()) - leftovers(directory) - {directory / LOCK}
+        not directory.is_dir() or set(directory.iterdir()) - find_leftovers(directory) - {lock}
     ):
         raise ValueError(f"{directory} exists and is not a run of d2o; choose another directory for the output.")
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        held = FileLock(directory / LOCK, timeout=0, thread_local=False).acquire()
+        context = FileLock(lock, timeout=0, thread_local=False).acquire()
     except Timeout:
         raise ValueError(f"A run is at work in {directory}: wait for its end, or choose another directory.") from None
     if not file.exists():
         with atomic(file) as temporary:
-            temporary.write_text(json.dumps(asked, indent=2) + "\n")
-    for temporary in leftovers(directory):
-        temporary.unlink()
-    return held
+            temporary.write_text(json.dumps(request, indent=2) + "\n")
+    for leftover in find_leftovers(directory):
+        leftover.unlink()
+    return context
 
 
-def stored(file: Path) -> dict[str, Any]:
-    """Read what a run was asked for; a recipe of an older version gets the fields that were added since."""
+def read_request(file: Path) -> dict[str, Any]:
+    """Return what a run was asked for; a recipe of an older version gets the fields that were added since."""
     try:
         found = json.loads(file.read_text())
         return {**found, "recipe": to_dict(from_dict(found["recipe"]))}
@@ -64,8 +64,8 @@ def stored(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} cannot be read ({error}): mend it, or choose another directory.") from error
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return in words where two records of what was asked for differ; the contents of data come last.
+def list_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return sentences on where two requests differ; the contents of data come last.
 
     Data of equal fingerprints are the same, however they are called. Records of older versions have no fingerprint, and
     some not even a name of the data: there it is not compared.
@@ -78,15 +78,15 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             keys.discard(content)
         if (known and content not in keys) or not (name in old and name in new):
             keys.discard(name)
-    told = [f"its {key} is {old.get(key)}, not {new.get(key)}" for key in sorted(keys - {*CONTENTS.values()})]
-    return told + [
+    found = [f"its {key} is {old.get(key)}, not {new.get(key)}" for key in sorted(keys - {*CONTENTS.values()})]
+    return found + [
         f"{new.get(name, 'the data')} has other images or labels than it had then"
         for name, content in CONTENTS.items()
         if content in keys
     ]
 
 
-def leftovers(directory: Path) -> set[Path]:
+def find_leftovers(directory: Path) -> set[Path]:
     """Return the temporary files that a kill has left behind."""
     return {path for path in directory.glob(".*") if re.fullmatch(r"\..+-[0-9a-f]{8}(\.\w+)?", path.name)}
 
@@ -99,7 +99,7 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
     return {k: v for name, child in children for k, v in flatten(child, f"{path}.{name}".lstrip(".")).items()}
 
 
-def forget_after(log: Path, images: int) -> None:
+def truncate_log(log: Path, images: int) -> None:
     """Drop the log's lines that are newer than the checkpoint, and a half-written last one."""
     if not log.exists():
         return

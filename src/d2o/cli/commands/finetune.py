@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 import d2o
-from d2o.cli.options import DataOptions, parse, with_codec
+from d2o.cli.options import DataOptions, parse
 from d2o.cli.progress import counted, say, watch
 from d2o.cli.training import RunOptions, show_result
 from d2o.training.fit import finetune
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     recipe = options.open_recipe(options.recipe)
     options.check_out()
     images = options.open()
-    teacher = with_codec(d2o.load(options.from_, base=options.base), options.codec)
+    teacher = d2o.load(options.from_, base=options.base, codec=options.codec)
     result = finetune(
         teacher,
         images,

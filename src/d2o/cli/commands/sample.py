@@ -15,7 +15,7 @@ import tyro
 
 import d2o
 from d2o.checkpoints.inspection import warn_about_one_step
-from d2o.cli.options import OWN_IMAGES, Model, parse, tell, with_codec
+from d2o.cli.options import OWN_IMAGES, Model, parse, tell
 from d2o.cli.progress import counted, say
 from d2o.data.codec import check_pixels
 from d2o.data.files import checked_images, parse_seeds, to_uint8, write_images
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
     checked_images(options.out)
-    denoiser = with_codec(d2o.load(options.model, device=options.device, base=options.base), options.codec)
+    denoiser = d2o.load(options.model, device=options.device, base=options.base, codec=options.codec)
     check_pixels(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)
     labels = None if classes is None else classes.tolist()

@@ -80,7 +80,7 @@ def measure(measurement: Measurement, name: str, model: Denoiser, repetition: in
     """Return the quality of a model's images, measured once."""
     settings = {**measurement.settings(), "sha256": weights_sha256(model), "steps": steps}
     file = measurement.directory / f"{name}-{repetition}.json"
-    return remember(file, settings, lambda: summary(measurement.judge(repetition)(model, steps=steps)))
+    return remember(file, settings, lambda: summary(measurement.evaluate(model, repetition, steps)))
 
 
 def fine_tune(
@@ -110,7 +110,7 @@ def fine_tune(
         habits = Habits(sample_every=recipe.duration, save_every=max(recipe.duration // 2, 1), sample_steps=steps)
         for _ in run(directory, recipe, made, measurement.images, origin=origin, habits=habits):
             pass
-        score = summary(measurement.judge(repetition)(made.ema, steps=steps))
+        score = summary(measurement.evaluate(made.ema, repetition, steps))
         for spent in SPENT:
             (directory / spent).unlink(missing_ok=True)
         return score

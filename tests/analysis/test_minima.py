@@ -122,7 +122,7 @@ class TestContinuing:
 
         def listed(allowed=10**9):
             monkeypatch.undo()
-            found, real = [], measuring.generated
+            found, real = [], measuring.generate_images
 
             def counted(*arguments, **options):
                 if len(found) == allowed:
@@ -130,7 +130,7 @@ class TestContinuing:
                 found.append((options["name"], options["steps"]))
                 return real(*arguments, **options)
 
-            monkeypatch.setattr(measuring, "generated", counted)
+            monkeypatch.setattr(measuring, "generate_images", counted)
             return found
 
         return listed
@@ -151,7 +151,7 @@ class TestContinuing:
     def test_nothing_is_done_twice(self, measurement, models, calls, monkeypatch):
         first = self.study(measurement, *models)
         made = calls()
-        monkeypatch.setattr(measuring, "Judge", lambda *_, **__: pytest.fail("measured again"))
+        monkeypatch.setattr(measuring, "Evaluator", lambda *_, **__: pytest.fail("measured again"))
         assert self.study(replace(measurement, batch_size=5), *models) == first and made == []
 
     def test_more_repetitions_keep_the_first(self, measurement, models, calls):
@@ -187,6 +187,10 @@ class TestContinuing:
 
 
 def test_repetitions_share_the_features_of_the_real_images(measurement):
-    first, second = measurement.judge(0), measurement.judge(1)
-    assert first.reference is second.reference and first.embedding is second.embedding
-    assert first.seeds == tuple(range(12)) and second.seeds == tuple(range(12, 24))
+    asked = []
+    evaluator = measurement.evaluator
+    measurement.__dict__["evaluator"] = lambda denoiser, **options: asked.append((denoiser, options))
+    for repetition in (0, 1):
+        measurement.evaluate("denoiser", repetition, 3)
+    assert asked == [("denoiser", {"seeds": seeds, "steps": 3}) for seeds in (range(12), range(12, 24))]
+    measurement.__dict__["evaluator"] = evaluator

@@ -66,7 +66,7 @@ def test_minima_continues(models, tiny_data, tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "trials" / "minima").iterdir()} == {
         f"{name}-{i}.json" for name in ("student.safetensors-1", "teacher-1", "teacher-2") for i in range(2)
     }
-    monkeypatch.setattr("d2o.analysis.measurement.Judge", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr("d2o.analysis.measurement.Evaluator", lambda *_, **__: pytest.fail("measured again"))
     assert exit_code([*words, 7]) == 0
     assert json.loads((tmp_path / "minima.json").read_text())["distances"] == found["distances"]
 
@@ -78,8 +78,8 @@ def test_minima_measures_in_batches(models, tiny_data, tmp_path, monkeypatch):
         sizes.append(batch_size)
         raise ValueError("seen")
 
-    monkeypatch.setattr("d2o.analysis.measurement.Judge", stop)
-    monkeypatch.setattr("d2o.analysis.measurement.generated", stop)
+    monkeypatch.setattr("d2o.analysis.measurement.Evaluator", stop)
+    monkeypatch.setattr("d2o.analysis.measurement.generate_images", stop)
     assert exit_code(["analyze", "minima", *models, "--data", tiny_data, "--batch", 7, "--out", tmp_path]) == 2
     assert sizes == [7]
 
@@ -107,7 +107,7 @@ def test_a_student_of_another_teacher_is_refused(change, models, tmp_path, capsy
     ],
 )
 def test_what_cannot_work_is_said_before_the_work(words, names, models, tiny_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("d2o.analysis.measurement.Judge", lambda *_, **__: pytest.fail("worked"))
+    monkeypatch.setattr("d2o.analysis.measurement.Evaluator", lambda *_, **__: pytest.fail("worked"))
     file = tmp_path / "file"
     file.touch()
     words = [str(word).replace("FILE", str(file)) for word in words]

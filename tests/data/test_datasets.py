@@ -42,7 +42,7 @@ def numbers(images: Images, count: int, batch_size: int = 1, **options: int) -> 
 
 def test_a_batch(numbered):
     batch = next(numbered.batches(4))
-    x0, label, index = batch
+    x0, label, index, _ = batch
     assert x0.shape == (4, 1, 2, 2) and x0.dtype == torch.float32 and x0.min() >= -1 and x0.max() <= 1
     assert label is not None and label.dtype == torch.int64 and label.tolist() == [n % 3 for n in seen(batch)]
     assert index.dtype == torch.int64 and index.tolist() == [0, 1, 2, 3]

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.distances import SMALLEST
-from d2o.metrics.evaluation import Judge
-from d2o.metrics.look import Look, look
-from d2o.metrics.sources import generated
+from d2o.metrics.evaluation import Evaluation, Evaluator
+from d2o.metrics.sample import Sample
+from d2o.metrics.sources import generate_images
 from d2o.training.run_directory import differences
 
 from .report import plain
@@ -48,22 +47,20 @@ class Measurement:
         return {**measure, "data": self.images.name, "fingerprint": self.images.fingerprint}
 
     @cached_property
-    def first(self) -> Judge:
-        """The evaluator of the first repetition, with the features of the real images."""
+    def evaluator(self) -> Evaluator:
+        """What compares images with the real ones, whose features are computed once."""
         options = {"batch_size": self.batch_size, "device": self.device, "counted": self.counted}
-        return Judge(self.images, images=self.count, features=self.features, weights=self.weights, **options)
+        return Evaluator(self.images, images=self.count, features=self.features, weights=self.weights, **options)
 
-    def judge(self, repetition: int) -> Judge:
-        """Return the evaluator whose seeds belong to a repetition; all share the features of the real images."""
-        judge, start = copy(self.first), self.count * repetition
-        judge.seeds = tuple(range(start, start + self.count))
-        return judge
+    def evaluate(self, denoiser: Denoiser, repetition: int, steps: int = 1) -> Evaluation:
+        """Compare a denoiser's images of the seeds that belong to a repetition with the real ones."""
+        start = self.count * repetition
+        return self.evaluator(denoiser, seeds=range(start, start + self.count), steps=steps)
 
-    def sample(self, denoiser: Denoiser, seeds: Sequence[int], name: str, steps: int = 1) -> Look:
+    def sample(self, denoiser: Denoiser, seeds: Sequence[int], name: str, steps: int = 1) -> Sample:
         """Make one image a seed, and return their features and pixels."""
-        stream = generated(denoiser, seeds, steps=steps, batch_size=self.batch_size, name=name)
-        stream = replace(stream, batches=self.counted(stream.batches, stream.count, name))
-        return look(stream, name, self.first.embedding.name, self.first.embed, keep_pixels=True)
+        stream = generate_images(denoiser, seeds, steps=steps, batch_size=self.batch_size, name=name)
+        return self.evaluator.measure(stream, keep_pixels=True)
 
 
 def remember(file: Path, settings: dict[str, Any], measure: Callable[[], Score]) -> Score:

@@ -12,7 +12,7 @@ from d2o.checkpoints.delta import weights_sha256
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.distances import distances
 from d2o.metrics.evaluation import pair_up
-from d2o.metrics.look import Look
+from d2o.metrics.sample import Sample
 from d2o.metrics.spaces import overlap
 from d2o.training.networks import check_fit
 
@@ -108,7 +108,7 @@ def measurements(
     seeds, others = (range(first, first + measurement.count) for first in (start, OTHER_SEEDS + start))
 
     @cache
-    def sample(name: str, from_seeds: range) -> Look:
+    def sample(name: str, from_seeds: range) -> Sample:
         return measurement.sample(students[name], from_seeds, name)
 
     def measure(name: str, count: int) -> Score:
@@ -117,15 +117,15 @@ def measurements(
             references = [(student, from_seeds) for from_seeds in (others, seeds) for student in students]
         else:
             found, references = sample(name, seeds), [(name, others)]
-        rows = [compare(found, measurement.first.reference, DATA)]
+        rows = [compare(found, measurement.evaluator.reference, DATA)]
         rows += [compare(found, sample(student, from_seeds), student) for student, from_seeds in references]
-        return {"space": measurement.first.embedding.name, "distances": rows}
+        return {"space": measurement.evaluator.embedding.name, "distances": rows}
 
     tasks = [*((name, 1) for name in students), *((TEACHER, count) for count in steps)]
     return {task: partial(measure, *task) for task in tasks}
 
 
-def compare(sample: Look, reference: Look, name: str) -> dict[str, Any]:
+def compare(sample: Sample, reference: Sample, name: str) -> dict[str, Any]:
     """Return the numbers of one comparison; images of the same seeds are also compared pair by pair."""
     found, same_seeds = distances(sample.features, reference.features), sample.seeds == reference.seeds
     row = {"reference": name, "same_seeds": same_seeds, "frechet": found.frechet, "kid": float(found.kid or 0)}

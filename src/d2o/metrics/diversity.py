@@ -46,15 +46,17 @@ class PixelSums:
 
     def deviation_within(self) -> float | None:
         """Return the same within each class, mean over classes weighted by images; None without two images of one."""
-        rows = [row for row in self._rows.values() if row[0] > 1]
-        if not rows:
-            return None
-        return float(np.average([_deviation(*row) for row in rows], weights=[row[0] for row in rows]))
+        return _average([(row[0], _deviation(*row)) for row in self._rows.values() if row[0] > 1])
 
 
 def _deviation(count: int, total: np.ndarray, squares: np.ndarray) -> float:
     """Return the mean over pixels of the unbiased standard deviation; count * squares - total^2 is an exact integer."""
     return float(np.sqrt((count * squares - total**2) / (count * (count - 1))).mean() / 127.5)
+
+
+def _average(classes: list[tuple[int, float]]) -> float | None:
+    """Return the mean of numbers of classes, weighted by their images."""
+    return float(np.average([value for _, value in classes], weights=[n for n, _ in classes])) if classes else None
 
 
 def feature_distance(values: np.ndarray) -> float:
@@ -67,8 +69,5 @@ def feature_distance(values: np.ndarray) -> float:
 
 def feature_distance_within(values: np.ndarray, labels: np.ndarray) -> float | None:
     """Return the same within each class, mean over classes weighted by images; None without two images of one."""
-    classes, counts = np.unique(labels, return_counts=True)
-    groups = [values[labels == label] for label in classes[counts > 1]]
-    if not groups:
-        return None
-    return float(np.average([feature_distance(group) for group in groups], weights=[len(group) for group in groups]))
+    groups = [values[labels == label] for label in np.unique(labels)]
+    return _average([(len(group), feature_distance(group)) for group in groups if len(group) > 1])

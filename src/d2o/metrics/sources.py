@@ -1,7 +1,7 @@
 """Whatever can be evaluated, opened: a stream of uint8 batches that is still to be measured, or a known sample."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -40,19 +40,17 @@ def open_source(
     """
     if batch_size < 1:
         raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
+    name = source.name if isinstance(source, Images) else None
     if isinstance(source, str | Path):
         name, source = Path(source).name, open_path(source, device)
-    else:
-        name = source.name if isinstance(source, Images | Stream | Sample) else None
     match source:
         case Stream() | Sample():
             return source
         case Features():
             return from_statistics(source, name or "stored statistics")
         case Denoiser():
-            return generate_images(
-                source, seeds, steps=steps, guidance=guidance, batch_size=batch_size, name=name or "generator"
-            )
+            options = {"steps": steps, "guidance": guidance, "batch_size": batch_size}
+            return generate_images(source, seeds, name=name or "generator", **options)
         case _:
             return choose_images(source, images, name or "images", batch_size)
 
@@ -94,33 +92,25 @@ def generate_images(
 ) -> Stream:
     """Return a stream of one image per seed; a conditional generator makes class `seed modulo num_classes`."""
     check_pixels(denoiser)
-    labels = labels_for(seeds, denoiser.num_classes)
     if guidance != 1:
         Guided(denoiser, guidance)  # what is wrong with it is an error here, not at the first batch
 
     def generate_batches() -> Iterator[np.ndarray]:
-        training, first = denoiser.training, 0
+        training = denoiser.training
         denoiser.eval()
         try:
-            for batch in generate(denoiser, seeds, steps=steps, guidance=guidance, batch_size=batch_size):
-                broken = ~batch.isfinite().flatten(1).all(1)
-                if broken.any():
+            batches = generate(denoiser, seeds, steps=steps, guidance=guidance, batch_size=batch_size)
+            for first, batch in zip(count(0, batch_size), batches, strict=False):
+                broken = (~batch.isfinite().flatten(1).all(1)).nonzero()
+                if len(broken):
                     raise ValueError(
                         f"The generator {name} makes images with NaN or infinite values (seed "
-                        f"{seeds[first + int(broken.nonzero()[0])]}): its weights are broken, or its training "
-                        "diverged; use an earlier checkpoint."
+                        f"{seeds[first + int(broken[0])]}): use an earlier checkpoint, or other weights."
                     )
                 yield to_uint8(batch)
-                first += len(batch)
         finally:
             denoiser.train(training)
 
-    stream = Stream(name, len(seeds), denoiser.pixel_shape, generate_batches(), seeds=tuple(seeds))
-    return replace(stream, labels=None if labels is None else labels.numpy(), judged_by=denoiser.judged_by)
-
-
-generated = generate_images  # until its users say `generate_images` and `denoiser.judged_by`
-
-
-def discriminator_networks(provenance):
-    return tuple(provenance.get("recipe", {}).get("discriminator", {}).get("networks", ()))
+    labels = labels_for(seeds, denoiser.num_classes)
+    facts = (None if labels is None else labels.numpy(), tuple(seeds), denoiser.judged_by)
+    return Stream(name, len(seeds), denoiser.pixel_shape, generate_batches(), *facts)

@@ -20,7 +20,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import is_out_of_memory
 from d2o.files import checked_folder
 from d2o.metrics.counting import Counted, unshown
-from d2o.metrics.evaluation import Evaluation, Judge
+from d2o.metrics.evaluation import Evaluation, Evaluator
 from d2o.objectives.denoising import Denoising
 from d2o.objectives.objective import Networks
 from d2o.records import nearest
@@ -222,7 +222,7 @@ def backbone_named(name: str) -> dict[str, Any]:
 
 def make_evaluator(images: Images, recipe: Recipe, habits: Habits, counted: Counted = unshown) -> Evaluate:
     """Return what compares images of a denoiser with as many real ones."""
-    evaluator = Judge(
+    evaluator = Evaluator(
         images,
         features=habits.evaluate_features,
         images=min(habits.evaluate_images, len(images)),

@@ -1,4 +1,4 @@
-"""What the gradient through Stable Diffusion's decoder keeps in memory for one image; nothing is computed.
+"""What the gradient through Stable Diffusion's decoder saves in memory for one image; nothing is computed.
 
 python benchmarks/decoder_memory.py
 """
@@ -12,16 +12,16 @@ from torch import Tensor
 
 def saved_gib(run: Callable[[], Tensor]) -> float:
     """Return the GiB of activations that autograd saves after a forward pass."""
-    seen: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
-    def hold(tensor: Tensor) -> Tensor:
+    def save(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, torch.nn.Parameter):
-            seen[tensor.untyped_storage()._cdata] = tensor
+            saved[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         run()
-    return sum(tensor.untyped_storage().nbytes() for tensor in seen.values()) / 2**30
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) / 2**30
 
 
 def measure(side: int, dtype: torch.dtype) -> tuple[float, float, float]:

@@ -47,7 +47,7 @@ OF_THE_OBJECTIVES = {"cifar10-pd": "9.12 (o)", "cifar10-cd": "3.55 (o)", "cifar1
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was seen: frozen and all parameters of the student, trainable ones of the discriminator, and every turn.
+    """What was found: frozen and all parameters of the student, trainable ones of the discriminator, and every turn.
 
     `losses` are the last ones, on a real device. `operations` counts multiplications and additions an image, on the
     meta device, where nothing is computed; those of turns that come now and then are spread over the iterations.
@@ -73,8 +73,9 @@ def rehearse(
     recipe = replace(recipe, batch_size=batch_size, micro_batch_size=micro, duration=iterations * batch_size)
     with torch.device(device):
         made = networks(recipe, untrained_teacher(name, recipe, device))
-    judge = made.discriminator
-    heads = 0 if judge is None else sum(p.numel() for p in judge.parameters() if p.requires_grad)
+    discriminator = made.discriminator
+    trainable = [] if discriminator is None else [p for p in discriminator.parameters() if p.requires_grad]
+    heads = sum(p.numel() for p in trainable)
     if device == "meta":
         spent = count_operations(recipe, made)
         every = {turn.name: turn.every for turn in turns(named(name), made)}
@@ -101,7 +102,7 @@ def shorten(recipe: Recipe, meta: bool) -> Recipe:
 def count_operations(recipe: Recipe, made: Networks) -> dict[str, float]:
     """Send a batch of shapes through the losses and gradients of every turn; return the operations of each an image.
 
-    Of images that are made in several steps, one is judged after each.
+    Of images that are made in several steps, there is one after each.
     """
     stages = max(len(made.student.middle_sigmas) + 1, 2)
     images = torch.empty(stages, *made.student.pixel_shape, device="meta")
@@ -132,7 +133,7 @@ def table() -> None:
 
 
 def show(name: str, meta: bool, precision: str | None) -> None:
-    """Print what a rehearsal of one preset has seen."""
+    """Print what a rehearsal of one preset found."""
     began = time.monotonic()
     shapes = rehearse(name)
     parts = (

@@ -29,17 +29,17 @@ python_use_unqualified_type_names = True
 suppress_warnings = ["ref.python"]  # two folders may have a class of one name
 
 FOLDERS = (
-    "compute",
+    "pages",
+    "kernels",
     "diffusion",
     "backbones",
     "features",
-    "pixels",
+    "data",
     "discriminators",
     "objectives",
     "checkpoints",
-    "metrics",
 )
-FOLDERS += ("training", "analysis", "bench", "serving")
+FOLDERS += ("metrics", "export", "training", "analysis", "server")
 """Of the reference, from the bottom floor up; the others are programs."""
 
 

@@ -7,18 +7,17 @@ reaches the student's image from the discriminator is filtered so at every step 
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 import tyro
-from torch import Tensor, nn
-from trials import TuningOptions, cell, fine_tune, kid, kids, main, measure, relatives, trial_directory, write
+from filters import bands_of, filter_gradient, filter_output
+from trials import TuningOptions, cell, find_overlap, fine_tune, kid, kids, main, measure, trial_directory, write
 
 from d2o.analysis.blocks import block_spectra
 from d2o.analysis.figures import CYCLE, MARKERS, SMALLEST, draw_panels, error_bars
@@ -33,13 +32,13 @@ from d2o.analysis.intervals import (
     half_step,
     spearman,
 )
-from d2o.analysis.network import places, watch_blocks
-from d2o.analysis.paths import Sampling, device_of, predict
+from d2o.analysis.measurement import Score
+from d2o.analysis.network import places
+from d2o.analysis.paths import Sampling
 from d2o.analysis.progression import mean
 from d2o.analysis.report import Table
-from d2o.diffusion.denoiser import Denoiser
+from d2o.training.recipe import Recipe
 
-IMAGE = "image"
 Mode = Literal["remove", "keep"]
 
 
@@ -61,54 +60,21 @@ class Options(TuningOptions):
     """Noise levels at which they are watched."""
 
 
-def filter_band(images: Tensor, band: Band, keep: bool) -> Tensor:
-    """Return images [N, C, H, W] with nothing but one band (`keep`), or with everything else; gradients pass."""
-    ring = rings(*images.shape[-2:]).to(images.device)
-    inside = (ring >= band.low) & (ring <= band.high)
-    transformed = torch.fft.fft2(images.float()) * (inside if keep else ~inside)
-    return torch.fft.ifft2(transformed).real.to(images.dtype)
+@dataclass(frozen=True)
+class Found:
+    """Scores, one a repetition: of filtered outputs, of filtered gradients, and of both without a filter.
 
+    `full`, training without a filter, is None where neither gradients nor a student asked for it; `energies` are the
+    shares of the bands in the change of each block of the teacher.
+    """
 
-def filter_tokens(value: Tensor, band: Band, keep: bool) -> Tensor:
-    """Return a block's output filtered: a map [N, C, h, w], or the tokens [N, side * side, C] of one."""
-    if not isinstance(value, Tensor) or value.ndim not in (3, 4):
-        raise ValueError(f"A block gives a {type(value).__name__} that cannot be filtered: let it return a map.")
-    if value.ndim == 4:
-        return filter_band(value, band, keep)
-    side = math.isqrt(value.shape[1])
-    image = value.transpose(1, 2).unflatten(2, (side, side))
-    return filter_band(image, band, keep).flatten(2).transpose(1, 2)
-
-
-@contextmanager
-def filter_output(student: Denoiser, place: str, band: Band, keep: bool) -> Iterator[None]:
-    """Filter the output of a block, or of the whole denoiser, within the context."""
-    module = student if place == IMAGE else student.backbone.get_submodule(place)
-    handle = module.register_forward_hook(lambda *call: filter_tokens(call[2], band, keep))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def filter_gradient(student: Denoiser, band: Band, keep: bool) -> None:
-    """Filter every gradient that reaches the student's images from now on."""
-
-    def hook(_: nn.Module, __: tuple, output: Tensor) -> None:
-        if output.requires_grad:
-            output.register_hook(lambda gradient: filter_band(gradient, band, keep))
-
-    student.register_forward_hook(hook)
-
-
-def bands_of(student: Denoiser) -> dict[str, list[Band]]:
-    """Return the octaves of the image, and of the map of every block."""
-    x = torch.zeros(1, *student.image_shape, device=device_of(student))
-    label = torch.zeros(1, dtype=torch.long, device=x.device) if student.num_classes else None
-    with torch.no_grad(), watch_blocks(student.backbone) as seen:
-        predict(student, x, student.sigma_max, label, "student")
-    sizes = {IMAGE: student.image_shape[1:], **{name: left.shape[-2:] for name, (_, left) in seen.items()}}
-    return {name: octaves(int(rings(*size).max()) + 1) for name, size in sizes.items()}
+    bands: list[Band]
+    places: dict[str, str]
+    energies: dict[tuple[str, Band], float]
+    plain: list[Score]
+    outputs: dict[tuple[str, str, Band], list[Score]]
+    full: list[Score] | None
+    gradients: dict[tuple[str, Band], list[Score]]
 
 
 def study(options: Options) -> None:
@@ -118,72 +84,79 @@ def study(options: Options) -> None:
     recipe, measurement, every = options.tuning(), options.measurement("bands"), range(options.repetitions)
     teacher = options.load(options.teacher)
 
-    def trial(name: str, **changes: Any) -> list[dict]:
+    def train(name: str, **changes: Any) -> list[Score]:
         return [fine_tune(measurement, name, recipe, teacher, i, **changes) for i in every]
 
-    full = trial("gradient-full") if options.gradient_modes or options.student is None else None
-    made = trial_directory(measurement, "gradient-full", 0) / "ema.safetensors"
-    student = options.load(options.student or str(made))
+    full = train("gradient-full") if options.gradient_modes or options.student is None else None
+    student = options.load(options.student or str(trial_directory(measurement, "gradient-full", 0) / "ema.safetensors"))
 
-    def quality(name: str, change: Any) -> list[dict]:
+    def quality(name: str, change: AbstractContextManager) -> list[Score]:
         with change:
             return [measure(measurement, f"output-{name}", student, i) for i in every]
 
     plain = quality("unchanged", nullcontext())
-    asked = [
+    filters = [
         (mode, place, band) for place, held in bands_of(student).items() for band in held for mode in options.modes
     ]
     outputs = {
         (mode, place, band): quality(f"{mode}-{place}-{band}", filter_output(student, place, band, mode == "keep"))
-        for mode, place, band in measurement.counted(asked, len(asked), "outputs of blocks", "filters")
+        for mode, place, band in measurement.counted(filters, len(filters), "outputs of blocks", "filters")
     }
     bands = octaves(int(rings(*teacher.image_shape[1:]).max()) + 1)
     limits = list(product(options.gradient_modes, bands))
-    gradients = {
-        (mode, band): trial(
-            f"gradient-{mode}-{band}",
-            origin={"gradient": f"{mode} {band}"},
-            prepare=partial(filter_gradient, band=band, keep=mode == "keep"),
-        )
-        for mode, band in measurement.counted(limits, len(limits), "the gradient", "trials")
-    }
+    gradients = {}
+    for mode, band in measurement.counted(limits, len(limits), "the gradient", "trials"):
+        limit, origin = partial(filter_gradient, band=band, keep=mode == "keep"), {"gradient": f"{mode} {band}"}
+        gradients[mode, band] = train(f"gradient-{mode}-{band}", origin=origin, prepare=limit)
     sampling = Sampling(range(options.seeds), options.steps, counted=measurement.counted)
     energies = {
         (block.name, band): share
         for block in (block_spectra(teacher, sampling) if options.modes else ())
         for band, share in zip(block.change.bands, mean(mean(block.change.energies)).tolist(), strict=True)
     }
-    link = relate(outputs, energies, places(student.backbone))
+    report(options, recipe, Found(bands, places(student.backbone), energies, plain, outputs, full, gradients))
+
+
+def report(options: Options, recipe: Recipe, found: Found) -> None:
+    """Write numbers, tables and figures."""
+    link = relate(found)
     numbers = {
         "rank_correlation_of_energy_with_need": link._asdict(),
-        "band_energies_of_blocks": [{"block": b, "band": str(band), "share": s} for (b, band), s in energies.items()],
-        "student": plain,
+        "band_energies_of_blocks": [
+            {"block": block, "band": str(band), "share": share} for (block, band), share in found.energies.items()
+        ],
+        "student": found.plain,
         "outputs": [
             {"mode": mode, "block": place, "band": str(band), "repetitions": scores}
-            for (mode, place, band), scores in outputs.items()
+            for (mode, place, band), scores in found.outputs.items()
         ],
-        "full_gradient": full,
+        "full_gradient": found.full,
         "gradients": [
-            {"mode": mode, "band": str(band), "repetitions": scores} for (mode, band), scores in gradients.items()
+            {"mode": mode, "band": str(band), "repetitions": scores} for (mode, band), scores in found.gradients.items()
         ],
-        "notes": relatives(options, recipe.judged_by),
+        "notes": find_overlap(options, recipe.judged_by),
     }
-    figures = {f"output-{mode}": draw_outputs(outputs, mode, bands) for mode in options.modes}
-    if full is not None and gradients:
-        figures["gradient"] = draw_gradients(gradients, bands, kid(full))
-    columns = ("block", *(f"{mode} {band}" for mode in options.modes for band in bands))
-    blocks = dict.fromkeys(place for _, place, _ in outputs)
-    by_block = [
-        (place, *(cell(outputs[key]) if (key := (mode, place, band)) in outputs else None for mode, band in limits))
-        for limits in [list(product(options.modes, bands))]
-        for place in blocks
+    figures = {f"output-{mode}": draw_outputs(found, mode) for mode in options.modes}
+    if found.full is not None and found.gradients:
+        figures["gradient"] = draw_gradients(found, kid(found.full))
+    limits = list(product(options.modes, found.bands))
+    by_block = []
+    for place in dict.fromkeys(place for _, place, _ in found.outputs):
+        scores = [found.outputs.get((mode, place, band)) for mode, band in limits]
+        by_block.append((place, *(cell(one) if one else None for one in scores)))
+    by_band = [
+        (str(band), *(cell(found.gradients[mode, band]) for mode in options.gradient_modes)) for band in found.bands
     ]
-    by_band = [(str(band), *(cell(gradients[mode, band]) for mode in options.gradient_modes)) for band in bands]
+    full = cell(found.full) if found.full else "-"
     tables = [
-        Table(f"KID in one call with a filter on one block's output ({cell(plain)} without)", columns, by_block),
+        Table(
+            f"KID in one call with a filter on one block's output ({cell(found.plain)} without)",
+            ("block", *(f"{mode} {band}" for mode, band in limits)),
+            by_block,
+        ),
         Table("Rank correlation of a band's energy with the KID without it", ("95 % interval",), [(link,)]),
         Table(
-            f"KID after {recipe.duration:,} images with a filtered gradient ({cell(full) if full else '-'} without)",
+            f"KID after {recipe.duration:,} images with a filtered gradient ({full} without)",
             ("band", *options.gradient_modes),
             by_band,
         ),
@@ -191,15 +164,15 @@ def study(options: Options) -> None:
     write(options, "bands", numbers, tables, figures)
 
 
-def relate(outputs: dict, energies: dict[tuple[str, Band], float], where: dict[str, str]) -> Interval:
+def relate(found: Found) -> Interval:
     """Return the rank correlation, over blocks and bands from 1 on, of a band's energy with the KID without it.
 
     The output block is left out, as its output is the image.
     """
     groups: dict[str, list[tuple[float, float]]] = {}
-    for (mode, place, band), scores in outputs.items():
-        energy = energies.get((place, band), math.nan)
-        if mode == "remove" and where.get(place, "output") != "output" and band.low > 0 and math.isfinite(energy):
+    for (mode, place, band), scores in found.outputs.items():
+        energy, inside = found.energies.get((place, band), math.nan), found.places.get(place, "output") != "output"
+        if mode == "remove" and inside and band.low > 0 and math.isfinite(energy):
             groups.setdefault(place, []).append((energy, kid(scores)))
     return grouped_rank_correlation([([e for e, _ in rows], [k for _, k in rows]) for rows in groups.values()])
 
@@ -236,13 +209,13 @@ def grouped_rank_correlation(groups: Sequence[tuple[Numbers, Numbers]]) -> Inter
     return Interval(value, *fisher_interval(value, reach, pairs), len(groups), effective)
 
 
-def draw_outputs(outputs: dict, mode: str, bands: Sequence[Band]) -> Any:
+def draw_outputs(found: Found, mode: str) -> Any:
     """Draw KID over blocks and bands; KIDs below 0.001, which may even be negative, share one colour."""
     from matplotlib.colors import LogNorm
 
-    names = list(dict.fromkeys(place for _, place, _ in outputs))
+    names, bands = list(dict.fromkeys(place for _, place, _ in found.outputs)), found.bands
     table = np.full((len(names), len(bands)), np.nan)
-    for (m, place, band), scores in outputs.items():
+    for (m, place, band), scores in found.outputs.items():
         if m == mode:
             table[names.index(place), bands.index(band)] = kid(scores)
     colors = np.maximum(table, 1e-3)
@@ -262,15 +235,16 @@ def draw_outputs(outputs: dict, mode: str, bands: Sequence[Band]) -> Any:
     return draw_panels(1.1 + 0.17 * len(names), draw)
 
 
-def draw_gradients(gradients: dict, bands: Sequence[Band], full: float) -> Any:
+def draw_gradients(found: Found, full: float) -> Any:
     """Draw KID after training with filtered gradients."""
+    bands = found.bands
 
     def draw(axes: Any) -> None:
-        for index, mode in enumerate(dict.fromkeys(mode for mode, _ in gradients)):
-            values = [kids(gradients[mode, band]) for band in bands]
+        for index, mode in enumerate(dict.fromkeys(mode for mode, _ in found.gradients)):
+            values = [kids(found.gradients[mode, band]) for band in bands]
             label = "band removed" if mode == "remove" else "band alone kept"
-            heights = np.arange(len(bands)) + 0.1 * (2 * index - 1)
-            error_bars(axes, heights, values, fmt=MARKERS[index], color=CYCLE[index], label=label)
+            middles = np.arange(len(bands)) + 0.1 * (2 * index - 1)
+            error_bars(axes, middles, values, fmt=MARKERS[index], color=CYCLE[index], label=label)
         axes.axhline(full, color="black", linestyle=":", linewidth=0.8, label="all of the gradient")
         axes.set_xticks(range(len(bands)), [str(band) for band in bands])
         axes.set(xlabel="band of the gradient (cycles per image)", ylabel="KID in one call", ylim=(0, None))

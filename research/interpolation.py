@@ -19,13 +19,14 @@ from d2o.analysis.figures import draw_panels, error_bars
 from d2o.analysis.intervals import mean_interval
 from d2o.analysis.measurement import remember
 from d2o.analysis.paths import device_of, evaluation_mode
-from d2o.analysis.report import Table, measured
+from d2o.analysis.report import Table, show_mean
 from d2o.analysis.weight_change import check_alike
 from d2o.checkpoints.delta import weights_sha256
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
+from d2o.objectives.batch import Batch
 from d2o.objectives.denoising import Denoising
-from d2o.objectives.objective import Batch, Networks
+from d2o.objectives.objective import Networks
 from d2o.training.networks import check_fit
 
 
@@ -104,7 +105,7 @@ def study(options: Options) -> None:
     }
     columns = ("share of the student", "denoising loss ± standard error", "excess ± standard error", "KID ± sd")
     rows = [
-        (share, measured(*map(float, one)), measured(*map(float, over)), cell(row))
+        (share, show_mean(*map(float, one)), show_mean(*map(float, over)), cell(row))
         for share, one, over, row in zip(
             shares.tolist(), zip(*loss, strict=True), zip(*excess, strict=True), scores, strict=True
         )

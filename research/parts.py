@@ -11,16 +11,21 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from trials import TuningOptions, cell, fine_tune, kid, kids, main, measure, relatives, write
+from trials import TuningOptions, cell, find_overlap, fine_tune, kid, kids, main, measure, write
 
-from d2o.analysis.blocks import block_spectra
+from d2o.analysis.blocks import BlockSpectra, block_spectra
 from d2o.analysis.figures import SMALLEST, draw_panels, error_bars
 from d2o.analysis.intervals import rank_correlation, spread
+from d2o.analysis.measurement import Score
 from d2o.analysis.network import block_of, places
 from d2o.analysis.paths import Sampling
 from d2o.analysis.report import Table
 from d2o.diffusion.denoiser import Denoiser
 from d2o.training.freezing import d2o_f
+from d2o.training.recipe import Recipe
+
+Trial = tuple[str, str, str]
+"""Mode (train, freeze), kind (blocks, roles), and name of the part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +54,36 @@ def parts_of(teacher: Denoiser, kind: str) -> dict[str, list[str]]:
     return found
 
 
-def frozen(parts: dict[str, list[str]], part: str, mode: str) -> tuple[str, ...]:
+def freezing_rules(parts: dict[str, list[str]], part: str, mode: str) -> tuple[str, ...]:
     """Return the rules that freeze the part, or all but the part."""
     others = [name for other, names in parts.items() if other != part for name in names]
     return tuple(f"name:{name}" for name in (parts[part] if mode == "freeze" else others))
+
+
+@dataclass(frozen=True)
+class Found:
+    """Scores, one a repetition: without training, with everything, by D2O-F, and of every (mode, kind, part)."""
+
+    untuned: list[Score]
+    everything: list[Score]
+    d2o_f: list[Score]
+    results: dict[Trial, list[Score]]
+    sizes: dict[tuple[str, str], int]
+    spectra: dict[str, BlockSpectra]
+
+    def gains(self, trial: Trial) -> np.ndarray:
+        """Return what training a part gains, or what freezing it costs, in KID."""
+        values = np.array(kids(self.results[trial]))
+        return kid(self.untuned) - values if trial[0] == "train" else values - kid(self.everything)
+
+    def predictors(self) -> dict[str, list[float]]:
+        """Return what may predict the gains of the blocks, in the order of their calls."""
+        return {
+            "centroid of change": [block.change_centroid[0] for block in self.spectra.values()],
+            "centroid of response": [block.response_centroid[0] for block in self.spectra.values()],
+            "number of parameters": [float(self.sizes["blocks", name]) for name in self.spectra],
+            "place in the order of calls": [float(place) for place in range(1, len(self.spectra) + 1)],
+        }
 
 
 def study(options: Options) -> None:
@@ -62,70 +93,61 @@ def study(options: Options) -> None:
     teacher, recipe, measurement = options.load(options.teacher), options.tuning(), options.measurement("parts")
     every = range(options.repetitions)
 
-    def trial(name: str, rules: tuple[str, ...]) -> list[dict]:
+    def train(name: str, rules: tuple[str, ...]) -> list[Score]:
         return [fine_tune(measurement, name, replace(recipe, frozen=rules), teacher, i) for i in every]
 
     untuned = [measure(measurement, "untuned", teacher, i) for i in every]
-    everything, convolutions = trial("everything", ()), trial("d2o-f", d2o_f(teacher))
+    everything, convolutions = train("everything", ()), train("d2o-f", d2o_f(teacher))
     parts = {kind: parts_of(teacher, kind) for kind in options.kinds}
     asked = [(mode, kind, part) for kind, mode in product(options.kinds, options.modes) for part in parts[kind]]
     results = {
-        (mode, kind, part): trial(f"{mode}-{kind[:-1]}-{part}", frozen(parts[kind], part, mode))
+        (mode, kind, part): train(f"{mode}-{kind[:-1]}-{part}", freezing_rules(parts[kind], part, mode))
         for mode, kind, part in measurement.counted(asked, len(asked), "part by part", "trials")
     }
-    sampling = Sampling(range(options.seeds), options.steps, counted=measurement.counted)
-    spectra = {block.name: block for block in block_spectra(teacher, sampling)}
     counts = {name: parameter.numel() for name, parameter in teacher.backbone.named_parameters()}
     sizes = {(kind, part): sum(counts[name] for name in names) for kind in parts for part, names in parts[kind].items()}
+    sampling = Sampling(range(options.seeds), options.steps, counted=measurement.counted)
+    watched = block_spectra(teacher, sampling) if "blocks" in options.kinds else ()
+    spectra = {block.name: block for block in watched if ("blocks", block.name) in sizes}
+    report(options, recipe, Found(untuned, everything, convolutions, results, sizes, spectra))
 
-    def gains(key: tuple[str, str, str]) -> np.ndarray:
-        values = np.array(kids(results[key]))
-        return kid(untuned) - values if key[0] == "train" else values - kid(everything)
 
-    order = [name for name in spectra if ("blocks", name) in sizes]
-    predicted = {
-        "centroid of change": [spectra[block].change_centroid[0] for block in order],
-        "centroid of response": [spectra[block].response_centroid[0] for block in order],
-        "number of parameters": [float(sizes["blocks", block]) for block in order],
-        "place in the order of calls": [float(place) for place in range(1, len(order) + 1)],
-    }
-    figures, links = {}, {}
-    for mode in options.modes if order else ():
-        outcomes = [gains((mode, "blocks", block)) for block in order]
-        for predictor, values in predicted.items():
+def report(options: Options, recipe: Recipe, found: Found) -> None:
+    """Write numbers, tables and figures."""
+    links, figures = {}, {}
+    for mode in options.modes if found.spectra else ():
+        outcomes = [found.gains((mode, "blocks", name)) for name in found.spectra]
+        for predictor, values in found.predictors().items():
             links[predictor, mode] = rank_correlation(values, [row.mean() for row in outcomes], in_sequence=True)
-        figures[f"prediction-{mode}"] = draw_predictions(predicted, outcomes, "gain" if mode == "train" else "need")
+        outcome = "gain" if mode == "train" else "need"
+        figures[f"prediction-{mode}"] = draw_predictions(found.predictors(), outcomes, outcome)
     for mode, kind in product(options.modes, options.kinds):
-        rows = {part: kids(scores) for (m, k, part), scores in results.items() if (m, k) == (mode, kind)}
-        lines = {"everything trained": kid(everything), "D2O-F": kid(convolutions)}
-        figures[f"{mode}-{kind}"] = draw_ranking(
-            rows, lines, f"KID, it alone {'trained' if mode == 'train' else 'frozen'}"
-        )
+        rows = {part: kids(scores) for (m, k, part), scores in found.results.items() if (m, k) == (mode, kind)}
+        lines = {"everything trained": kid(found.everything), "D2O-F": kid(found.d2o_f)}
+        title = f"KID, it alone {'trained' if mode == 'train' else 'frozen'}"
+        figures[f"{mode}-{kind}"] = draw_ranking(rows, lines, title)
+    gains = {trial: float(found.gains(trial).mean()) for trial in found.results}
     numbers = {
-        "untuned": untuned,
-        "everything": everything,
-        "d2o_f": convolutions,
+        "untuned": found.untuned,
+        "everything": found.everything,
+        "d2o_f": found.d2o_f,
         "rank_correlations": [{"predictor": p, "mode": m, **link._asdict()} for (p, m), link in links.items()],
         "results": [
-            {"mode": key[0], "kind": key[1], "part": key[2], "gain": float(gains(key).mean()), "repetitions": scores}
-            for key, scores in results.items()
+            {"mode": trial[0], "kind": trial[1], "part": trial[2], "gain": gains[trial], "repetitions": scores}
+            for trial, scores in found.results.items()
         ],
-        "notes": relatives(options, recipe.judged_by),
+        "notes": find_overlap(options, recipe.judged_by),
     }
-    rows = [(mode, kind, part, sizes[kind, part], cell(scores)) for (mode, kind, part), scores in results.items()]
-    rows = [(*row, float(gains(row[:3]).mean())) for row in rows]
     title = (
-        f"KID after {recipe.duration:,} images ({cell(untuned)} before, {cell(everything)} with everything trained, "
+        f"KID after {recipe.duration:,} images ({cell(found.untuned)} before, {cell(found.everything)} with everything "
+        f"trained, {cell(found.d2o_f)} by D2O-F)"
     )
+    rows = [(*trial, found.sizes[trial[1:]], cell(scores), gains[trial]) for trial, scores in found.results.items()]
     tables = [
+        Table(title, ("mode", "kind", "part", "parameters", "KID", "gain or need"), rows),
         Table(
-            f"{title}{cell(convolutions)} by D2O-F)",
-            ("mode", "kind", "part", "parameters", "KID", "gain or need"),
-            rows,
-        ),
-        Table(
-            "Rank correlation over blocks with gain (train) or need (freeze)",
-            ("predictor", "mode", "95 % interval"),
+            "Rank correlation over blocks with gain (train) or need (freeze), 95 % interval",
+            ("predictor", "mode", "rank correlation"),
             [(predictor, mode, link) for (predictor, mode), link in links.items()],
         ),
     ]

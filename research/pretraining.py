@@ -10,11 +10,11 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from trials import TuningOptions, cell, fine_tune, kids, main, measure, relatives, trial_directory, write
+from trials import TuningOptions, cell, find_overlap, fine_tune, kids, main, measure, trial_directory, write
 
 from d2o.analysis.figures import draw_panels, error_bars, set_log_scale, set_ticks
 from d2o.analysis.intervals import rank_correlation
-from d2o.analysis.report import Table, repeated
+from d2o.analysis.report import Table, show_repetitions
 from d2o.cli.options import recipe_from
 from d2o.training.networks import new_denoiser
 
@@ -84,7 +84,7 @@ def study(options: Options) -> None:
         (
             length,
             *(cell(scores[name][length]) for name in scores),
-            repeated(gain),
+            show_repetitions(gain),
             cell(scores["students"][length], "recall"),
         )
         for length, gain in zip(lengths, gains, strict=True)
@@ -97,7 +97,7 @@ def study(options: Options) -> None:
         "lengths": lengths,
         **{name: list(found.values()) for name, found in scores.items()},
         "rank_correlations": {name: link._asdict() for name, link in links.items()},
-        "notes": relatives(options, tuning.judged_by),
+        "notes": find_overlap(options, tuning.judged_by),
     }
     write(options, "pretraining", numbers, tables, {"quality": draw(values, lengths, calls)})
 

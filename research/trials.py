@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,18 @@ import d2o
 from d2o import pages
 from d2o.analysis.intervals import spread
 from d2o.analysis.measurement import Measurement, Score, remember
-from d2o.analysis.report import Table, measured, plain
+from d2o.analysis.report import Table, plain, show_mean
 from d2o.checkpoints.delta import weights_sha256
 from d2o.cli.options import DataOptions, Set, recipe_from
 from d2o.cli.progress import counted
 from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic, checked_folder
 from d2o.metrics.spaces import overlap
+from d2o.objectives.objective import Networks
+from d2o.training.fit import finetune, summarise
 from d2o.training.networks import check_fit, networks
 from d2o.training.recipe import Recipe, to_dict
-from d2o.training.run import Habits, run, summary
+from d2o.training.run import Habits, Moment
 
 SPENT = ("checkpoint.safetensors", "student.safetensors")
 """Files of a run that nobody needs once its result is known."""
@@ -80,7 +83,12 @@ def measure(measurement: Measurement, name: str, model: Denoiser, repetition: in
     """Return the quality of a model's images, measured once."""
     settings = {**measurement.settings(), "sha256": weights_sha256(model), "steps": steps}
     file = measurement.directory / f"{name}-{repetition}.json"
-    return remember(file, settings, lambda: summary(measurement.evaluate(model, repetition, steps)))
+    return remember(file, settings, lambda: evaluate(measurement, model, repetition, steps))
+
+
+def evaluate(measurement: Measurement, model: Denoiser, repetition: int, steps: int) -> Score:
+    """Return the quality of the images that a model makes of a repetition's seeds in so many steps."""
+    return summarise(measurement.evaluator(model, seeds=measurement.seeds(repetition), steps=steps))
 
 
 def fine_tune(
@@ -103,14 +111,17 @@ def fine_tune(
     directory = trial_directory(measurement, name, repetition)
     origin = {**(origin or {}), "teacher_sha256": weights_sha256(teacher)}
 
-    def train() -> Score:
+    def make(recipe: Recipe, teacher: Denoiser) -> Networks:
         made = networks(recipe, teacher)
         if prepare is not None:
             prepare(made.student)
+        return made
+
+    def train() -> Score:
         habits = Habits(sample_every=recipe.duration, save_every=max(recipe.duration // 2, 1), sample_steps=steps)
-        for _ in run(directory, recipe, made, measurement.images, origin=origin, habits=habits):
-            pass
-        score = summary(measurement.evaluate(made.ema, repetition, steps))
+        options: dict[str, Any] = {"origin": origin, "habits": habits, "networks": make, "watch": follow}
+        student = finetune(teacher, measurement.images, recipe, out=directory, **options).denoiser
+        score = evaluate(measurement, student.to(measurement.device), repetition, steps)
         for spent in SPENT:
             (directory / spent).unlink(missing_ok=True)
         return score
@@ -118,6 +129,11 @@ def fine_tune(
     check_fit(teacher, measurement.images)
     settings = {**measurement.settings(), **origin, "recipe": to_dict(recipe), "steps": steps}
     return remember(directory / "result.json", settings, train)
+
+
+def follow(moments: Iterable[Moment], *_: Any) -> None:
+    """Follow a run to its end without showing it: the script shows how many runs are done."""
+    deque(moments, maxlen=0)
 
 
 def trial_directory(measurement: Measurement, name: str, repetition: int) -> Path:
@@ -137,10 +153,10 @@ def kid(scores: Sequence[Score]) -> float:
 
 def cell(scores: Sequence[Score], what: str = "kid") -> str:
     """Return mean and standard deviation over repetitions, as they are shown."""
-    return measured(*spread([score[what] for score in scores]))
+    return show_mean(*spread([score[what] for score in scores]))
 
 
-def relatives(options: Options, judged_by: Sequence[str]) -> list[str]:
+def find_overlap(options: Options, judged_by: Sequence[str]) -> list[str]:
     """Return a sentence for each network of the discriminator that is related to the one that measures quality."""
     return list(overlap(options.features, tuple(judged_by)))
 

@@ -24,6 +24,7 @@ FLOORS = {
     "pages": 0,
     "fetch": 1,
     "kernels": 1,
+    "pickles": 1,
     "diffusion": 2,
     "backbones": 2,
     "features": 2,
@@ -34,12 +35,10 @@ FLOORS = {
     "metrics": 4,
     "export": 4,
     "training": 5,
-    "bench": 6,
     "analysis": 6,
     "demo": 6,
     "server": 6,
-    "app": 7,
-    "cli": 8,
+    "cli": 7,
 }
 LONGEST = 300
 

@@ -10,65 +10,50 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from d2o.checkpoints import load, save
-    from d2o.data.datasets import open_images as images
-    from d2o.diffusion.denoiser import Denoiser
-    from d2o.diffusion.sampling import generate, sample
-    from d2o.metrics.evaluation import evaluate
-    from d2o.training import recipes
-    from d2o.training.loop import train
-    from d2o.training.networks import networks
-    from d2o.training.networks import new_denoiser as untrained
-    from d2o.training.recipe import Recipe
+    from .checkpoints import load, save
+    from .data.datasets import open_images as images
+    from .diffusion.denoiser import Denoiser
+    from .diffusion.sampling import generate, sample
+    from .metrics.evaluation import evaluate
+    from .training import recipes
+    from .training.fit import finetune, pretrain
+    from .training.loop import train
+    from .training.networks import networks
+    from .training.networks import new_denoiser as untrained
+    from .training.recipe import Recipe
+    from .training.run import Habits
 
-PUBLIC = {  # name -> module, and the name in it; imported at first use, so that `import d2o` is fast
-    "Denoiser": ("diffusion.denoiser", "Denoiser"),
-    "Recipe": ("training.recipe", "Recipe"),
-    "evaluate": ("metrics.evaluation", "evaluate"),
-    "generate": ("diffusion.sampling", "generate"),
-    "images": ("data.datasets", "open_images"),
-    "load": ("checkpoints", "load"),
-    "networks": ("training.networks", "networks"),
-    "recipes": ("training.recipes", None),
-    "sample": ("diffusion.sampling", "sample"),
-    "save": ("checkpoints", "save"),
-    "train": ("training.loop", "train"),
-    "untrained": ("training.networks", "new_denoiser"),
+PUBLIC = {  # name -> where it stands; imported at first use, so that `import d2o` is fast
+    "Denoiser": "diffusion.denoiser.Denoiser",
+    "Habits": "training.run.Habits",
+    "Recipe": "training.recipe.Recipe",
+    "evaluate": "metrics.evaluation.evaluate",
+    "finetune": "training.fit.finetune",
+    "generate": "diffusion.sampling.generate",
+    "images": "data.datasets.open_images",
+    "load": "checkpoints.load",
+    "networks": "training.networks.networks",
+    "pretrain": "training.fit.pretrain",
+    "sample": "diffusion.sampling.sample",
+    "save": "checkpoints.save",
+    "train": "training.loop.train",
+    "untrained": "training.networks.new_denoiser",
 }
-
-
-FOLDERS = {
-    *("backbones", "diffusion", "features", "data"),
-    *("export", "checkpoints", "discriminators", "objectives", "metrics", "training", "analysis"),
-}
+MODULES = {folder: folder for folder in ("analysis", "backbones", "checkpoints", "data", "diffusion", "discriminators")}
+MODULES |= {folder: folder for folder in ("export", "features", "metrics", "objectives", "training")}
+MODULES["recipes"] = "training.recipes"
+__all__ = [*PUBLIC, "recipes"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name in FOLDERS:
-        return import_module(f"{__name__}.{name}")
+    if name in MODULES:
+        return import_module(f"d2o.{MODULES[name]}")
     if name not in PUBLIC:
         raise AttributeError(f"module 'd2o' has no attribute {name!r}")
-    module, attribute = PUBLIC[name]
-    found = import_module(f"{__name__}.{module}")
-    value = globals()[name] = found if attribute is None else getattr(found, attribute)
+    module, _, attribute = PUBLIC[name].rpartition(".")
+    value = globals()[name] = getattr(import_module(f"d2o.{module}"), attribute)
     return value
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *PUBLIC]
-
-
-__all__ = [
-    "Denoiser",
-    "Recipe",
-    "evaluate",
-    "generate",
-    "images",
-    "load",
-    "networks",
-    "recipes",
-    "sample",
-    "save",
-    "train",
-    "untrained",
-]
+    return [*globals(), *PUBLIC, *MODULES]

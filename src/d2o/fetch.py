@@ -152,7 +152,7 @@ def download(address: str, target: str, path: Path) -> None:
     except CheckpointError:  # of a redirect
         raise
     except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ValueError) as error:
-        reason = str(getattr(error, "reason", error)) or type(error).__name__
+        reason = str(error.reason if isinstance(error, urllib.error.URLError) else error) or type(error).__name__
         raise CheckpointError(f"{address} is not in the cache and cannot be fetched ({reason}): {BY_HAND}.") from error
     if length and (got := path.stat().st_size) != length:
         raise CheckpointError(f"The connection to {address} broke at {got:,} of {length:,} bytes: try again.")

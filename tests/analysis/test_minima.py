@@ -120,7 +120,7 @@ class TestContinuing:
     def calls(self, monkeypatch):
         """Return a function that lists the samples that are made from now on, and stops at the last one allowed."""
 
-        def listed(allowed=10**9):
+        def listed(allowed: int = 10**9) -> list:
             monkeypatch.undo()
             found, real = [], measuring.generate_images
 
@@ -155,9 +155,10 @@ class TestContinuing:
         assert self.study(replace(measurement, batch_size=5), *models) == first and made == []
 
     def test_more_repetitions_keep_the_first(self, measurement, models, calls):
-        few = minima(*models, measurement, steps=STEPS, repetitions=2).distances
+        teacher, students = models
+        few = minima(teacher, students, measurement, steps=STEPS, repetitions=2).distances
         made = calls()
-        more = minima(*models, measurement, steps=STEPS, repetitions=3).distances
+        more = minima(teacher, students, measurement, steps=STEPS, repetitions=3).distances
         assert len(made) == 4 + len(STEPS)
         assert all(row["kid"] == more[pair]["kid"][:2] for pair, row in few.items())
 
@@ -186,11 +187,6 @@ class TestContinuing:
         assert self.study(measurement, *models, repetitions=1) == first and made == []
 
 
-def test_repetitions_share_the_features_of_the_real_images(measurement):
-    asked = []
-    evaluator = measurement.evaluator
-    measurement.__dict__["evaluator"] = lambda denoiser, **options: asked.append((denoiser, options))
-    for repetition in (0, 1):
-        measurement.evaluate("denoiser", repetition, 3)
-    assert asked == [("denoiser", {"seeds": seeds, "steps": 3}) for seeds in (range(12), range(12, 24))]
-    measurement.__dict__["evaluator"] = evaluator
+def test_repetitions_share_the_features_of_the_real_images_and_have_seeds_of_their_own(measurement):
+    assert measurement.evaluator is measurement.evaluator
+    assert [measurement.seeds(repetition) for repetition in (0, 1)] == [range(12), range(12, 24)]

@@ -14,7 +14,7 @@ from d2o.checkpoints import CheckpointError, inspect, native
 from d2o.checkpoints.readers import dit
 from d2o.cli.main import run
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import Epsilon, Velocity
+from d2o.diffusion.families import Epsilon, Velocity, to_spec
 from d2o.diffusion.noise import noise_for
 from d2o.errors import MismatchError, UnsupportedCheckpointError, name_file
 from d2o.export.dit import to_diffusers
@@ -150,7 +150,7 @@ def theirs(shared: bool = True, **config: Any) -> Any:
 
 def from_diffusers(config: dict, state: dict, preconditioning: Any = None) -> d2o.Denoiser:
     with name_file(PATH):
-        spec, tensors = dit.translate_diffusers(config, state, preconditioning or Epsilon())
+        spec, tensors = dit.translate_diffusers(config, state, to_spec(preconditioning or Epsilon()))
     return native.make(PATH, spec, tensors)
 
 

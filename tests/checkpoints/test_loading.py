@@ -99,7 +99,7 @@ class TestInspection:
     def test_no_weights_are_read(self, tmp_path, monkeypatch):
         made = network(NCSNPP)
         path = write(tmp_path, honest.edm_file(honest.network("EDMPrecond", made, NCSNPP)))
-        monkeypatch.setattr("d2o.checkpoints.pickles.storages.Stored.read", lambda _: pytest.fail("weights were read"))
+        monkeypatch.setattr("d2o.pickles.storages.Stored.read", lambda _: pytest.fail("weights were read"))
         found = inspect(path)
         assert found.parameters == sum(parameter.numel() for parameter in made.parameters())
         assert all(tensor.is_meta for tensor in found.denoiser.state_dict().values())

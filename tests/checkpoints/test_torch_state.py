@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import d2o
 from d2o.checkpoints import CheckpointError
-from d2o.checkpoints.pickles.torch_state import read_state
 from d2o.errors import MalformedCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError
+from d2o.pickles.torch_state import read_state
 
 from . import honest
 from .encoder import Call

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from d2o.data.codec import Autoencoder, attach, check_pixels, from_spec, open_network
+from d2o.data.codec import Autoencoder, attach, check_pixels, open_network
 from d2o.diffusion.noise import noise_for
 
 
@@ -94,21 +94,11 @@ class TestDenoisers:
         assert set(denoiser.state_dict()) == names
         assert deepcopy(denoiser).codec == denoiser.codec
 
-    def test_a_record_comes_back(self, folder):
-        codec = Autoencoder(folder, (0.5,) * 4, (0.1,) * 4, (0.0, 1.0))
-        assert from_spec(json.loads(json.dumps(codec.to_spec()))) == codec
-        assert from_spec({"folder": folder, "encoder": "for people"}) == Autoencoder(folder)
-
     def test_how_latents_are_scaled_is_followed(self, folder):
         scaled = Autoencoder(None, (1.0,) * 4, (0.5,) * 4, (0.0, 1.0))
         assert torch.equal(scaled.decode(latents()), latents()) and scaled.pixel_shape((4, 8, 8)) == (4, 8, 8)
         assert attach(latent(scaled), folder).codec == replace(scaled, folder=folder)
         assert attach(latent(), folder).codec == Autoencoder(folder)
-
-    @pytest.mark.parametrize("record", [3, "vae", [1], {"folder": 3}, {"folder": "x", "scale": ["a"]}])
-    def test_a_record_that_is_none_is_refused(self, record):
-        with pytest.raises(ValueError, match="codec"):
-            from_spec(record)
 
     @pytest.mark.parametrize(("codec", "channels"), [(None, 4), (Autoencoder(), 3)])
     def test_latents_cannot_be_shown_without_one(self, codec, channels):

@@ -142,9 +142,13 @@ def steps(line: str, _) -> None:
     assert "convolution" in said.getvalue() or json.loads(said.getvalue())["images_per_second"]
 
 
-def generation(*_) -> None:
+def generation(_, place: Path) -> None:
+    """Measure once, without the minute that a compiler takes."""
     needs.package("onnxruntime")
-    assert "per_second" in json.loads(finished(BENCHMARKS / "generation.py", "--repeats", "1"))
+    own = runpy.run_path(str(BENCHMARKS / "generation.py"))["measure"].__globals__
+    own["compile_network"] = lambda *_: "left out"
+    found = own["measure"](own["load"]("digits-teacher"), own["load"]("digits-small"), 1, place)
+    assert {"loads", "onnxruntime, batch 64"} <= set(found["per_second"])
 
 
 def http_server(line: str, place: Path) -> None:

@@ -17,6 +17,7 @@ from d2o.checkpoints import CheckpointError
 from d2o.cli.main import run
 from d2o.diffusion.noise import noise_for
 from d2o.export import export, runtime, web
+from d2o.pages.play import play_files
 
 needs.package("onnxruntime")
 needs.package("onnxscript")
@@ -62,10 +63,11 @@ class TestFolder:
         made = export(make_denoiser(classes=3), tmp_path / "out", "web", runtime=str(stand_in), title="A <b>title")
         files = {str(file.relative_to(made.path)) for file in made.path.rglob("*") if file.is_file()}
         assert files == {
-            *("index.html", "style.css", "page.js", "pictures.js", "text.js", "engine.js", "noise.js"),
+            *play_files("browser"),
             *("model.json", "model.onnx"),
             *(f"runtime/{name}" for name in runtime.FILES),
         }
+        assert {"index.html", "page.js", "engine.js", "noise.js"} <= files
         texts = {name: (made.path / name).read_text() for name in files if re.search(r"\.(html|css|js)$", name)}
         for name, text in texts.items():
             assert not re.search(r"https?://|//[a-z]+\.", text), f"{name} names an address"

@@ -81,7 +81,7 @@ class TestSecondTime:
 
         for extra in (0, 9):  # with augmentation labels of its own and without
             teacher, student = (tiny_denoiser(augmentation_dim=extra) for _ in range(2))
-            student.backbone = backbones.widened(student.backbone, SECOND_TIME)
+            student.backbone = backbones.add_augmentation_labels(student.backbone, SECOND_TIME)
             x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 1.0])
             with torch.no_grad():
                 assert torch.equal(answer(student, x, sigma, sigma / 2, None), teacher(x, sigma))
@@ -102,7 +102,7 @@ class TestSecondTime:
         with torch.device("meta"):
             backbone = backbones.build({"kind": kind, **sizes, **small[kind]})
         with pytest.raises(ValueError, match=f"{kind} has no augmentation labels.*song_unet"):
-            backbones.widened(backbone, SECOND_TIME)
+            backbones.add_augmentation_labels(backbone, SECOND_TIME)
 
 
 class TestProgressive:

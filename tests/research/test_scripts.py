@@ -5,6 +5,7 @@ import runpy
 import sys
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def run(monkeypatch, tiny_data, tmp_path):
 
 
 def forbid_training(monkeypatch, trials):
-    monkeypatch.setattr(trials, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(trials, "finetune", lambda *_, **__: pytest.fail("trained again"))
 
 
 def figures(tmp_path):
@@ -75,7 +76,7 @@ def test_parts(run, tmp_path, monkeypatch, quick):
     found = run("parts", *words)
     assert {row["part"] for row in found["results"]} >= {"norm", "convolution"} and not found["rank_correlations"]
     assert figures(tmp_path) == {"parts-train-roles"}
-    teacher = d2o.load(tmp_path / "teacher.safetensors")
+    teacher: Any = d2o.load(tmp_path / "teacher.safetensors")
     student = d2o.load(tmp_path / "out/trials/parts/train-role-norm-0/ema.safetensors")
     pairs = zip(teacher.backbone.named_parameters(), student.backbone.parameters(), strict=True)
     moved = {name for (name, old), new in pairs if not torch.equal(old, new)}
@@ -101,7 +102,7 @@ def test_every_part_is_frozen_once():
         parts = module["parts_of"](model, kind)
         assert sorted(name for members in parts.values() for name in members) == sorted(names)
         for part in parts:
-            alone, rest = (set(module["frozen"](parts, part, mode)) for mode in ("freeze", "train"))
+            alone, rest = (set(module["freezing_rules"](parts, part, mode)) for mode in ("freeze", "train"))
             assert alone | rest == {f"name:{name}" for name in names} and not alone & rest
 
 
@@ -167,7 +168,7 @@ def test_bad_input_is_one_sentence(run, script, words, names, capsys, tmp_path):
 class TestFilters:
     @pytest.fixture
     def bands(self):
-        return runpy.run_path(str(RESEARCH / "bands.py"))
+        return runpy.run_path(str(RESEARCH / "filters.py"))
 
     def test_split_an_image(self, bands):
         images = torch.randn(2, 3, 9, 9)

@@ -18,7 +18,7 @@ pytest.importorskip("prometheus_client")
 testclient = pytest.importorskip("starlette.testclient", reason="starlette's test client needs httpx")
 
 from d2o.server.application import application  # noqa: E402
-from d2o.server.question import Limits  # noqa: E402
+from d2o.server.query import Limits  # noqa: E402
 
 
 def known_application(denoiser, name, **options):

@@ -4,6 +4,7 @@ import pytest
 
 import d2o
 from d2o.checkpoints.shipped import SHIPPED, TEACHERS, shipped
+from d2o.data.codec import Autoencoder
 from d2o.server.models import offer_models, open_model
 
 SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 16, 16)}
@@ -57,7 +58,8 @@ def test_a_model_of_many_steps_is_described_as_one(file):
 
 
 def test_a_file_names_no_folder_of_this_machine(tmp_path, tiny_denoiser):
-    named = tiny_denoiser().replace(provenance={"codec": {"folder": str(tmp_path)}})
+    folder = str(tmp_path)
+    named = tiny_denoiser().replace(codec=Autoencoder(folder), provenance={"codec": {"folder": folder}})
     d2o.save(tmp_path / "a.safetensors", named)
     assert d2o.load(tmp_path / "a.safetensors").codec is not None
     with pytest.raises(ValueError, match="--codec"):

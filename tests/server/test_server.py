@@ -90,6 +90,17 @@ def test_a_port_in_use_is_one_sentence(model, capsys):
     assert "choose another --port" in capsys.readouterr().err
 
 
+def test_of_several_ports_the_first_free_one_is_taken():
+    from d2o.server.server import listen
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with listen("127.0.0.1", (port, 0)) as listener:
+            assert listener.getsockname()[1] not in (0, port)
+        with pytest.raises(OSError, match=str(port)):
+            listen("127.0.0.1", (port,))
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [("--port 70000", "choose another --port"), ("--batch 0", "--batch"), ("--max-seeds -1", "--max-seeds")],

@@ -7,7 +7,7 @@ import numpy as np
 
 from .blocks import BlockSpectra, BlocksStudy, relations
 from .figures import SMALLEST, draw_panels
-from .report import Cell, Report, Table, measured, percent
+from .report import Cell, Report, Table, show_mean, show_percent
 from .weight_change import WeightChange
 
 NO_CHANGE = "#dddddd"
@@ -53,13 +53,13 @@ def block_table(study: BlocksStudy) -> Table:
 
 def block_cells(block: BlockSpectra) -> tuple[Cell, ...]:
     """Return a block's bands and centroids as cells."""
-    change, response = measured(*block.change_centroid), measured(*block.response_centroid)
+    change, response = show_mean(*block.change_centroid), show_mean(*block.response_centroid)
     return block.change_band, change, f"{block.shift:.0%}", block.response_band, response
 
 
 def weight_table(changes: Sequence[WeightChange]) -> Table:
     """Return the table of relative weight changes, blocks by roles."""
-    cells = {(row.block, row.role): percent(row.relative) for row in changes}
+    cells = {(row.block, row.role): show_percent(row.relative) for row in changes}
     roles = [*dict.fromkeys(row.role for row in changes if row.role != "all"), "all"]
     names = [*dict.fromkeys(row.block for row in changes if row.block != "all"), "all"]
     rows = [(name, *(cells.get((name, role)) for role in roles)) for name in names]

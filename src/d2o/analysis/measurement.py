@@ -12,7 +12,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.distances import SMALLEST
-from d2o.metrics.evaluation import Evaluation, Evaluator
+from d2o.metrics.evaluation import Evaluator
 from d2o.metrics.sample import Sample
 from d2o.metrics.sources import generate_images
 from d2o.training.run_directory import differences
@@ -48,14 +48,13 @@ class Measurement:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """What compares images with the real ones, whose features are computed once."""
+        """The evaluator, with the features of the real images."""
         options = {"batch_size": self.batch_size, "device": self.device, "counted": self.counted}
         return Evaluator(self.images, images=self.count, features=self.features, weights=self.weights, **options)
 
-    def evaluate(self, denoiser: Denoiser, repetition: int, steps: int = 1) -> Evaluation:
-        """Compare a denoiser's images of the seeds that belong to a repetition with the real ones."""
-        start = self.count * repetition
-        return self.evaluator(denoiser, seeds=range(start, start + self.count), steps=steps)
+    def seeds(self, repetition: int) -> range:
+        """Return the seeds that belong to a repetition."""
+        return range(self.count * repetition, self.count * (repetition + 1))
 
     def sample(self, denoiser: Denoiser, seeds: Sequence[int], name: str, steps: int = 1) -> Sample:
         """Make one image a seed, and return their features and pixels."""

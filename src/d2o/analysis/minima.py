@@ -11,7 +11,7 @@ import numpy as np
 from d2o.checkpoints.delta import weights_sha256
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.distances import distances
-from d2o.metrics.evaluation import pair_up
+from d2o.metrics.pairs import pair_up
 from d2o.metrics.sample import Sample
 from d2o.metrics.spaces import overlap
 from d2o.training.networks import check_fit
@@ -104,8 +104,8 @@ def measurements(
     A student is compared with the data and, as the floor, with itself from other seeds; a teacher with the data and
     with every student from other seeds and from the same. The students' images are made when they are first needed.
     """
-    start = measurement.count * number
-    seeds, others = (range(first, first + measurement.count) for first in (start, OTHER_SEEDS + start))
+    seeds = measurement.seeds(number)
+    others = range(OTHER_SEEDS + seeds.start, OTHER_SEEDS + seeds.stop)
 
     @cache
     def sample(name: str, from_seeds: range) -> Sample:

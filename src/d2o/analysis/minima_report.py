@@ -8,7 +8,7 @@ from d2o.metrics.spaces import frechet_name
 
 from .figures import COLORS, CYCLE, SMALLEST, draw_panels, error_bars, set_log_scale, set_symlog_scale, set_ticks
 from .minima import DATA, MEASURES, TEACHER, MinimaStudy, Pair, comparisons
-from .report import Report, Table, repeated
+from .report import Report, Table, show_repetitions
 
 
 def report(study: MinimaStudy) -> Report:
@@ -17,7 +17,7 @@ def report(study: MinimaStudy) -> Report:
     rows = [(name, what, value) for name, values in found.items() for what, value in values.items()]
     return Report(
         kind="minima",
-        tables=(Table("Comparisons (95 % interval)", ("student", "", "value"), rows), distance_table(study)),
+        tables=(Table("Comparisons (95 % interval)", ("student", "comparison", "value"), rows), distance_table(study)),
         figures={"distances": draw_distances(study)},
         numbers={
             "features": study.space,
@@ -36,7 +36,7 @@ def distance_table(study: MinimaStudy) -> Table:
     rows = []
     for pair, values in study.distances.items():
         seeds = "" if pair.reference == DATA else ", same seeds" if pair.same_seeds else ", other seeds"
-        numbers = (repeated(values[what]) for what in MEASURES)
+        numbers = (show_repetitions(values[what]) for what in MEASURES)
         rows.append((pair.generator, pair.calls, pair.reference + seeds, *numbers))
     rows.sort(key=lambda row: (row[0] != TEACHER, row[1], row[2]))
     title = f"Distances in {study.space}, N = {study.images:,}, {study.repetitions} repetitions"

@@ -100,17 +100,17 @@ def show(cell: Cell) -> str:
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
-def measured(mean: float, deviation: float | None) -> str:
+def show_mean(mean: float, deviation: float | None) -> str:
     """Return a mean with its standard deviation, where there is one, as a cell."""
     return show(mean) if deviation is None or math.isnan(mean + deviation) else f"{show(mean)} ± {show(deviation)}"
 
 
-def repeated(values: Numbers) -> str | None:
+def show_repetitions(values: Numbers) -> str | None:
     """Return the mean over repetitions with its standard deviation as a cell; None without any."""
-    return measured(*spread(values)) if len(values) else None
+    return show_mean(*spread(values)) if len(values) else None
 
 
-def percent(share: float) -> str | None:
+def show_percent(share: float) -> str | None:
     """Return a share as a cell."""
     return f"{share:.1%}" if math.isfinite(share) else None
 

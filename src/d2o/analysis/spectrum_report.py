@@ -5,7 +5,7 @@ from typing import Any
 
 from .figures import COLORS, CYCLE, MARKERS, draw_panels
 from .progression import Progression, deviation, mean
-from .report import Cell, Report, Table, measured, percent
+from .report import Cell, Report, Table, show_mean, show_percent
 
 
 def report(found: Mapping[str, Progression]) -> Report:
@@ -32,8 +32,8 @@ def report(found: Mapping[str, Progression]) -> Report:
 def describe(found: Progression) -> tuple[Cell, ...]:
     """Return name, number, centroid and band energies of a progression, mean over its steps, as cells."""
     per_image = found.centroids.mean(1)
-    centroid = measured(float(mean(per_image)), float(deviation(per_image)))
-    return (found.name, len(found.power), centroid, *map(percent, mean(mean(found.energies)).tolist()))
+    centroid = show_mean(float(mean(per_image)), float(deviation(per_image)))
+    return (found.name, len(found.power), centroid, *map(show_percent, mean(mean(found.energies)).tolist()))
 
 
 def draw_centroids(progressions: Sequence[Progression]) -> Any:

@@ -35,7 +35,7 @@ class FourierEmbedding(nn.Module):
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Suspend autocast: neighbouring noise levels differ by less than bfloat16 can tell."""
+    """Suspend autocast: neighbouring noise levels differ by less than bfloat16 resolves."""
     active = device.type != "meta" and torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if active else nullcontext()
 
@@ -59,7 +59,7 @@ def one_hot(label: Tensor | None, x: Tensor, num_classes: int, dropout: float = 
 def check_label(label: Tensor, x: Tensor, num_classes: int) -> Tensor:
     """Return the classes [N] of N images `x`; those that are not integers, one an image, are a ValueError.
 
-    So is a class that does not exist, on the CPU; elsewhere a look would stall.
+    So is a class that does not exist, on the CPU; on other devices the check would wait for them.
     """
     if label.shape != x.shape[:1] or label.is_floating_point():
         raise ValueError(

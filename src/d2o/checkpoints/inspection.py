@@ -8,10 +8,9 @@ from typing import Any
 from d2o.diffusion.denoiser import Denoiser
 from d2o.files import sha256_of
 
+from . import native
 from .loading import KEY, Request, is_difference, read
-from .native import describe
-from .places import Place, locate
-from .readers import nvidia
+from .places import locate
 
 KINDS = {
     "run": "d2o safetensors",
@@ -47,7 +46,7 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able data."""
-        spec = describe(self.denoiser)
+        spec = native.describe(self.denoiser)
         return {
             "path": str(self.path),
             "kind": self.kind,
@@ -68,14 +67,12 @@ def inspect(
     """Return what a file, folder, address or shipped name is, after the same checks as `load`, without its tensors."""
     place = locate(path, "model", sha256=sha256)
     denoiser = read(place, Request(place.path, key, meta=True, num_heads=num_heads))
-    return Inspection(place.path, name_kind(place), None if place.path.is_dir() else sha256_of(place.path), denoiser)
-
-
-def name_kind(place: Place) -> str:
-    """Return what people call a form of checkpoint."""
-    if place.form == "safetensors" and nvidia.has_config(place.path):
-        return "safetensors with EDM's names"
-    return f"{KINDS[str(place.form)]}{', a difference to a base' if is_difference(place) else ''}"
+    kind = KINDS[str(place.form)]
+    if place.form == "safetensors" and native.is_foreign(place.path):
+        kind = "safetensors with EDM's names"
+    elif is_difference(place):
+        kind += ", a difference to a base"
+    return Inspection(place.path, kind, None if place.path.is_dir() else sha256_of(place.path), denoiser)
 
 
 def warn_about_one_step(denoiser: Denoiser, remedy: str = "") -> str | None:

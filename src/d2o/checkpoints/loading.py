@@ -12,10 +12,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, UnsupportedCheckpointError
 
 from . import delta, native
-from .pickles import persistence, torch_state
-from .pickles.values import get_items
 from .places import SAVED, Form, Place, locate
-from .readers import consistency, diffusers_folder, dit, nvidia
 
 KEY = "ema"
 
@@ -80,7 +77,7 @@ def read(place: Place, request: Request) -> Denoiser:
 
 def is_difference(place: Place) -> bool:
     """Return whether a model is stored as a difference to its base."""
-    if place.form != "safetensors" or nvidia.has_config(place.path):
+    if place.form != "safetensors" or native.is_foreign(place.path):
         return False
     return native.read_header(place.path).get("content") == delta.CONTENT
 
@@ -93,9 +90,11 @@ def read_run(request: Request) -> Denoiser:
 
 def read_safetensors(request: Request) -> Denoiser:
     """Read one of our own files, or one with the names and the `config` of EDM's classes."""
-    if nvidia.has_config(request.path):
-        return nvidia.read_safetensors(request.path, request.meta)
-    return read_native(request.path, request)
+    if not native.is_foreign(request.path):
+        return read_native(request.path, request)
+    from .readers import nvidia
+
+    return nvidia.read_safetensors(request.path, request.meta)
 
 
 def read_native(path: Path, request: Request) -> Denoiser:
@@ -110,8 +109,30 @@ def read_native(path: Path, request: Request) -> Denoiser:
     return native.make(path, spec, tensors)
 
 
+def read_pickle(request: Request) -> Denoiser:
+    """Read one of NVIDIA's pickles."""
+    from d2o.pickles import persistence
+
+    from .readers import nvidia
+
+    with persistence.open_file(request.path) as objects:
+        return nvidia.read_objects(objects, request.key, request.meta)
+
+
+def read_diffusers(request: Request) -> Denoiser:
+    """Read a diffusers folder."""
+    from .readers import diffusers_folder
+
+    return diffusers_folder.load(request.path, request.meta)
+
+
 def read_torch(request: Request) -> Denoiser:
     """Read what torch.save wrote: a state dict of an architecture that its names reveal, or NVIDIA's objects."""
+    from d2o.pickles import persistence, torch_state
+    from d2o.pickles.values import get_items
+
+    from .readers import consistency, dit, nvidia
+
     path = request.path
     with torch_state.open_file(path) as content:
         objects = persistence.Objects(content.source, get_items(content.value) or {}, content.storages)
@@ -132,7 +153,8 @@ def read_torch(request: Request) -> Denoiser:
 READERS: dict[Form, Callable[[Request], Denoiser]] = {
     "run": read_run,
     "safetensors": read_safetensors,
-    "pickle": lambda request: nvidia.read_pickle(request.path, request.key, request.meta),
+    "pickle": read_pickle,
     "torch": read_torch,
-    "diffusers": lambda request: diffusers_folder.load(request.path, request.meta),
+    "diffusers": read_diffusers,
 }
+"""Each imports what it needs when it is called: most programs read one form."""

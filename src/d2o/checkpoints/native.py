@@ -4,27 +4,33 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, StrictBool, StrictStr
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from d2o import backbones
-from d2o.data import codec
+from d2o.data.codec import FIELDS as CODEC_FIELDS
+from d2o.data.codec import Autoencoder
 from d2o.diffusion import families
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError, name_file
 from d2o.files import atomic
+from d2o.records import validate
 
 from . import delta
 
 FORMAT = 1
 SPEC = "d2o"
 """The metadata key of the JSON description."""
+CONFIG = "config"
+"""That of the description in safetensors files with the names of EDM's classes."""
 MOST_STEPS = 1000
 
 
@@ -39,16 +45,16 @@ def save(path: str | os.PathLike, denoiser: Denoiser, base: Denoiser | None = No
 
 def describe(denoiser: Denoiser) -> dict[str, Any]:
     """Return the JSON description from which `build` makes the same denoiser with other weights."""
-    kind = getattr(denoiser.backbone, "kind", None)
-    if kind not in backbones.BACKBONES:
+    backbone = denoiser.backbone
+    if not isinstance(backbone, backbones.Backbone) or backbone.kind not in backbones.BACKBONES:
         raise CheckpointError(
-            f"A backbone of class {type(denoiser.backbone).__name__} cannot be described in a file; give it a `kind` "
-            f"and a `config`, and add it to d2o.backbones.BACKBONES."
+            f"A backbone of class {type(backbone).__name__} cannot be described in a file; derive it "
+            f"from d2o.backbones.Backbone, and add it to d2o.backbones.BACKBONES."
         )
     spec = {
         "format": FORMAT,
         "content": "denoiser",
-        "backbone": {"kind": kind, **denoiser.backbone.config},  # type: ignore[dict-item]
+        "backbone": {"kind": backbone.kind, **backbone.config},
         "preconditioning": families.to_spec(denoiser.preconditioning),
         "image_shape": list(denoiser.image_shape),
         "num_classes": denoiser.num_classes,
@@ -58,16 +64,16 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
     }
     if denoiser.middle_sigmas:
         spec["middle_sigmas"] = list(denoiser.middle_sigmas)
-    if isinstance(denoiser.codec, codec.Autoencoder):
+    if isinstance(denoiser.codec, Autoencoder):
         spec["codec"] = denoiser.codec.to_spec()
     return spec
 
 
-def compose(backbone: dict[str, Any], family: families.Preconditioning, **fields: Any) -> dict[str, Any]:
+def compose(backbone: dict[str, Any], family: Mapping[str, Any], **others: Any) -> dict[str, Any]:
     """Return the description of a denoiser of square images, whose sizes are those of its backbone."""
     side, channels, classes = (backbone[name] for name in ("resolution", "in_channels", "num_classes"))
     sizes = {"image_shape": [channels, side, side], "num_classes": classes}
-    return {"backbone": backbone, "preconditioning": families.to_spec(family), **sizes, **fields}
+    return {"backbone": backbone, "preconditioning": dict(family), **sizes, **others}
 
 
 def make(path: Path, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Denoiser:
@@ -101,26 +107,24 @@ def check_sizes(backbone: torch.nn.Module, shape: Any, classes: Any) -> None:
         raise ValueError(f"the network makes square images, but image_shape is {shape}")
 
 
+@dataclass(frozen=True)
+class Fields:
+    """What a description says of a denoiser besides its network."""
+
+    provenance: dict[str, Any] = field(default_factory=dict)
+    one_step: StrictBool = False
+    judged_by: tuple[StrictStr, ...] = ()
+    middle_sigmas: Annotated[tuple[Annotated[float, Field(strict=True)], ...], Field(max_length=MOST_STEPS)] = ()
+    codec: Autoencoder | None = None
+
+
 def read_fields(spec: Mapping[str, Any], sigma_max: float) -> dict[str, Any]:
     """Return the denoiser's other fields of a description; a wrong one is a ValueError."""
-    provenance, one_step = spec.get("provenance") or {}, spec.get("one_step", False)
-    judged_by, sigmas = spec.get("judged_by", []), spec.get("middle_sigmas", [])
-    if not isinstance(provenance, dict):
-        raise ValueError("its provenance is not a record")
-    if type(one_step) is not bool:
-        raise ValueError(f"its one_step is {one_step}, not true or false")
-    if not (isinstance(judged_by, list) and all(isinstance(name, str) for name in judged_by)):
-        raise ValueError(f"its judged_by is {judged_by}, not a list of names")
-    numbers = isinstance(sigmas, list) and len(sigmas) <= MOST_STEPS and all(type(s) in (int, float) for s in sigmas)
-    if not numbers or not all(a > b > 0 for a, b in pairwise([sigma_max, *sigmas])):
-        raise ValueError(f"its middle_sigmas, {sigmas}, do not fall from {sigma_max:g} to above 0")
-    return {
-        "provenance": provenance,
-        "one_step": one_step,
-        "judged_by": tuple(judged_by),
-        "middle_sigmas": tuple(map(float, sigmas)),
-        "codec": None if spec.get("codec") is None else codec.from_spec(spec["codec"]),
-    }
+    names = [field.name for field in fields(Fields)]
+    found = validate(Fields, {name: spec[name] for name in names if name in spec}, "its description")
+    if not all(a > b > 0 for a, b in pairwise([sigma_max, *found.middle_sigmas])):
+        raise ValueError(f"its middle_sigmas, {found.middle_sigmas}, do not fall from {sigma_max:g} to above 0")
+    return {name: getattr(found, name) for name in names}
 
 
 def derive_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,11 +139,14 @@ def derive_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
     objectives = find("provenance", "recipe", "objectives")
     kinds = [one.get("kind") for one in objectives if isinstance(one, dict)] if isinstance(objectives, list) else []
     networks = find("provenance", "recipe", "discriminator", "networks")
+    latents = find("provenance", "codec") or find("provenance", "latents")
+    if isinstance(latents, dict):
+        latents = {name: value for name, value in latents.items() if name in CODEC_FIELDS}
     is_boundary = find("preconditioning", "kind") == families.Boundary.kind
     return {
         "one_step": is_boundary or any(kind != "denoising" for kind in kinds),
         "judged_by": list(map(str, networks)) if isinstance(networks, list) and "adversarial" in kinds else [],
-        "codec": find("provenance", "codec") or find("provenance", "latents"),
+        "codec": latents,
     }
 
 
@@ -170,6 +177,13 @@ def read_header(path: Path) -> dict[str, Any]:
     """Return the JSON description of one of our files, without its tensors."""
     with open_file(path) as file:
         return read_description(path, file.metadata())
+
+
+def is_foreign(path: Path) -> bool:
+    """Return whether a safetensors file describes its network as EDM's classes do, rather than as ours."""
+    with open_file(path) as file:
+        metadata = file.metadata() or {}
+    return SPEC not in metadata and CONFIG in metadata
 
 
 def read_tensors(file: Any, meta: bool = False) -> dict[str, Tensor]:

@@ -16,7 +16,6 @@ from d2o.errors import CheckpointError, MalformedCheckpointError
 from d2o.fetch import fetch, is_address, verify
 from d2o.records import nearest
 
-from .pickles.storages import LEGACY_START
 from .shipped import SHIPPED, shipped
 
 Kind = Literal["model", "data", "statistics"]
@@ -30,10 +29,12 @@ EXAMPLES = {
 SAVED = ("ema.safetensors", "checkpoint.safetensors")
 """The model of a run directory: of a finished run, and of an unfinished one."""
 DIFFUSERS = ("model_index.json", "config.json")
+LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The first of the five pickles of a file of torch.save before its version 1.6: a magic number."""
 START = 1024
 """Bytes of a file by which it is recognised."""
 STARTS: tuple[tuple[bytes, Kind, Form | None], ...] = (
-    (re.escape(LEGACY_START), "model", "torch"),
+    (re.escape(LEGACY_TORCH), "model", "torch"),
     (rb"\x80[\x02-\x05]", "model", "pickle"),
     (rb"PAR1", "data", None),
     (rb".{8}\{", "model", "safetensors"),

@@ -76,14 +76,6 @@ class Autoencoder:
         return (torch.tensor(row, device=device).view(1, -1, 1, 1) for row in rows)
 
 
-def from_spec(spec: Any) -> Autoencoder:
-    """Return the codec of a JSON record; ValueError for one that is none. Fields that are only for people are left."""
-    from d2o.records import validate
-
-    known = {name: spec[name] for name in FIELDS if name in spec} if isinstance(spec, dict) else spec
-    return validate(Autoencoder, known, "its codec")
-
-
 def attach(denoiser: Any, folder: str | Path) -> Any:
     """Return a denoiser whose latents are those of the autoencoder in `folder`; how they are scaled stays."""
     read_config(str(folder))  # what is wrong with it is said at once

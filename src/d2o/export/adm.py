@@ -86,7 +86,8 @@ def translate_weights(network: DhariwalUNet, time: float) -> dict[str, Tensor]:
 def count_heads(network: DhariwalUNet, name: str) -> int:
     """Return the attention heads of the block that a parameter belongs to."""
     side, block, *_ = name.split(".")
-    return getattr(getattr(network, side)[block], "num_heads", 0)
+    module = getattr(network, side)[block]
+    return module.num_heads if isinstance(module, Block) else 0
 
 
 def locate_blocks(resolution: int, levels: int) -> dict[str, tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Convolutions with faster kernels and the same results, for weights that are not trained.
 
-torch keeps the input of every convolution for the gradient of its weights, and differentiates the backward pass of
+torch saves the input of every convolution for the gradient of its weights, and differentiates the backward pass of
 grouped ones group by group, whether or not anything asks for it. A frozen weight needs neither.
 """
 

@@ -3,7 +3,7 @@
 torch's own kernel on CPUs is written for contiguous memory; on channels-last memory it takes several times as long.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,39 +45,31 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, 
     return F.silu(normal) if silu else normal
 
 
-class Moments(NamedTuple):
-    """Mean [N,G] and one over the standard deviation [N,G] of every group."""
-
-    mean: Tensor
-    scale: Tensor
-
-
 def compute_forward(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
-) -> tuple[Tensor, Moments]:
-    """Return the result and the moments of its groups."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the result, and the mean [N,G] and one over the standard deviation [N,G] of every group."""
     mean = average_groups(x.mean((2, 3)), groups)
     result = x - per_channel(mean, x)
     scale = (average_groups(result.square().mean((2, 3)), groups) + eps).rsqrt()
     torch.addcmul(per_channel(bias, x), result, per_channel(scale, x) * per_channel(weight, x), out=result)
-    return F.silu(result, inplace=True) if silu else result, Moments(mean, scale)
+    return F.silu(result, inplace=True) if silu else result, mean, scale
 
 
 def compute_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, moments: Moments, groups: int, silu: bool
+    gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, groups: int, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight and bias."""
-    normal = (x - per_channel(moments.mean, x)).mul_(per_channel(moments.scale, x))
+    normal = (x - per_channel(mean, x)).mul_(per_channel(scale, x))
     if silu:
         before = torch.addcmul(per_channel(bias, x), normal, per_channel(weight, x))
         gradient = torch.ops.aten.silu_backward(gradient, before)
     of_bias = gradient.sum((2, 3))
     of_weight = (gradient * normal).sum((2, 3))
-    mean, slope = (
-        average_groups(part * weight, groups) / -(x.shape[2] * x.shape[3]) * moments.scale
-        for part in (of_bias, of_weight)
+    offset, slope = (
+        average_groups(part * weight, groups) / -(x.shape[2] * x.shape[3]) * scale for part in (of_bias, of_weight)
     )
-    of_x = torch.addcmul(per_channel(mean, x), gradient, per_channel(moments.scale, x) * per_channel(weight, x))
+    of_x = torch.addcmul(per_channel(offset, x), gradient, per_channel(scale, x) * per_channel(weight, x))
     return of_x.addcmul_(normal, per_channel(slope, x)), of_weight.sum(0), of_bias.sum(0)
 
 
@@ -86,14 +78,14 @@ class Normalisation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
-        result, moments = compute_forward(x, weight, bias, groups, eps, silu)
-        ctx.save_for_backward(x, weight, bias, *moments)
+        result, mean, scale = compute_forward(x, weight, bias, groups, eps, silu)
+        ctx.save_for_backward(x, weight, bias, mean, scale)
         ctx.settings = groups, eps, silu
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, *moments = ctx.saved_tensors
+        x, weight, bias, mean, scale = ctx.saved_tensors
         groups, eps, silu = ctx.settings
         needed = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # this gradient will itself be differentiated: torch computes it from the start
@@ -101,7 +93,7 @@ class Normalisation(torch.autograd.Function):
             result = reference(x, weight, bias, groups, eps, silu)
             rows = iter(torch.autograd.grad(result, inputs, gradients, create_graph=True))
             return *(next(rows) if asked else None for asked in needed), None, None, None
-        rows = iter(compute_backward(gradients[0], x, weight, bias, Moments(*moments), groups, silu))
+        rows = iter(compute_backward(gradients[0], x, weight, bias, mean, scale, groups, silu))
         return *(row if asked else None for row, asked in zip(rows, needed, strict=True)), None, None, None
 
 

@@ -18,13 +18,13 @@ from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 
+from .access import AccessControl
 from .batching import Batches, Full
-from .doors import Doors
 from .measures import MEDIA_TYPE, Measures
 from .models import Models
 from .page import Page
 from .pictures import FORMATS
-from .question import KEYS, Limits, read_json, read_question
+from .query import KEYS, Limits, read_json, read_query
 
 USAGE = """d2o {version} serves {name}: images of {width}x{height} pixels, {classes}.
 
@@ -77,14 +77,14 @@ def application(
         asked = dict(request.query_params) if request.method != "POST" else await read_json(request, limits)
         if request.method != "POST" and len(asked) < len(request.query_params.multi_items()):
             raise HTTPException(400, f"Name each of {', '.join(KEYS)} once.")
-        question = read_question(asked, denoiser.num_classes, limits)
+        query = read_query(asked, denoiser.num_classes, limits)
         try:
-            pixels = await asyncio.wait_for(batches.images(question.seeds, question.labels), limits.seconds)
+            pixels = await asyncio.wait_for(batches.images(query.seeds, query.labels), limits.seconds)
         except Full:
             raise HTTPException(503, "Too many images are waited for already: try again later.") from None
         except TimeoutError:
             raise HTTPException(504, f"The images were not ready within {limits.seconds:g} s: ask for fewer.") from None
-        form = FORMATS[question.format]
+        form = FORMATS[query.format]
         content = await asyncio.to_thread(form.encode, pixels)
         return Response(content, media_type=form.media_type)
 
@@ -114,11 +114,11 @@ def application(
         Route("/health", health),
         Route("/metrics", lambda _: Response(measures.text(), media_type=MEDIA_TYPE)),
     ]
-    doors = Middleware(Doors, host=host, names=names, refused=measures.requests.labels(403).inc)
+    access = Middleware(AccessControl, host=host, names=names, refused=measures.requests.labels(403).inc)
     return Starlette(
         routes=routes,
         lifespan=work,
-        middleware=[doors],
+        middleware=[access],
         exception_handlers={HTTPException: answer_refusal, Exception: answer_failure},
     )
 

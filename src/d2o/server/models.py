@@ -8,23 +8,13 @@ from typing import Any
 from d2o.checkpoints import load
 from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.checkpoints.shipped import SHIPPED, TEACHERS, shipped
-from d2o.data.codec import attach, check_pixels
+from d2o.data.codec import check_pixels
 from d2o.diffusion.denoiser import Denoiser
 
 
 def open_model(name: str, device: str = "cpu", codec: str | None = None) -> Denoiser:
-    """Return a denoiser whose images are pixels, by a name as `d2o.load` reads it.
-
-    Nobody but `codec` names a folder to open: a latent model whose file names one is refused without it.
-    """
-    denoiser = load(name, device=device)
-    if codec is not None:
-        attach(denoiser, codec)
-    elif denoiser.codec is not None:
-        raise ValueError(
-            f"{name} makes latent images, and its file names the autoencoder: a server opens only one that you name, "
-            f"with --codec FOLDER."
-        )
+    """Return a denoiser whose images are pixels, by a name as `d2o.load` reads it."""
+    denoiser = load(name, device=device, codec=codec)
     check_pixels(denoiser)
     return denoiser
 

@@ -28,7 +28,7 @@ from .generation import Point, Seed, make_images, sample_stages
 from .measures import Measures
 from .models import Models
 from .pictures import encode_gif, picture_record
-from .question import Limits, read_json, read_labels
+from .query import Limits, read_json, read_labels
 
 TITLE = "One network call instead of 35"
 IMAGES, LARGEST = 256, 2**24
@@ -39,21 +39,21 @@ WAITING = 64
 MEDIA_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
 
 
-class Question(BaseModel):
-    """What all questions to a network say; `label` is called class in JSON, and left out it is that of each seed."""
+class ModelQuery(BaseModel):
+    """What every query about a model says; `label` is called class in JSON, and left out it is that of each seed."""
 
     model_config = RECORD
     model: str
     label: Any = Field(None, alias="class")
 
 
-class ImagesQuestion(Question):
+class ImagesQuery(ModelQuery):
     """One-step images of points in noise space."""
 
     points: Annotated[list[Point], Field(min_length=1, max_length=IMAGES)]
 
 
-class MovieQuestion(Question):
+class MovieQuery(ModelQuery):
     """The way from one seed to another, in so many frames."""
 
     first: Seed
@@ -61,14 +61,14 @@ class MovieQuestion(Question):
     frames: Annotated[Whole, Field(ge=2, le=120)] = 24
 
 
-class StagesQuestion(Question):
+class StagesQuery(ModelQuery):
     """A teacher's sampler from a point in noise space."""
 
     point: Point
     steps: Annotated[Whole, Field(ge=2, le=40)] = 18
 
 
-Kind = TypeVar("Kind", bound=Question)
+Kind = TypeVar("Kind", bound=ModelQuery)
 
 
 class Page:
@@ -108,25 +108,25 @@ class Page:
 
     async def images(self, request: Request) -> Response:
         """Answer with the one-step images of points."""
-        question = read(ImagesQuestion, await read_json(request, self.limits))
-        pictures, seconds = await self.make(question, question.points)
+        query = read(ImagesQuery, await read_json(request, self.limits))
+        pictures, seconds = await self.make(query, query.points)
         records = [picture_record(picture) for picture in pictures]
         return JSONResponse({"pictures": records, "milliseconds": 1000 * seconds})
 
     async def movie(self, request: Request) -> Response:
         """Answer with the way from one seed to another and back as a GIF."""
-        question = read(MovieQuestion, dict(request.query_params))
-        shares = [i / (question.frames - 1) for i in range(question.frames)]
-        points = [Point(question.first, question.second, share) for share in shares]
-        pictures, _ = await self.make(question, points)
+        query = read(MovieQuery, dict(request.query_params))
+        shares = [i / (query.frames - 1) for i in range(query.frames)]
+        points = [Point(query.first, query.second, share) for share in shares]
+        pictures, _ = await self.make(query, points)
         return Response(await asyncio.to_thread(encode_gif, pictures, FRAMES_PER_SECOND), media_type="image/gif")
 
     async def stages(self, request: Request) -> Response:
         """Answer with the stages of a teacher's sampler, each on a line of JSON as soon as it is reached."""
-        question = read(StagesQuestion, await read_json(request, self.limits))
-        denoiser = self.model(question.model)
-        label = labels_of(denoiser, [question.point], question.label)
-        found = sample_stages(denoiser, question.point, label, question.steps)
+        query = read(StagesQuery, await read_json(request, self.limits))
+        denoiser = self.model(query.model)
+        label = labels_of(denoiser, [query.point], query.label)
+        found = sample_stages(denoiser, query.point, label, query.steps)
 
         async def lines() -> AsyncIterator[str]:
             try:
@@ -149,13 +149,13 @@ class Page:
             raise HTTPException(400, f"There is no model {name[:100]!r} here: {nearest(name[:100], known)}")
         return known[name]
 
-    async def make(self, question: Question, points: list[Point]) -> tuple[np.ndarray, float]:
+    async def make(self, query: ModelQuery, points: list[Point]) -> tuple[np.ndarray, float]:
         """Return the one-step images of points and the seconds they took; too many are refused."""
-        denoiser = self.model(question.model)
+        denoiser = self.model(query.model)
         if len(points) * math.prod(denoiser.pixel_shape) > LARGEST:
             most = LARGEST // math.prod(denoiser.pixel_shape)
             raise HTTPException(400, f"These are too many images at once: ask for at most {most} of this model.")
-        labels = labels_of(denoiser, points, question.label)
+        labels = labels_of(denoiser, points, query.label)
         images, seconds = await self.run(lambda: make_images(denoiser, points, labels))
         self.measures.made(len(points), seconds)
         return images, seconds
@@ -181,7 +181,7 @@ def labels_of(denoiser: Denoiser, points: list[Point], asked: Any) -> Tensor | N
 
 
 def read(kind: type[Kind], asked: dict[str, Any]) -> Kind:
-    """Return what was asked as a question; HTTPException (400) names the first key that is wrong."""
+    """Return what was asked as a query; HTTPException (400) names the first key that is wrong."""
     try:
         return kind.model_validate(asked)
     except ValidationError as error:

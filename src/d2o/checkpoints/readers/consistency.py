@@ -14,7 +14,6 @@ from torch import Tensor
 
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import Boundary
 from d2o.errors import name_file
 
 MULTIPLIERS = {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4)}
@@ -68,7 +67,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     sizes = {"resolution": resolution, "in_channels": channels, "out_channels": channels, "num_classes": classes}
     options = {"channels": width, "channel_multipliers": list(multipliers), "num_blocks": count}
     options |= {"adaptive_scale": adaptive_scale, "attention_resolutions": attention, "dropout": 0.0}
-    family = Boundary(time_scale=TIME_SCALE)
+    family = {"kind": "boundary", "time_scale": TIME_SCALE}
     return native.compose({"kind": "dhariwal_unet", **sizes, **options}, family, one_step=True)
 
 

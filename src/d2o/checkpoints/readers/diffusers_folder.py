@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from d2o.checkpoints import native
-from d2o.diffusion import families
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import Boundary, Epsilon, Preconditioning, Velocity
 from d2o.errors import MalformedCheckpointError, UnsupportedCheckpointError, name_file
 
 from . import dit
@@ -23,7 +21,8 @@ INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.
 AUTOENCODER = "vae"
 """The folder of a latent model's codec."""
 
-PREDICTIONS = {"epsilon": Epsilon, "v_prediction": Velocity}
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "velocity"}
+"""Their word for what a network predicts -> our family."""
 DISCRETE = (
     *("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"),
     *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
@@ -67,7 +66,7 @@ def load(path: Path, meta: bool = False) -> Denoiser:
     with name_file(folder.path):
         spec, tensors = NETWORKS[name](folder, tensors)
     spec["provenance"] = describe_origin(folder) | ({} if meta else {"sha256": hash_weights(folder.path)})
-    spec["one_step"] = spec["preconditioning"].get("kind") == Boundary.kind
+    spec["one_step"] = spec["preconditioning"].get("kind") == "boundary"
     if (path / AUTOENCODER / CONFIG).is_file():
         spec["codec"] = {"folder": str((path / AUTOENCODER).absolute())}
     return native.make(folder.path, spec, tensors)
@@ -163,8 +162,8 @@ NETWORKS: dict[str, Callable[[Folder, Mapping[str, Tensor]], Network]] = {
 }
 
 
-def read_scheduler(folder: Folder) -> Preconditioning:
-    """Return the preconditioning that a scheduler's config asks for; without a scheduler, DDPM's."""
+def read_scheduler(folder: Folder) -> dict[str, Any]:
+    """Return the description of the preconditioning that a scheduler's config asks for; without a scheduler, DDPM's."""
     config = folder.scheduler
     if not config:
         assumed = "DDPM's linear schedule and epsilon are assumed"
@@ -172,7 +171,7 @@ def read_scheduler(folder: Folder) -> Preconditioning:
     name = config.get("_class_name", "DDPMScheduler")
     if name == CONSISTENCY:
         numbers = {key: config[key] for key in ("sigma_data", "sigma_min", "sigma_max") if key in config}
-        return families.from_spec({"kind": Boundary.kind, "time_scale": 250.0, **numbers})
+        return {"kind": "boundary", "time_scale": 250.0, **numbers}
     if name not in DISCRETE:
         known = ", ".join((*DISCRETE, CONSISTENCY))
         raise ValueError(f"its scheduler is of class {str(name)[:60]}, and d2o knows {known}")
@@ -185,7 +184,7 @@ def read_scheduler(folder: Folder) -> Preconditioning:
         schedule = {"betas": betas, "steps": len(betas)}
     else:
         schedule = {ours: config[theirs] for ours, theirs in SCHEDULE.items() if theirs in config}
-    return families.from_spec({"kind": PREDICTIONS[prediction].kind, **schedule})
+    return {"kind": PREDICTIONS[prediction], **schedule}
 
 
 def describe_origin(folder: Folder) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from d2o import backbones
 from d2o.backbones.dit import positions
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import Epsilon, Preconditioning
 from d2o.errors import name_file
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
@@ -71,14 +70,14 @@ def from_state(state: Mapping[str, Tensor], path: Path, num_heads: int | None = 
 
 
 def translate_diffusers(
-    config: Mapping[str, Any], state: Mapping[str, Tensor], preconditioning: Preconditioning
+    config: Mapping[str, Any], state: Mapping[str, Tensor], family: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return description and weights of a DiTTransformer2DModel with this `config`, without its learned sigma.
 
     Its blocks have embedders of their own; where they are all equal, as in the published models, they become one.
     """
     tensors = join_attention({rename(name): tensor for name, tensor in state.items()})
-    spec = describe_diffusers(config, preconditioning, share_embedders(tensors))
+    spec = describe_diffusers(config, family, share_embedders(tensors))
     options = spec["backbone"]
     with torch.device("meta"):
         backbones.build(options)  # what is wrong with the sizes is said before they take memory
@@ -128,10 +127,10 @@ def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[
         "num_heads": heads,
         "mlp_multiplier": shape("blocks.0.mlp.fc1.weight", 2)[0] // channels,
     }
-    return native.compose(backbone, Epsilon(), provenance={"format": "facebookresearch/DiT"})
+    return native.compose(backbone, {"kind": "epsilon"}, provenance={"format": "facebookresearch/DiT"})
 
 
-def describe_diffusers(config: Mapping[str, Any], preconditioning: Preconditioning, shared: bool) -> dict[str, Any]:
+def describe_diffusers(config: Mapping[str, Any], family: Mapping[str, Any], shared: bool) -> dict[str, Any]:
     """Return the description, as in our own files, of what a DiTTransformer2DModel's config says."""
     for name, value in config.items():
         if name in DIFFUSERS_DEFAULTS or name in IGNORED or name.startswith("_"):
@@ -160,7 +159,7 @@ def describe_diffusers(config: Mapping[str, Any], preconditioning: Preconditioni
         "time_endpoint": True,
         "mlp_eps": given["norm_eps"],
     }
-    return native.compose(backbone, preconditioning)
+    return native.compose(backbone, family)
 
 
 def count_noise_channels(outputs: object, in_channels: int) -> int:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import EDM, VE, VP, Boundary, Epsilon, Preconditioning
 from d2o.errors import name_file
 
 BACKBONES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
@@ -44,6 +43,8 @@ SHARED = ("img_resolution", "img_channels", "label_dim", "use_fp16", "model_type
 LAST_LAYERS = re.compile(r"^backbone\.(out_conv|dec\.\w+_aux_conv)\.")
 """The layers that put out an image."""
 
+BOUNDARY = "boundary"
+"""The family of one-step generators."""
 Numbers = dict[str, float]
 
 
@@ -53,27 +54,35 @@ class Precond:
 
     network: str
     numbers: Numbers
-    preconditioning: Callable[[Numbers], Preconditioning]
+    preconditioning: Callable[[Numbers], dict[str, Any]]
     outputs: int = 1
     """How many times the image's channels its network puts out; the first are used."""
 
 
-def make_iddpm(numbers: Numbers) -> Preconditioning:
+def describe_iddpm(numbers: Numbers) -> dict[str, Any]:
     """Return iDDPM's preconditioning: a discrete squared cosine."""
     if (numbers["C_1"], numbers["C_2"]) != (0.001, 0.008):
         raise ValueError("its noise schedule has other constants than iDDPM's")
-    return Epsilon("squaredcos_cap_v2", steps=int(numbers["M"]), nearest="difference")
+    return {"kind": "epsilon", "schedule": "squaredcos_cap_v2", "steps": int(numbers["M"]), "nearest": "difference"}
 
 
-EDM_NUMBERS = {"sigma_min": 0.0, "sigma_max": float("inf"), "sigma_data": 0.5}
-D2O_NUMBERS = EDM_NUMBERS | {"eps": 0.002}
-VP_NUMBERS = {"beta_d": 19.9, "beta_min": 0.1, "M": 1000.0, "epsilon_t": 1e-5}
+EDM = {"sigma_min": 0.0, "sigma_max": float("inf"), "sigma_data": 0.5}
+D2O = EDM | {"eps": 0.002}
+VP = {"beta_d": 19.9, "beta_min": 0.1, "M": 1000.0, "epsilon_t": 1e-5}
+VE = {"sigma_min": 0.02, "sigma_max": 100.0}
+IDDPM = {"C_1": 0.001, "C_2": 0.008, "M": 1000.0}
 CLASSES = {
-    "EDMPrecond": Precond("DhariwalUNet", EDM_NUMBERS, lambda n: EDM(n["sigma_data"])),
-    "D2OPrecond": Precond("DhariwalUNet", D2O_NUMBERS, lambda n: Boundary(n["sigma_data"], n["eps"])),
-    "VPPrecond": Precond("SongUNet", VP_NUMBERS, lambda n: VP(n["beta_d"], n["beta_min"], n["M"] - 1)),
-    "VEPrecond": Precond("SongUNet", {"sigma_min": 0.02, "sigma_max": 100.0}, lambda _: VE()),
-    "iDDPMPrecond": Precond("DhariwalUNet", {"C_1": 0.001, "C_2": 0.008, "M": 1000.0}, make_iddpm, outputs=2),
+    "EDMPrecond": Precond("DhariwalUNet", EDM, lambda n: {"kind": "edm", "sigma_data": n["sigma_data"]}),
+    "D2OPrecond": Precond(
+        "DhariwalUNet", D2O, lambda n: {"kind": BOUNDARY, "sigma_data": n["sigma_data"], "sigma_min": n["eps"]}
+    ),
+    "VPPrecond": Precond(
+        "SongUNet",
+        VP,
+        lambda n: {"kind": "vp", "beta_range": n["beta_d"], "beta_min": n["beta_min"], "time_scale": n["M"] - 1},
+    ),
+    "VEPrecond": Precond("SongUNet", VE, lambda _: {"kind": "ve"}),
+    "iDDPMPrecond": Precond("DhariwalUNet", IDDPM, describe_iddpm, outputs=2),
 }
 
 
@@ -111,9 +120,7 @@ def describe(class_name: str, settings: Mapping[str, Any], attributes: Mapping[s
     channels, size, classes = settings["img_channels"], settings["img_resolution"], settings.get("label_dim", 0)
     sizes = {"resolution": size, "in_channels": channels, "out_channels": channels, "num_classes": classes}
     family = made.preconditioning({name: read_number(name, made, attributes, settings) for name in made.numbers})
-    return native.compose(
-        {"kind": BACKBONES[network], **options, **sizes}, family, one_step=isinstance(family, Boundary)
-    )
+    return native.compose({"kind": BACKBONES[network], **options, **sizes}, family, one_step=family["kind"] == BOUNDARY)
 
 
 def check_known(class_name: str, settings: Mapping[str, Any], known: Collection[str]) -> None:

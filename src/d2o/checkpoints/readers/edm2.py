@@ -10,7 +10,6 @@ from torch import Tensor
 
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import EDM
 from d2o.errors import MismatchError, name_file
 
 from .edm import check_known
@@ -81,7 +80,7 @@ def describe(settings: Mapping[str, Any]) -> dict[str, Any]:
         widths = {"noise_embedding_multiplier": multipliers[0], "embedding_multiplier": max(multipliers)}
         options |= {name: width for name, width in widths.items() if options.get(name) is None}
     backbone = {"kind": "edm2_unet", **options, "out_channels": options["in_channels"]}
-    return native.compose(backbone, EDM(settings.get("sigma_data", 0.5)))
+    return native.compose(backbone, {"kind": "edm", "sigma_data": settings.get("sigma_data", 0.5)})
 
 
 def describe_latents(encoder: Mapping[str, Any] | None, channels: int) -> dict[str, Any] | None:

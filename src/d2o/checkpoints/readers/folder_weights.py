@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from d2o.checkpoints import native
-from d2o.checkpoints.pickles import torch_state
 from d2o.errors import MalformedCheckpointError, UnsafeCheckpointError
 from d2o.files import sha256_of
+from d2o.pickles import torch_state
 
 STEM = "diffusion_pytorch_model"
 NAMES = (  # the first that exists is read
@@ -29,7 +29,11 @@ def read_weights(folder: Path, meta: bool = False) -> dict[str, Tensor]:
     """Return all tensors of a model folder; with `meta` on the meta device, only their types and shapes are read."""
     tensors: dict[str, Tensor] = {}
     for file, wanted in list_files(folder).items():
-        found = read_file(file, meta)
+        if file.suffix == ".safetensors":
+            with native.open_file(file) as content:
+                found = native.read_tensors(content, meta)
+        else:
+            found = torch_state.read_state(file, meta=meta)
         missing = [name for name in wanted or () if name not in found]
         if missing:
             raise MalformedCheckpointError(f"{file} lacks the tensor {missing[0]!r} that its index promises.")
@@ -80,11 +84,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise MalformedCheckpointError(f"{path} cannot be read as JSON ({str(error)[:100]}).") from error
     return values
-
-
-def read_file(file: Path, meta: bool) -> dict[str, Tensor]:
-    """Return the tensors of one file."""
-    if file.suffix != ".safetensors":
-        return torch_state.read_state(file, meta=meta)
-    with native.open_file(file) as content:
-        return native.read_tensors(content, meta)

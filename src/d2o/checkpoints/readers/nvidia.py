@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from d2o.checkpoints import native
-from d2o.checkpoints.pickles import persistence
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import UnsupportedCheckpointError
+from d2o.pickles import persistence
 
 from . import edm, edm2
 
-CONFIG = "config"
-"""The metadata key under which a safetensors file names its class, as `precond`, and the class's arguments."""
 CLASSES = (*edm.CLASSES, edm2.CLASS)
 SOURCES = {
     "5db27dcd96674b95": "EDM, November 21, 2022",
@@ -26,14 +24,8 @@ SOURCES = {
 UNKNOWN = "unknown"
 
 
-def read_pickle(path: Path, key: str, meta: bool = False) -> Denoiser:
-    """Read one of NVIDIA's pickles; the class under `key` must be one of CLASSES."""
-    with persistence.open_file(path) as objects:
-        return read_objects(objects, key, meta)
-
-
 def read_objects(objects: persistence.Objects, key: str, meta: bool = False) -> Denoiser:
-    """Read one of the networks among the objects of an open file."""
+    """Read the network under `key`, of one of CLASSES, among the objects of an open file."""
     path, network = objects.source.path, objects.find_network(key, CLASSES)
     provenance = {
         "format": "nvidia pickle",
@@ -57,17 +49,10 @@ def read_objects(objects: persistence.Objects, key: str, meta: bool = False) -> 
     return made
 
 
-def has_config(path: Path) -> bool:
-    """Return whether a safetensors file describes its network as EDM's classes do, rather than as ours."""
-    with native.open_file(path) as file:
-        metadata = file.metadata() or {}
-    return native.SPEC not in metadata and CONFIG in metadata
-
-
 def read_safetensors(path: Path, meta: bool = False) -> Denoiser:
-    """Read a safetensors file with EDM's names and `config`."""
+    """Read a safetensors file with EDM's names, whose `config` names a class, as `precond`, and its arguments."""
     with native.open_file(path) as file:
-        text, state = file.metadata()[CONFIG], native.read_tensors(file, meta)
+        text, state = file.metadata()[native.CONFIG], native.read_tensors(file, meta)
     try:
         config: Any = json.loads(text)
         class_name = str(config.pop("precond"))[:100]

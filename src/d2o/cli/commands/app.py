@@ -52,6 +52,7 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError(f"{option} is gone: {GONE[option]}.")
     options = parse(App, "app", arguments, __doc__)
     try:
+        from d2o.server.access import LOOPBACK
         from d2o.server.application import application
         from d2o.server.models import offer_models
         from d2o.server.server import serve
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     made = application(denoiser, name, host=options.host, names=options.allow_host, page=models)
 
     def ready(address: str) -> None:
-        if options.host != App.host:
+        if options.host not in LOOPBACK:
             say(f"It listens at {options.host}: whoever reaches this machine can use it.")
         say(f"The page is at {address} (Ctrl-C stops it).")
         if options.browser:

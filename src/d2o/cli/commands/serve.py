@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         from d2o.server.application import application
         from d2o.server.models import open_model
-        from d2o.server.question import Limits
+        from d2o.server.query import Limits
         from d2o.server.server import serve
     except ModuleNotFoundError as error:
         raise ValueError(f"Serving needs {error.name}: pip install -e '.[serve]' in d2o's folder.") from error

@@ -2,7 +2,8 @@
 
 from importlib import resources
 
-COMMON = ("index.html", "style.css", "page.js", "pictures.js", "text.js")
+SCRIPTS = ("page.js", "walk.js", "grid.js", "between.js", "shared.js", "pictures.js", "text.js")
+COMMON = ("index.html", "style.css", *SCRIPTS)
 ENGINES = {"server": ("engine-server.js",), "browser": ("engine-browser.js", "noise.js")}
 """Who makes the images: a server, which is asked over HTTP, or onnxruntime-web in the browser."""
 

@@ -12,9 +12,9 @@ export async function open() {
   return { ...(await (await ask("page/models")).json()), images, stages, movie };
 }
 
-async function ask(address, question, signal) {
-  // Return the answer to a question; what is wrong with it is an Error with the server's sentence.
-  const options = question && { method: "POST", body: JSON.stringify(question), signal };
+async function ask(address, query, signal) {
+  // Return the answer to a query; what is wrong with it is an Error with the server's sentence.
+  const options = query && { method: "POST", body: JSON.stringify(query), signal };
   const answer = await fetch(new URL(address, import.meta.url), options);
   if (!answer.ok) throw new Error((await answer.json()).error);
   return answer;
@@ -24,14 +24,14 @@ const unpack = ({ shape, pixels }) => toPicture(Uint8Array.from(atob(pixels), (c
 const pack = ({ seed, other, share }) => [`${seed}`, `${other}`, share]; // JSON's numbers would round large seeds
 
 async function images(model, points, label) {
-  const question = { model: model.name, points: points.map(pack), class: label };
-  const { pictures, milliseconds } = await (await ask("page/images", question)).json();
+  const query = { model: model.name, points: points.map(pack), class: label };
+  const { pictures, milliseconds } = await (await ask("page/images", query)).json();
   return { pictures: pictures.map(unpack), milliseconds };
 }
 
 async function* stages(model, point, label, steps, signal) {
-  const question = { model: model.name, point: pack(point), class: label, steps };
-  const reader = (await ask("page/stages", question, signal)).body.pipeThrough(new TextDecoderStream()).getReader();
+  const query = { model: model.name, point: pack(point), class: label, steps };
+  const reader = (await ask("page/stages", query, signal)).body.pipeThrough(new TextDecoderStream()).getReader();
   for (let text = ""; ; ) {
     const { value, done } = await reader.read();
     if (done) return;
@@ -45,7 +45,7 @@ async function* stages(model, point, label, steps, signal) {
 }
 
 function movie(model, first, second, label, frames) {
-  const question = new URLSearchParams({ model: model.name, first, second, frames });
-  if (label !== null) question.set("class", label);
-  return `page/movie?${question}`;
+  const query = new URLSearchParams({ model: model.name, first, second, frames });
+  if (label !== null) query.set("class", label);
+  return `page/movie?${query}`;
 }

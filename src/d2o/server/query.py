@@ -29,7 +29,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Question:
+class Query:
     """The images of these seeds, of these classes (None: the model has none), in one of FORMATS."""
 
     seeds: tuple[int, ...]
@@ -40,7 +40,7 @@ class Question:
 KEYS = ("seeds", "class", "format")
 
 
-def read_question(asked: dict[str, Any], num_classes: int, limits: Limits) -> Question:
+def read_query(asked: dict[str, Any], num_classes: int, limits: Limits) -> Query:
     """Return what a request's keys ask for; HTTPException (400) names the key that is wrong."""
     for key in asked:
         if key not in KEYS:
@@ -49,7 +49,7 @@ def read_question(asked: dict[str, Any], num_classes: int, limits: Limits) -> Qu
     if not isinstance(form, str) or form not in FORMATS:
         raise HTTPException(400, f"format is {str(form)[:40]!r}: there are {', '.join(FORMATS)}.")
     seeds = read_seeds(asked.get("seeds", 0), limits.seeds)
-    return Question(seeds, read_labels(asked.get("class"), seeds, num_classes), form)
+    return Query(seeds, read_labels(asked.get("class"), seeds, num_classes), form)
 
 
 def read_seeds(value: Any, most: int) -> tuple[int, ...]:

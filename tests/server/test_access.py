@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from d2o.server.doors import Doors
+from d2o.server.access import AccessControl
 
 
 def knock(host="127.0.0.1:7860", headers=(), kind="http", listening="127.0.0.1", names=()):
@@ -22,8 +22,8 @@ def knock(host="127.0.0.1:7860", headers=(), kind="http", listening="127.0.0.1",
         sent.append(message)
 
     given = [(name.encode(), value.encode()) for name, value in (("host", host), *headers) if value is not None]
-    doors = Doors(application, listening, names, lambda: refused.append(1))
-    asyncio.run(doors({"type": kind, "path": "/", "method": "GET", "headers": given}, None, send))  # type: ignore[arg-type]
+    access = AccessControl(application, listening, names, lambda: refused.append(1))
+    asyncio.run(access({"type": kind, "path": "/", "method": "GET", "headers": given}, None, send))  # type: ignore[arg-type]
     assert bool(reached) != bool(refused)
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 

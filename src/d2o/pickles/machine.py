@@ -4,12 +4,11 @@ A name is looked up in a closed table and never imported; a call becomes a `Node
 texts stay in the file as `Span`s. Instructions of protocols 2 to 5 that honest files use are known, all others refused.
 """
 
+import pickletools
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from d2o.errors import CheckpointError
 
 from .source import LONGEST_NAME, Source
 
@@ -56,12 +55,9 @@ def run(source: Source, names: Names, persistent: bool = False) -> Program:
     """
     machine = Machine(source, names, persistent)
     try:
-        value = machine.run()
-    except CheckpointError:
-        raise
+        return Program(machine.run(), machine.nodes)
     except (IndexError, KeyError, UnicodeError, struct.error) as error:
         raise source.malformed(f"an instruction lacks what it needs ({type(error).__name__})") from error
-    return Program(value, machine.nodes)
 
 
 class Machine:
@@ -77,18 +73,16 @@ class Machine:
 
     def run(self) -> Any:
         """Follow the instructions until the last, and return the value that is left."""
-        take = self.source.take
-        while (code := take(1)) != STOP:
+        while (code := self.source.take(1)) != STOP:
             self.operations += 1
             if self.operations > MOST_OPERATIONS:
                 raise self.source.unsafe(f"has more than {MOST_OPERATIONS:,} instructions")
-            operation = OPERATIONS.get(code)
-            if operation is None:
-                known = FORBIDDEN.get(code)
-                if known is None:
-                    raise self.source.malformed(f"0x{code.hex()} is no instruction that a checkpoint has")
-                raise self.source.unsafe(f"uses the pickle instruction {known}")
-            operation(self)
+            if operation := OPERATIONS.get(code):
+                operation(self)
+            elif code in INSTRUCTIONS:
+                raise self.source.unsafe(f"uses the pickle instruction {INSTRUCTIONS[code]}")
+            else:
+                raise self.source.malformed(f"0x{code.hex()} is no instruction of a pickle")
         value = self.stack.pop()
         if self.stack or self.marks:
             raise self.source.malformed("values are left over at its end")
@@ -195,6 +189,8 @@ class Machine:
 
 
 STOP = b"."
+INSTRUCTIONS = {opcode.code.encode("latin-1"): opcode.name for opcode in pickletools.opcodes}
+"""All that exist; those that are not followed are named in errors."""
 OUTSIDE = "outside"
 """The word of a reference to something outside the pickle, such as a storage of a torch file."""
 
@@ -246,8 +242,3 @@ OPERATIONS: dict[bytes, Callable[[Machine], object]] = {
     b"b": Machine.build,
     b"Q": Machine.refer,
 }
-# Instructions that exist and that no checkpoint needs; named, so that the error can name them.
-FORBIDDEN = {
-    b"i": "INST", b"o": "OBJ", b"P": "PERSID", b"\x82": "EXT1", b"\x83": "EXT2", b"\x84": "EXT4", b"2": "DUP",
-    b"\x8b": "LONG4", b"\x92": "NEWOBJ_EX", b"\x97": "NEXT_BUFFER", b"\x98": "READONLY_BUFFER",
-}  # fmt: skip

@@ -22,8 +22,6 @@ STORAGE_NAMES: Names = {
 DTYPES = {word: getattr(torch, word) for word in STORAGE_NAMES.values()}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The first of the five pickles of a legacy torch file, its magic number."""
 MOST_DIMENSIONS = 16
 MOST_PARTS = 100_000
 References = dict[Node, tuple[str, torch.dtype, int]]

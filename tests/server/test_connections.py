@@ -36,7 +36,7 @@ def port(calls):
         yield urlsplit(address).port
 
 
-def ask(port, target, host="localhost", method="GET", body=b"", more=()):
+def ask(port, target, host: str | None = "localhost", method="GET", body=b"", more=()):
     """Send a request as it is written, and return the connection."""
     lines = [f"{method} {target} HTTP/1.1", f"Content-Length: {len(body)}", "Connection: close", *more]
     lines += [] if host is None else [f"Host: {host}"]

@@ -19,7 +19,7 @@ HEADERS = {  # the browser asks nobody but this server, and shows its answers in
 }
 
 
-class Doors:
+class AccessControl:
     """Let through requests that name this server and that no other site's page has sent (ASGI middleware).
 
     `host` is where the server listens, `names` are its other names. Anybody can let a name of theirs point to this

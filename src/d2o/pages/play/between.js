@@ -1,0 +1,44 @@
+// The way between two seeds, there and back.
+
+import { draw } from "./pictures.js";
+import { LARGE, at, picture, state } from "./shared.js";
+import { readSeed, time } from "./text.js";
+
+const FRAMES_PER_SECOND = 12;
+
+export const between = {
+  pictures: [],
+  phase: 0, // of the way there and back
+
+  async show() {
+    const [seed, other, count] = [readSeed(at("start")), readSeed(at("end")), Number(at("count").value)];
+    const points = Array.from({ length: count }, (_, i) => ({ seed, other, share: i / (count - 1) }));
+    const label = state.label ?? (state.model.num_classes ? Number(seed % BigInt(state.model.num_classes)) : null);
+    const { pictures, milliseconds } = await state.engine.images(state.model, points, label);
+    between.pictures = pictures;
+    const every = Math.ceil(count / 24);
+    const kept = pictures.filter((_, i) => i % every === 0);
+    at("strip").replaceChildren(...kept.map((image, i) => picture(image, `Image ${i * every + 1} of ${count}`)));
+    at("count-shown").textContent = count;
+    at("frame").max = count;
+    at("between-time").textContent = `${count} images, one call each, computed together: ${time(milliseconds)}`;
+    const movie = state.engine.movie(state.model, seed, other, label, count);
+    at("movie").hidden = movie === null;
+    [at("movie").href, at("movie").download] = [movie ?? "#", `seeds-${seed}-${other}.gif`];
+    between.turn(Math.min(Number(at("frame").value), count) - 1);
+  },
+
+  turn(phase) {
+    const last = between.pictures.length - 1;
+    between.phase = phase % (2 * last);
+    const i = Math.round(last - Math.abs(last - between.phase));
+    at("frame").value = i + 1;
+    at("frame-shown").textContent = `${i + 1}`;
+    draw(at("moving"), between.pictures[i], LARGE);
+    at("moving").ariaLabel = `Image ${i + 1} of ${between.pictures.length}`;
+  },
+
+  play(seconds) {
+    if (between.pictures.length) between.turn(between.phase + FRAMES_PER_SECOND * seconds);
+  },
+};

@@ -40,7 +40,6 @@ def is_suitable(x: Tensor) -> bool:
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
-    """Return the result of torch's kernels."""
     normal = F.group_norm(x, groups, weight, bias, eps)
     return F.silu(normal) if silu else normal
 
@@ -59,7 +58,7 @@ def compute_forward(
 def compute_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, groups: int, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight and bias."""
+    """Return the gradients of x, weight and bias, with all between input and result computed again."""
     normal = (x - per_channel(mean, x)).mul_(per_channel(scale, x))
     if silu:
         before = torch.addcmul(per_channel(bias, x), normal, per_channel(weight, x))
@@ -74,8 +73,6 @@ def compute_backward(
 
 
 class Normalisation(torch.autograd.Function):
-    """Group normalisation, and SiLU where asked for; the backward pass recomputes what lies between."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
         result, mean, scale = compute_forward(x, weight, bias, groups, eps, silu)
@@ -93,12 +90,12 @@ class Normalisation(torch.autograd.Function):
             result = reference(x, weight, bias, groups, eps, silu)
             rows = iter(torch.autograd.grad(result, inputs, gradients, create_graph=True))
             return *(next(rows) if asked else None for asked in needed), None, None, None
-        rows = iter(compute_backward(gradients[0], x, weight, bias, mean, scale, groups, silu))
+        rows = compute_backward(gradients[0], x, weight, bias, mean, scale, groups, silu)
         return *(row if asked else None for row, asked in zip(rows, needed, strict=True)), None, None, None
 
 
 def average_groups(of_channels: Tensor, groups: int) -> Tensor:
-    """Return the mean of every group [N,G] of numbers per channel [N,C]."""
+    """Return the means of groups [N,G] of numbers per channel [N,C]."""
     return of_channels.unflatten(1, (groups, -1)).mean(2)
 
 

@@ -178,12 +178,12 @@ def train(
 
 def to_batch(given: tuple[Any, ...], recipe: Recipe, images: int, num_classes: int, device: torch.device) -> Batch:
     """Return a batch of the data on the device, with the share of the run that lies behind."""
-    x0, label, index, *number = given
+    x0, label, index, *rest = given
     label = label.to(device) if label is not None and num_classes else None
     # Cached features lie in the host's memory: another device would wait longer for them than for new ones.
-    is_known = number and number[0] is not None and device.type == "cpu"
+    number = rest[0].tolist() if device.type == "cpu" and rest and rest[0] is not None else None
     x0 = x0.to(device, memory_format=torch.channels_last)
-    return Batch(x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=number[0].tolist() if is_known else None)
+    return Batch(x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=number)
 
 
 def require_gradients(everything: Iterable[nn.Parameter], wanted: Iterable[nn.Parameter]) -> None:

@@ -49,8 +49,6 @@ RESIZE: dict[str, Callable[[Image, int], Image]] = {
 
 
 class Header(NamedTuple):
-    """What is known of an image before its pixels are decoded."""
-
     name: str
     size: tuple[int, int]  # width, height
     kind: str  # grey, colour, or PIL's name of another mode
@@ -68,7 +66,6 @@ class Decoder:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The common shape (C, H, W)."""
         side = self.resolution or self.first.size[0]
         return (self.channels or CHANNELS[self.first.kind], side, side)
 

@@ -30,7 +30,6 @@ class Source:
     labels: Sequence[Any] | None
 
     def image(self, index: int) -> str:
-        """Name one image for an error message."""
         return f"{self.names[index]} in {self.path}"
 
 

@@ -85,7 +85,6 @@ def read_digits(labels: str) -> Source:
 
 
 def read_npz(path: Path, arrays: Sequence[str], labels: str) -> Source:
-    """Read pixels and labels from two of the arrays of an .npz file."""
     key = next((name for name in ARRAY_NAMES if name in arrays), None)
     if key is None:
         raise ValueError(f"{path} has no array {' or '.join(ARRAY_NAMES)}, only {', '.join(arrays)}; name it `images`.")
@@ -216,7 +215,6 @@ def number_folders(path: Path, names: Sequence[str]) -> list[int] | None:
 
 
 def read_pattern(path: Path, labels: str) -> Source:
-    """Read the parquet files that a pattern with * stands for."""
     if files := sorted(path.parent.glob(path.name)):
         return read_parquet(path, files, labels)
     raise ValueError(describe_missing(path))

@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-IN_MEMORY = 2 << 30
-"""Bytes of memory that cached features may take."""
-CHUNK = 32
-"""At most so many images are computed at once; always as many in one run, since rounding may depend on it."""
+IN_MEMORY = 2 << 30  # bytes
+CHUNK = 32  # images at most computed at once; always as many in one run, since rounding may depend on it
 
 
 class Cached(nn.Module):
@@ -96,7 +94,6 @@ class FeatureCache:
         return memory, disk
 
     def pack(self, maps: list[Tensor]) -> np.ndarray:
-        """Return maps [N,c,h,w] as rows [N, D]."""
         last = [fmap.float().permute(0, 2, 3, 1) for fmap in maps]
         self.shapes = [tuple(fmap.shape[1:]) for fmap in last]
         return torch.cat([fmap.flatten(1) for fmap in last], dim=1).cpu().numpy()

@@ -35,7 +35,6 @@ class Package:
     blocks: tuple[int, ...]
 
     def path(self) -> Path:
-        """Return the file, without importing the package."""
         found = importlib.util.find_spec(self.module)
         if found is None or found.origin is None:
             raise ValueError(f"The package {self.module} is not installed: pip install {self.module}.")
@@ -65,9 +64,7 @@ EXPANDING = {
     "_project_conv": "conv_pwl", "_bn2": "bn3",
 }  # fmt: skip
 FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-
-TRIAL = (64, 64)
-"""Sides of the image that is passed through a network to see which batch norm follows which convolution."""
+TRIAL = (64, 64)  # sides of the image that shows which batch norm follows which convolution
 
 
 def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
@@ -139,7 +136,6 @@ def read_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
 
 
 def find_in_folder(name: str) -> Path | None:
-    """Return the file NAME.safetensors, .pth or .pt of the folder that D2O_WEIGHTS names, if there is one."""
     folder = os.environ.get(FOLDER_VARIABLE)
     candidates = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES] if folder else []
     return next((path for path in candidates if path.is_file()), None)

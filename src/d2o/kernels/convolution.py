@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW_ROWS = 1024
-"""On CPUs a 1x1 convolution of at most so many pixels, over the batch, is faster as a matrix product."""
+FEW_ROWS = 1024  # on CPUs a 1x1 convolution of at most so many pixels in all is faster as a matrix product
 
 
 class Geometry(NamedTuple):
@@ -46,7 +45,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, geometry: Ge
     kind = x.device.type
     if kind != "meta" and torch.is_autocast_enabled(kind):  # autocast does not reach into a function's backward pass
         precision = torch.get_autocast_dtype(kind)
-        x, weight, bias = (None if part is None else part.to(precision) for part in (x, weight, bias))
+        x, weight, bias = x.to(precision), weight.to(precision), None if bias is None else bias.to(precision)
     return FrozenConvolution.apply(x, weight, bias, geometry)  # pyright: ignore[reportReturnType]
 
 

@@ -12,15 +12,11 @@ import torch
 from .statistics import Features
 
 NEIGHBOURS = 3
-ROWS = 1000
-"""Rows of a matrix of distances that are in memory at once."""
-SMALLEST = 2 * (NEIGHBOURS + 1)
-"""Fewer images than this have neither neighbourhoods nor halves to compare."""
+ROWS = 1000  # of a matrix of distances that are in memory at once
+SMALLEST = 2 * (NEIGHBOURS + 1)  # fewer images have neither neighbourhoods nor halves to compare
 
 
 class Kid(NamedTuple):
-    """The kernel distance, its standard deviation over random subsets, and their size."""
-
     mean: float
     deviation: float
     subset_size: int
@@ -103,7 +99,8 @@ def precision_recall(sample: np.ndarray, reference: np.ndarray, neighbours: int 
 
 def _reach(points: torch.Tensor, neighbours: int) -> torch.Tensor:
     """Return every point's squared distance [N] to its k-th nearest neighbour; the nearest is the point itself."""
-    return torch.cat([_squared(rows, points).kthvalue(neighbours + 1).values for rows in points.split(ROWS)])
+    nearest = [_squared(rows, points).topk(neighbours + 1, largest=False).values for rows in points.split(ROWS)]
+    return torch.cat(nearest)[:, -1]
 
 
 def _squared(rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-LARGEST = 2000
-"""Pairs grow with the square of the images; beyond this many the first ones stand for all."""
+LARGEST = 2000  # pairs grow with the square of the images: of more, the first ones stand for all
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ class PixelSums:
         self._rows: dict[int, tuple[int, Any, Any]] = {}
 
     def add(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
-        """Add uint8 images [n,H,W,C] with labels [n] or none."""
         classes = np.zeros(len(images), np.int64) if labels is None else labels
         for label in np.unique(classes).tolist():
             pixels = images[classes == label].astype(np.uint16)  # 255^2 fits, and it is ten times as fast as int64

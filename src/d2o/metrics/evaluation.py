@@ -44,7 +44,6 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain dicts, lists, numbers and strings, for JSON."""
         return asdict(self) | {"warnings": list(self.warnings)}
 
 

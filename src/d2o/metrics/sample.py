@@ -50,7 +50,6 @@ class Sample:
 
 
 def embed(network: Embedding, images: np.ndarray) -> np.ndarray:
-    """Return the features [n,D] of uint8 images [n,H,W,C]."""
     return network(images).cpu().numpy()
 
 
@@ -76,6 +75,5 @@ def measure(stream: Stream, network: Embedding, *, keep_pixels: bool = False) ->
 
 
 def from_statistics(features: Features, name: str) -> Sample:
-    """Return stored statistics as a sample."""
     distance = None if features.values is None else feature_distance(features.values)
     return Sample(name, features, Diversity(feature_distance=distance))

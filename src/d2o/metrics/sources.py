@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,14 +30,14 @@ def open_source(
     *,
     images: int,
     seeds: Sequence[int] = (),
-    steps: int = 1,
-    guidance: float = 1.0,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
+    **sampling: Any,
 ) -> Stream | Sample:
     """Return `images` images of a data set (a fixed random choice), one generated image per seed, or known statistics.
 
-    Nothing is generated or decoded yet. Raises ValueError for what cannot be opened or evaluated.
+    Nothing is generated or decoded yet. `sampling` are options of `generate_images`.
+    Raises ValueError for what cannot be opened or evaluated.
     """
     if batch_size < 1:
         raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
@@ -49,8 +50,7 @@ def open_source(
         case Features():
             return from_statistics(source, name or "stored statistics")
         case Denoiser():
-            options = {"steps": steps, "guidance": guidance, "batch_size": batch_size}
-            return generate_images(source, seeds, name=name or "generator", **options)
+            return generate_images(source, seeds, batch_size=batch_size, name=name or "generator", **sampling)
         case _:
             return choose_images(source, images, name or "images", batch_size)
 

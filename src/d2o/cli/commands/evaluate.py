@@ -56,17 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o evaluate`."""
     options = parse(Evaluate, "evaluate", arguments, __doc__)
     reference, source = options.source(options.b), options.source(options.a, options.base)
-    evaluation = d2o.evaluate(
-        source,
-        reference,
-        features=options.features,
-        images=options.images,
-        steps=options.steps,
-        reference_steps=options.reference_steps,
-        guidance=options.guidance,
-        batch_size=options.batch,
-        weights=options.weights,
-        device=options.device,
-        counted=counted,
-    )
+    names = ("features", "images", "steps", "reference_steps", "guidance", "weights", "device")
+    settings = {name: getattr(options, name) for name in names}
+    evaluation = d2o.evaluate(source, reference, batch_size=options.batch, counted=counted, **settings)
     print(json.dumps(evaluation.as_dict(), indent=2) if options.json else report([evaluation]))

@@ -4,7 +4,6 @@ The estimates are torch-fidelity's, several times as fast: seeded, quiet, and de
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +13,6 @@ from .statistics import Features
 NEIGHBOURS = 3
 ROWS = 1000  # of a matrix of distances that are in memory at once
 SMALLEST = 2 * (NEIGHBOURS + 1)  # fewer images have neither neighbourhoods nor halves to compare
-
-
-class Kid(NamedTuple):
-    mean: float
-    deviation: float
-    subset_size: int
 
 
 @dataclass(frozen=True)
@@ -54,10 +47,13 @@ def frechet(sample: Features, reference: Features) -> float:
     return max(0.0, total)  # rounding can dip below zero
 
 
-def kid(sample: np.ndarray, reference: np.ndarray, *, subsets: int = 50, subset_size: int = 500, seed: int = 0) -> Kid:
-    """Return the unbiased squared MMD with the kernel (x.y / D + 1)^3 of features [N,D] and [M,D] (arXiv 1801.01401).
+def kid(
+    sample: np.ndarray, reference: np.ndarray, *, subsets: int = 50, subset_size: int = 500, seed: int = 0
+) -> tuple[float, float, int]:
+    """Return mean and deviation of the squared MMD, unbiased, over random subsets, and their size (arXiv 1801.01401).
 
-    Subsets hold at most half of the smaller side: the whole of it every time would feign a deviation of 0.
+    The kernel is (x.y / D + 1)^3 of features [N,D] and [M,D]. Subsets contain at most half of the smaller side: the
+    whole of it every time would feign a deviation of 0.
     """
     size = min(subset_size, len(sample) // 2, len(reference) // 2)
     if size < 2:
@@ -71,7 +67,7 @@ def kid(sample: np.ndarray, reference: np.ndarray, *, subsets: int = 50, subset_
         )
         inner = sum(kernel.sum() - kernel.trace() for kernel in (_kernel(one, one), _kernel(other, other)))
         found.append(float(inner / (size * (size - 1)) - 2 * _kernel(one, other).mean()))
-    return Kid(float(np.mean(found)), float(np.std(found)), size)
+    return float(np.mean(found)), float(np.std(found)), size
 
 
 def _kernel(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,11 @@ def open_source(
         raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
     name = source.name if isinstance(source, Images) else None
     if isinstance(source, str | Path):
-        name, source = Path(source).name, open_path(source, device)
+        name, place = Path(source).name, locate(source)
+        if place.kind == "model":
+            source = checkpoints.load(place.path, device=device)
+        else:
+            source = open_images(place.path) if place.kind == "data" else statistics.load(place.path)
     match source:
         case Stream() | Sample():
             return source
@@ -53,14 +57,6 @@ def open_source(
             return generate_images(source, seeds, batch_size=batch_size, name=name or "generator", **sampling)
         case _:
             return choose_images(source, images, name or "images", batch_size)
-
-
-def open_path(name: str | Path, device: torch.device | str = "cpu") -> Denoiser | Images | Features:
-    """Open a model, a data set or stored statistics by path, address or name."""
-    place = locate(name)
-    if place.kind == "model":
-        return checkpoints.load(place.path, device=device)
-    return open_images(place.path) if place.kind == "data" else statistics.load(place.path)
 
 
 def choose_images(source: Images | np.ndarray, images: int, name: str, batch_size: int) -> Stream:

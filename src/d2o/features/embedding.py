@@ -6,6 +6,7 @@ A space is a row of the table below: a frozen network, its input size and its pr
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,18 +139,8 @@ def build_inception(name: str, weights: str, _size: int | None) -> nn.Module:
     nothing = io.BytesIO()
     torch.save({}, nothing)
     nothing.seek(0)
-    with weight_files.seeded(weight_files.random_seed(name, weights)):
-        network = Extractor("inception-v3-compat", ["2048"], feature_extractor_weights_path=nothing)
-        for layer in network.modules():
-            if isinstance(layer, nn.Conv2d):  # torch's own start fades to nothing over so many layers
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    state = weight_files.find_state(name, weights, download=download_inception)
-    if state is not None:
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"weights={weights!r} do not fit {name}: give torch-fidelity's own file.") from error
-    return network
+    make = partial(Extractor, "inception-v3-compat", ["2048"], feature_extractor_weights_path=nothing)
+    return weight_files.build(make, name, weights, download=download_inception)
 
 
 def download_inception(name: str) -> Path:

@@ -5,6 +5,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,20 +32,7 @@ class VGG(Frozen):
     def __init__(self, size: int | None = None, weights: str = "auto") -> None:
         super().__init__()
         self.normalise = Normalise(MEAN, DEVIATION, size)
-        state = weight_files.find_state(NAME, weights)
-        with weight_files.seeded(weight_files.random_seed(NAME, weights)):
-            self.features = nn.Sequential(*build_layers())
-            for layer in self.features:
-                if isinstance(layer, nn.Conv2d) and state is None:
-                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        if state is not None:
-            own = {k.removeprefix("features."): tensor for k, tensor in state.items() if k.startswith("features.")}
-            try:
-                self.features.load_state_dict(own)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"weights={weights!r} do not fit {NAME}: give torchvision's or timm's file."
-                ) from error
+        self.features: Any = weight_files.build(build_layers, NAME, weights, "features.")
         self.freeze()
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -105,7 +93,7 @@ def refuse_download(name: str) -> Path:
     )
 
 
-def build_layers() -> list[nn.Module]:
+def build_layers() -> nn.Sequential:
     """Return VGG-16's layers up to its last convolution, numbered as torchvision does."""
     layers: list[nn.Module] = []
     channels = 3
@@ -114,4 +102,4 @@ def build_layers() -> list[nn.Module]:
         for width in group:
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
             channels = width
-    return layers
+    return nn.Sequential(*layers)

@@ -92,6 +92,34 @@ def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
     return fold_batch_norms(made.eval().requires_grad_(False), torch.zeros(1, 3, *TRIAL))
 
 
+def build(
+    make: Callable[[], nn.Module],
+    name: str,
+    weights: str,
+    prefix: str = "",
+    download: Callable[[str], Path] | None = None,
+) -> nn.Module:
+    """Return what `make` makes, with the weights of a network that timm does not have.
+
+    `prefix` is how the names of its entries begin in files. Random convolutions are initialised so that features do
+    not fade to nothing over many layers, as torch's own would.
+    """
+    state = find_state(name, weights, download)
+    with seeded(random_seed(name, weights)):
+        made = make()
+        for layer in made.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    if state is not None:
+        try:
+            made.load_state_dict(
+                {k.removeprefix(prefix): tensor for k, tensor in state.items() if k.startswith(prefix)}
+            )
+        except RuntimeError as error:
+            raise ValueError(f"weights={weights!r} do not fit {name}: give a file made for this network.") from error
+    return made
+
+
 def find_state(
     name: str, weights: str = "auto", download: Callable[[str], Path] | None = None
 ) -> dict[str, Tensor] | None:

@@ -234,5 +234,5 @@ def test_what_does_not_fit_into_memory_is_kept_on_disk(tmp_path: Path) -> None:
         cache.use_disk(tmp_path, 10**6)
     first, again = (discriminator.features(batch(), [1, 2, 3]) for _ in range(2))
     assert all(torch.equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
-    assert all(len(cache.places) == 3 for cache in discriminator.caches)
+    assert all(len(cache.rows) == 3 for cache in discriminator.caches)
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ from d2o.diffusion.sampling import generate
 from d2o.files import atomic, checked_folder
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
-from d2o.metrics.sources import generated
+from d2o.metrics.sources import generate_images
 from d2o.training import recipes
 from d2o.training.fit import TEACHER_STEPS, Watch, finetune, pretrain, print_progress
 from d2o.training.run import Habits
@@ -107,7 +107,7 @@ def evaluate_generators(
         ("untuned", "teacher, 1 call", teacher, 1),
         ("student", "D2O-F student, 1 call", student, 1),
     ):
-        stream = generated(denoiser, evaluator.seeds, steps=steps, batch_size=250)
+        stream = generate_images(denoiser, evaluator.seeds, steps=steps, batch_size=250)
         batches = list(counted(stream.batches, stream.count, name) if steps > 1 else stream.batches)
         evaluations[key] = evaluator(replace(stream, batches=iter(batches)), name=name)
         images[key] = np.concatenate(batches)

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from d2o.data.diffaugment import DRAWS, Name, augmented
+from d2o.data.diffaugment import DRAWS, Name, augment
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import boundary_form, start_at
 from d2o.diffusion.noise import SIGMA_MAX
@@ -111,7 +111,7 @@ class Adversarial(Objective):
         if not self.augmentation:
             return images
         draws = batch.uniform(f"augment {purpose}", DRAWS * len(self.augmentation))
-        return augmented(images, self.augmentation, draws)
+        return augment(images, self.augmentation, draws)
 
     def generate(self, student: Denoiser, batch: Batch, purpose: str) -> Tensor:
         """Return images of the student [N,C,H,W], in pixels, from the batch's noise."""

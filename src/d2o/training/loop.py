@@ -107,7 +107,7 @@ def players(recipe: Recipe, networks: Networks, turns: Iterable[Turn]) -> dict[s
 def train(
     recipe: Recipe,
     networks: Networks,
-    batches: Iterator[tuple[Tensor, Tensor | None, Tensor]],
+    batches: Iterator[tuple[Any, ...]],
     *,
     resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
     accelerator: Accelerator | None = None,
@@ -115,8 +115,8 @@ def train(
     """Train the networks in place and yield after every iteration; the networks are consistent at that moment.
 
     `batches` yields this process's part of each global batch: x0 [n,C,H,W] in [-1, 1], label [n] or None, and the
-    place [n] of every image in the endless stream; where the batch has an attribute `number` [n], images of the same
-    number are the same, and their features are cached. `resume` is a `Progress.state()`; the batches must then
+    place [n] of every image in the endless stream; where a `number` [n] follows, images of the same number are
+    the same, and their features are cached. `resume` is a `Progress.state()`; the batches must then
     start at its `images`. Raises Diverged after PATIENCE unusable steps in a row.
     """
     for objective in recipe.objectives:
@@ -176,15 +176,15 @@ def train(
         yield Progress(images, iteration, losses, rate, skipped, failing, networks, optimizers, kept)
 
 
-def to_batch(given: Any, recipe: Recipe, images: int, num_classes: int, device: torch.device) -> Batch:
+def to_batch(given: tuple[Any, ...], recipe: Recipe, images: int, num_classes: int, device: torch.device) -> Batch:
     """Return a batch of the data on the device, with the share of the run that lies behind."""
     x0, label, index = given
     label = label.to(device) if label is not None and num_classes else None
     # Cached features lie in the host's memory: another device would wait longer for them than for new ones.
     number = getattr(given, "number", None)
-    known = number.tolist() if number is not None and device.type == "cpu" else None
+    number = None if number is None or device.type != "cpu" else number.tolist()
     x0 = x0.to(device, memory_format=torch.channels_last)
-    return Batch(x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=known)
+    return Batch(x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=number)
 
 
 def require_gradients(everything: Iterable[nn.Parameter], wanted: Iterable[nn.Parameter]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from d2o import backbones
-from d2o.data.datasets import Numbered
+from d2o.data.datasets import Batch
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon
 
@@ -53,15 +53,13 @@ def randomise_weights(record: T) -> T:
     return replace(record, **changes)
 
 
-def noise_batches(student: Denoiser, batch_size: int) -> Iterator[Numbered]:
+def noise_batches(student: Denoiser, batch_size: int) -> Iterator[Batch]:
     """Yield batches of random images without end, all of them new."""
     start = 0
     while True:
         index = torch.arange(start, start + batch_size)
         images = torch.rand(batch_size, *student.pixel_shape) * 2 - 1
-        batch = Numbered(images, index % student.num_classes if student.num_classes else None, index)
-        batch.number = index
-        yield batch
+        yield Batch(images, index % student.num_classes if student.num_classes else None, index, index)
         start += batch_size
 
 

@@ -28,18 +28,15 @@ class Sampling:
     counted: Counted = unshown
 
     def __post_init__(self) -> None:
-        for option, value, least in (
-            ("steps", self.steps, 4),
-            ("seeds", len(self.seeds), 2),
-            ("batch", self.batch_size, 1),
-        ):
-            if value < least:
-                raise ValueError(f"--{option}: a progression over images needs at least {least}, not {value}.")
+        least = {"steps": (self.steps, 4), "seeds": (len(self.seeds), 2), "batch": (self.batch_size, 1)}
+        for option, (value, minimum) in least.items():
+            if value < minimum:
+                raise ValueError(f"--{option}: a progression over images needs at least {minimum}, not {value}.")
         if self.sampler not in STEPS:
             raise ValueError(f"Unknown sampler {self.sampler!r}; there are {', '.join(STEPS)}.")
 
     def levels(self, denoiser: Denoiser) -> tuple[float, ...]:
-        """Return the noise levels [steps] at which the sampler calls a denoiser."""
+        """Return the noise levels [steps] that the sampler visits."""
         return karras_sigmas(self.steps, sigma_max=denoiser.sigma_max)[:-1]
 
     def batches(self, count: int, title: str) -> Iterator[Sequence[int]]:
@@ -69,9 +66,9 @@ def sampling_paths(denoiser: Denoiser, sampling: Sampling, who: str = "teacher")
 
 @torch.no_grad()
 def noising_paths(denoiser: Denoiser, images: Images, sampling: Sampling) -> Iterator[tuple[Path, Tensor]]:
-    """Yield the paths x0 + sigma_t noise of as many real images, and x0 [N,C,H,W]; image i has the noise of seed i.
+    """Yield the paths x0 + sigma_t noise of real images, and x0 [N,C,H,W]; image i has the noise of seed i.
 
-    Where there are fewer images than seeds, each is taken once: a second time it would be no other image.
+    There are as many as seeds, or as images where these are fewer.
     """
     sigmas, device = sampling.levels(denoiser), device_of(denoiser)
     stream = images.batches(sampling.batch_size)
@@ -97,7 +94,7 @@ def predict(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, w
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Keep a network in evaluation mode within the context, and give every part its own mode back."""
+    """Keep a network in evaluation mode within the context, and restore the mode of every part."""
     modes = [(part, part.training) for part in network.modules()]
     network.eval()
     try:
@@ -108,5 +105,4 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 
 def device_of(denoiser: Denoiser) -> torch.device:
-    """Return where a denoiser's weights are."""
     return next((parameter.device for parameter in denoiser.parameters()), torch.device("cpu"))

@@ -22,10 +22,10 @@ NAMES = ("teacher", "real data", "student", "teacher, all at once", "student, on
 def spectrum(
     teacher: Denoiser, sampling: Sampling, *, student: Denoiser | None = None, images: Images | None = None
 ) -> dict[str, Progression]:
-    """Watch a teacher on the way from noise to images, and, if given, a student on the same way and real data.
+    """Return progressions by NAMES: of a teacher on the way from noise to images, and, if given, a student and data.
 
-    Return progressions by NAMES: step by step, and the whole change at once. The student is asked at the very x_t that
-    the teacher visits. Real images are noised to the same levels, one noise an image. Memory is bounded by the batch.
+    They are step by step, and of the whole change at once. The student predicts at the same x_t as the teacher. Real
+    images are noised to the same levels, one noise an image.
     """
     if student is not None and (student.image_shape, student.num_classes) != (teacher.image_shape, teacher.num_classes):
         raise ValueError(
@@ -56,6 +56,4 @@ def spectrum(
             powers["real data"].append(power)
             powers["real data, all at once"].append(ring_power(x0 - first)[:, None])
     found = {name: np.concatenate(batches) for name, batches in powers.items() if batches}
-    return {
-        name: Progression(name, np.asarray(sigmas[-power.shape[1] :]), power, sizes) for name, power in found.items()
-    }
+    return {name: Progression(name, np.array(sigmas[-p.shape[1] :]), p, sizes) for name, p in found.items()}

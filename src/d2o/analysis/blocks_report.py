@@ -10,10 +10,8 @@ from .figures import SMALLEST, draw_panels
 from .report import Cell, Report, Table, show_mean, show_percent
 from .weight_change import WeightChange
 
-NO_CHANGE = "#dddddd"
-"""The colour of a block whose output does not change."""
-MOST_NAMES = 16
-"""With more blocks their names cannot be read along an axis."""
+NO_CHANGE = "#dddddd"  # the colour of a block whose output does not change
+MOST_NAMES = 16  # more cannot be read along an axis
 Panels = Sequence[tuple[str, Sequence[BlockSpectra]]]
 
 

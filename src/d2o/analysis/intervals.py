@@ -92,7 +92,7 @@ def effective_size(*series: np.ndarray) -> float:
 
 
 def autocorrelation(values: np.ndarray) -> float:
-    """Return the autocorrelation at lag 1; 0 of what does not vary."""
+    """Return the autocorrelation at lag 1; 0 where nothing varies."""
     centred = values - values.mean()
     norm = float(centred @ centred)
     return float(centred[:-1] @ centred[1:]) / norm if norm else 0.0

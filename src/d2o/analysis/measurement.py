@@ -43,8 +43,8 @@ class Measurement:
 
     def settings(self) -> dict[str, Any]:
         """Return what results depend on, other than models."""
-        measure = {"count": self.count, "features": self.features, "weights": self.weights, "images": len(self.images)}
-        return {**measure, "data": self.images.name, "fingerprint": self.images.fingerprint}
+        data = {"images": len(self.images), "data": self.images.name, "fingerprint": self.images.fingerprint}
+        return {"count": self.count, "features": self.features, "weights": self.weights, **data}
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -66,9 +66,7 @@ def remember(file: Path, settings: dict[str, Any], measure: Callable[[], Score])
     if file.exists():
         stored = json.loads(file.read_text())
         if found := differences(stored["settings"], settings):
-            raise ValueError(
-                f"{file} holds a result of other settings: {found[0]}; choose another directory for the output."
-            )
+            raise ValueError(f"{file} has other settings: {found[0]}; choose another directory for the output.")
         return stored["score"]
     score = plain(measure())
     with atomic(file) as temporary:

@@ -22,7 +22,7 @@ from .measurement import Measurement, Score, remember
 
 TEACHER, DATA = "teacher", "real data"
 OTHER_SEEDS = 1_000_000_000
-"""Where the students' second seeds begin, far from the first, so that more repetitions can be added later."""
+"""Where the students' second seeds begin: far from the first, so that repetitions can be added."""
 PAIRED = ("pixels", "features", "unpaired_pixels", "unpaired_features")
 MEASURES = ("frechet", "kid", *PAIRED)
 NEAR = 1.25
@@ -40,7 +40,6 @@ class Pair(NamedTuple):
 
     @property
     def calls(self) -> int:
-        """Network calls an image."""
         return 2 * self.steps - 1
 
 
@@ -93,8 +92,8 @@ def minima(
                 for what in MEASURES:
                     numbers[what] += [] if row.get(what) is None else [row[what]]
     judged_by = dict.fromkeys(chain.from_iterable(student.judged_by for student in students.values()))
-    notes = overlap(measurement.features, tuple(judged_by))
-    return MinimaStudy(found, tuple(students), steps, space, measurement.count, repetitions, tuple(notes))
+    notes = tuple(overlap(measurement.features, tuple(judged_by)))
+    return MinimaStudy(found, tuple(students), steps, space, measurement.count, repetitions, notes)
 
 
 def measurements(
@@ -142,10 +141,8 @@ def comparisons(study: MinimaStudy, name: str) -> dict[str, Interval]:
     found, most = study.distances, study.steps[-1]
     ends = {"teacher": Pair(TEACHER, most, DATA), "student": Pair(name, 1, DATA)}
     between = np.array(found[Pair(TEACHER, most, name)]["kid"])
-    rows = {
-        f"KID between, minus that of the {end} to the data": mean_interval(between - found[pair]["kid"])
-        for end, pair in ends.items()
-    }
+    title = "KID between, minus that of the {} to the data"
+    rows = {title.format(end): mean_interval(between - found[pair]["kid"]) for end, pair in ends.items()}
     apart = {count: np.mean(found[Pair(TEACHER, count, DATA)]["frechet"]) for count in study.steps}
     near = [count for count, distance in apart.items() if distance <= NEAR * min(apart.values())]
     if len(near) >= FEWEST_STEPS:

@@ -61,7 +61,6 @@ def own_prefix(network: nn.Module) -> str | None:
 
 
 def parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield a network's direct parts by name; those of lists one by one."""
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleDict | nn.ModuleList | nn.Sequential):
             yield from parts(child, f"{prefix}{name}.")

@@ -49,7 +49,6 @@ class Report:
 
     @cached_property
     def words(self) -> dict[str, Any]:
-        """Title, question, captions and definitions."""
         words = yaml.safe_load(resources.files("d2o.analysis").joinpath("texts.yaml").read_text("utf-8"))[self.kind]
         return {**words, "definitions": [*words["definitions"], *self.notes]}
 
@@ -75,7 +74,7 @@ class Report:
         return pages.page(f"d2o: {self.words['title']}", "\n".join(body))
 
     def write(self, directory: str | Path, origin: Mapping[str, object]) -> Path:
-        """Write KIND.json with its origin, KIND-FIGURE.png and .svg, and KIND.html; return the page's path."""
+        """Write KIND.json with its origin, KIND-FIGURE.png and .svg, and KIND.html, whose path is returned."""
         record = {"d2o": d2o.__version__, "origin": dict(origin), **self.as_dict()}
         files = {".json": (json.dumps(record, indent=1) + "\n").encode()}
         for name, figure in self.figures.items():
@@ -100,7 +99,6 @@ def show_mean(mean: float, deviation: float | None) -> str:
 
 
 def show_repetitions(values: Numbers) -> str | None:
-    """Return the mean over repetitions with its standard deviation; None without any."""
     return show_mean(*spread(values)) if len(values) else None
 
 

@@ -10,7 +10,7 @@ from d2o.training.freezing import roles_of
 from .network import block_of, places
 
 AUGMENTATION = "map_augment"
-"""The layer of augmentation labels, which trajectory and reverse-consistency distillation widen, or add."""
+"""The layer that trajectory and reverse-consistency distillation widen, or add."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +28,8 @@ def check_alike(one: Denoiser, other: Denoiser, but: str = "") -> None:
     shapes = [{(name, p.shape) for name, p in model.backbone.named_parameters()} for model in (one, other)]
     names = sorted({name for name, _ in shapes[0] ^ shapes[1] if not (but and name.startswith(f"{but}."))})
     if names:
-        raise ValueError(
-            f"The two models are not of one architecture: they differ in {names[0]} and {len(names) - 1} more "
-            "parameters; give a teacher and a student that was fine-tuned from it."
-        )
+        more = f"{names[0]} and {len(names) - 1} more parameters"
+        raise ValueError(f"The two models differ in {more}: give a teacher and a student fine-tuned from it.")
 
 
 def weight_changes(before: Denoiser, after: Denoiser) -> tuple[WeightChange, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from d2o.backbones.backbone import Backbone
 from d2o.diffusion.denoiser import Denoiser
 
 CONVOLUTIONS = ("convolution", "projection")
@@ -55,6 +56,13 @@ def d2o_f(denoiser: Denoiser) -> tuple[str, ...]:
     return OTHERS.get(getattr(denoiser.backbone, "kind", ""), CONVOLUTIONS)
 
 
+def roles_of(denoiser: Denoiser) -> dict[str, str]:
+    """Return the role of every parameter by name; all are "parameter" in a network that is no `Backbone`."""
+    backbone = denoiser.backbone
+    role = backbone.role if isinstance(backbone, Backbone) else lambda _: "parameter"
+    return {name: role(name) for name, _ in backbone.named_parameters()}
+
+
 def freeze(denoiser: Denoiser, rules: Collection[str]) -> Share:
     """Stop the gradients of all parameters that one of the rules matches, and let all others move.
 
@@ -62,8 +70,7 @@ def freeze(denoiser: Denoiser, rules: Collection[str]) -> Share:
     enc.32x32_block0), `resolution:SIDE`, each with * and ? as in file names, or `all-but:RULE`. One that matches
     nothing is a ValueError. A backbone without roles of its own has one: "parameter".
     """
-    role_of = getattr(denoiser.backbone, "role", lambda _: "parameter")
-    traits = {name: Traits.of(name, role_of(name)) for name, _ in denoiser.backbone.named_parameters()}
+    traits = {name: Traits.of(name, role) for name, role in roles_of(denoiser).items()}
     matched = {name for rule in rules for name in matches(rule, traits)}
     if matched and len(matched) == len(traits):
         roles = ", ".join(dict.fromkeys(row.role for row in traits.values()))

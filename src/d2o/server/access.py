@@ -33,8 +33,6 @@ class AccessControl:
         self.names = {*LOOPBACK, host.lower(), *(name.lower() for name in names)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 403 to a foreign request; pass on the rest, and add HEADERS to the answer."""
-
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -29,18 +30,7 @@ from .page import Page
 from .pictures import MEDIA_TYPES, encode
 from .query import SeedsQuery, read
 
-USAGE = """d2o {version} serves {name}: images of {width}x{height} pixels, {classes}.
-
-GET  /images?seeds=0-7&class=3&format=png
-POST /images   {{"seeds": [0, 1, 7], "class": [3, 3, 5], "format": "npy"}}
-
-seeds   a number, "0-7" or "1,5,9", in JSON also a list; at most {seeds}. An image depends on its seed and class only.
-class   a number, in JSON also a list of one a seed; left out: seed modulo the number of classes.
-format  png or webp: one image, or a grid of several, row by row; npy: uint8 [N, {height}, {width}, {channels}].
-
-GET /health    JSON; GET /metrics    for Prometheus.
-Wrong requests are answered with 4xx and {{"error": "one sentence"}}; 503 means too much to do: try again later.
-"""
+USAGE = resources.files("d2o.server").joinpath("usage.txt").read_text("utf-8")
 REFUSALS = {404: "There is nothing here: see / for what there is.", 405: "This address takes GET, /images also POST."}
 
 
@@ -78,10 +68,9 @@ def application(
         return JSONResponse({"status": "ok", **facts})
 
     async def usage(_: Request) -> Response:
-        channels, height, width = denoiser.pixel_shape
         classes = f"{denoiser.num_classes} classes" if denoiser.num_classes else "without classes"
-        sizes = {"width": width, "height": height, "channels": channels, "seeds": limits.max_seeds}
-        return PlainTextResponse(USAGE.format(version=d2o.__version__, name=name, classes=classes, **sizes))
+        facts = {"shape": denoiser.pixel_shape, "seeds": limits.max_seeds, "classes": classes}
+        return PlainTextResponse(USAGE.format(version=d2o.__version__, name=name, **facts))
 
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(measures.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -100,15 +89,11 @@ def application(
         ],
         lifespan=stop,
         middleware=[Middleware(CountAnswers, measures), Middleware(AccessControl, host, names)],
-        exception_handlers={
-            HTTPException: answer_refusal,
-            Exception: lambda *_: JSONResponse({"error": FAILED}, 500),
-        },
+        exception_handlers={HTTPException: answer_refusal, 500: lambda *_: JSONResponse({"error": FAILED}, 500)},
     )
 
 
 async def answer_refusal(_: Request, problem: Any) -> Response:
     """Answer a request that is refused, by us or by the framework, in one sentence."""
-    headers = {**(problem.headers or {}), **({"Retry-After": "1"} if problem.status_code == 503 else {})}
     sentence = REFUSALS.get(problem.status_code, problem.detail)
-    return JSONResponse({"error": sentence}, problem.status_code, headers=headers)
+    return JSONResponse({"error": sentence}, problem.status_code, headers=problem.headers)

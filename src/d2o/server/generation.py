@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,22 +19,6 @@ from .query import Point
 
 BATCH = 64
 """Images that are made in one forward pass."""
-
-
-class Stage(NamedTuple):
-    """Where the sampler stands after the step that begins at the noise level `sigma`.
-
-    Pictures are uint8 [H,W,C]: `x` at sigma, scaled to the size of clean images; `guess`, the image that the network
-    predicted from it; `result`, the next x, which at the end is the image. Of latent images, which are slow to decode,
-    all but the last result are shown by their first channel. `calls` and `milliseconds` count from the start.
-    """
-
-    sigma: float
-    x: np.ndarray
-    guess: np.ndarray
-    result: np.ndarray
-    calls: int
-    milliseconds: float
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
@@ -52,7 +36,8 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
 
 def noise_at(points: Sequence[Point], shape: Sequence[int]) -> Tensor:
     """Return the noise [N, *shape] of points."""
-    return torch.stack([slerp(*noise_for([seed, other], shape), share) for seed, other, share in points])
+    ends = [noise_for(point[:2], shape) for point in points]
+    return torch.stack([slerp(pair[0], pair[1], point.share) for pair, point in zip(ends, points, strict=True)])
 
 
 @torch.no_grad()
@@ -73,8 +58,13 @@ def make_images(denoiser: Denoiser, points: Sequence[Point], labels: Tensor | No
 
 
 @torch.no_grad()
-def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps: int) -> Iterator[Stage]:
-    """Yield the stages of EDM's sampler from the noise of a point: `steps` intervals, 2 `steps` - 1 calls."""
+def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps: int) -> Iterator[dict[str, Any]]:
+    """Yield the stages of EDM's sampler from the noise of a point: `steps` intervals, 2 `steps` - 1 calls.
+
+    A stage begins at the noise level `sigma`. Its pictures are uint8 [H,W,C]: `x` at sigma, scaled to the size of clean
+    images; `guess`, the image that the network predicted from it; `result`, the next x and at last the image. Of latent
+    images, slow to decode, all but the last result show their first channel. `calls` and `milliseconds` add up.
+    """
     device = find_device(denoiser)
     label = None if label is None else label.to(device)
     guesses: list[Tensor] = []
@@ -99,7 +89,8 @@ def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps:
         seconds += clock(device) - began
         result = preview(x) if sigma_next else to_uint8(image)[0]
         calls += len(guesses)
-        yield Stage(sigma, shown, preview(guesses[0].float()), result, calls, 1000 * seconds)
+        pictures = {"x": shown, "guess": preview(guesses[0].float()), "result": result}
+        yield {"sigma": sigma, **pictures, "calls": calls, "milliseconds": 1000 * seconds}
         guesses.clear()
         shown = result
 

@@ -30,15 +30,12 @@ class Models:
 
     def describe(self) -> list[dict[str, Any]]:
         """Return what the page should know of each; the first of its teachers is the one to show beside it."""
-        return [
-            {
-                "name": name,
-                **describe(denoiser),
-                "notice": warn_about_one_step(denoiser),
-                "teachers": self.fitting_teachers(name),
-            }
-            for name, denoiser in self.denoisers.items()
-        ]
+
+        def row(name: str, denoiser: Denoiser) -> dict[str, Any]:
+            more = {"notice": warn_about_one_step(denoiser), "teachers": self.fitting_teachers(name)}
+            return {"name": name, **describe(denoiser), **more}
+
+        return [row(name, denoiser) for name, denoiser in self.denoisers.items()]
 
     def fitting_teachers(self, name: str) -> list[str]:
         """Return the models that start from the same noise and classes; without a teacher the model itself is first."""

@@ -16,9 +16,11 @@ from .measures import Measures
 
 Make = Callable[[Sequence[int], Sequence[int] | None], np.ndarray]
 """seeds, their classes or None -> uint8 images [N,H,W,C]."""
+Wanted = tuple[int, int | None, Future]
+"""A seed, its class and the image that somebody waits for."""
 WAITING = 64
 """Jobs other than batches that may wait."""
-BUSY = "Too much is waited for already: try again later."
+BUSY = 503, "Too much is waited for already: try again later.", {"Retry-After": "1"}
 FAILED = "Making the images failed; the server's log says why."
 
 
@@ -32,14 +34,14 @@ class Network:
     def __init__(self, make: Make, size: int, limits: Limits, measures: Measures) -> None:
         self.make, self.size, self.limits, self.measures = make, size, limits, measures
         self.thread = ThreadPoolExecutor(1, "network")
-        self.wanted: deque[tuple[int, int | None, Future]] = deque()
+        self.wanted: deque[Wanted] = deque()
         self.jobs = 0
         measures.waiting.set_function(lambda: len(self.wanted))
 
     async def images(self, seeds: Sequence[int], labels: Sequence[int] | None) -> np.ndarray:
         """Return uint8 images [N,H,W,C] in the order of the seeds."""
         if len(self.wanted) + len(seeds) > self.limits.max_queue:
-            raise HTTPException(503, BUSY)
+            raise HTTPException(*BUSY)
         futures: list[Future] = [Future() for _ in seeds]
         self.wanted.extend(zip(seeds, labels or [None] * len(seeds), futures, strict=True))
         for _ in range(0, len(seeds), self.size):
@@ -48,7 +50,7 @@ class Network:
 
     def make_batch(self) -> None:
         """Make the images that have gathered, but those that nobody waits for any more."""
-        batch: list[tuple[int, int | None, Future]] = []
+        batch: list[Wanted] = []
         while self.wanted and len(batch) < self.size:
             wanted = self.wanted.popleft()
             if wanted[-1].set_running_or_notify_cancel():
@@ -68,9 +70,8 @@ class Network:
             future.set_result(image)
 
     async def run(self, function: Callable[[], Any]) -> Any:
-        """Return what a function returns in the thread."""
         if self.jobs >= WAITING:
-            raise HTTPException(503, BUSY)
+            raise HTTPException(*BUSY)
         self.jobs += 1
         try:
             return await self.wait(asyncio.get_running_loop().run_in_executor(self.thread, function))
@@ -82,8 +83,8 @@ class Network:
         try:
             return await asyncio.wait_for(answer, self.limits.timeout)
         except TimeoutError:
-            sentence = f"The images were not ready within {self.limits.timeout:g} s: ask for fewer."
-            raise HTTPException(504, sentence) from None
+            late = f"The images were not ready within {self.limits.timeout:g} s: ask for fewer."
+            raise HTTPException(504, late) from None
         except Exception as problem:
             logging.getLogger("d2o").error("Making images failed: %s: %s", type(problem).__name__, problem)
             raise HTTPException(500, FAILED) from problem

@@ -83,7 +83,7 @@ class Page:
         async def lines() -> AsyncIterator[str]:
             try:
                 while (stage := await self.network.run(lambda: next(stages, None))) is not None:
-                    yield json.dumps(stage._asdict(), default=picture_record) + "\n"
+                    yield json.dumps(stage, default=picture_record) + "\n"
             except HTTPException as refusal:
                 yield json.dumps({"error": refusal.detail}) + "\n"
 

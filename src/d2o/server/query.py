@@ -22,7 +22,7 @@ def read_digits(value: Any) -> Any:
     return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value) else value
 
 
-def list_seeds(value: Any, info: ValidationInfo) -> Any:
+def list_seeds(value: Any, info: ValidationInfo[dict[str, int]]) -> Any:
     """Return the seeds of a text such as "0-7" or "1,5,9", of a number or of a list, no more than the limit."""
     most = info.context["max_seeds"]
     seeds = parse_seeds(value, most) if isinstance(value, str) else value if isinstance(value, list) else [value]

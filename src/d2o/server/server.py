@@ -3,6 +3,7 @@
 import signal
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 
@@ -32,12 +33,11 @@ def serve(
     quiet = {"log_level": "warning", "access_log": False, "server_header": False}
     config = uvicorn.Config(application, timeout_graceful_shutdown=max(1, round(grace)), **quiet)
     name = f"[{host}]" if ":" in host else host
-    with listen(host, ports) as listener:
-        # uvicorn gives the signals back when it has stopped: a stop that was asked for is a good end
-        before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+    # uvicorn raises the signals again when it has stopped, but a stop that was asked for is a good end
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with listen(host, ports) as listener, suppress(KeyboardInterrupt):
             ready(f"http://{name}:{listener.getsockname()[1]}/")
             uvicorn.Server(config).run(sockets=[listener])
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    finally:
+        signal.signal(signal.SIGTERM, before)

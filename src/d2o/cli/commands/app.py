@@ -40,8 +40,7 @@ class App(Server):
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o app`."""
-    for word in arguments:
-        option = word.partition("=")[0].replace("_", "-")
+    for option in (word.partition("=")[0].replace("_", "-") for word in arguments):
         if option in GONE:
             raise ValueError(f"{option} is gone: {GONE[option]}.")
     options = parse(App, "app", arguments, __doc__)

@@ -43,7 +43,6 @@ class AccessControl:
         await app(scope, receive, send_with_headers)
 
     def refusal(self, headers: Headers) -> str | None:
-        """Return why a request is refused, or None."""
         host = headers.get("host", "").lower()
         if not self.knows(host):
             return f"This server is not known as {host[:100]!r}: ask it by its address, or start it with --allow-host."

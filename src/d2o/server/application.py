@@ -23,7 +23,7 @@ from d2o.pages.play import describe
 
 from .access import AccessControl
 from .limits import Limits
-from .measures import CountAnswers, Measures
+from .measures import Measures, count_answers
 from .models import Models
 from .network import FAILED, Network
 from .page import Page
@@ -88,12 +88,11 @@ def application(
             Route("/metrics", metrics),
         ],
         lifespan=stop,
-        middleware=[Middleware(CountAnswers, measures), Middleware(AccessControl, host, names)],
+        middleware=[Middleware(count_answers, measures), Middleware(AccessControl, host, names)],
         exception_handlers={HTTPException: answer_refusal, 500: lambda *_: JSONResponse({"error": FAILED}, 500)},
     )
 
 
 async def answer_refusal(_: Request, problem: Any) -> Response:
-    """Answer a request that is refused, by us or by the framework, in one sentence."""
     sentence = REFUSALS.get(problem.status_code, problem.detail)
     return JSONResponse({"error": sentence}, problem.status_code, headers=problem.headers)

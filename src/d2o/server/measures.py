@@ -27,19 +27,18 @@ class Measures:
         self.network.observe(seconds)
 
 
-class CountAnswers:
-    """Count answers and the time to their beginning, but for those to who watches the server (ASGI middleware)."""
+def count_answers(app: ASGIApp, measures: Measures) -> ASGIApp:
+    """Count an application's answers and the time to their beginning, but for those about itself (ASGI middleware)."""
 
-    def __init__(self, app: ASGIApp, measures: Measures) -> None:
-        self.app, self.measures = app, measures
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
 
         async def count(message: Message) -> None:
             if message["type"] == "http.response.start" and scope["path"] not in ("/health", "/metrics"):
-                self.measures.requests.labels(message["status"]).inc()
-                self.measures.request.observe(time.perf_counter() - began)
+                measures.requests.labels(message["status"]).inc()
+                measures.request.observe(time.perf_counter() - began)
             await send(message)
 
-        await self.app(scope, receive, count)
+        await app(scope, receive, count)
+
+    return counted

@@ -79,7 +79,6 @@ class Network:
             self.jobs -= 1
 
     async def wait(self, answer: Awaitable[Any]) -> Any:
-        """Return an answer of the thread; HTTPException where it comes too late or fails."""
         try:
             return await asyncio.wait_for(answer, self.limits.timeout)
         except TimeoutError:

@@ -49,7 +49,6 @@ class Query(BaseModel):
     label: Number | list[Number] | None = Field(None, alias="class")
 
     def labels(self, seeds: Sequence[int], num_classes: int) -> Tensor | None:
-        """Return the class [N] of every seed."""
         try:
             return labels_for(seeds, num_classes, self.label)
         except ValueError as error:
@@ -95,7 +94,10 @@ async def read(kind: type[Kind], request: Request, limits: Limits) -> Kind:
     except ValidationError as error:
         problem, *_ = error.errors(include_url=False, include_context=False, include_input=False)
         place = [str(step)[:40] for i, step in enumerate(problem["loc"]) if i == 0 or isinstance(step, int)]
-        message = problem["msg"].removeprefix("Value error, ").removeprefix("--").removesuffix(".")[:300]
+        message = problem["msg"].removeprefix("Value error, ").removeprefix("--seeds ").removesuffix(".")[:300]
+        if problem["type"] == "extra_forbidden":
+            keys = [field.alias or name for name, field in kind.model_fields.items()]
+            message = f"there is no such key; ask for {', '.join(keys)}"
         raise HTTPException(400, f"{'.'.join(place) or 'The body'}: {message}.") from None
 
 

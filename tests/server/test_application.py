@@ -27,7 +27,7 @@ def known_application(denoiser, name, **options):
     return application(denoiser, name, names=("testserver",), **options)
 
 
-LIMITS = Limits(max_seeds=8, max_queue=12, max_body=300, timeout=5.0)
+LIMITS = Limits(batch=4, max_seeds=8, max_queue=12, max_body=300, timeout=5.0)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def denoiser():
 
 @pytest.fixture(scope="module")
 def client(denoiser):
-    with testclient.TestClient(known_application(denoiser, "tiny", batch=4, limits=LIMITS)) as client:
+    with testclient.TestClient(known_application(denoiser, "tiny", limits=LIMITS)) as client:
         yield client
 
 
@@ -193,9 +193,9 @@ class TestRefusals:
 
 class TestBatches:
     def test_requests_that_come_together_share_batches_and_stay_apart(self, denoiser):
-        limits = Limits(max_queue=100)
+        limits = Limits(batch=8, max_queue=100)
         with (
-            testclient.TestClient(known_application(denoiser, "tiny", batch=8, limits=limits)) as client,
+            testclient.TestClient(known_application(denoiser, "tiny", limits=limits)) as client,
             ThreadPoolExecutor(16) as crowd,
         ):
             answers = list(crowd.map(lambda seed: client.get(f"/images?seeds={seed}&format=npy"), range(32)))
@@ -214,7 +214,7 @@ class TestBatches:
             return np.array(seeds)
 
         async def story():
-            network = Network(make, 4, Limits(max_queue=100), Measures())
+            network = Network(make, Limits(batch=4, max_queue=100), Measures())
             network.thread.submit(begin.wait)  # as if a batch were being computed
             asked = [asyncio.create_task(network.images([10 * i, 10 * i + 1], None)) for i in range(5)]
             await asyncio.sleep(0)

@@ -106,7 +106,7 @@ def test_a_port_that_none_is_one_sentence(model, capsys):
     assert "--port" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["--batch 0", "--max-seeds -1", "--timeout nan"])
+@pytest.mark.parametrize("words", ["--steps 0", "--batch 0", "--max-seeds -1", "--timeout nan"])
 def test_wrong_options_are_one_sentence(model, capsys, words):
     with pytest.raises(SystemExit) as end:
         run(["serve", model, *words.split()])

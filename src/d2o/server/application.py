@@ -39,13 +39,12 @@ def application(
     name: str,
     *,
     steps: int = 1,
-    batch: int = 16,
     limits: Limits | None = None,
     host: str = "127.0.0.1",
     names: Iterable[str] = (),
     page: Models | None = None,
 ) -> Starlette:
-    """Return the application that makes images of a denoiser, `steps` intervals each, up to `batch` at a time.
+    """Return the application that makes images of a denoiser, `steps` intervals each.
 
     It answers to `host`, where it listens, and to `names`. `page` has the models of the page, if there shall be one.
     """
@@ -55,7 +54,7 @@ def application(
         (images,) = generate(denoiser, seeds, steps=steps, label=labels, batch_size=len(seeds))
         return to_uint8(images)
 
-    network = Network(make, batch, limits, measures)
+    network = Network(make, limits, measures)
 
     async def images(request: Request) -> Response:
         query = await read(SeedsQuery, request, limits)

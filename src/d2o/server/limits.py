@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of requests; what is above them is refused."""
+    """How much is made at once, and the bounds of requests: what is above them is refused."""
 
+    batch: int = 16
+    """Images that are made together, of whichever requests."""
     max_seeds: int = 64
     """Images of one request."""
     max_queue: int = 1024
@@ -18,4 +20,4 @@ class Limits:
 
     def __post_init__(self) -> None:
         if not all(value > 0 for value in vars(self).values()):
-            raise ValueError("--max-seeds, --max-queue, --max-body and --timeout must be above 0.")
+            raise ValueError("--batch, --max-seeds, --max-queue, --max-body and --timeout must be above 0.")

@@ -25,14 +25,14 @@ FAILED = "Making the images failed; the server's log says why."
 
 
 class Network:
-    """What all requests share: a bounded queue of single images, made up to `size` at a time, and a thread.
+    """What all requests share: a bounded queue of single images, made up to `batch` at a time, and a thread.
 
     A batch is not waited for: what has gathered while the one before was computed is the next. HTTPException says
     that too much waits already, that an answer took too long, or that it failed.
     """
 
-    def __init__(self, make: Make, size: int, limits: Limits, measures: Measures) -> None:
-        self.make, self.size, self.limits, self.measures = make, size, limits, measures
+    def __init__(self, make: Make, limits: Limits, measures: Measures) -> None:
+        self.make, self.limits, self.measures = make, limits, measures
         self.thread = ThreadPoolExecutor(1, "network")
         self.wanted: deque[Wanted] = deque()
         self.jobs = 0
@@ -44,14 +44,14 @@ class Network:
             raise HTTPException(*BUSY)
         futures: list[Future] = [Future() for _ in seeds]
         self.wanted.extend(zip(seeds, labels or [None] * len(seeds), futures, strict=True))
-        for _ in range(0, len(seeds), self.size):
+        for _ in range(0, len(seeds), self.limits.batch):
             self.thread.submit(self.make_batch)
         return np.stack(await self.wait(asyncio.gather(*map(asyncio.wrap_future, futures))))
 
     def make_batch(self) -> None:
         """Make the images that have gathered, but those that nobody waits for any more."""
         batch: list[Wanted] = []
-        while self.wanted and len(batch) < self.size:
+        while self.wanted and len(batch) < self.limits.batch:
             wanted = self.wanted.popleft()
             if wanted[-1].set_running_or_notify_cancel():
                 batch.append(wanted)

@@ -43,13 +43,11 @@ class Serve(Server):
     """The port to listen on; 0: any free one."""
     steps: int = 1
     """Intervals of the sampler: 1 for one-step generators, 18 or more for diffusion models."""
-    batch: int = 16
-    """Images that are made together, of whichever requests."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch) < 1:
-            raise ValueError("--steps and --batch must be above 0.")
+        if self.steps < 1:
+            raise ValueError("--steps must be above 0.")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -64,15 +62,9 @@ def main(arguments: Sequence[str]) -> None:
     denoiser = open_model(options.model, options.device, options.codec)
     if options.steps == 1 and (sentence := warn_about_one_step(denoiser, OWN_IMAGES)):
         say(sentence)
-    made = application(
-        denoiser,
-        Path(options.model).name or "model",  # where it lies is nobody else's business
-        steps=options.steps,
-        batch=options.batch,
-        limits=options.limits,
-        host=options.host,
-        names=options.allow_host,
-    )
+    name = Path(options.model).name or "model"  # where it lies is nobody else's business
+    names = {"host": options.host, "names": options.allow_host}
+    made = application(denoiser, name, steps=options.steps, limits=options.limits, **names)
 
     def ready(address: str) -> None:
         say(f"Serving {options.model} at {address} (Ctrl-C stops)")

@@ -23,10 +23,10 @@ MAX_SEEDS = 10_000_000  # a longer list is a typing error
 GRID_SIDE = 64  # an image of a grid is enlarged until it is about this wide
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, most: int = MAX_SEEDS) -> list[int]:
     """Read seeds such as "0-63" or "1,5,9-12" (both ends included), in the order written.
 
-    Raises ValueError for anything else, for a range that runs backwards and for a seed that is named twice.
+    Raises ValueError for anything else, for a range that runs backwards, a seed that is named twice, and too many.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -38,8 +38,8 @@ def parse_seeds(text: str) -> list[int]:
             raise ValueError(f"--seeds {text!r}: {part.strip()!r} runs backwards; write {last}-{first}.")
         if last > MAX_SEED:
             raise ValueError(f"--seeds {text!r}: {last} is too large; the largest seed is {MAX_SEED}.")
-        if len(seeds) + last - first >= MAX_SEEDS:
-            raise ValueError(f"--seeds {text!r} names more than {MAX_SEEDS:,} seeds; split it into several calls.")
+        if len(seeds) + last - first >= most:
+            raise ValueError(f"--seeds {text!r} names more than {most:,} seeds; split it into several calls.")
         seeds.extend(range(first, last + 1))
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"--seeds {text!r} repeats seed {Counter(seeds).most_common(1)[0][0]}; name it once.")

@@ -15,7 +15,7 @@ from d2o.metrics.distances import SMALLEST
 from d2o.metrics.evaluation import Evaluator
 from d2o.metrics.sample import Sample
 from d2o.metrics.sources import generate_images
-from d2o.training.run_directory import differences
+from d2o.training.run_directory import list_differences
 
 from .report import plain
 
@@ -65,7 +65,7 @@ def remember(file: Path, settings: dict[str, Any], measure: Callable[[], Score])
     settings = plain(settings)
     if file.exists():
         stored = json.loads(file.read_text())
-        if found := differences(stored["settings"], settings):
+        if found := list_differences(stored["settings"], settings):
             raise ValueError(f"{file} has other settings: {found[0]}; choose another directory for the output.")
         return stored["score"]
     score = plain(measure())

@@ -25,7 +25,7 @@ from d2o.data.files import to_uint8, write_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.export import export
-from d2o.training.speed import compile_network, try_compiled
+from d2o.training.speed import compile_network
 
 STEPS = 18
 Work = Callable[[], Any]
@@ -73,7 +73,7 @@ def engines(student: Denoiser, folder: Path) -> dict[str, Callable[[Tensor, Tens
         return session.run(["image"], given)[0]
 
     with torch.no_grad():
-        works = compile_network(quick) is None and try_compiled(quick, 1) is None
+        works = compile_network(quick, 1) is None
     return {"eager": eager, **({"compiled": compiled} if works else {}), "onnxruntime": onnx}
 
 

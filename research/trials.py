@@ -20,9 +20,10 @@ from d2o.cli.progress import counted
 from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic, checked_folder
 from d2o.metrics.spaces import overlap
+from d2o.training.fit import summarise
 from d2o.training.networks import check_fit, networks
 from d2o.training.recipe import Recipe, to_dict
-from d2o.training.run import Habits, run, summary
+from d2o.training.run import Habits, run
 
 SPENT = ("checkpoint.safetensors", "student.safetensors")
 """Files of a run that nobody needs once its result is known."""
@@ -80,7 +81,7 @@ def measure(measurement: Measurement, name: str, model: Denoiser, repetition: in
     """Return the quality of a model's images, measured once."""
     settings = {**measurement.settings(), "sha256": weights_sha256(model), "steps": steps}
     file = measurement.directory / f"{name}-{repetition}.json"
-    return remember(file, settings, lambda: summary(measurement.judge(repetition)(model, steps=steps)))
+    return remember(file, settings, lambda: summarise(measurement.judge(repetition)(model, steps=steps)))
 
 
 def fine_tune(
@@ -110,7 +111,7 @@ def fine_tune(
         habits = Habits(sample_every=recipe.duration, save_every=max(recipe.duration // 2, 1), sample_steps=steps)
         for _ in run(directory, recipe, made, measurement.images, origin=origin, habits=habits):
             pass
-        score = summary(measurement.judge(repetition)(made.ema, steps=steps))
+        score = summarise(measurement.judge(repetition)(made.ema, steps=steps))
         for spent in SPENT:
             (directory / spent).unlink(missing_ok=True)
         return score

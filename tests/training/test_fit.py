@@ -81,7 +81,7 @@ class TestPython:
     def test_pretraining_draws_and_evaluates_in_many_steps(self, tmp_path, tiny_data, monkeypatch):
         calls: list[int] = []
         monkeypatch.setattr(fit, "summarise", lambda _: {"kid": 0.5})
-        monkeypatch.setattr(fit.Judge, "__call__", lambda *_, steps: calls.append(steps))
+        monkeypatch.setattr(fit.Evaluator, "__call__", lambda *_, steps: calls.append(steps))
         habits = Habits(evaluate_every=8, evaluate_images=8, evaluate_features="pixels")
         result = pretrain(tiny_data, out=tmp_path / "run", backbone=self.TINY, habits=habits, **self.SMALL)
         assert calls == [18, 18] and result.evaluation == {"images": 16, "kid": 0.5}

@@ -14,7 +14,7 @@ from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.denoising import Denoising
 from d2o.training.freezing import CONVOLUTIONS
 from d2o.training.recipe import Recipe, change, from_dict, to_dict
-from d2o.training.recipes import D2O, D2O_F, PRETRAIN, RECIPES, SCRATCH, named
+from d2o.training.recipes import D2O, D2O_F, PRETRAIN, RECIPES, SCRATCH, find_recipe
 
 RATES = st.floats(1e-12, 1e6)
 COUNTS = st.integers(1, 10**12)
@@ -26,7 +26,7 @@ def through_json(recipe):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_named_recipe_survives_json(name):
-    assert through_json(RECIPES[name]) == RECIPES[name] == named(name)
+    assert through_json(RECIPES[name]) == RECIPES[name] == find_recipe(name)
 
 
 @given(
@@ -172,4 +172,4 @@ def test_change_reaches_every_depth_and_leaves_the_rest():
 
 def test_an_unknown_name_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'digits-d2o-f'"):
-        named("digit-d2o-f")
+        find_recipe("digit-d2o-f")

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from pydantic.dataclasses import dataclass as record
 from torch import Tensor, nn
 
@@ -111,7 +110,3 @@ class Objective:
     def after(self, networks: Networks, step: Step) -> None:
         """Do what an iteration ends with."""
 
-
-def detach(tree: Any) -> Any:
-    """Detach every tensor in nested lists."""
-    return tree.detach() if isinstance(tree, torch.Tensor) else [detach(branch) for branch in tree]

@@ -56,7 +56,6 @@ class Progress:
 
     @property
     def ema(self) -> Denoiser:
-        """The averaged student: what the run delivers."""
         return self.networks.ema
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -120,12 +119,11 @@ def train(
     start at its `images`. Raises Diverged after PATIENCE unusable steps in a row.
     """
     for objective in recipe.objectives:
-        for need in objective.needs:
-            if networks[need] is None:
-                raise ValueError(
-                    f"The objective {objective.kind} needs a network that is not there, the {need}: make the networks "
-                    f"with d2o.networks(recipe, teacher)."
-                )
+        if missing := next((need for need in objective.needs if networks[need] is None), None):
+            raise ValueError(
+                f"The objective {objective.kind} needs a network that is not there, the {missing}: make the networks "
+                f"with d2o.networks(recipe, teacher)."
+            )
     accelerator = accelerator or group()
     device = accelerator.device
     for network in networks.by_name().values():
@@ -151,13 +149,12 @@ def train(
         micro_batches = batch.split(recipe.micro_batch_size or len(batch))
         if dropout:  # the only randomness that is not the batch's own
             torch.manual_seed(crc32(f"{recipe.seed} {images} {accelerator.process_index}".encode()))
-        factor = schedule(recipe, images)
-        losses = {}
+        factor, losses = schedule(recipe, images), {}
         for row in rows:
             if iteration % row.every:
                 continue
-            require_gradients(everything, playing[row.network].parameters)
             player = playing[row.network]
+            require_gradients(everything, player.parameters)
             losses[row.name], usable = take_turn(row, player, networks, micro_batches, factor, accelerator)
             failures[row.name] = 0 if usable else failures[row.name] + 1
             skipped += not usable
@@ -188,7 +185,6 @@ def to_batch(given: Any, recipe: Recipe, images: int, num_classes: int, device: 
 
 
 def require_gradients(everything: Iterable[nn.Parameter], wanted: Iterable[nn.Parameter]) -> None:
-    """Let the wanted parameters have gradients, and no others of everything that trains."""
     for parameter in everything:
         parameter.requires_grad_(False)
     for parameter in wanted:
@@ -196,12 +192,7 @@ def require_gradients(everything: Iterable[nn.Parameter], wanted: Iterable[nn.Pa
 
 
 def take_turn(
-    turn: Turn,
-    player: Player,
-    networks: Networks,
-    micro_batches: list[Batch],
-    factor: float,
-    accelerator: Accelerator,
+    turn: Turn, player: Player, networks: Networks, micro_batches: list[Batch], factor: float, accelerator: Accelerator
 ) -> tuple[float, bool]:
     """Accumulate gradients, average them over the processes, and step; return the loss and whether a step was taken."""
     player.optimizer.zero_grad(set_to_none=True)
@@ -226,16 +217,15 @@ def average_over_processes(tensors: list[Tensor], accelerator: Accelerator) -> N
     """Replace every tensor by its mean over the processes, in place, bucket by bucket."""
     if accelerator.num_processes == 1:
         return
-    bucket: list[Tensor] = []
-    for place, tensor in enumerate(tensors):
-        bucket.append(tensor)
-        if place + 1 < len(tensors) and sum(t.numel() for t in bucket) + tensors[place + 1].numel() <= BUCKET:
-            continue
-        flat = accelerator.reduce(torch.cat([t.flatten() for t in bucket]), reduction="mean")
-        assert isinstance(flat, Tensor)
-        for t, mean in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
-            t.copy_(mean.view_as(t))
-        bucket = []
+    buckets: list[list[Tensor]] = [[]]
+    for tensor in tensors:
+        if buckets[-1] and sum(t.numel() for t in (*buckets[-1], tensor)) > BUCKET:
+            buckets.append([])
+        buckets[-1].append(tensor)
+    for bucket in buckets:
+        flat: Any = accelerator.reduce(torch.cat([t.flatten() for t in bucket]), reduction="mean")
+        for tensor, mean in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
 
 def schedule(recipe: Recipe, images: int) -> float:
@@ -265,10 +255,10 @@ def restore(
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"The state that should be resumed is of another {name}: {reason}") from error
     for name, optimizer in optimizers.items():
-        moving = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in part(f"optimizer.{name}").items():
             index, field = key.split(".")
-            like = moving[int(index)] if value.dim() else value  # fused Adam wants its moments laid out in memory
+            like = parameters[int(index)] if value.dim() else value  # fused Adam wants its moments laid out in memory
             state.setdefault(int(index), {})[field] = torch.empty_like(like).copy_(value)  # as their parameter is
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
@@ -59,7 +59,7 @@ class Recipe:
     frozen: tuple[str, ...] = ()
     """What stays frozen: roles (convolution), or name:PATTERN, block:PATTERN, resolution:SIDE, all-but:RULE."""
     backbone: dict[str, Any] | None = None
-    """The network of a recipe that starts from nothing: {"kind": ..., settings}; sizes come from the data."""
+    """The network of a recipe that starts from random weights: {"kind": ..., settings}; sizes come from the data."""
     discriminator: AnyDiscriminator = Projected()
     learning_rate: Rate = 1e-4
     discriminator_learning_rate: Rate = 1e-4
@@ -132,21 +132,11 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 def change(recipe: Recipe, path: str, value: Any) -> Recipe:
     """Return the recipe with one field changed, by its dotted path: `learning_rate`, `objectives.0.r1`."""
     values = place = to_dict(recipe)
-    *parents, last = path.split(".")
-    for name in parents:
-        place = place[key_of(place, name, path)]
-    place[key_of(place, last, path)] = value
+    for name in path.split("."):
+        keys = range(len(place)) if isinstance(place, list) else place if isinstance(place, dict) else ()
+        known = {str(key): key for key in keys}
+        if name not in known:
+            raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}")
+        parent, key, place = place, known[name], place[known[name]]
+    parent[key] = value
     return from_dict(values)
-
-
-def key_of(place: Any, name: str, path: str) -> Any:
-    """Return the key or index that a part of a dotted path means in a record or list; ValueError for none."""
-    known = list(place) if isinstance(place, dict) else []
-    if isinstance(place, list):
-        known = [str(index) for index in range(len(place))]
-    if name not in known:
-        raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}")
-    return name if isinstance(place, dict) else int(name)
-
-
-__all__ = ["Recipe", "change", "from_dict", "replace", "to_dict"]

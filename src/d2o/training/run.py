@@ -18,11 +18,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from d2o.checkpoints import native
 from d2o.data.datasets import Images
@@ -42,8 +42,6 @@ SAVE_SECONDS = 300
 
 Evaluate = Callable[[Denoiser], dict[str, Any]]
 """Compares a denoiser with the data: numbers for the log, `kid` among them."""
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors and numbers of the loop, as `Progress.state` returns them."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -88,17 +86,12 @@ class Moment:
         progress = self.progress
         left = max(duration - progress.images, 0) / max(self.images_per_second, 1e-9)
         losses = ", ".join(f"{name} {loss:.3f}" for name, loss in progress.losses.items() if name != "r1")
-        parts = [
-            f"{min(progress.images, duration):,} of {duration:,} images",
-            f"{self.images_per_second:,.0f}/s",
-            f"{timedelta(seconds=round(left))} left",
-            f"loss {losses}",
-        ]
-        if self.evaluation is not None:
-            parts.append(f"KID {self.evaluation['kid']:.3f}")
-        if progress.skipped:
-            parts.append(f"{progress.skipped} steps skipped (gradients not finite)")
-        return ", ".join(parts)
+        kid = f", KID {self.evaluation['kid']:.3f}" if self.evaluation is not None else ""
+        skipped = f", {progress.skipped} steps skipped (gradients not finite)" if progress.skipped else ""
+        return (
+            f"{min(progress.images, duration):,} of {duration:,} images, {self.images_per_second:,.0f}/s, "
+            f"{timedelta(seconds=round(left))} left, loss {losses}{kid}{skipped}"
+        )
 
 
 @dataclass
@@ -134,8 +127,11 @@ def run(
     claimed = claim(directory, recipe, origin or {}, images) if main else nullcontext()
     with claimed, stoppable(accelerator) as asked_to_stop:
         accelerator.wait_for_everyone()
-        resume, history = read_checkpoint(checkpoint)
-        start, seconds = (resume[1]["images"] if resume else 0), history.seconds
+        resume, history, start = None, History(), 0
+        if checkpoint.exists():
+            resume = _, spec = native.read(checkpoint)
+            history, start = History(spec["seconds"], spec["best"], spec["evaluation"]), spec["images"]
+        seconds = history.seconds
         if main:
             forget_after(log, start)
         caches = () if networks.discriminator is None else networks.discriminator.caches
@@ -175,9 +171,8 @@ def run(
                 if main and evaluate is not None and due(habits.evaluate_every, 1):
                     history.evaluation = {"images": progress.images, **evaluate(progress.ema)}
                     line = {"images": progress.images, **line, "evaluation": history.evaluation}
-                    kid = history.evaluation["kid"]
-                    if history.best is None or kid < history.best:
-                        history.best = kid
+                    if history.best is None or history.evaluation["kid"] < history.best:
+                        history.best = history.evaluation["kid"]
                         native.save(directory / "best.safetensors", progress.ema)
                 if main and line:
                     with log.open("a") as file:
@@ -199,22 +194,13 @@ def run(
         except (ValueError, OSError):  # the data: the networks stand as they stood after the last iteration
             save()
             raise
-        if main and progress is not None:
-            write_results(directory, networks)
-        elif main and resume is not None:
+        if main and progress is None:
             logging.getLogger("d2o").info("%s is already finished.", directory)
-            if not (directory / "ema.safetensors").exists():  # it was killed between its last checkpoint and its end
-                restore_results(networks, resume[0])
-                write_results(directory, networks)
+        # A finished run has no results if it was killed between its last checkpoint and its end.
+        if main and (progress is not None or not (directory / "ema.safetensors").exists()):
+            native.save(directory / "student.safetensors", networks.student)
+            native.save(directory / "ema.safetensors", networks.ema)
     accelerator.wait_for_everyone()
-
-
-def read_checkpoint(file: Path) -> tuple[State | None, History]:
-    """Return the state of the loop in a run's checkpoint, None without one, and the run's history."""
-    if not file.exists():
-        return None, History()
-    tensors, spec = native.read(file)
-    return (tensors, spec), History(spec["seconds"], spec["best"], spec["evaluation"])
 
 
 def write_checkpoint(file: Path, progress: Progress, history: History) -> None:
@@ -224,24 +210,10 @@ def write_checkpoint(file: Path, progress: Progress, history: History) -> None:
     native.write(file, {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, spec)
 
 
-def write_results(directory: Path, networks: Networks) -> None:
-    """Write the student and its average."""
-    native.save(directory / "student.safetensors", networks.student)
-    native.save(directory / "ema.safetensors", networks.ema)
-
-
-def restore_results(networks: Networks, tensors: dict[str, Tensor]) -> None:
-    """Put a finished run's weights back from its checkpoint."""
-    for name, network in (("student.", networks.student), ("ema.", networks.ema)):
-        network.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
-
-
 def mean(losses: list[dict[str, float]]) -> dict[str, float]:
     """Average dictionaries of numbers, each name over the dictionaries that have it."""
     names = dict.fromkeys(name for row in losses for name in row)
-    return {
-        name: sum(row[name] for row in losses if name in row) / sum(name in row for row in losses) for name in names
-    }
+    return {name: fmean(row[name] for row in losses if name in row) for name in names}
 
 
 def draw_samples(directory: Path, progress: Progress, habits: Habits) -> None:
@@ -265,8 +237,7 @@ def stoppable(accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
     def anyone() -> bool:  # all processes must stop after the same iteration
         if accelerator.num_processes == 1:
             return asked
-        flags = accelerator.reduce(torch.tensor(float(asked), device=accelerator.device))
-        assert isinstance(flags, Tensor)
+        flags: Any = accelerator.reduce(torch.tensor(float(asked), device=accelerator.device))
         return bool(flags > 0)
 
     try:

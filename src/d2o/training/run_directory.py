@@ -15,15 +15,15 @@ from d2o.files import atomic
 from .recipe import Recipe, from_dict, to_dict
 
 LOCK = ".lock"
-"""An empty file in the directory; a run holds it while it works, and the system lets go of it when the run ends."""
+"""An empty file in the directory; a run locks it while it works, and the system unlocks it when the run ends."""
 CONTENTS = {"data.name": "data.fingerprint", "data": "fingerprint"}
 """Where records of a run, or of a result, keep the name of their data, and where what tells it from other data."""
 
 
 def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Images) -> AbstractContextManager[Any]:
-    """Make the directory this run's own, or recognise it as the same run; leave the context to let go of it.
+    """Make the directory this run's own, or recognise it as the same run; leave the context to unlock it.
 
-    Raises ValueError for a directory that holds another run or something else, or in which a run is at work.
+    Raises ValueError for a directory that contains another run or something else, or in which a run is at work.
     """
     data = {
         "name": images.name,
@@ -35,28 +35,28 @@ def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Image
     asked = {"d2o": d2o.__version__, "recipe": to_dict(recipe), "data": data, **origin}
     file = directory / "recipe.json"
     if file.exists():
-        if found := differences({**stored(file), "d2o": None}, {**asked, "d2o": None}):
+        if found := differences({**read_request(file), "d2o": None}, {**asked, "d2o": None}):
             more = f" (and {len(found) - 1} more differ)" if len(found) > 1 else ""
             raise ValueError(f"{directory} holds another run: {found[0]}{more}; choose another directory.")
     elif directory.exists() and (
-        not directory.is_dir() or set(directory.iterdir()) - leftovers(directory) - {directory / LOCK}
+        not directory.is_dir() or set(directory.iterdir()) - find_leftovers(directory) - {directory / LOCK}
     ):
         raise ValueError(f"{directory} exists and is not a run of d2o; choose another directory for the output.")
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        held = FileLock(directory / LOCK, timeout=0, thread_local=False).acquire()
+        lock = FileLock(directory / LOCK, timeout=0, thread_local=False).acquire()
     except Timeout:
         raise ValueError(f"A run is at work in {directory}: wait for its end, or choose another directory.") from None
     if not file.exists():
         with atomic(file) as temporary:
             temporary.write_text(json.dumps(asked, indent=2) + "\n")
-    for temporary in leftovers(directory):
-        temporary.unlink()
-    return held
+    for leftover in find_leftovers(directory):
+        leftover.unlink()
+    return lock
 
 
-def stored(file: Path) -> dict[str, Any]:
-    """Read what a run was asked for; a recipe of an older version gets the fields that were added since."""
+def read_request(file: Path) -> dict[str, Any]:
+    """Return what a run was asked for; a recipe of an older version gets the fields that were added since."""
     try:
         found = json.loads(file.read_text())
         return {**found, "recipe": to_dict(from_dict(found["recipe"]))}
@@ -78,15 +78,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             keys.discard(content)
         if (known and content not in keys) or not (name in old and name in new):
             keys.discard(name)
-    told = [f"its {key} is {old.get(key)}, not {new.get(key)}" for key in sorted(keys - {*CONTENTS.values()})]
-    return told + [
-        f"{new.get(name, 'the data')} has other images or labels than it had then"
-        for name, content in CONTENTS.items()
-        if content in keys
+    changed = [name for name, content in CONTENTS.items() if content in keys]
+    return [f"its {key} is {old.get(key)}, not {new.get(key)}" for key in sorted(keys - {*CONTENTS.values()})] + [
+        f"{new.get(name, 'the data')} has other images or labels than it had then" for name in changed
     ]
 
 
-def leftovers(directory: Path) -> set[Path]:
+def find_leftovers(directory: Path) -> set[Path]:
     """Return the temporary files that a kill has left behind."""
     return {path for path in directory.glob(".*") if re.fullmatch(r"\..+-[0-9a-f]{8}(\.\w+)?", path.name)}
 

@@ -32,13 +32,10 @@ __all__ = [
 
 def build(spec: Mapping[str, Any]) -> Backbone:
     """Build the backbone that `{"kind": name, **config}` describes; a wrong spec is a ValueError that names the fix."""
-    options = dict(spec)
-    kind = options.pop("kind", None)
+    kind, options = spec.get("kind"), {name: value for name, value in spec.items() if name != "kind"}
     if not isinstance(kind, str) or kind not in BACKBONES:
-        raise ValueError(
-            f"Unknown backbone kind {kind!r}; {nearest(kind, BACKBONES).removesuffix('.')}. "
-            "Register one of your own with --import FILE."
-        )
+        known = nearest(kind, BACKBONES)
+        raise ValueError(f"Unknown backbone kind {kind!r}; {known} --import FILE registers your own")
     known = inspect.signature(BACKBONES[kind]).parameters
     for name in options:
         if name not in known:

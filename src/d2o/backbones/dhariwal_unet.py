@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from d2o.kernels.normalisation import normalise
 
-from .conditioning import PositionalEmbedding, check_augmentation, one_hot
+from .conditioning import PositionalEmbedding, add_augmentation, one_hot
 from .layers import Block, Style, group_norm
 from .options import check_options
 from .unet import Layout, UNet
@@ -75,10 +75,7 @@ class DhariwalUNet(UNet):
 
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
         embedding = self.map_noise(noise)
-        if augmentation is not None:
-            augmentation = check_augmentation(augmentation, x, self.config["augmentation_dim"])
-            if self.map_augment is not None:
-                embedding = embedding + self.map_augment(augmentation)
+        embedding = add_augmentation(embedding, augmentation, self.map_augment, self.config["augmentation_dim"])
         embedding = self.map_layer1(F.silu(self.map_layer0(embedding)))
         classes = one_hot(label, x, self.num_classes, self.label_dropout if self.training else 0.0)
         if self.map_label is not None:

@@ -95,7 +95,6 @@ class DiffusersUNet(Backbone):
         self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
         """Return [N, out_channels, H, W]; a UNet2DModel knows no augmentation labels, so they are ignored."""
-        del augmentation
         classes = one_hot(label, x, self.num_classes)
         return self.unet(x, noise, classes if self.num_classes else None, return_dict=False)[0]
 

@@ -91,7 +91,6 @@ class DiT(Backbone):
     def forward(
         self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
-        del augmentation  # DiT was never trained with its labels
         with full_precision(x.device):
             embeddings = self.embed(x, noise, label)
         tokens = self.x_embedder(x).flatten(2).transpose(1, 2) + self.pos_embed
@@ -129,7 +128,6 @@ class TimeEmbedder(nn.Module):
         return self.mlp(self.waves(time))
 
     def waves(self, time: Tensor) -> Tensor:
-        """Return the cosines and sines [N, WAVES] of times [N]."""
         index = torch.arange(WAVES // 2, device=time.device, dtype=torch.float32)
         return waves(time.float()[:, None] * (-math.log(10_000) * index / self.last).exp())
 
@@ -147,7 +145,6 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
-        """Return tokens [N, patches, channels] of the same shape."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.adaLN_modulation(embedding)[:, None].chunk(6, dim=2)
         tokens = tokens + gate * self.attn(modulate(tokens, shift, scale))
         return tokens + mlp_gate * self.mlp(modulate(tokens, mlp_shift, mlp_scale, self.mlp_eps))

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbone import Roles
-from .conditioning import check_augmentation, one_hot
+from .conditioning import add_augmentation, one_hot
 from .options import check_options
-from .unet import Layout, Place, UNet
+from .unet import Layout, Place, UNet, attend
 
 EPS = 1e-4
 SILU_MAGNITUDE = 0.596
@@ -108,9 +108,7 @@ class MPBlock(nn.Module):
         super().__init__()
         self.style, self.direction, self.encodes = style, place.direction, flavour == "encoder"
         self.in_channels, self.out_channels = in_channels, out_channels = place.in_channels, place.out_channels
-        self.num_heads = (
-            out_channels // style.head_channels if place.attention else 0
-        )  # narrow networks have no attention
+        self.num_heads = out_channels // style.head_channels if place.attention else 0  # none in narrow networks
         if self.num_heads and out_channels % self.num_heads:
             raise ValueError(f"{out_channels} channels do not split into {self.num_heads} attention heads.")
         self.emb_gain = nn.Parameter(torch.zeros([]))
@@ -132,20 +130,12 @@ class MPBlock(nn.Module):
         hidden = self.conv_res1(F.dropout(hidden, self.style.dropout, self.training))
         x = mp_sum(x if self.encodes else self._widen(x), hidden, self.style.residual_balance)
         if self.attn_qkv is not None and self.attn_proj is not None:
-            x = mp_sum(x, self.attn_proj(self._attention(self.attn_qkv(x))), self.style.attention_balance)
+            attended = attend(self.attn_qkv(x), self.num_heads, lambda vectors: normalise(vectors, [2]))
+            x = mp_sum(x, self.attn_proj(attended), self.style.attention_balance)
         return x if self.style.clip is None else x.clamp(-self.style.clip, self.style.clip)
 
     def _widen(self, x: Tensor) -> Tensor:
         return x if self.conv_skip is None else self.conv_skip(x)
-
-    def _attention(self, qkv: Tensor) -> Tensor:
-        """Every pixel attends to every pixel by cosines; channels are ordered (head, channel, which of the three)."""
-        count, channels, height, width = qkv.shape
-        vectors = qkv.reshape(count, self.num_heads, channels // 3 // self.num_heads, 3, height * width)
-        # The fused attention kernels want every head's channels side by side in memory.
-        query, key, value = normalise(vectors, [2]).permute(3, 0, 1, 4, 2).contiguous()
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return attended.transpose(2, 3).reshape(count, channels // 3, height, width)
 
 
 class Edm2UNet(UNet):
@@ -210,9 +200,7 @@ class Edm2UNet(UNet):
         self.out_gain = nn.Parameter(torch.zeros([]))
 
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
-        if augmentation is not None:
-            check_augmentation(augmentation, x, 0)
-        embedding = self.emb_noise(self.emb_fourier(noise))
+        embedding = add_augmentation(self.emb_noise(self.emb_fourier(noise)), augmentation)
         classes = one_hot(label, x, self.num_classes)
         if self.emb_label is not None:
             by_class = self.emb_label(classes * math.sqrt(self.num_classes))

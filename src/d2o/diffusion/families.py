@@ -179,10 +179,8 @@ def to_spec(preconditioning: Preconditioning) -> dict:
 
 def from_spec(spec: dict) -> Preconditioning:
     """Return the preconditioning that `to_spec` described; an unknown kind or number is a ValueError."""
-    settings = dict(spec)
-    kind = settings.pop("kind", None)
+    kind, settings = spec.get("kind"), {name: value for name, value in spec.items() if name != "kind"}
     if not isinstance(kind, str) or kind not in PRECONDITIONINGS:
-        raise ValueError(
-            f"Unknown preconditioning {kind!r}; {nearest(kind, PRECONDITIONINGS)} --import FILE registers your own"
-        )
+        known = nearest(kind, PRECONDITIONINGS)
+        raise ValueError(f"Unknown preconditioning {kind!r}; {known} --import FILE registers your own")
     return validate(PRECONDITIONINGS[kind], settings, f"The preconditioning {kind!r}")

@@ -43,8 +43,6 @@ class Projection(nn.Module):
         self.requires_grad_(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> "Projection":
-        """Stay fixed, whatever `requires_grad` says."""
-        del requires_grad
         return super().requires_grad_(False)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:

@@ -109,4 +109,3 @@ class Objective:
 
     def after(self, networks: Networks, step: Step) -> None:
         """Do what an iteration ends with."""
-

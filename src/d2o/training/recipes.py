@@ -13,7 +13,7 @@ from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE
 from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH
 from .recipe import Recipe
 
-# Networks to start from random weights with. `small` learns on two CPU cores; the others are the public EDM checkpoints'.
+# Networks to start from random weights. `small` learns on two CPU cores; the others are the public EDM checkpoints'.
 DDPMPP = {"kind": "song_unet", "embedding": "positional", "encoder": "standard", "resample_filter": [1, 1]}
 NCSNPP = {
     "kind": "song_unet",

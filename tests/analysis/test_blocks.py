@@ -234,7 +234,7 @@ class TestBeforeAndAfter:
     def test_a_student_with_more_augmentation_labels(self, tiny_denoiser, had):
         """Trajectory distillation adds labels that tell where a jump ends: all else is compared."""
         before = tiny_denoiser(0, augmentation_dim=had)
-        wide: Any = backbones.widened(before.backbone, 16)
+        wide: Any = backbones.add_augmentation_labels(before.backbone, 16)
         with torch.no_grad():
             wide.map_augment.weight[:, had:] = 1
         study = blocks(before, Sampling(range(2), 4), before.replace(backbone=wide))

@@ -82,7 +82,7 @@ class TestSecondTime:
 
         for extra in (0, 9):  # with augmentation labels of its own and without
             teacher, student = (tiny_denoiser(augmentation_dim=extra) for _ in range(2))
-            student.backbone = backbones.widened(student.backbone, SECOND_TIME)
+            student.backbone = backbones.add_augmentation_labels(student.backbone, SECOND_TIME)
             x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 1.0])
             with torch.no_grad():
                 assert torch.equal(answer(student, x, sigma, sigma / 2, None), teacher(x, sigma))

@@ -29,7 +29,7 @@ OBJECTIVES = {
 def scene(tiny_denoiser):
     student, teacher, target = (tiny_denoiser(seed, classes=2) for seed in range(3))
     for network in (student, target):
-        network.backbone = backbones.widened(network.backbone, SECOND_TIME)
+        network.backbone = backbones.add_augmentation_labels(network.backbone, SECOND_TIME)
         torch.nn.init.normal_(network.backbone.get_parameter("map_augment.weight"))
     for network in (teacher, target):
         network.requires_grad_(False)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accelerate import PartialState
 
 from d2o.training import tracking
 from d2o.training.tracking import check_service, numbers, track
@@ -29,6 +30,11 @@ class Service:
 
     def finish(self):
         self.finished += 1
+
+
+@pytest.fixture(autouse=True)
+def group():
+    PartialState()  # as a run has one
 
 
 @pytest.fixture

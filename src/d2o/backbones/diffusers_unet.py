@@ -130,7 +130,6 @@ def complete_settings(given: Mapping[str, Any], resolution: int) -> dict[str, An
 
 
 def unet_model() -> Callable[..., nn.Module]:
-    """Return the class UNet2DModel, imported only when one is built."""
     try:
         from diffusers.models.unets.unet_2d import UNet2DModel
     except ImportError as error:

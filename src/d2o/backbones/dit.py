@@ -181,12 +181,10 @@ class FinalLayer(nn.Module):
 
 
 def chain(**layers: nn.Module) -> nn.Sequential:
-    """Return layers under their names in the public checkpoints, one after the other."""
     return nn.Sequential(OrderedDict(layers))
 
 
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float = EPS) -> Tensor:
-    """Normalise each token, then scale and shift it."""
     return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=eps), 1 + scale)
 
 

@@ -120,7 +120,6 @@ class MPBlock(nn.Module):
         self.attn_proj = MPConv(out_channels, out_channels, 1) if self.num_heads else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return [N, out_channels, H', W'] for x [N, in_channels, H, W] and embedding [N, embedding_channels]."""
         if self.direction is not None:
             x = F.interpolate(x, scale_factor=2) if self.direction == "up" else F.avg_pool2d(x, 2)
         if self.encodes:

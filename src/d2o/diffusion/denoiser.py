@@ -78,7 +78,6 @@ class Denoiser(nn.Module):
 
     @property
     def sigma_max(self) -> float:
-        """The noise level that sampling starts from."""
         return self.preconditioning.sigma_max
 
     @property

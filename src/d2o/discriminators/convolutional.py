@@ -32,7 +32,6 @@ class Convolutional:
     """It has no frozen network."""
 
     def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "ConvolutionalDiscriminator":
-        """Return a new discriminator for images [C, H, W]; `seed` fixes its first weights."""
         channels, height, width = image_shape
         if height != width or height < SMALLEST:
             raise ValueError(

@@ -41,7 +41,6 @@ class Perceptual:
     """Its frozen network."""
 
     def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "PerceptualDiscriminator":
-        """Return a new discriminator for images [C, H, W]; `seed` fixes the heads' first weights."""
         if image_shape[0] not in (1, 3):
             raise ValueError(f"The discriminator perceptual sees images of 1 or 3 channels, not {image_shape[0]}.")
         size = max(*image_shape[1:], 2 * SMALLEST) if self.size is None else self.size
@@ -72,6 +71,5 @@ class PerceptualDiscriminator(Discriminator):
         return [torch.cat([head(row, label) for head, row in zip(self.heads, features[0], strict=True)], 1).float()]
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Switch the gradients of the heads; VGG-16 stays frozen."""
         self.heads.requires_grad_(requires_grad)
         return self

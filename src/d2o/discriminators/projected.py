@@ -114,6 +114,5 @@ class ProjectedDiscriminator(Discriminator):
         ]
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Switch the gradients of the heads; all else stays frozen."""
         self.heads.requires_grad_(requires_grad)
         return self

@@ -82,7 +82,6 @@ class Reassembly(nn.ModuleList):
 
 
 def sides(projection: Projection, channels: Sequence[int], taps: Sequence[int]) -> tuple[int, ...]:
-    """Return the sides of the projected maps for tap maps of the given channels and sides."""
     with torch.no_grad():
         maps = projection([torch.zeros(1, width, side, side) for width, side in zip(channels, taps, strict=True)])
     return tuple(projected.shape[-1] for projected in maps)

@@ -70,7 +70,6 @@ class Adversarial(Objective):
         return (turn, Turn("r1", self.penalty, "discriminator", self.r1_every)) if self.r1 else (turn,)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        """Return the generator's loss per image [N]: its images should be judged real."""
         discriminator = networks["discriminator"]
         images = self.generate(networks.student, batch, "generator")
         features = discriminator.features(self.augment(images, batch, "fake"))
@@ -86,16 +85,11 @@ class Adversarial(Objective):
             if fake is None or self.fresh_fakes:
                 images = self.generate(networks.student, batch, "discriminator")
                 fake = discriminator.features(self.augment(images, batch, "fresh fake"))
-            real = self.real_features(discriminator, batch)
+            number = batch.number if discriminator.caches and not self.augmentation else None
+            real = discriminator.features(self.augment(batch.x0, batch, "real"), number)
         high, _ = LOSSES[self.loss]
         loss = mean_per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.label))
         return loss + mean_per_image(high, discriminator.judge(real, batch.label))
-
-    def real_features(self, discriminator: Any, batch: Batch) -> list:
-        """Return the features of the real images, from the caches where images of the same number come back."""
-        if discriminator.caches and batch.number is not None and not self.augmentation:
-            return discriminator.features(batch.x0, batch.number)
-        return discriminator.features(self.augment(batch.x0, batch, "real"))
 
     def penalty(self, networks: Networks, batch: Batch) -> Tensor:
         """Return R1 per image [N]: gamma / 2 times the squared gradient of the real images' logits."""
@@ -143,7 +137,6 @@ def sample_random_stage(
 
 
 def detach(tree: Any) -> Any:
-    """Detach every tensor in nested lists."""
     return tree.detach() if isinstance(tree, Tensor) else [detach(branch) for branch in tree]
 
 

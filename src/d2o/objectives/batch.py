@@ -48,7 +48,6 @@ class Batch:
         return len(self.x0)
 
     def split(self, size: int) -> list["Batch"]:
-        """Cut into batches of at most `size` images that share nothing."""
         rows = {"x0": self.x0, "label": self.label, "index": self.index, "number": self.number}
         return [
             replace(self, **{name: row if row is None else row[i : i + size] for name, row in rows.items()}, shared={})

@@ -66,7 +66,6 @@ class Lpips(Compare):
 
 
 def by_name(value: Any) -> Any:
-    """Read a distance's name alone as the record of that kind."""
     return {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else value
 
 

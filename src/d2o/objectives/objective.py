@@ -33,7 +33,6 @@ class Networks:
         return self.by_name().get(name)
 
     def by_name(self) -> dict[str, Any]:
-        """Return the networks that are there, by name."""
         named = {row.name: getattr(self, row.name) for row in fields(self) if row.name != "extra"}
         return {name: network for name, network in (named | self.extra).items() if network is not None}
 

@@ -68,7 +68,6 @@ class Trajectory(Jumping):
     kind: Literal["trajectory"] = "trajectory"
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        """Return the distance [N] between a jump and the same jump after one teacher step."""
         teacher, target = teacher_and_target(networks)
         x0 = networks.student.encode(batch.x0)
         sigmas = levels(self.steps, self.sigma, networks.student, x0)
@@ -95,7 +94,6 @@ class ReverseConsistency(Jumping):
     kind: Literal["reverse-consistency"] = "reverse-consistency"
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        """Return the distance [N] between a jump from pure noise and the jump before it, led on by the teacher."""
         teacher, target = teacher_and_target(networks)
         sigmas = levels(self.steps, self.sigma, networks.student, batch.x0)
         end = 1 + pick(batch, "reverse end", self.steps)

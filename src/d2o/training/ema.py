@@ -31,7 +31,6 @@ def update_ema(ema: nn.Module, student: nn.Module, decay: float) -> None:
 
 
 def update_averages(recipe: Recipe, networks: Networks, images: int) -> None:
-    """Move all averages of the student after the iteration with which `images` images have been seen."""
     size, student = recipe.batch_size, networks.student
     update_ema(networks.ema, student, ema_decay(images, size, recipe.ema_half_life, recipe.ema_ramp))
     for name, half_life in recipe.averages.items():

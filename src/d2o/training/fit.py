@@ -28,7 +28,7 @@ from . import recipes, tracking
 from .freezing import Share, count_frozen
 from .loop import group
 from .recipe import Recipe, change, from_dict
-from .run import Habits, Moment, run
+from .run import Evaluate, Habits, Moment, run
 from .speed import compile_network, settle_precision
 
 TEACHER_STEPS = 18
@@ -86,14 +86,38 @@ def finetune(
     Every process of a group (torchrun) calls this. Raises ValueError for what cannot work, before anything is written,
     and where memory does not suffice; Interrupted and Diverged as `run` does.
     """
-    chosen, images = open_recipe(recipe, changes), open_data(data, out, habits)
+    chosen, images, title = open_recipe(recipe, changes), open_data(data, out, habits), str(out)
+    habits, out = habits or Habits(), Path(out)
     if isinstance(teacher, Denoiser):
         origin = {"teacher_sha256": weights_sha256(teacher)} if origin is None else origin
     else:
         origin = {"from": str(teacher)} if origin is None else origin
         teacher = checkpoints.load(teacher)
-    automatic = changes.get("precision") == "auto"
-    return fit(teacher, images, chosen, out, origin, habits or Habits(), networks, watch, counted, automatic)
+    making.check_fit(teacher, images)
+    accelerator, automatic = group(), changes.get("precision") == "auto"
+    chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
+    trained = networks(chosen, teacher)
+    share = count_frozen(trained.student)
+    log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
+    micro_batch = min(chosen.micro_batch_size or chosen.batch_size, chosen.batch_size // accelerator.num_processes)
+    with memory_remedy(chosen, micro_batch):
+        if habits.compile:
+            trained.student.to(accelerator.device)
+            if obstacle := compile_network(trained.student, micro_batch):
+                log.info("%s: %s", title, obstacle)
+        evaluate = None
+        if habits.evaluate_every is not None and accelerator.is_main_process:
+            evaluate = make_evaluate(images, chosen, habits, counted)
+        moments = run(
+            out, chosen, trained, images, origin=dict(origin), habits=habits, evaluate=evaluate, accelerator=accelerator
+        )
+        if accelerator.is_main_process:
+            moments = moments if habits.track is None else tracking.track(moments, out, habits.track)
+            watch(moments, chosen.duration, title)
+        else:
+            deque(moments, maxlen=0)
+    last = native.read_header(out / "checkpoint.safetensors")
+    return Result(out, checkpoints.load(out), chosen.duration, share, last["seconds"], last["evaluation"])
 
 
 def pretrain(
@@ -126,55 +150,8 @@ def pretrain(
         backbone, images.shape, images.num_classes, augmentation=chosen.augments, seed=chosen.seed
     )
     habits = replace(habits, sample_steps=habits.sample_steps or TEACHER_STEPS)
-    automatic = changes.get("precision") == "auto"
-    return fit(start, images, chosen, out, {}, habits, networks, watch, counted, automatic)
-
-
-def fit(
-    start: Denoiser,
-    images: Images,
-    recipe: Recipe,
-    out: str | Path,
-    origin: Mapping[str, Any],
-    habits: Habits,
-    networks: Make,
-    watch: Watch,
-    counted: Counted,
-    automatic: bool,
-) -> Result:
-    """Make the networks of a run and follow it to its end; `automatic` takes the faster precision."""
-    accelerator, title, out = group(), str(out), Path(out)
-    making.check_fit(start, images)
-    recipe = settle_precision(recipe, start, accelerator.device, automatic, title, out)
-    trained = networks(recipe, start)
-    share = count_frozen(trained.student)
-    log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
-    micro_batch = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size // accelerator.num_processes)
-    evaluate = None
-    with memory_remedy(recipe, micro_batch):
-        if habits.compile:
-            trained.student.to(accelerator.device)
-            if obstacle := compile_network(trained.student, micro_batch):
-                log.info("%s: %s", title, obstacle)
-        if habits.evaluate_every is not None and accelerator.is_main_process:
-            evaluator = Evaluator(
-                images,
-                features=habits.evaluate_features,
-                images=min(habits.evaluate_images, len(images)),
-                judged_by=recipe.judged_by,
-                counted=counted,
-            )
-            evaluate = lambda denoiser: summarise(evaluator(denoiser, steps=habits.sample_steps or 1))  # noqa: E731
-        moments = run(
-            out, recipe, trained, images, origin=dict(origin), habits=habits, evaluate=evaluate, accelerator=accelerator
-        )
-        if accelerator.is_main_process:
-            moments = moments if habits.track is None else tracking.track(moments, out, habits.track)
-            watch(moments, recipe.duration, title)
-        else:
-            deque(moments, maxlen=0)
-    last = native.read_header(out / "checkpoint.safetensors")
-    return Result(out, checkpoints.load(out), recipe.duration, share, last["seconds"], last["evaluation"])
+    options: Any = {"networks": networks, "watch": watch, "counted": counted, "precision": changes.get("precision")}
+    return finetune(start, images, chosen, out=out, origin={}, habits=habits, **options)
 
 
 def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None) -> Images:
@@ -198,7 +175,6 @@ def open_recipe(recipe: Recipe | str | Path, changes: Mapping[str, Any]) -> Reci
 
 
 def read_recipe(file: Path) -> Recipe:
-    """Return the recipe in a .json or .yaml file, or in a run's recipe.json."""
     if not file.exists():
         raise ValueError(f"There is no recipe file {file}.")
     try:
@@ -210,8 +186,18 @@ def read_recipe(file: Path) -> Recipe:
     return from_dict(values.get("recipe", values))
 
 
+def make_evaluate(images: Images, recipe: Recipe, habits: Habits, counted: Counted) -> Evaluate:
+    evaluator = Evaluator(
+        images,
+        features=habits.evaluate_features,
+        images=min(habits.evaluate_images, len(images)),
+        judged_by=recipe.judged_by,
+        counted=counted,
+    )
+    return lambda denoiser: summarise(evaluator(denoiser, steps=habits.sample_steps or 1))
+
+
 def summarise(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the numbers of an evaluation that a line of the log contains."""
     distances, diversity = evaluation.distances, evaluation.diversity
     return {
         "features": evaluation.space,

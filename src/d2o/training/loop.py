@@ -1,9 +1,10 @@
 """The training loop: a generator that takes turns. It opens no file and prints nothing; that belongs to the caller."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -26,14 +27,6 @@ BUCKET = 1 << 23
 
 class Diverged(ValueError):
     """The gradients are no longer finite."""
-
-
-class Player(NamedTuple):
-    """A network that takes turns: its trainable parameters, their optimiser and base learning rate."""
-
-    parameters: list[nn.Parameter]
-    optimizer: Optimizer
-    learning_rate: float
 
 
 @dataclass
@@ -80,27 +73,31 @@ def turns(recipe: Recipe, networks: Networks) -> list[Turn]:
         losses = [objective.weight * objective(networks, batch) for objective in recipe.objectives]
         return torch.stack(losses).sum(0)
 
-    asked = [turn for objective in recipe.objectives for turn in objective.turns(networks)]
-    return [Turn("student", student_loss, "student"), *asked]
+    own = [turn for objective in recipe.objectives for turn in objective.turns(networks)]
+    return [Turn("student", student_loss, "student"), *own]
 
 
-def players(recipe: Recipe, networks: Networks, turns: Iterable[Turn]) -> dict[str, Player]:
-    """Return the networks that take turns, each with one optimiser for all of its turns.
+def make_optimizers(recipe: Recipe, networks: Networks, turns: Iterable[Turn]) -> dict[str, Optimizer]:
+    """Return an optimiser for each network that takes turns, with its learning rate before any schedule.
 
     Where a network takes further turns now and then (lazy regularisation), Adam's step is shortened and its memory
     lengthened as if each iteration had one step (arXiv 1912.04958, appendix B).
     """
-    steps: dict[str, Fraction] = {}
+    steps: dict[str, Fraction] = defaultdict(Fraction)
     for turn in turns:
-        steps[turn.network] = steps.get(turn.network, Fraction(0)) + Fraction(1, turn.every)
-    found = {}
+        steps[turn.network] += Fraction(1, turn.every)
+    optimizers = {}
     for name, count in steps.items():
         lazy = float(1 / count)
         rate = recipe.learning_rate if name == "student" else recipe.discriminator_learning_rate
         parameters = [p for p in networks[name].parameters() if p.requires_grad]
         betas = (recipe.betas[0] ** lazy, recipe.betas[1] ** lazy)
-        found[name] = Player(parameters, Adam(parameters, betas=betas, eps=1e-8, fused=True), rate * lazy)
-    return found
+        optimizers[name] = Adam(parameters, lr=rate * lazy, betas=betas, eps=1e-8, fused=True)
+    return optimizers
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for rows in optimizer.param_groups for parameter in rows["params"]]
 
 
 def train(
@@ -129,10 +126,9 @@ def train(
     for network in networks.by_name().values():
         network.to(device)
     rows = turns(recipe, networks)
-    playing = players(recipe, networks, rows)
-    optimizers = {name: player.optimizer for name, player in playing.items()}
+    optimizers = make_optimizers(recipe, networks, rows)
     keeps = [name for objective in recipe.objectives for name in objective.keeps]
-    kept = tuple(dict.fromkeys(name for name in (*playing, *recipe.averages, *keeps) if name != "student"))
+    kept = tuple(dict.fromkeys(name for name in (*optimizers, *recipe.averages, *keeps) if name != "student"))
     images, iteration, skipped = 0, 0, 0
     if resume is not None:
         images, iteration, skipped = (resume[1][key] for key in ("images", "iteration", "skipped"))
@@ -140,7 +136,7 @@ def train(
     if networks.discriminator is not None:
         for cache in networks.discriminator.caches:
             cache.clear()  # the images of another data set have the same numbers
-    everything = [p for player in playing.values() for p in player.parameters]
+    everything = [p for optimizer in optimizers.values() for p in parameters_of(optimizer)]
     dropout = any(objective.dropout for objective in recipe.objectives)
     failures = dict.fromkeys((row.name for row in rows), 0)
 
@@ -153,9 +149,9 @@ def train(
         for row in rows:
             if iteration % row.every:
                 continue
-            player = playing[row.network]
-            require_gradients(everything, player.parameters)
-            losses[row.name], usable = take_turn(row, player, networks, micro_batches, factor, accelerator)
+            optimizer = optimizers[row.network]
+            require_gradients(everything, parameters_of(optimizer))
+            losses[row.name], usable = take_turn(row, optimizer, networks, micro_batches, factor, accelerator)
             failures[row.name] = 0 if usable else failures[row.name] + 1
             skipped += not usable
             if failures[row.name] >= PATIENCE:
@@ -174,7 +170,6 @@ def train(
 
 
 def to_batch(given: Any, recipe: Recipe, images: int, num_classes: int, device: torch.device) -> Batch:
-    """Return a batch of the data on the device, with the share of the run that lies behind."""
     x0, label, index = given
     label = label.to(device) if label is not None and num_classes else None
     # Cached features lie in the host's memory: another device would wait longer for them than for new ones.
@@ -192,24 +187,29 @@ def require_gradients(everything: Iterable[nn.Parameter], wanted: Iterable[nn.Pa
 
 
 def take_turn(
-    turn: Turn, player: Player, networks: Networks, micro_batches: list[Batch], factor: float, accelerator: Accelerator
+    turn: Turn,
+    optimizer: Optimizer,
+    networks: Networks,
+    micro_batches: list[Batch],
+    factor: float,
+    accelerator: Accelerator,
 ) -> tuple[float, bool]:
     """Accumulate gradients, average them over the processes, and step; return the loss and whether a step was taken."""
-    player.optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     count = sum(len(batch) for batch in micro_batches)
     total = torch.zeros((), device=accelerator.device)
     for batch in micro_batches:
         loss = turn.loss(networks, batch).sum() / count
         loss.backward()
         total += loss.detach()
-    gradients = [p.grad for p in player.parameters if p.grad is not None]
+    gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
     average_over_processes([total, *gradients], accelerator)
     usable = bool(torch.nn.utils.get_total_norm(gradients).isfinite() & total.isfinite())
     if usable:
-        for rows in player.optimizer.param_groups:
-            rows["lr"] = player.learning_rate * factor
-        player.optimizer.step()
-    player.optimizer.zero_grad(set_to_none=True)
+        for rows in optimizer.param_groups:
+            rows["lr"] = optimizer.defaults["lr"] * factor
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     return total.item(), usable
 
 
@@ -255,10 +255,9 @@ def restore(
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"The state that should be resumed is of another {name}: {reason}") from error
     for name, optimizer in optimizers.items():
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
+        parameters, state = parameters_of(optimizer), defaultdict(dict)
         for key, value in part(f"optimizer.{name}").items():
             index, field = key.split(".")
             like = parameters[int(index)] if value.dim() else value  # fused Adam wants its moments laid out in memory
-            state.setdefault(int(index), {})[field] = torch.empty_like(like).copy_(value)  # as their parameter is
+            state[int(index)][field] = torch.empty_like(like).copy_(value)  # as their parameter is
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

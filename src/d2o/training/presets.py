@@ -47,7 +47,6 @@ def randomise_weights(record: T) -> T:
 
 
 def noise_batches(student: Denoiser, batch_size: int) -> Iterator[Numbered]:
-    """Yield batches of random images without end, all of them new."""
     index = torch.arange(batch_size)
     while True:
         images = torch.rand(batch_size, *student.pixel_shape) * 2 - 1
@@ -80,8 +79,9 @@ def stable_diffusion(device: str) -> Any:
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     except ImportError as error:
         raise ValueError("Latent images need diffusers: pip install -e '.[diffusers]' in d2o's folder.") from error
-    levels: Any = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    sizes: Any = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
     with torch.device(device):
-        network = AutoencoderKL(**levels, block_out_channels=(128, 256, 512, 512), layers_per_block=2)
+        network = AutoencoderKL(**levels, **sizes)
     network.eval().requires_grad_(False).enable_gradient_checkpointing()
     return network

@@ -98,7 +98,6 @@ class Recipe:
 
     @property
     def needs(self) -> set[str]:
-        """The networks that the objectives want besides the student."""
         return {name for objective in self.objectives for name in objective.needs}
 
     @property
@@ -109,7 +108,6 @@ class Recipe:
 
     @property
     def augments(self) -> bool:
-        """Whether the student's network is told how its images were augmented."""
         return any(objective.augments for objective in self.objectives)
 
     @property
@@ -119,7 +117,6 @@ class Recipe:
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Return the JSON form of a recipe."""
     return json.loads(json.dumps(asdict(recipe)))
 
 
@@ -131,12 +128,17 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 def change(recipe: Recipe, path: str, value: Any) -> Recipe:
     """Return the recipe with one field changed, by its dotted path: `learning_rate`, `objectives.0.r1`."""
-    values = place = to_dict(recipe)
-    for name in path.split("."):
+
+    def find_key(place: Any, name: str) -> Any:
         keys = range(len(place)) if isinstance(place, list) else place if isinstance(place, dict) else ()
         known = {str(key): key for key in keys}
         if name not in known:
             raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}")
-        parent, key, place = place, known[name], place[known[name]]
-    parent[key] = value
+        return known[name]
+
+    values = place = to_dict(recipe)
+    *parents, last = path.split(".")
+    for name in parents:
+        place = place[find_key(place, name)]
+    place[find_key(place, last)] = value
     return from_dict(values)

@@ -33,6 +33,11 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "adm-64": {**ADM, "dropout": 0.10},
 }
 
+
+def full_size(*networks: str) -> Projected:
+    return Projected(networks=networks, size=224, width=512)
+
+
 # The paper's settings (its released scripts; R1 per image as explained at Adversarial).
 CIFAR10: dict[str, Any] = {
     "batch_size": 256,
@@ -40,15 +45,13 @@ CIFAR10: dict[str, Any] = {
     "discriminator_learning_rate": 1e-4,
     "ema_half_life": 500_000,
     "precision": "bfloat16",
-    "discriminator": Projected(networks=("vgg16_bn", "tf_efficientnet_lite0"), size=224, width=512),
+    "discriminator": full_size("vgg16_bn", "tf_efficientnet_lite0"),
 }
 FACES64: dict[str, Any] = {  # FFHQ and AFHQv2 at 64x64
     **CIFAR10,
     "learning_rate": 2e-5,
     "discriminator_learning_rate": 4e-5,
-    "discriminator": Projected(
-        networks=("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"), size=224, width=512
-    ),
+    "discriminator": full_size("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"),
 }
 IMAGENET64: dict[str, Any] = {
     **FACES64,
@@ -59,12 +62,7 @@ IMAGENET64: dict[str, Any] = {
 }
 
 # A first guess for transformers on latents of 256x256 images, measured nowhere yet: the paper leaves them open.
-DIT256: dict[str, Any] = {
-    **IMAGENET64,
-    "batch_size": 256,
-    "micro_batch_size": 8,
-    "learning_rate": 1e-5,
-}
+DIT256: dict[str, Any] = {**IMAGENET64, "batch_size": 256, "micro_batch_size": 8, "learning_rate": 1e-5}
 
 # Two CPU cores, minutes: the demo's settings for 8x8 digits.
 DIGITS_PRETRAIN: dict[str, Any] = {
@@ -159,9 +157,8 @@ RECIPES: dict[str, Recipe] = {
     **{f"cifar10-{name}": apply_settings(CIFAR10, name, 5_000_000) for name in METHODS if name != "pretrain"},
     "cifar10-d2o-200k": apply_settings(CIFAR10, "d2o", 200_000),
     "cifar10-d2o-f-200k": apply_settings(CIFAR10, "d2o-f", 200_000),
-    "cifar10-d2o-lite0": replace(
-        apply_settings(CIFAR10, "d2o", 5_000_000),
-        discriminator=Projected(networks=("tf_efficientnet_lite0",), size=224, width=512),
+    "cifar10-d2o-lite0": apply_settings(
+        {**CIFAR10, "discriminator": full_size("tf_efficientnet_lite0")}, "d2o", 5_000_000
     ),
     "ffhq64-d2o": apply_settings(FACES64, "d2o", 10_000_000),
     "ffhq64-d2o-f": apply_settings(FACES64, "d2o-f", 10_000_000),
@@ -188,14 +185,12 @@ PAPER_FID: dict[str, str] = {  # the paper's one-step FID; none of them has been
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return a recipe by its name; an unknown one is a ValueError that names the nearest."""
     if name not in RECIPES:
         raise ValueError(f"There is no recipe {name!r}: {nearest(name, RECIPES)}")
     return RECIPES[name]
 
 
 def find_backbone(name: str) -> dict[str, Any]:
-    """Return the network of a name, for models that start from random weights."""
     if name not in BACKBONES:
         raise ValueError(f"There is no backbone {name!r}: {nearest(name, BACKBONES)}")
     return BACKBONES[name]

@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
@@ -94,15 +94,6 @@ class Moment:
         )
 
 
-@dataclass
-class History:
-    """What a checkpoint keeps of a run beside the state of its loop; `best` is the lowest KID."""
-
-    seconds: float = 0.0
-    best: float | None = None
-    evaluation: dict[str, Any] | None = None
-
-
 def run(
     directory: str | Path,
     recipe: Recipe,
@@ -127,11 +118,12 @@ def run(
     claimed = claim(directory, recipe, origin or {}, images) if main else nullcontext()
     with claimed, stoppable(accelerator) as asked_to_stop:
         accelerator.wait_for_everyone()
-        resume, history, start = None, History(), 0
+        resume, start = None, 0
+        history: dict[str, Any] = {"seconds": 0.0, "best": None, "evaluation": None}  # `best` is the lowest KID
         if checkpoint.exists():
             resume = _, spec = native.read(checkpoint)
-            history, start = History(spec["seconds"], spec["best"], spec["evaluation"]), spec["images"]
-        seconds = history.seconds
+            history, start = {name: spec[name] for name in history}, spec["images"]
+        seconds = history["seconds"]
         if main:
             forget_after(log, start)
         caches = () if networks.discriminator is None else networks.discriminator.caches
@@ -151,28 +143,30 @@ def run(
 
         def save() -> None:
             if main and progress is not None and not progress.failing:  # the last good checkpoint stays
-                write_checkpoint(checkpoint, progress, history)
+                tensors, numbers = progress.state()
+                content = {**native.describe(progress.ema), "content": "run", **numbers, **history}
+                native.write(checkpoint, {name: t.detach().contiguous().cpu() for name, t in tensors.items()}, content)
 
         try:
             for progress in train(recipe, networks, batches, resume=resume, accelerator=accelerator):
                 losses.append(progress.losses)
-                history.seconds = seconds + time.monotonic() - began
+                history["seconds"] = seconds + time.monotonic() - began
                 line: dict[str, Any] = {}
                 if due(habits.log_every, 200):
                     line = {
                         "images": progress.images,
                         "iteration": progress.iteration,
-                        "seconds": round(history.seconds, 2),
+                        "seconds": round(history["seconds"], 2),
                         "loss": mean(losses),
                         "learning_rate": progress.learning_rate,
                         "skipped": progress.skipped,
                     }
                     losses.clear()
                 if main and evaluate is not None and due(habits.evaluate_every, 1):
-                    history.evaluation = {"images": progress.images, **evaluate(progress.ema)}
-                    line = {"images": progress.images, **line, "evaluation": history.evaluation}
-                    if history.best is None or history.evaluation["kid"] < history.best:
-                        history.best = history.evaluation["kid"]
+                    evaluation = history["evaluation"] = {"images": progress.images, **evaluate(progress.ema)}
+                    line = {"images": progress.images, **line, "evaluation": evaluation}
+                    if history["best"] is None or evaluation["kid"] < history["best"]:
+                        history["best"] = evaluation["kid"]
                         native.save(directory / "best.safetensors", progress.ema)
                 if main and line:
                     with log.open("a") as file:
@@ -180,7 +174,7 @@ def run(
                 if main and due(habits.sample_every, 10):
                     draw_samples(directory, progress, habits)
                 rate = (progress.images - start) / max(time.monotonic() - began, 1e-9)
-                yield Moment(progress, rate, history.evaluation, logged=bool(line))
+                yield Moment(progress, rate, history["evaluation"], logged=bool(line))
                 stopping = asked_to_stop()
                 if stopping or due(habits.save_every, 10) or time.monotonic() - saved > SAVE_SECONDS:
                     save()
@@ -203,13 +197,6 @@ def run(
     accelerator.wait_for_everyone()
 
 
-def write_checkpoint(file: Path, progress: Progress, history: History) -> None:
-    """Replace a run's checkpoint; a reader finds the old one or the new one, whole."""
-    tensors, numbers = progress.state()
-    spec = {**native.describe(progress.ema), "content": "run", **numbers, **asdict(history)}
-    native.write(file, {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, spec)
-
-
 def mean(losses: list[dict[str, float]]) -> dict[str, float]:
     """Average dictionaries of numbers, each name over the dictionaries that have it."""
     names = dict.fromkeys(name for row in losses for name in row)
@@ -217,7 +204,6 @@ def mean(losses: list[dict[str, float]]) -> dict[str, float]:
 
 
 def draw_samples(directory: Path, progress: Progress, habits: Habits) -> None:
-    """Write a grid of the averaged student's images, from the same seeds every time."""
     batches = list(generate(progress.ema, habits.sample_seeds, steps=habits.sample_steps or 1))
     (directory / "samples").mkdir(exist_ok=True)
     write_images(directory / "samples" / f"{progress.images:08d}.png", [to_uint8(torch.cat(batches))])

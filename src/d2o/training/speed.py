@@ -66,7 +66,6 @@ def warn_about_emulation(precision: str, device: torch.device) -> str | None:
 
 
 def time_step(denoiser: Denoiser, precision: str, device: torch.device, count: int = 4) -> float:
-    """Return the seconds of a forward and backward pass of a few images."""
     network = deepcopy(denoiser).replace(precision=getattr(torch, precision)).to(device).requires_grad_(True)
 
     def step() -> None:
@@ -79,7 +78,6 @@ def time_step(denoiser: Denoiser, precision: str, device: torch.device, count: i
 
 @torch.no_grad()
 def time_convolution(kind: torch.dtype) -> float:
-    """Return the seconds of a convolution of some images' size."""
     x, weight = torch.ones(8, 64, 16, 16, dtype=kind), torch.ones(64, 64, 3, 3, dtype=kind)
     return min(timeit.repeat(lambda: torch.nn.functional.conv2d(x, weight, padding=1), number=1, repeat=5))
 

@@ -30,7 +30,6 @@ SERVICES: dict[str, Callable[[Path], tracking.GeneralTracker]] = {
 
 
 def check_service(name: str) -> None:
-    """Raise a ValueError when there is no such service or its package is missing."""
     if name not in SERVICES:
         raise ValueError(f"Runs cannot be tracked by {name!r}: there are {', '.join(SERVICES)}.")
     if importlib.util.find_spec(name) is None:

@@ -41,9 +41,8 @@ class DhariwalUNet(UNet):
         label_dropout: float = 0.0,
         adaptive_scale: bool = True,
     ) -> None:
-        config = check_options(locals())
         super().__init__()
-        self.config = config
+        self.config = check_options(locals())
         self.num_classes, self.label_dropout = num_classes, label_dropout
         embedding_channels = channels * embedding_multiplier
         style = Style(embedding_channels, dropout, EPS, adaptive_scale=adaptive_scale, head_channels=64)

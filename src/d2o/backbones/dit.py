@@ -57,14 +57,13 @@ class DiT(Backbone):
         time_endpoint: bool = False,
         mlp_eps: float = EPS,
     ) -> None:
-        config = check_options(locals())
+        super().__init__()
+        self.config = check_options(locals())
         for whole, part, name in ((resolution, patch_size, "patch_size"), (channels, num_heads, "num_heads")):
             if whole % part:
                 raise ValueError(f"The backbone option {name} = {part} must divide {whole} without remainder.")
         if channels % 4:
             raise ValueError(f"The backbone option channels must be a multiple of 4, not {channels}.")
-        super().__init__()
-        self.config = config
         self.num_classes, self.patch_size = num_classes, patch_size
 
         self.x_embedder = chain(proj=nn.Conv2d(in_channels, channels, patch_size, stride=patch_size))

@@ -177,9 +177,8 @@ class Edm2UNet(UNet):
         attention_balance: float = 0.3,
         clip: float | None = 256.0,
     ) -> None:
-        config = check_options(locals())
         super().__init__()
-        self.config = config
+        self.config = check_options(locals())
         self.num_classes, self.label_balance, self.concat_balance = num_classes, label_balance, concat_balance
         noise_channels, embedding_channels = channels * noise_embedding_multiplier, channels * embedding_multiplier
         style = MPStyle(embedding_channels, head_channels, dropout, residual_balance, attention_balance, clip)

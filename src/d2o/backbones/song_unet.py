@@ -51,11 +51,10 @@ class SongUNet(UNet):
         decoder: str = "standard",
         resample_filter: tuple[int, ...] = (1, 1),
     ) -> None:
-        config = check_options(locals())
+        super().__init__()
+        self.config = check_options(locals())
         if len(resample_filter) % 2:
             raise ValueError("The backbone option resample_filter must have an even number of taps.")
-        super().__init__()
-        self.config = config
         self.num_classes, self.label_dropout = num_classes, label_dropout
         embedding_channels, noise_channels = channels * embedding_multiplier, channels * noise_embedding_multiplier
         style = Style(

@@ -60,7 +60,7 @@ class Churn(NamedTuple):
     inflation: float = 1.003
 
 
-def churned_step(step: Step, churn: Churn, intervals: int, generators: Sequence[np.random.Generator]) -> Step:
+def add_churn(step: Step, churn: Churn, intervals: int, generators: Sequence[np.random.Generator]) -> Step:
     """Return `step` preceded by a rise in noise level: the stochastic variant of any sampler."""
     rise = 1 + min(churn.amount / intervals, 2**0.5 - 1)
 
@@ -141,7 +141,7 @@ def generate(
         classes = None if labels is None else labels[part].to(device)
         step = {"heun": heun_step, "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
         if churn is not None:
-            step = churned_step(step, churn, len(sigmas) - 1, generators)
+            step = add_churn(step, churn, len(sigmas) - 1, generators)
         yield denoiser.decode(sample(lambda x, sigma, c=classes: predict(x, sigma, c), noise, sigmas, step))
 
 

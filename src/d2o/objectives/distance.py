@@ -13,14 +13,14 @@ from d2o.records import RECORD, Real, Whole
 from .objective import Networks
 
 
-class Compare:
+class ImageDistance:
     """A distance: calling one returns a number [N] for images [N,C,H,W] and their targets."""
 
     needs: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True, config=RECORD)
-class PseudoHuber(Compare):
+class PseudoHuber(ImageDistance):
     """sqrt(|a - b|^2 + c^2) - c: squared near 0, Euclidean far away (arXiv 2310.14189, section 3.3).
 
     `c` is by default 0.00054 times the square root of an image's count of numbers.
@@ -35,7 +35,7 @@ class PseudoHuber(Compare):
 
 
 @dataclass(frozen=True, config=RECORD)
-class Squared(Compare):
+class Squared(ImageDistance):
     """The mean squared difference of the pixels."""
 
     kind: Literal["squared"] = "squared"
@@ -45,7 +45,7 @@ class Squared(Compare):
 
 
 @dataclass(frozen=True, config=RECORD)
-class Lpips(Compare):
+class Lpips(ImageDistance):
     """LPIPS on VGG-16 (arXiv 1801.03924), of decoded images at `size` pixels; None leaves them as they are.
 
     `weights` is where VGG-16's come from (auto, hub, random or a file), `linear` where LPIPS' own (auto, mean, a file).

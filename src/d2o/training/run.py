@@ -18,7 +18,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -116,7 +115,7 @@ def run(
     habits, directory = habits or Habits(), Path(directory)
     checkpoint, log = directory / "checkpoint.safetensors", directory / "metrics.jsonl"
     claimed = claim(directory, recipe, origin or {}, images) if main else nullcontext()
-    with claimed, stoppable(accelerator) as asked_to_stop:
+    with claimed, stoppable(accelerator) as should_stop:
         accelerator.wait_for_everyone()
         resume, start = None, 0
         history: dict[str, Any] = {"seconds": 0.0, "best": None, "evaluation": None}  # `best` is the lowest KID
@@ -175,7 +174,7 @@ def run(
                     draw_samples(directory, progress, habits)
                 rate = (progress.images - start) / max(time.monotonic() - began, 1e-9)
                 yield Moment(progress, rate, history["evaluation"], logged=bool(line))
-                stopping = asked_to_stop()
+                stopping = should_stop()
                 if stopping or due(habits.save_every, 10) or time.monotonic() - saved > SAVE_SECONDS:
                     save()
                     saved = time.monotonic()
@@ -200,7 +199,7 @@ def run(
 def mean(losses: list[dict[str, float]]) -> dict[str, float]:
     """Average dictionaries of numbers, each name over the dictionaries that have it."""
     names = dict.fromkeys(name for row in losses for name in row)
-    return {name: fmean(row[name] for row in losses if name in row) for name in names}
+    return {name: sum(values := [row[name] for row in losses if name in row]) / len(values) for name in names}
 
 
 def draw_samples(directory: Path, progress: Progress, habits: Habits) -> None:

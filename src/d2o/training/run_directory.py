@@ -32,10 +32,10 @@ def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Image
         "classes": images.num_classes,
         "fingerprint": images.fingerprint,
     }
-    asked = {"d2o": d2o.__version__, "recipe": to_dict(recipe), "data": data, **origin}
+    request = {"d2o": d2o.__version__, "recipe": to_dict(recipe), "data": data, **origin}
     file = directory / "recipe.json"
     if file.exists():
-        if found := differences({**read_request(file), "d2o": None}, {**asked, "d2o": None}):
+        if found := differences({**read_request(file), "d2o": None}, {**request, "d2o": None}):
             more = f" (and {len(found) - 1} more differ)" if len(found) > 1 else ""
             raise ValueError(f"{directory} holds another run: {found[0]}{more}; choose another directory.")
     elif directory.exists() and (
@@ -49,7 +49,7 @@ def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Image
         raise ValueError(f"A run is at work in {directory}: wait for its end, or choose another directory.") from None
     if not file.exists():
         with atomic(file) as temporary:
-            temporary.write_text(json.dumps(asked, indent=2) + "\n")
+            temporary.write_text(json.dumps(request, indent=2) + "\n")
     for leftover in find_leftovers(directory):
         leftover.unlink()
     return lock

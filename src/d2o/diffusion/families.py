@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from d2o.records import RECORD, nearest, validate
+from d2o.records import RECORD, REGISTER, find, validate
 
 from .noise import SIGMA_MAX, SIGMA_MIN
 from .schedules import LONGEST, noise_levels
@@ -180,7 +180,5 @@ def to_spec(preconditioning: Preconditioning) -> dict:
 def from_spec(spec: dict) -> Preconditioning:
     """Return the preconditioning that `to_spec` described; an unknown kind or number is a ValueError."""
     kind, settings = spec.get("kind"), {name: value for name, value in spec.items() if name != "kind"}
-    if not isinstance(kind, str) or kind not in PRECONDITIONINGS:
-        known = nearest(kind, PRECONDITIONINGS)
-        raise ValueError(f"Unknown preconditioning {kind!r}; {known} --import FILE registers your own")
-    return validate(PRECONDITIONINGS[kind], settings, f"The preconditioning {kind!r}")
+    record = find(kind, PRECONDITIONINGS, "preconditioning", REGISTER)
+    return validate(record, settings, f"The preconditioning {kind!r}")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from itertools import permutations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
@@ -11,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from d2o.discriminators import DISCRIMINATORS, Projected
 from d2o.objectives import OBJECTIVES
 from d2o.objectives.distance import DISTANCES
-from d2o.records import RECORD, Real, Whole, adapter, nearest, validate
+from d2o.records import RECORD, REGISTER, Real, Whole, adapter, find, nearest, validate
 
 
 def one_of(table: Mapping[str, type], what: str, default: str | None = None) -> Callable[[Any], Any]:
@@ -26,11 +27,8 @@ def one_of(table: Mapping[str, type], what: str, default: str | None = None) -> 
         if not isinstance(value, Mapping):
             raise ValueError(f"it is not a record with the kind of {what}")
         kind = value.get("kind", default)
-        if kind not in table:
-            raise ValueError(
-                f"there is no {what} of the kind {kind!r}: {nearest(kind, table)} --import FILE registers your own"
-            )
-        return adapter(table[kind]).validate_python({**value, "kind": kind})
+        record = find(kind, table, f"{what} of the kind", REGISTER.rstrip("."))
+        return adapter(record).validate_python({**value, "kind": kind})
 
     return validate
 
@@ -82,14 +80,13 @@ class Recipe:
         kinds = [objective.kind for objective in self.objectives]
         if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
             raise ValueError(f"the objective {twice} is there twice: name it once, with its weight")
+        for objective, other in permutations(self.objectives, 2):
+            if changed := set(objective.keeps) & set(other.needs):
+                raise ValueError(f"{objective.kind} changes its {min(changed)}, so {other.kind} cannot share it")
+            for name in set(objective.needs) & set(other.needs):
+                if objective.settings_of(name) != other.settings_of(name):
+                    raise ValueError(f"{objective.kind} and {other.kind} share one {name}: give it one setting")
         for objective in self.objectives:
-            others = [other for other in self.objectives if other is not objective]
-            for other in others:
-                if changed := set(objective.keeps) & set(other.needs):
-                    raise ValueError(f"{objective.kind} changes its {min(changed)}, so {other.kind} cannot share it")
-                for name in set(objective.needs) & set(other.needs):
-                    if objective.settings_of(name) != other.settings_of(name):
-                        raise ValueError(f"{objective.kind} and {other.kind} share one {name}: give it one setting")
             if self.duration < objective.shortest * self.batch_size:
                 raise ValueError(
                     f"{objective.kind} needs at least {objective.shortest} iterations: let duration be "

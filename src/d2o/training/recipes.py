@@ -7,7 +7,7 @@ from d2o.data.augmentation import Augmentation
 from d2o.discriminators import Perceptual, Projected
 from d2o.objectives import Adversarial, Denoising
 from d2o.objectives.distance import Lpips
-from d2o.records import nearest
+from d2o.records import find
 
 from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE
 from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH
@@ -185,15 +185,11 @@ PAPER_FID: dict[str, str] = {  # the paper's one-step FID; none of them has been
 
 
 def find_recipe(name: str) -> Recipe:
-    if name not in RECIPES:
-        raise ValueError(f"There is no recipe {name!r}: {nearest(name, RECIPES)}")
-    return RECIPES[name]
+    return find(name, RECIPES, "recipe")
 
 
 def find_backbone(name: str) -> dict[str, Any]:
-    if name not in BACKBONES:
-        raise ValueError(f"There is no backbone {name!r}: {nearest(name, BACKBONES)}")
-    return BACKBONES[name]
+    return find(name, BACKBONES, "backbone")
 
 
 __all__ = ["BACKBONES", "D2O", "D2O_F", "METHODS", "PRETRAIN", "RECIPES", "SCRATCH", "Recipe", "find_recipe"]

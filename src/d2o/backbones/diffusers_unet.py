@@ -15,8 +15,8 @@ from .unet import check_halvings
 DOWN = several(choice("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"), 1, 10)
 UP = several(choice("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"), 1, 10)
 
-# What UNet2DModel takes beside the sizes of its images: its name -> its default and what it may be. A network that says
-# more than this is refused, because it would not be the one that was trained.
+# What UNet2DModel takes beside the sizes of its images: its name -> its default and what it may be. A network with
+# other settings is refused, because it would not be the one that was trained.
 SETTINGS: dict[str, tuple[Any, Option]] = {
     "center_input_sample": (False, FLAG),
     "time_embedding_type": ("positional", choice("positional")),

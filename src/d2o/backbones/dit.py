@@ -99,7 +99,7 @@ class DiT(Backbone):
             return self.unpatchify(self.final_layer(tokens.float(), embeddings[0]), x)
 
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None) -> list[Tensor]:
-        """Return for each block the vectors [N, channels] that tell it about time and class."""
+        """Return for each block the embeddings [N, channels] of time and class."""
         none = torch.full((x.shape[0],), self.num_classes, device=x.device)
         label = none if label is None else check_label(label, x, self.num_classes)
         label = torch.where(label < 0, none, label)
@@ -190,7 +190,7 @@ def modulate(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float = EPS) -> 
 def positions(side: int, channels: int) -> Tensor:
     """Return fixed vectors [side * side, channels] for the places of a grid, row by row.
 
-    The first half tells the column, the second the row: sines, then cosines, of frequencies from 1 to 1/10000.
+    The first half encodes the column, the second the row: sines, then cosines, of frequencies from 1 to 1/10000.
     """
     frequencies = 10_000 ** -(torch.arange(channels // 4, dtype=torch.float64) / (channels // 4))
     phase = torch.arange(side, dtype=torch.float64)[:, None] * frequencies

@@ -1,4 +1,4 @@
-"""The skeleton of every U-Net here: which blocks stand where, and the way through them.
+"""The skeleton of every U-Net here: the order of its blocks, and the forward pass through them.
 
 The names of blocks and parameters are those of the public EDM and EDM2 checkpoints.
 """

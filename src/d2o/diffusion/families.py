@@ -60,7 +60,7 @@ class EDM:
 class Boundary:
     """The boundary form of consistency models, used by D2O students: D(x, sigma_min) = x (arXiv 2303.01469, C).
 
-    The network is told time_scale times ln(sigma): EDM's is a quarter, that of OpenAI's consistency models 250.
+    The network's input is time_scale times ln(sigma): EDM's is a quarter, that of OpenAI's consistency models 250.
     """
 
     kind: ClassVar[str] = "boundary"
@@ -110,8 +110,8 @@ class VE:
 class Discrete:
     """Variance preserving, discrete times 0 to steps - 1: the schedule's name and range, or `betas` themselves.
 
-    At time t the noise level is sqrt((1 - a) / a), where a is the product of 1 - beta up to t; the network is told the
-    time whose level is nearest, by `nearest` "ratio" (in ln(sigma)) or "difference" (as EDM does for iDDPM).
+    At time t the noise level is sqrt((1 - a) / a), where a is the product of 1 - beta up to t; the network's input is
+    the time whose level is nearest, by `nearest` "ratio" (in ln(sigma)) or "difference" (as EDM does for iDDPM).
     `sigma_max` is at most the schedule's own.
     """
 

@@ -113,10 +113,10 @@ def generate(
 ) -> Iterator[Tensor]:
     """Yield batches of images [n,C,H,W] float32 in about [-1, 1]; image i depends on `seeds[i]` (and its label) only.
 
-    The walk starts at the denoiser's `sigma_max`; latent images are decoded.
+    Sampling starts at the denoiser's `sigma_max`; latent images are decoded.
     `label` is one class for all or one a seed; by default image i of a conditional model gets class
     `seed modulo num_classes`. `sampler` "renoise" visits sigma_max and then `middle_sigmas` (or Karras sigmas).
-    A generator of several steps walks its own middle sigmas by "renoise" where neither these nor `steps` are given.
+    A generator of several steps visits its own middle sigmas by "renoise" where neither these nor `steps` are given.
     `guidance` is the scale of classifier-free guidance, which takes two calls of the denoiser unless it is 1.
     """
     if sampler not in SAMPLERS:

@@ -17,7 +17,7 @@ from .batch import Batch
 class Networks:
     """All networks of a run; those after `ema` are there only if an objective needs them.
 
-    `target` is a short average of the student, `perceptual` the network of a distance between images, `extra` holds
+    `target` is a short average of the student, `perceptual` the network of a distance between images, `extra` has
     the networks that objectives have under names of their own. `networks["target"]` finds any of them.
     """
 
@@ -68,7 +68,7 @@ class Step(NamedTuple):
 class Objective:
     """The base of all objectives: calling one returns the student's loss per image [N]; the loop averages.
 
-    Beside its loss a plain objective says nothing: everything below has a default that means none.
+    A plain objective defines its loss alone: everything below has a default that means none.
     """
 
     kind: str = ""
@@ -83,7 +83,7 @@ class Objective:
     dropout: ClassVar[bool] = False
     """Whether the student trains with its backbone's dropout."""
     augments: ClassVar[bool] = False
-    """Whether the student's network is told how its images were augmented."""
+    """Whether the student's network takes the labels of augmented images."""
     shortest: ClassVar[int] = 0
     """The fewest iterations that a run must have."""
 

@@ -79,7 +79,7 @@ def finetune(
     """Train a model by a recipe in the directory `out`, or continue there, to the end.
 
     Teacher, data and recipe are objects, paths or names; `changes` are fields of the recipe, such as `duration=20_000`,
-    and `precision="auto"` takes the one that trains faster here. `origin` tells in JSON what the run was made from, and
+    and `precision="auto"` takes the one that trains faster here. `origin` names in JSON what the run was made from, and
     is compared when it continues: by default the teacher's path, or the hash of its weights. `networks` may put a
     discriminator of one's own into the run; `watch` shows how training goes, and `counted` how evaluations do.
 

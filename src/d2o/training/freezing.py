@@ -1,7 +1,4 @@
-"""Freezing by role, name, block or resolution: which parameters a recipe leaves alone.
-
-Every backbone says what role each of its own has.
-"""
+"""Freezing by role, name, block or resolution; every backbone knows the roles of its parameters."""
 
 import re
 from collections.abc import Collection

@@ -104,7 +104,7 @@ def run(
     evaluate: Evaluate | None = None,
     accelerator: Accelerator | None = None,
 ) -> Iterator[Moment]:
-    """Train in a directory, or continue what stands there; yield after every iteration.
+    """Train in a directory, or continue the run that is there; yield after every iteration.
 
     `origin` says in JSON where weights and data came from and is compared when continuing; the lowest `kid` of
     `evaluate` chooses best.safetensors. Raises Interrupted after Ctrl-C, ValueError for a directory that contains
@@ -184,7 +184,7 @@ def run(
         except Diverged as error:
             good = f"The last good checkpoint is {checkpoint}" if checkpoint.exists() else "Nothing was saved yet"
             raise Diverged(f"{error} {good}.") from error
-        except (ValueError, OSError):  # the data: the networks stand as they stood after the last iteration
+        except (ValueError, OSError):  # of the data: the networks are as they were after the last iteration
             save()
             raise
         if main and progress is None:

@@ -17,7 +17,7 @@ from .recipe import Recipe, from_dict, to_dict
 LOCK = ".lock"
 """An empty file in the directory; a run locks it while it works, and the system unlocks it when the run ends."""
 CONTENTS = {"data.name": "data.fingerprint", "data": "fingerprint"}
-"""Where records of a run, or of a result, keep the name of their data, and where what tells it from other data."""
+"""Where records of a run, or of a result, keep the name of their data, and where its fingerprint."""
 
 
 def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Images) -> AbstractContextManager[Any]:

@@ -32,7 +32,8 @@ __all__ = [
 
 def build(spec: Mapping[str, Any]) -> Backbone:
     """Build the backbone that `{"kind": name, **config}` describes; a wrong spec is a ValueError that names the fix."""
-    kind, options = spec.get("kind"), {name: value for name, value in spec.items() if name != "kind"}
+    options = dict(spec)
+    kind = options.pop("kind", None)
     backbone = find(kind, BACKBONES, "backbone of the kind", REGISTER)
     known = inspect.signature(backbone).parameters
     for name in options:

@@ -179,6 +179,7 @@ def to_spec(preconditioning: Preconditioning) -> dict:
 
 def from_spec(spec: dict) -> Preconditioning:
     """Return the preconditioning that `to_spec` described; an unknown kind or number is a ValueError."""
-    kind, settings = spec.get("kind"), {name: value for name, value in spec.items() if name != "kind"}
+    settings = dict(spec)
+    kind = settings.pop("kind", None)
     record = find(kind, PRECONDITIONINGS, "preconditioning", REGISTER)
     return validate(record, settings, f"The preconditioning {kind!r}")

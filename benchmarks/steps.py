@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--operators", metavar="KIND", help="profile d2o_f, d2o or pretrain instead")
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    student = recipes.named(options.recipe)
+    student = recipes.find_recipe(options.recipe)
     sizes: dict[str, Any] = {"batch_size": options.batch or student.batch_size, "precision": "float32"}
     small = {**recipes.BACKBONES["small"], "attention_resolutions": [8]}
     teacher = load(options.model) if options.model else new_denoiser(small, (3, 16, 16), 10)

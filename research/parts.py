@@ -21,7 +21,7 @@ from d2o.analysis.network import block_of, places
 from d2o.analysis.paths import Sampling
 from d2o.analysis.report import Table
 from d2o.diffusion.denoiser import Denoiser
-from d2o.training.freezing import d2o_f, roles_of
+from d2o.training.freezing import default_rules, roles_of
 from d2o.training.recipe import Recipe
 
 Trial = tuple[str, str, str]
@@ -96,7 +96,7 @@ def study(options: Options) -> None:
         return [fine_tune(measurement, name, replace(recipe, frozen=rules), teacher, i) for i in every]
 
     untuned = [measure(measurement, "untuned", teacher, i) for i in every]
-    everything, convolutions = train("everything", ()), train("d2o-f", d2o_f(teacher))
+    everything, convolutions = train("everything", ()), train("d2o-f", default_rules(teacher))
     parts = {kind: parts_of(teacher, kind) for kind in options.kinds}
     asked = [(mode, kind, part) for kind, mode in product(options.kinds, options.modes) for part in parts[kind]]
     results = {

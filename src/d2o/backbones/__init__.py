@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from d2o.records import nearest
+from d2o.records import REGISTER, find, nearest
 
 from .backbone import Backbone
 from .dhariwal_unet import DhariwalUNet
@@ -34,19 +34,15 @@ def build(spec: Mapping[str, Any]) -> Backbone:
     """Build the backbone that `{"kind": name, **config}` describes; a wrong spec is a ValueError that names the fix."""
     options = dict(spec)
     kind = options.pop("kind", None)
-    if not isinstance(kind, str) or kind not in BACKBONES:
-        raise ValueError(
-            f"Unknown backbone kind {kind!r}; {nearest(kind, BACKBONES).removesuffix('.')}. "
-            "Register one of your own with --import FILE."
-        )
-    known = inspect.signature(BACKBONES[kind]).parameters
+    backbone = find(kind, BACKBONES, "backbone of the kind", REGISTER)
+    known = inspect.signature(backbone).parameters
     for name in options:
         if name not in known:
             raise ValueError(f"The backbone {kind!r} has no option {name!r}; {nearest(name, known)}")
     missing = [name for name, option in known.items() if option.default is option.empty and name not in options]
     if missing:
         raise ValueError(f"The backbone {kind!r} needs the options {', '.join(missing)}.")
-    return BACKBONES[kind](**options)
+    return backbone(**options)
 
 
 def add_augmentation_labels(backbone: nn.Module, extra: int) -> nn.Module:

@@ -54,7 +54,7 @@ def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted:
 
     log.info("3/3  Comparing %s images of each", f"{IMAGES:,}")
     since = time.monotonic()
-    evaluations, images = evaluate_generators(digits, teacher, student, recipes.named(name).judged_by, counted)
+    evaluations, images = evaluate_generators(digits, teacher, student, recipes.find_recipe(name).judged_by, counted)
     seconds = {"pretrain": pretrained.seconds, "finetune": finetuned.seconds, "evaluate": time.monotonic() - since}
     rates = {"teacher": measure_rate(teacher, TEACHER_STEPS, 250), "student": measure_rate(student, 1, IMAGES)}
     share, kids = finetuned.share, {name: evaluation.distances.kid for name, evaluation in evaluations.items()}
@@ -89,7 +89,7 @@ def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted:
 
 def habits(recipe: str, evaluations: int) -> Habits:
     """Return how often one of the two runs is evaluated, and what it draws."""
-    every = recipes.named(recipe).duration // evaluations
+    every = recipes.find_recipe(recipe).duration // evaluations
     return Habits(evaluate_every=every, evaluate_images=IMAGES // 4, sample_seeds=SHOWN)
 
 

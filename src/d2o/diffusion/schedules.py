@@ -12,7 +12,6 @@ LONGEST = 100_000
 
 
 def line(start: float, end: float, steps: int) -> Tensor:
-    """Return numbers [steps] from `start` to `end`."""
     return torch.linspace(start, end, steps, dtype=torch.float64, device="cpu")
 
 

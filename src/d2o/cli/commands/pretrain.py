@@ -14,8 +14,8 @@ import tyro
 from d2o.cli.options import DataOptions, parse
 from d2o.cli.progress import counted, say, watch
 from d2o.cli.training import RunOptions, show_result
-from d2o.training.fit import backbone_named, pretrain
-from d2o.training.recipes import BACKBONES
+from d2o.training.fit import pretrain
+from d2o.training.recipes import BACKBONES, find_backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     recipe = options.open_recipe(
         options.recipe,
         {
-            "backbone": options.backbone and backbone_named(options.backbone),
+            "backbone": options.backbone and find_backbone(options.backbone),
             "objectives.0.augmentation": {} if options.augment else None,
         },
     )

@@ -14,7 +14,7 @@ import yaml
 
 from d2o.cli.options import parse, tell
 from d2o.training.recipe import Recipe, to_dict
-from d2o.training.recipes import PAPER_FID, RECIPES, named
+from d2o.training.recipes import PAPER_FID, RECIPES, find_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +31,14 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o recipes`."""
     options = parse(Recipes, "recipes", arguments, __doc__)
     if options.json:
-        shown = RECIPES if options.name is None else {options.name: named(options.name)}
+        shown = RECIPES if options.name is None else {options.name: find_recipe(options.name)}
         records = {name: to_dict(recipe) for name, recipe in shown.items()}
         tell(records if options.name is None else records[options.name], "", as_json=True)
         return
     if options.name is None:
         print("\n".join(row(name, recipe) for name, recipe in RECIPES.items()))
         return
-    recipe = named(options.name)
+    recipe = find_recipe(options.name)
     if options.name in PAPER_FID:
         print(f"# The paper's FID in one step: {PAPER_FID[options.name]}. Not yet reproduced with d2o.")
     print(yaml.safe_dump(to_dict(recipe), sort_keys=False), end="")

@@ -150,6 +150,12 @@ def derive_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def rename(name: str, modules: Mapping[str, str]) -> str:
+    """Return a parameter's name with its module called as a table says; of a module that is not there, as it is."""
+    module, _, kind = name.rpartition(".")
+    return f"{modules[module]}.{kind}" if module in modules else name
+
+
 def fill(path: Path, module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put `tensors` into a module, names and shapes exactly; the first five differences are named."""
     wanted = module.state_dict()

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +30,7 @@ FORMAT = 1
 SPEC = "d2o"
 """The metadata key of the JSON description."""
 CONFIG = "config"
-"""That of the description in safetensors files with the names of EDM's classes."""
+"""That of safetensors files with the names of EDM's classes."""
 MOST_STEPS = 1000
 
 
@@ -47,10 +47,8 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
     """Return the JSON description from which `build` makes the same denoiser with other weights."""
     backbone = denoiser.backbone
     if not isinstance(backbone, backbones.Backbone) or backbone.kind not in backbones.BACKBONES:
-        raise CheckpointError(
-            f"A backbone of class {type(backbone).__name__} cannot be described in a file; derive it "
-            f"from d2o.backbones.Backbone, and add it to d2o.backbones.BACKBONES."
-        )
+        remedy = "derive it from d2o.backbones.Backbone, and add it to d2o.backbones.BACKBONES"
+        raise CheckpointError(f"A {type(backbone).__name__} cannot be described in a file: {remedy}.")
     spec = {
         "format": FORMAT,
         "content": "denoiser",
@@ -62,11 +60,8 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
         "one_step": denoiser.one_step,
         "judged_by": list(denoiser.judged_by),
     }
-    if denoiser.middle_sigmas:
-        spec["middle_sigmas"] = list(denoiser.middle_sigmas)
-    if isinstance(denoiser.codec, Autoencoder):
-        spec["codec"] = denoiser.codec.to_spec()
-    return spec
+    spec |= {"middle_sigmas": list(denoiser.middle_sigmas)} if denoiser.middle_sigmas else {}
+    return spec | ({"codec": denoiser.codec.to_spec()} if isinstance(denoiser.codec, Autoencoder) else {})
 
 
 def compose(backbone: dict[str, Any], family: Mapping[str, Any], **others: Any) -> dict[str, Any]:
@@ -99,12 +94,9 @@ def check_sizes(backbone: torch.nn.Module, shape: Any, classes: Any) -> None:
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)):
         raise ValueError(f"image_shape is {shape}, not three whole numbers")
     config: Any = backbone.config
-    given = {"in_channels": shape[0], "resolution": shape[1], "num_classes": classes}
-    for name, value in given.items():
+    for name, value in (*zip(("in_channels", "resolution", "resolution"), shape, strict=True), ("num_classes", classes)):
         if type(value) is not int or value != config.get(name, value):
             raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
-    if "resolution" in config and shape[1] != shape[2]:
-        raise ValueError(f"the network makes square images, but image_shape is {shape}")
 
 
 @dataclass(frozen=True)
@@ -120,11 +112,10 @@ class Fields:
 
 def read_fields(spec: Mapping[str, Any], sigma_max: float) -> dict[str, Any]:
     """Return the denoiser's other fields of a description; a wrong one is a ValueError."""
-    names = [field.name for field in fields(Fields)]
-    found = validate(Fields, {name: spec[name] for name in names if name in spec}, "its description")
+    found = validate(Fields, spec, "its description")
     if not all(a > b > 0 for a, b in pairwise([sigma_max, *found.middle_sigmas])):
         raise ValueError(f"its middle_sigmas, {found.middle_sigmas}, do not fall from {sigma_max:g} to above 0")
-    return {name: getattr(found, name) for name in names}
+    return vars(found)
 
 
 def derive_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,26 +152,20 @@ def fill(path: Path, module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> 
     wanted = module.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
     problems += [f"{name} is not part of the network" for name in tensors if name not in wanted]
-    problems += [
-        f"{name} has shape {list(tensors[name].shape)}, not {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
+    shapes = {name: (list(tensors[name].shape), list(wanted[name].shape)) for name in wanted if name in tensors}
+    problems += [f"{name} has shape {a}, not {b}" for name, (a, b) in shapes.items() if a != b]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise MismatchError(f"{path} does not fit the network that it describes: {'; '.join(problems[:5])}{more}.")
-    dtypes = {name: wanted[name].dtype for name in tensors}
-    module.load_state_dict({name: t.to(dtypes[name]) for name, t in tensors.items()}, strict=True, assign=True)
+    module.load_state_dict({name: t.to(wanted[name].dtype) for name, t in tensors.items()}, assign=True)
 
 
 def read(path: Path, meta: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors (with `meta`: only their shapes) and the JSON description of one of our files."""
     with open_file(path) as file:
         return read_tensors(file, meta), read_description(path, file.metadata())
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Return the JSON description of one of our files, without its tensors."""
     with open_file(path) as file:
         return read_description(path, file.metadata())
 
@@ -201,12 +186,10 @@ def read_tensors(file: Any, meta: bool = False) -> dict[str, Tensor]:
 
 
 def read_description(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return the JSON description in a file's metadata."""
     try:
         spec = json.loads((metadata or {})[SPEC])
     except (KeyError, ValueError, RecursionError) as error:
-        message = f"{path} is a safetensors file without d2o's description of the network."
-        raise UnsupportedCheckpointError(message) from error
+        raise UnsupportedCheckpointError(f"{path} has no description of its network that d2o can read.") from error
     if not isinstance(spec, dict) or spec.get("format") != FORMAT:
         raise UnsupportedCheckpointError(f"{path} has a description of another format than this version's, {FORMAT}.")
     return spec if "one_step" in spec else spec | derive_fields(spec)

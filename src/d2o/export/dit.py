@@ -7,7 +7,7 @@ from torch import Tensor
 
 from d2o.backbones.dit import DiT, TimeEmbedder
 from d2o.checkpoints import native
-from d2o.checkpoints.readers.dit import FIXED, locate_modules
+from d2o.checkpoints.readers.dit import FIXED, HEAD_DIM, OUTPUTS, SETTINGS, locate_modules
 from d2o.diffusion.denoiser import Denoiser
 
 
@@ -33,17 +33,8 @@ def to_diffusers(denoiser: Denoiser) -> tuple[dict[str, Any], dict[str, Tensor]]
         for kind in ("weight", "bias"):
             parts = tensors.pop(f"blocks.{index}.attn.qkv.{kind}").chunk(3)
             tensors |= {f"blocks.{index}.attn.{q}.{kind}": part for q, part in zip("qkv", parts, strict=True)}
-    config = {
-        "num_attention_heads": options["num_heads"],
-        "attention_head_dim": options["channels"] // options["num_heads"],
-        "in_channels": options["in_channels"],
-        "out_channels": options["out_channels"],
-        "num_layers": options["num_blocks"],
-        "sample_size": options["resolution"],
-        "patch_size": options["patch_size"],
-        "num_embeds_ada_norm": options["num_classes"],
-        "norm_eps": options["mlp_eps"],
-        **FIXED,
-    }
+    config = {theirs: options[ours] for theirs, (ours, _) in SETTINGS.items()}
+    head_dim = options["channels"] // options["num_heads"]
+    config |= {HEAD_DIM: head_dim, OUTPUTS: options["out_channels"], **FIXED}
     modules = {ours: theirs for theirs, ours in locate_modules(tensors).items()}
     return config, {native.rename(name, modules): tensor.contiguous() for name, tensor in tensors.items()}

@@ -18,8 +18,6 @@ from d2o.errors import name_file
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Attention heads of the published widths S, B, L and XL: the weights do not show them."""
-MARKS = ("x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.adaLN_modulation.1.weight", "pos_embed")
-LAST_LAYER = ("final_layer.linear.weight", "final_layer.linear.bias")
 
 # diffusers' names of the original modules; its blocks have embedders of their own, and q, k and v apart.
 OUTER = {
@@ -39,17 +37,17 @@ BLOCK = {
     "ff.net.0.proj": "mlp.fc1",
     "ff.net.2": "mlp.fc2",
 }
-DIFFUSERS_DEFAULTS: dict[str, Any] = {
-    "num_attention_heads": 16,
-    "attention_head_dim": 72,
-    "in_channels": 4,
-    "out_channels": None,
-    "num_layers": 28,
-    "sample_size": 32,
-    "patch_size": 2,
-    "num_embeds_ada_norm": 1000,
-    "norm_eps": 1e-5,
+SETTINGS = {
+    "sample_size": ("resolution", 32),
+    "in_channels": ("in_channels", 4),
+    "num_embeds_ada_norm": ("num_classes", 1000),
+    "patch_size": ("patch_size", 2),
+    "num_layers": ("num_blocks", 28),
+    "num_attention_heads": ("num_heads", 16),
+    "norm_eps": ("mlp_eps", 1e-5),
 }
+"""diffusers' name of a setting -> ours, and diffusers' default. The width is `num_attention_heads` times HEAD_DIM."""
+HEAD_DIM, OUTPUTS = "attention_head_dim", "out_channels"
 FIXED: dict[str, Any] = {
     "norm_type": "ada_norm_zero",
     "activation_fn": "gelu-approximate",
@@ -62,7 +60,8 @@ IGNORED = ("dropout", "norm_num_groups", "upcast_attention", "attention_type")
 
 def recognise(state: Mapping[str, Any]) -> bool:
     """Return whether these are weights of facebookresearch/DiT."""
-    return all(name in state for name in MARKS)
+    names = {"x_embedder.proj.weight", "blocks.0.adaLN_modulation.1.weight", "final_layer.linear.weight", "pos_embed"}
+    return names <= state.keys()
 
 
 def from_state(state: Mapping[str, Tensor], path: Path, num_heads: int | None = None) -> Denoiser:
@@ -93,7 +92,7 @@ def translate_diffusers(
 def drop_sigma(tensors: dict[str, Tensor], spec: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return weights under our names, the last layer's without the half that predicts sigma."""
     side, channels = spec["backbone"]["patch_size"] ** 2, spec["backbone"]["out_channels"]
-    for name in LAST_LAYER:
+    for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
         if name in tensors and len(tensors[name]) == 2 * side * channels:
             rows = tensors[name].unflatten(0, (side, 2, channels))  # of each pixel: the noise, then sigma
             tensors[name] = rows[:, 0].flatten(0, 1)
@@ -137,30 +136,19 @@ def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[
 def describe_diffusers(config: Mapping[str, Any], family: Mapping[str, Any], shared: bool) -> dict[str, Any]:
     """Return the description, as in our own files, of what a DiTTransformer2DModel's config says."""
     for name, value in config.items():
-        if name in DIFFUSERS_DEFAULTS or name in IGNORED or name.startswith("_"):
+        if name in (*SETTINGS, HEAD_DIM, OUTPUTS, *IGNORED) or name.startswith("_"):
             continue
         if value != FIXED[name] if name in FIXED else value not in (None, False):
             known = ", ".join(f"{key} = {value}" for key, value in FIXED.items())
             raise ValueError(f"it has {name[:60]} = {str(value)[:60]}; of transformers d2o reads DiT, with {known}")
-    given = {name: config.get(name, default) for name, default in DIFFUSERS_DEFAULTS.items()}
-    if not all(type(given[name]) is int for name in given if name not in ("out_channels", "norm_eps")):
+    options = {ours: config.get(theirs, default) for theirs, (ours, default) in SETTINGS.items()}
+    head_dim, channels, outputs = config.get(HEAD_DIM, 72), options["in_channels"], config.get(OUTPUTS)
+    if not all(type(size) is int for size in (head_dim, channels, options["num_heads"], options["num_blocks"])):
         raise ValueError("its config is not a DiT's: sizes must be whole numbers")
-    in_channels, outputs = given["in_channels"], given["out_channels"]
-    backbone = {
-        "kind": "dit",
-        "resolution": given["sample_size"],
-        "in_channels": in_channels,
-        "out_channels": count_noise_channels(in_channels if outputs is None else outputs, in_channels),
-        "num_classes": given["num_embeds_ada_norm"],
-        "patch_size": given["patch_size"],
-        "channels": given["num_attention_heads"] * given["attention_head_dim"],
-        "num_blocks": given["num_layers"],
-        "num_heads": given["num_attention_heads"],
-        "embedders": "shared" if shared else "per block",
-        "time_endpoint": True,
-        "mlp_eps": given["norm_eps"],
-    }
-    return native.compose(backbone, family)
+    options["channels"] = options["num_heads"] * head_dim
+    options["out_channels"] = count_noise_channels(channels if outputs is None else outputs, channels)
+    options |= {"embedders": "shared" if shared else "per block", "time_endpoint": True}
+    return native.compose({"kind": "dit", **options}, family)
 
 
 def count_noise_channels(outputs: object, in_channels: int) -> int:

@@ -60,18 +60,18 @@ def make(
         if latents := describe_latents(encoder, spec["image_shape"][0]):
             provenance = {**provenance, "latents": latents}
     spec |= {"provenance": provenance, "codec": latents}
-    if others := [name for name in state if not name.startswith("unet.") and name not in UNCERTAINTY]:
+    tensors = {name: tensor for name, tensor in state.items() if name not in UNCERTAINTY}
+    if others := [name for name in tensors if not name.startswith("unet.")]:
         raise MismatchError(f"{path} contains weights that no EDM2 network has: {', '.join(others[:5])}.")
-    tensors = {f"backbone.{name[5:]}": tensor for name, tensor in state.items() if name.startswith("unet.")}
+    tensors = {f"backbone.{name.removeprefix('unet.')}": tensor for name, tensor in tensors.items()}
     return native.make(path, spec, tensors)
 
 
 def describe(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the description, as in our own files, of what the class makes of these; ValueError for wrong ones."""
     check_known(CLASS, settings, (*ARGUMENTS, *OTHERS))
-    for name in NEEDED:
-        if name not in settings:
-            raise ValueError(f"it does not say its {name}")
+    if missing := [name for name in NEEDED if name not in settings]:
+        raise ValueError(f"it does not say its {missing[0]}")
     if settings.get("resample_filter", BOX) not in (BOX, tuple(BOX)):
         raise ValueError("it resamples with another filter than (1, 1), which d2o does not do")
     options = {ours: settings[theirs] for theirs, ours in ARGUMENTS.items() if theirs in settings}
@@ -102,7 +102,7 @@ def describe_latents(encoder: Mapping[str, Any] | None, channels: int) -> dict[s
 
 
 def read_numbers(values: Any) -> list[float]:
-    """Return the numbers of an array, tensor or list as floats; nothing for anything else."""
+    """Return the numbers of an array, tensor or list; nothing for anything else."""
     try:
         return torch.as_tensor(values, dtype=torch.float64).flatten().tolist()
     except (TypeError, ValueError, RuntimeError, OverflowError):

@@ -53,12 +53,10 @@ def fetch(address: str, sha256: str | None = None) -> Path:
 
 
 def is_address(path: object) -> bool:
-    """Return whether a path is an address to fetch."""
     return isinstance(path, str) and re.match(r"[a-z]+://", path) is not None
 
 
 def cache_folder() -> Path:
-    """Return where fetched files are kept: D2O_CACHE, or the platform's place."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     if sys.platform == "win32":
@@ -69,12 +67,10 @@ def cache_folder() -> Path:
 
 
 def is_cached(path: Path, sha256: str | None) -> bool:
-    """Return whether the cache contains a file, with the hash that is wanted."""
     return path.exists() and (sha256 is None or sha256_of(path) == sha256.lower())
 
 
 def verify(address: str, file: Path, sha256: str | None) -> None:
-    """Raise unless a file has the hash that is wanted."""
     if sha256 is not None and (found := sha256_of(file)) != sha256.lower():
         raise MalformedCheckpointError(
             f"{address} has SHA-256 {found}, not {sha256}: check the address and the hash; the file is not used."
@@ -82,7 +78,6 @@ def verify(address: str, file: Path, sha256: str | None) -> None:
 
 
 def resolve(address: str) -> str:
-    """Return the https address that is meant."""
     if address.startswith("hf://"):
         repository, revision, file = split_hub_address(address)
         hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
@@ -92,7 +87,6 @@ def resolve(address: str) -> str:
 
 
 def split_hub_address(address: str) -> tuple[str, str | None, str]:
-    """Return repository, revision and file of an hf:// address."""
     match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/([^@?#]+)", address)
     if match is None or ".." in address:
         raise CheckpointError(f"{address} does not name a file: write hf://OWNER/REPOSITORY/FILE.")
@@ -111,7 +105,6 @@ def find_in_cache_of_hub(address: str) -> list[Path]:
 
 
 def check_address(address: str) -> None:
-    """Raise for an address that is not fetched, because others could change its content on the way."""
     try:
         parts = urlsplit(address)
     except ValueError as error:
@@ -121,8 +114,6 @@ def check_address(address: str) -> None:
 
 
 class SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects to addresses that would themselves be fetched, and to no others."""
-
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         check_address(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)

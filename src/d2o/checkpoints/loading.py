@@ -73,7 +73,6 @@ def read(place: Place, request: Request) -> Denoiser:
 
 
 def is_difference(place: Place) -> bool:
-    """Return whether a model is stored as a difference to its base."""
     is_own = place.form == "safetensors" and not native.is_foreign(place.path)
     return is_own and native.read_header(place.path).get("content") == delta.CONTENT
 
@@ -92,7 +91,6 @@ def read_safetensors(request: Request) -> Denoiser:
 
 
 def read_native(path: Path, request: Request) -> Denoiser:
-    """Read one of our own files: a denoiser, a difference, or the state of a run, whose average it is."""
     tensors, spec = native.read(path, request.meta)
     if spec.get("content") == "run":
         tensors = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}

@@ -72,7 +72,6 @@ def compose(backbone: dict[str, Any], family: Mapping[str, Any], **others: Any) 
 
 
 def make(path: Path, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Denoiser:
-    """Make the denoiser that a description asks for, with these weights, in eval mode."""
     denoiser = build(path, spec)
     fill(path, denoiser, tensors)
     return denoiser.eval()
@@ -94,15 +93,16 @@ def check_sizes(backbone: torch.nn.Module, shape: Any, classes: Any) -> None:
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)):
         raise ValueError(f"image_shape is {shape}, not three whole numbers")
     config: Any = backbone.config
-    for name, value in (*zip(("in_channels", "resolution", "resolution"), shape, strict=True), ("num_classes", classes)):
+    for name, value in (
+        *zip(("in_channels", "resolution", "resolution"), shape, strict=True),
+        ("num_classes", classes),
+    ):
         if type(value) is not int or value != config.get(name, value):
             raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What a description says of a denoiser besides its network."""
-
     provenance: dict[str, Any] = field(default_factory=dict)
     one_step: StrictBool = False
     judged_by: tuple[StrictStr, ...] = ()
@@ -111,7 +111,6 @@ class Fields:
 
 
 def read_fields(spec: Mapping[str, Any], sigma_max: float) -> dict[str, Any]:
-    """Return the denoiser's other fields of a description; a wrong one is a ValueError."""
     found = validate(Fields, spec, "its description")
     if not all(a > b > 0 for a, b in pairwise([sigma_max, *found.middle_sigmas])):
         raise ValueError(f"its middle_sigmas, {found.middle_sigmas}, do not fall from {sigma_max:g} to above 0")
@@ -178,7 +177,6 @@ def is_foreign(path: Path) -> bool:
 
 
 def read_tensors(file: Any, meta: bool = False) -> dict[str, Tensor]:
-    """Return all tensors of an open safetensors file; with `meta` on the meta device, their shapes only."""
     names = file.keys()
     if meta:
         return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}

@@ -56,7 +56,6 @@ class Autoencoder:
         return (images.float() - low) / (high - low) * 2 - 1
 
     def pixel_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the shape (C, H, W) of the images of latents of this shape."""
         if self.folder is None:
             return latent_shape
         config = read_config(self.folder)
@@ -95,7 +94,6 @@ def check_pixels(denoiser: Any) -> None:
 
 @lru_cache(maxsize=8)
 def read_config(folder: str) -> dict[str, Any]:
-    """Return the configuration of the AutoencoderKL in a folder, without opening its weights."""
     file = Path(folder) / "config.json"
     try:
         config = json.loads(file.read_text())
@@ -112,7 +110,6 @@ def read_config(folder: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=2)
 def open_network(folder: str, precision: str = "float32") -> Any:
-    """Return the frozen AutoencoderKL in a folder; nothing is downloaded."""
     read_config(folder)
     try:
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

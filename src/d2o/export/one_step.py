@@ -61,7 +61,6 @@ def make_trial(denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:
 
 
 def sample_one_step(denoiser: Denoiser, noise: Tensor, label: Tensor | None) -> Tensor:
-    """Return what the denoiser makes of unit noise in one step."""
     return sample(lambda x, sigma: denoiser(x, sigma, label), noise, (denoiser.sigma_max, 0.0))
 
 
@@ -82,7 +81,6 @@ def cast(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def cast_module(module: nn.Module, dtype: str) -> nn.Module:
-    """Change how the numbers of a module are stored, in place."""
     small: dict[str, Any] = cast(dict(module.state_dict()), dtype)
     module.load_state_dict(small, assign=True)
     return module

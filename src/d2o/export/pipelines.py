@@ -58,7 +58,6 @@ def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tupl
 
 
 def import_diffusers() -> Any:
-    """Return the package diffusers, or raise the error that names the extra."""
     try:
         import diffusers
     except ImportError as error:
@@ -80,7 +79,6 @@ def make_parts(denoiser: Denoiser) -> Parts:
 
 
 def make_adm_parts(denoiser: Denoiser) -> Parts:
-    """Return a consistency pipeline with a UNet2DModel for one time."""
     network: Any = denoiser.backbone
     unet = import_diffusers().UNet2DModel(**adm.describe(network))
     unet.load_state_dict(adm.translate_weights(network, compute_step(denoiser)["time"]), strict=True)
@@ -88,12 +86,10 @@ def make_adm_parts(denoiser: Denoiser) -> Parts:
 
 
 def make_consistency_parts(denoiser: Denoiser) -> Parts:
-    """Return a consistency pipeline with the UNet2DModel that the denoiser has already."""
     return Parts("ConsistencyModelPipeline", copy_unet(denoiser), make_consistency_scheduler(denoiser))
 
 
 def make_ddim_parts(denoiser: Denoiser) -> Parts:
-    """Return a DDIM pipeline with the UNet2DModel of the denoiser."""
     unet = copy_unet(denoiser)
     scheduler, factor = make_ddim_scheduler(denoiser)
     rescale(unet.conv_in, unet.conv_out, compute_step(denoiser)["scale"], factor)
@@ -101,7 +97,6 @@ def make_ddim_parts(denoiser: Denoiser) -> Parts:
 
 
 def make_dit_parts(denoiser: Denoiser) -> Parts:
-    """Return a DiT pipeline without its autoencoder."""
     config, weights = dit.to_diffusers(denoiser)
     model = import_diffusers().DiTTransformer2DModel(**config)
     model.load_state_dict(weights, strict=True)
@@ -111,7 +106,6 @@ def make_dit_parts(denoiser: Denoiser) -> Parts:
 
 
 def make_own_parts(denoiser: Denoiser, obstacles: list[str]) -> Parts:
-    """Return a consistency pipeline with the denoiser itself as a model of diffusers."""
     import_diffusers()
     from d2o.checkpoints.diffusers_model import D2OModel
 
@@ -166,14 +160,12 @@ def make_ddim_scheduler(denoiser: Denoiser) -> tuple[Any, float]:
 
 @torch.no_grad()
 def rescale(first: Any, last: Any, scale: float, factor: float) -> None:
-    """Let a network see its input times `scale`, and give its output times `factor`."""
     first.weight.mul_(scale)
     for parameter in last.parameters():
         parameter.mul_(factor)
 
 
 def copy_unet(denoiser: Denoiser) -> Any:
-    """Return a stock copy of the UNet2DModel within a denoiser."""
     within: Any = denoiser.backbone.unet
     unet = import_diffusers().UNet2DModel(**{name: value for name, value in within.config.items() if name[0] != "_"})
     unet.load_state_dict(within.state_dict(), strict=True)
@@ -190,18 +182,15 @@ class Stock(NamedTuple):
 
 
 def find_obstacle_to_consistency(denoiser: Any) -> str | None:
-    """Return why a consistency pipeline does not do."""
     same = denoiser.preconditioning.time_scale == CONSISTENCY_TIME
     return None if same else "it takes the time in another unit than consistency models"
 
 
 def find_obstacle_to_ddim(denoiser: Any) -> str | None:
-    """Return why a DDIM pipeline does not do: it passes no labels on."""
     return "diffusers' DDIMPipeline takes no classes" if denoiser.num_classes else None
 
 
 def find_obstacle_to_dit(denoiser: Any) -> str | None:
-    """Return why a DiTTransformer2DModel does not do: its blocks widen four times."""
     multiplier = denoiser.backbone.config["mlp_multiplier"]
     return None if multiplier == 4 else "diffusers has DiTs with an mlp_multiplier of 4 only"
 
@@ -215,7 +204,6 @@ STOCK = (
 
 
 def check(denoiser: Denoiser, parts: Parts, folder: Path) -> float:
-    """Return the largest difference between the denoiser's images and those of the network in a folder."""
     network = type(parts.network).from_pretrained(folder, local_files_only=True)
 
     def run(noise: Tensor, label: Tensor | None) -> Tensor:

@@ -71,7 +71,6 @@ def prepare(denoiser: Denoiser, options: Options) -> tuple[OneStep, tuple[Tensor
 
 
 def import_onnxruntime() -> Any:
-    """Return onnxruntime, or raise the error that names the extra when it or an exporter's package is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime

@@ -44,7 +44,6 @@ def runtime_files(source: str | None) -> tuple[str, dict[str, bytes]]:
 
 
 def package_address() -> str:
-    """Return where npm has the package: its registry as the user set it for npm, or the public one."""
     set_for_npm = {name.lower(): value for name, value in os.environ.items() if value}
     named = set_for_npm.get("npm_config_registry")
     if not named and (npm := shutil.which("npm")):
@@ -58,7 +57,6 @@ def package_address() -> str:
 
 
 def from_folder(folder: Path, name: str) -> bytes:
-    """Return a file of the unpacked package."""
     try:
         return (folder / name).read_bytes()
     except OSError as error:
@@ -66,7 +64,6 @@ def from_folder(folder: Path, name: str) -> bytes:
 
 
 def from_archive(archive: Path, name: str) -> bytes:
-    """Return a file of the package's .tgz; nothing is unpacked."""
     try:
         with tarfile.open(archive, "r:gz") as package:
             member = package.getmember(f"package/{name}")

@@ -42,8 +42,6 @@ class Node:
 
 @dataclass(frozen=True)
 class Program:
-    """What a pickle says: its value, and all nodes within."""
-
     value: Any
     nodes: list[Node]
 
@@ -61,8 +59,6 @@ def run(source: Source, names: Names, persistent: bool = False) -> Program:
 
 
 class Machine:
-    """The state of one pickle's reading."""
-
     def __init__(self, source: Source, names: Names, persistent: bool) -> None:
         self.source, self.names, self.persistent = source, names, persistent
         self.stack: list[Any] = []
@@ -72,7 +68,6 @@ class Machine:
         self.operations = 0
 
     def run(self) -> Any:
-        """Follow the instructions until the last, and return the value that is left."""
         while (code := self.source.take(1)) != STOP:
             self.operations += 1
             if self.operations > MOST_OPERATIONS:
@@ -109,7 +104,6 @@ class Machine:
         return values
 
     def last(self, count: int) -> tuple[Any, ...]:
-        """Take `count` values from the stack."""
         if len(self.stack) < count:
             raise IndexError
         values = tuple(self.stack[-count:])

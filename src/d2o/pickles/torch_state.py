@@ -55,7 +55,6 @@ def read_state(path: Path, key: str = "ema", meta: bool = False) -> dict[str, Te
 
 
 def read_tensors(content: Content, key: str = "ema", meta: bool = False) -> dict[str, Tensor]:
-    """Return the state dict of an open file."""
     source, value, storages = content
     state = choose_state(source.path, value, key)
     return read_all({n: find_tensor(source, tensor, storages) for n, tensor in state.items()}, source, meta)
@@ -63,7 +62,6 @@ def read_tensors(content: Content, key: str = "ema", meta: bool = False) -> dict
 
 @contextmanager
 def open_file(path: Path) -> Iterator[Content]:
-    """Open a file of torch.save."""
     with path.open("rb") as file:
         source = Source(path, file, 0, path.stat().st_size)
         zipped = source.take(len(ZIP_START)) == ZIP_START
@@ -72,7 +70,6 @@ def open_file(path: Path) -> Iterator[Content]:
 
 
 def choose_state(path: Path, value: Any, key: str) -> dict[str, Any]:
-    """Return the named tensors among a file's content."""
     content = get_items(value) or {}
     for state in (*(get_items(content.get(name)) for name in (key, *OTHER_KEYS)), content):
         if state and all(isinstance(n, str) and isinstance(t, Node) and t.word in TENSORS for n, t in state.items()):
@@ -83,7 +80,6 @@ def choose_state(path: Path, value: Any, key: str) -> dict[str, Any]:
 
 
 def read_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:
-    """Read the pickle of a zip file, and where its storages lie."""
     parts = locate_entries(source)
     pickles = [name for name in parts if name.endswith("/data.pkl")]
     if len(pickles) != 1:

@@ -95,7 +95,6 @@ def get_items(value: Any) -> dict[Any, Any] | None:
 
 
 def get_words(value: Any) -> set[str]:
-    """Return the texts of any kind of set; nothing for something else."""
     match value:
         case Node("set", (content,)):
             value = content
@@ -103,7 +102,6 @@ def get_words(value: Any) -> set[str]:
 
 
 def read_numbers(source: Source, value: Node) -> Any:
-    """Return a numpy number, or a small numpy array, as Python's numbers in nested lists."""
     shape: Any
     match value.word, value.arguments, value.state:
         case "scalar", (dtype, content), _:

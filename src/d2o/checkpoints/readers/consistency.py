@@ -34,12 +34,10 @@ ATTENTION = {"norm": "norm2", "qkv": "qkv", "proj_out": "proj"}
 
 
 def recognise(state: Mapping[str, Any]) -> bool:
-    """Return whether these are the names of an ADM network as OpenAI writes them."""
     return {"time_embed.0.weight", "input_blocks.0.0.weight", "middle_block.0.in_layers.0.weight"} <= state.keys()
 
 
 def from_state(state: Mapping[str, Tensor], path: Path) -> Denoiser:
-    """Return the denoiser of a consistency model's state dict, in eval mode."""
     with name_file(path):
         spec = describe(state) | {"provenance": {"format": "consistency_models", "file": path.name}}
     denoiser = native.build(path, spec)

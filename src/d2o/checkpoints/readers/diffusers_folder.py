@@ -67,7 +67,6 @@ def load(path: Path, meta: bool = False) -> Denoiser:
 
 
 def open_folder(path: Path) -> Folder:
-    """Find the network of a folder, and read what is written about it."""
     if (path / INDEX).is_file():
         parts = read_json(path / INDEX)
         network = next((name for name in ("unet", "transformer") if name in parts), None)
@@ -108,7 +107,6 @@ def modernise(name: str) -> str:
 
 
 def describe_unet(folder: Folder) -> dict[str, Any]:
-    """Return the description, as in our own files, of a UNet2DModel."""
     settings = {name: value for name, value in folder.config.items() if not name.startswith("_")}
     size, classes = settings.pop("sample_size", None), settings.pop("num_class_embeds", None)
     channels = settings.pop("in_channels", 3)
@@ -131,7 +129,6 @@ def read_transformer(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
 
 
 def read_own(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
-    """Return the denoiser that d2o once exported as a model of diffusers."""
     config = folder.config
     size, channels, classes = (config.get(name) for name in ("sample_size", "in_channels", "num_class_embeds"))
     spec = {"backbone": config.get("backbone"), "preconditioning": config.get("family")}
@@ -173,7 +170,6 @@ def read_scheduler(folder: Folder) -> dict[str, Any]:
 
 
 def describe_origin(folder: Folder) -> dict[str, Any]:
-    """Return where a network comes from, without reading its weights."""
     network, scheduler = folder.config, folder.scheduler
     names = {"class": network.get("_class_name"), "version": network.get("_diffusers_version")}
     names["scheduler"] = scheduler.get("_class_name")

@@ -59,13 +59,11 @@ IGNORED = ("dropout", "norm_num_groups", "upcast_attention", "attention_type")
 
 
 def recognise(state: Mapping[str, Any]) -> bool:
-    """Return whether these are weights of facebookresearch/DiT."""
     names = {"x_embedder.proj.weight", "blocks.0.adaLN_modulation.1.weight", "final_layer.linear.weight", "pos_embed"}
     return names <= state.keys()
 
 
 def from_state(state: Mapping[str, Tensor], path: Path, num_heads: int | None = None) -> Denoiser:
-    """Return the denoiser of a facebookresearch/DiT state dict, without its learned sigma."""
     with name_file(path):
         spec = describe(state, num_heads)
     return native.make(path, spec, drop_sigma(dict(state), spec))
@@ -134,7 +132,6 @@ def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[
 
 
 def describe_diffusers(config: Mapping[str, Any], family: Mapping[str, Any], shared: bool) -> dict[str, Any]:
-    """Return the description, as in our own files, of what a DiTTransformer2DModel's config says."""
     for name, value in config.items():
         if name in (*SETTINGS, HEAD_DIM, OUTPUTS, *IGNORED) or name.startswith("_"):
             continue
@@ -152,7 +149,6 @@ def describe_diffusers(config: Mapping[str, Any], family: Mapping[str, Any], sha
 
 
 def count_noise_channels(outputs: object, in_channels: int) -> int:
-    """Return how many of the output's channels predict the noise: all, or the first half where sigma was learned."""
     if outputs not in (in_channels, 2 * in_channels):
         wanted = f"{in_channels} or, with a learned sigma, {2 * in_channels}"
         raise ValueError(f"it has {in_channels} input and {str(outputs)[:20]} output channels, not {wanted}")
@@ -167,7 +163,6 @@ def locate_modules(names: Iterable[str]) -> dict[str, str]:
 
 
 def join_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the same tensors with q, k and v of every block as one qkv."""
     for name in [name for name in tensors if ".attn.q." in name]:
         parts = [name.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
         if all(part in tensors for part in parts):

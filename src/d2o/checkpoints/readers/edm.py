@@ -125,7 +125,6 @@ def describe(class_name: str, settings: Mapping[str, Any], attributes: Mapping[s
 
 
 def check_known(class_name: str, settings: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise ValueError for an argument that d2o does not know: it could change what is computed."""
     if others := [name for name in settings if name not in known]:
         raise ValueError(f"{class_name} has an unknown argument {str(others[0])[:60]!r}; d2o knows {', '.join(known)}")
 

@@ -102,7 +102,6 @@ def describe_latents(encoder: Mapping[str, Any] | None, channels: int) -> dict[s
 
 
 def read_numbers(values: Any) -> list[float]:
-    """Return the numbers of an array, tensor or list; nothing for anything else."""
     try:
         return torch.as_tensor(values, dtype=torch.float64).flatten().tolist()
     except (TypeError, ValueError, RuntimeError, OverflowError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, StrictBool, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,6 +32,7 @@ SPEC = "d2o"
 CONFIG = "config"
 """That of safetensors files with the names of EDM's classes."""
 MOST_STEPS = 1000
+Size = Annotated[int, Field(strict=True, gt=0)]
 
 
 def save(path: str | os.PathLike, denoiser: Denoiser, base: Denoiser | None = None) -> None:
@@ -82,27 +83,18 @@ def build(path: Path, spec: Mapping[str, Any]) -> Denoiser:
     with name_file(path):
         with torch.device("meta"):
             backbone = backbones.build(spec["backbone"])
-        shape, classes = spec["image_shape"], spec["num_classes"]
-        check_sizes(backbone, shape, classes)
         family = families.from_spec(spec["preconditioning"])
-        return Denoiser(backbone, family, shape, classes, **read_fields(spec, family.sigma_max))
-
-
-def check_sizes(backbone: torch.nn.Module, shape: Any, classes: Any) -> None:
-    """Raise a ValueError when a description's image shape [C, H, W] or classes are not those of its network."""
-    if not (isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)):
-        raise ValueError(f"image_shape is {shape}, not three whole numbers")
-    config: Any = backbone.config
-    for name, value in (
-        *zip(("in_channels", "resolution", "resolution"), shape, strict=True),
-        ("num_classes", classes),
-    ):
-        if type(value) is not int or value != config.get(name, value):
-            raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
+        fields = validate(Fields, spec, "its description")
+        check_fields(fields, backbone.config, family.sigma_max)
+        return Denoiser(backbone, family, **vars(fields))
 
 
 @dataclass(frozen=True)
 class Fields:
+    """What a description says of a denoiser besides its network."""
+
+    image_shape: tuple[Size, Size, Size]
+    num_classes: StrictInt
     provenance: dict[str, Any] = field(default_factory=dict)
     one_step: StrictBool = False
     judged_by: tuple[StrictStr, ...] = ()
@@ -110,11 +102,14 @@ class Fields:
     codec: Autoencoder | None = None
 
 
-def read_fields(spec: Mapping[str, Any], sigma_max: float) -> dict[str, Any]:
-    found = validate(Fields, spec, "its description")
-    if not all(a > b > 0 for a, b in pairwise([sigma_max, *found.middle_sigmas])):
-        raise ValueError(f"its middle_sigmas, {found.middle_sigmas}, do not fall from {sigma_max:g} to above 0")
-    return vars(found)
+def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> None:
+    """Raise a ValueError for sizes of other images than the network's, and for noise levels that do not fall."""
+    sizes = zip(("in_channels", "resolution", "resolution"), given.image_shape, strict=True)
+    for name, value in (*sizes, ("num_classes", given.num_classes)):
+        if value != config.get(name, value):
+            raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
+    if not all(a > b > 0 for a, b in pairwise([sigma_max, *given.middle_sigmas])):
+        raise ValueError(f"its middle_sigmas, {given.middle_sigmas}, do not fall from {sigma_max:g} to above 0")
 
 
 def derive_fields(spec: Mapping[str, Any]) -> dict[str, Any]:

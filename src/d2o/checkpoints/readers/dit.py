@@ -171,7 +171,7 @@ def join_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def share_embedders(tensors: dict[str, Tensor]) -> bool:
-    """Make the blocks' embedders one when they are all equal (on the meta device: assumed); return whether they were."""
+    """Make the blocks' embedders one when they are all equal (assumed on the meta device), and return whether."""
     rows: dict[str, list[str]] = defaultdict(list)
     for name in tensors:
         if found := re.match(r"blocks\.\d+\.([ty]_embedder\..*)", name):
@@ -180,5 +180,5 @@ def share_embedders(tensors: dict[str, Tensor]) -> bool:
     if not all(one.shape == other.shape and (one.is_meta or torch.equal(one, other)) for one, other in pairs):
         return False
     for shared, names in rows.items():
-        tensors[shared] = [tensors.pop(name) for name in names][0]
+        tensors[shared], *_ = (tensors.pop(name) for name in names)
     return True

@@ -16,30 +16,29 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import name_file
 
 BACKBONES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
-COMMON = {
-    "augment_dim": "augmentation_dim",
+ARGUMENTS = {
+    "img_resolution": "resolution",
+    "img_channels": "in_channels",
+    "label_dim": "num_classes",
     "model_channels": "channels",
     "channel_mult": "channel_multipliers",
+    "channel_mult_noise": "noise_embedding_multiplier",
     "channel_mult_emb": "embedding_multiplier",
     "num_blocks": "num_blocks",
     "attn_resolutions": "attention_resolutions",
     "dropout": "dropout",
+}
+"""What files of EDM and of EDM2 call an argument, and what our backbones call it."""
+OWN = ARGUMENTS | {
+    "augment_dim": "augmentation_dim",
     "label_dropout": "label_dropout",
+    "embedding_type": "embedding",
+    "encoder_type": "encoder",
+    "decoder_type": "decoder",
+    "resample_filter": "resample_filter",
 }
-OPTIONS = {
-    "SongUNet": COMMON
-    | {
-        "embedding_type": "embedding",
-        "channel_mult_noise": "noise_embedding_multiplier",
-        "encoder_type": "encoder",
-        "decoder_type": "decoder",
-        "resample_filter": "resample_filter",
-    },
-    "DhariwalUNet": COMMON,
-}
-"""What the file calls an argument of a network, and what our backbone calls it."""
-SHARED = ("img_resolution", "img_channels", "label_dim", "use_fp16", "model_type")
-"""Arguments that every class takes beside the network's and its own numbers. fp16 was a matter of the authors' GPUs."""
+OTHERS = ("use_fp16", "model_type")
+"""Arguments beside those and a class's own numbers. fp16 was a matter of the authors' GPUs."""
 LAST_LAYERS = re.compile(r"^backbone\.(out_conv|dec\.\w+_aux_conv)\.")
 """The layers that put out an image."""
 
@@ -111,22 +110,22 @@ def describe(class_name: str, settings: Mapping[str, Any], attributes: Mapping[s
     network = settings.get("model_type", precond.network)
     if not isinstance(network, str) or network not in BACKBONES:
         raise ValueError(f"its model_type {str(network)[:60]!r} is none of {', '.join(BACKBONES)}")
-    check_known(class_name, settings, (*SHARED, *precond.numbers, *OPTIONS[network]))
-    for name in ("img_resolution", "img_channels"):
-        if type(settings.get(name)) is not int:
-            raise ValueError(f"it does not tell its {name} as a whole number")
-    options = {ours: settings[theirs] for theirs, ours in OPTIONS[network].items() if theirs in settings}
-    sizes = {"resolution": settings["img_resolution"], "num_classes": settings.get("label_dim", 0)}
-    sizes |= {name: settings["img_channels"] for name in ("in_channels", "out_channels")}
+    options = {"num_classes": 0} | translate_arguments(class_name, settings, OWN, (*OTHERS, *precond.numbers))
     numbers = {**precond.numbers, **settings, **attributes}  # the object's own, else the arguments', else defaults
     numbers = {name: read_number(name, numbers[name]) for name in precond.numbers}
     family = precond.preconditioning(numbers)
-    return native.compose({"kind": BACKBONES[network], **options, **sizes}, family, one_step=family["kind"] == BOUNDARY)
+    return native.compose({"kind": BACKBONES[network], **options}, family, one_step=family["kind"] == BOUNDARY)
 
 
-def check_known(class_name: str, settings: Mapping[str, Any], known: Collection[str]) -> None:
-    if others := [name for name in settings if name not in known]:
-        raise ValueError(f"{class_name} has an unknown argument {str(others[0])[:60]!r}; d2o knows {', '.join(known)}")
+def translate_arguments(
+    class_name: str, settings: Mapping[str, Any], table: Mapping[str, str], others: Collection[str]
+) -> dict[str, Any]:
+    """Return our backbone's options; an argument neither there nor in `others` could change what is computed."""
+    if unknown := [name for name in settings if name not in table and name not in others]:
+        known = ", ".join((*table, *others))
+        raise ValueError(f"{class_name} has an unknown argument {str(unknown[0])[:60]!r}; d2o knows {known}")
+    options = {ours: settings[theirs] for theirs, ours in table.items() if theirs in settings}
+    return options | {"out_channels": options["in_channels"]}
 
 
 def read_number(name: str, value: Any) -> float:

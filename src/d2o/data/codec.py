@@ -68,9 +68,9 @@ class Autoencoder:
 
     def _affine(self, like: Tensor) -> tuple[Tensor, Tensor]:
         assert self.folder is not None
-        factor = read_config(self.folder).get("scaling_factor") or 1.0
-        scale = self.scale or (factor,)
-        bias = self.bias or (0.0 if self.scale else -factor * (read_config(self.folder).get("shift_factor") or 0.0),)
+        config = read_config(self.folder)
+        factor, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
+        scale, bias = self.scale or (factor,), self.bias or (0.0 if self.scale else -factor * shift,)
         return tuple(torch.tensor(row, device=like.device).view(1, -1, 1, 1) for row in (scale, bias))  # type: ignore[return-value]
 
 
@@ -86,10 +86,8 @@ def check_pixels(denoiser: Any) -> None:
     codec, channels = denoiser.codec, denoiser.image_shape[0]
     is_incomplete = isinstance(codec, Autoencoder) and codec.folder is None
     if is_incomplete or (codec is None and channels not in (1, 3)):
-        raise ValueError(
-            f"This model makes latent images of {channels} channels: name the folder of its autoencoder "
-            "(AutoencoderKL of diffusers) with --codec FOLDER."
-        )
+        remedy = "name the folder of its AutoencoderKL with --codec FOLDER"
+        raise ValueError(f"This model makes latent images of {channels} channels: {remedy}.")
 
 
 @lru_cache(maxsize=8)
@@ -100,9 +98,7 @@ def read_config(folder: str) -> dict[str, Any]:
         if config["_class_name"] != "AutoencoderKL" or not config["out_channels"] or not config["block_out_channels"]:
             raise KeyError
     except OSError as error:
-        raise ValueError(
-            f"There is no autoencoder at {folder} ({file} cannot be read): name it with --codec."
-        ) from error
+        raise ValueError(f"There is nothing to read at {file}: name an autoencoder's folder with --codec.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} does not describe an AutoencoderKL of diffusers.") from error
     return config

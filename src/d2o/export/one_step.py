@@ -55,8 +55,7 @@ def compute_step(denoiser: Denoiser) -> dict[str, float]:
 
 def make_trial(denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:
     """Return unit noise and labels to compare with, the same ones each time."""
-    classes = denoiser.num_classes
-    label = torch.arange(TRIALS) * 37 % classes if classes else None
+    label = torch.arange(TRIALS) * 37 % denoiser.num_classes if denoiser.num_classes else None
     return noise_for(range(TRIALS), denoiser.image_shape), label
 
 

@@ -8,7 +8,7 @@ import pickletools
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .source import LONGEST_NAME, Source
 
@@ -40,10 +40,10 @@ class Node:
     state: Any = None
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     value: Any
     nodes: list[Node]
+    """All that stand anywhere in the value."""
 
 
 def run(source: Source, names: Names, persistent: bool = False) -> Program:
@@ -89,9 +89,6 @@ class Machine:
     def text(self, length: int) -> None:
         long = length > LONGEST_TEXT
         self.push(self.source.skip(length, text=True) if long else self.source.take(length).decode())
-
-    def octets(self, length: int) -> None:
-        self.push(self.source.skip(length))
 
     def mark(self) -> None:
         if len(self.marks) >= MOST_MARKS:
@@ -203,10 +200,10 @@ OPERATIONS: dict[bytes, Callable[[Machine], object]] = {
     b"\x8c": lambda m: m.text(m.source.number(1)),
     b"X": lambda m: m.text(m.source.number(4)),
     b"\x8d": lambda m: m.text(m.source.number(8)),
-    b"C": lambda m: m.octets(m.source.number(1)),
-    b"B": lambda m: m.octets(m.source.number(4)),
-    b"\x8e": lambda m: m.octets(m.source.number(8)),
-    b"\x96": lambda m: m.octets(m.source.number(8)),  # a bytearray
+    b"C": lambda m: m.push(m.source.skip(m.source.number(1))),
+    b"B": lambda m: m.push(m.source.skip(m.source.number(4))),
+    b"\x8e": lambda m: m.push(m.source.skip(m.source.number(8))),
+    b"\x96": lambda m: m.push(m.source.skip(m.source.number(8))),  # a bytearray
     b")": lambda m: m.push(()),
     b"\x85": lambda m: m.push(m.last(1)),
     b"\x86": lambda m: m.push(m.last(2)),

@@ -86,11 +86,12 @@ class Objects:
     def read_attributes(self, record: PersistentObject) -> dict[str, Any]:
         """Return those attributes of an object that are plain numbers, words and arrays."""
 
-        def is_plain(value: Any) -> bool:
-            return isinstance(value, bool | int | float | str) or (isinstance(value, Node) and value.word in ARRAYS)
-
-        plain = {str(name): value for name, value in record.state.items() if is_plain(value)}
-        return {name: to_plain(self.source, value) for name, value in plain.items() if not name.startswith("_")}
+        return {
+            str(name): to_plain(self.source, value)
+            for name, value in record.state.items()
+            if not str(name).startswith("_")
+            and (value.word in ARRAYS if isinstance(value, Node) else isinstance(value, bool | int | float | str))
+        }
 
     def find_attributes(self, key: str) -> dict[str, Any] | None:
         """Return the attributes of the object under a key, if there is one, and its "class_name"."""
@@ -144,9 +145,7 @@ def open_file(path: Path) -> Iterator[Objects]:
         storages = {node: read_storage(source, node) for node in program.nodes if node.word == "storage"}
         entries = get_items(program.value)
         if entries is None:
-            raise UnsupportedCheckpointError(
-                f"{path} is a pickle of something else than EDM's, D2O's or EDM2's dictionary of networks."
-            )
+            raise UnsupportedCheckpointError(f"{path} is a pickle, but not EDM's, D2O's or EDM2's of named networks.")
         yield Objects(source, entries, storages)
 
 

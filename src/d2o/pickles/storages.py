@@ -52,9 +52,6 @@ class Stored:
     def bytes(self) -> int:
         return math.prod(self.shape) * self.storage.dtype.itemsize
 
-    def to_meta(self) -> Tensor:
-        return torch.empty(self.shape, dtype=self.storage.dtype, device="meta")
-
     def read(self) -> Tensor:
         storage = self.storage
         if 0 in self.shape:
@@ -97,7 +94,7 @@ def open_bytes(source: Source, content: Any) -> Source:
 def read_all(state: Mapping[str, Stored], source: Source, meta: bool = False) -> dict[str, Tensor]:
     """Read all tensors of a state dict, or (`meta`) only their types and shapes."""
     if meta:
-        return {name: tensor.to_meta() for name, tensor in state.items()}
+        return {n: torch.empty(t.shape, dtype=t.storage.dtype, device="meta") for n, t in state.items()}
     if sum(tensor.bytes for tensor in state.values()) > source.end:
         raise source.malformed("its tensors are larger than the file")
     return {name: tensor.read() for name, tensor in state.items()}

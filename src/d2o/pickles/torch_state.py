@@ -48,7 +48,7 @@ class Content(NamedTuple):
 def read_state(path: Path, key: str = "ema", meta: bool = False) -> dict[str, Tensor]:
     """Return the state dict of a file: the file's whole content, or what it keeps under `key` or a usual name.
 
-    With `meta` the tensors are on the meta device and nothing but their types and shapes is read.
+    With `meta` only their types and shapes are read, onto the meta device.
     """
     with open_file(path) as content:
         return read_tensors(content, key, meta)
@@ -75,8 +75,7 @@ def choose_state(path: Path, value: Any, key: str) -> dict[str, Any]:
         if state and all(isinstance(n, str) and isinstance(t, Node) and t.word in TENSORS for n, t in state.items()):
             return state
     there = ", ".join(str(name)[:40] for name in list(content)[:8]) or "something else"
-    remedy = "save `model.state_dict()` with torch.save"
-    raise UnsupportedCheckpointError(f"{path} contains no state dict of named tensors, but {there}: {remedy}.")
+    raise UnsupportedCheckpointError(f"{path} contains {there}, and no tensors as `model.state_dict()` gives them.")
 
 
 def read_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:

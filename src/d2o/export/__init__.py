@@ -76,9 +76,9 @@ def export(
     with atomic(path) as temporary:
         error, notes = form.write(alone, temporary, Options(dtype, codec, runtime, title))
     if to == "safetensors":
-        notes = (*notes, f"and beside it in {plain.write_description(alone, path).name}")
+        notes += (f"and beside it in {plain.write_description(alone, path).name}",)
     elif to != DELTA and (warning := warn_about_one_step(denoiser)):
-        notes = (*notes, warning)
+        notes += (warning,)
     return Exported(path, error, notes)
 
 

@@ -40,12 +40,15 @@ def fetch(address: str, sha256: str | None = None) -> Path:
     target = resolve(address)
     name = re.sub(r"[^\w.-]", "_", unquote(Path(urlsplit(target).path).name))[-100:] or "checkpoint"
     path = cache_folder() / f"{hashlib.sha256(target.encode()).hexdigest()[:16]}-{name}"
-    for known in (path, *find_in_cache_of_hub(address)):
-        if is_cached(known, sha256):
-            return known
+
+    def is_cached(file: Path) -> bool:
+        return file.exists() and (sha256 is None or sha256_of(file) == sha256.lower())
+
+    if found := next(filter(is_cached, (path, *find_in_cache_of_hub(address))), None):
+        return found
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        if not is_cached(path, sha256):  # another process may have fetched it while we waited
+        if not is_cached(path):  # another process may have fetched it while we waited
             with atomic(path) as partial:
                 download(address, target, partial)
                 verify(address, partial, sha256)
@@ -53,36 +56,25 @@ def fetch(address: str, sha256: str | None = None) -> Path:
 
 
 def is_address(path: object) -> bool:
-    """Return whether a path is an address to fetch."""
     return isinstance(path, str) and re.match(r"[a-z]+://", path) is not None
 
 
 def cache_folder() -> Path:
-    """Return where fetched files are kept: D2O_CACHE, or the platform's place."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "d2o" / "cache"
+        return Path(os.environ.get("LOCALAPPDATA", Path.home()), "d2o", "cache")
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "d2o"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d2o"
-
-
-def is_cached(path: Path, sha256: str | None) -> bool:
-    """Return whether the cache contains a file, with the hash that is wanted."""
-    return path.exists() and (sha256 is None or sha256_of(path) == sha256.lower())
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "d2o")
 
 
 def verify(address: str, file: Path, sha256: str | None) -> None:
-    """Raise unless a file has the hash that is wanted."""
     if sha256 is not None and (found := sha256_of(file)) != sha256.lower():
-        raise MalformedCheckpointError(
-            f"{address} has SHA-256 {found}, not {sha256}: check the address and the hash; the file is not used."
-        )
+        raise MalformedCheckpointError(f"{address} has SHA-256 {found}, not {sha256}: check the address and the hash.")
 
 
 def resolve(address: str) -> str:
-    """Return the https address that is meant."""
     if address.startswith("hf://"):
         repository, revision, file = split_hub_address(address)
         hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
@@ -92,7 +84,6 @@ def resolve(address: str) -> str:
 
 
 def split_hub_address(address: str) -> tuple[str, str | None, str]:
-    """Return repository, revision and file of an hf:// address."""
     match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/([^@?#]+)", address)
     if match is None or ".." in address:
         raise CheckpointError(f"{address} does not name a file: write hf://OWNER/REPOSITORY/FILE.")
@@ -111,18 +102,16 @@ def find_in_cache_of_hub(address: str) -> list[Path]:
 
 
 def check_address(address: str) -> None:
-    """Raise for an address that is not fetched, because others could change its content on the way."""
     try:
         parts = urlsplit(address)
-    except ValueError as error:
-        raise CheckpointError(f"{address} is no address ({error}).") from error
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL):
+        is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
+    except ValueError:
+        is_safe = False
+    if not is_safe:  # others could change its content on the way
         raise CheckpointError(f"{address} is not fetched: use an https:// or hf:// address, or a file.")
 
 
 class SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects to addresses that would themselves be fetched, and to no others."""
-
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         check_address(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -141,14 +130,12 @@ def download(address: str, target: str, path: Path) -> None:
             request.add_unredirected_header("Authorization", f"Bearer {token}")  # the hub's, and nobody else's
         with urllib.request.build_opener(SafeRedirects).open(request, timeout=SECONDS) as answer:
             length = int(answer.headers.get("Content-Length") or 0)
-            hidden, errors = not sys.stderr.isatty(), Console(stderr=True)
-            progress = wrap_file(answer, length, description=address, console=errors, disable=hidden)
-            with progress as content, path.open("wb") as file:
+            display: dict[str, Any] = {"console": Console(stderr=True), "disable": not sys.stderr.isatty()}
+            with wrap_file(answer, length, description=address, **display) as content, path.open("wb") as file:
                 copyfileobj(content, file, CHUNK)
     except urllib.error.HTTPError as error:
-        raise CheckpointError(
-            f"{address} cannot be fetched: the server answered {error.code} ({error.reason}); check the address."
-        ) from error
+        answered = f"the server answered {error.code} ({error.reason})"
+        raise CheckpointError(f"{address} cannot be fetched: {answered}; check the address.") from error
     except CheckpointError:  # of a redirect
         raise
     except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ValueError) as error:

@@ -209,7 +209,7 @@ def test_bad_arguments(change: dict[str, Any], words: str) -> None:
 
 
 def test_missing_arguments() -> None:
-    with pytest.raises(CheckpointError, match=r"edm2\.pkl.*label_dim"):
+    with pytest.raises(CheckpointError, match=r"edm2\.pkl.*num_classes"):
         edm2.make({"img_resolution": 8, "img_channels": 3}, {}, FILE, {})
 
 

@@ -109,7 +109,7 @@ class TestDenoisers:
 
 class TestFolders:
     def test_there_is_none(self, tmp_path):
-        with pytest.raises(ValueError, match=r"no autoencoder at .*--codec"):
+        with pytest.raises(ValueError, match=r"--codec"):
             Autoencoder(str(tmp_path / "nothing")).pixel_shape((4, 8, 8))
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"_class_name": "UNet2DModel"})])

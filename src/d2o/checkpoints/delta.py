@@ -25,20 +25,16 @@ def diff(denoiser: Denoiser, base: Denoiser) -> tuple[dict[str, Tensor], dict[st
 def apply(path: Path, tensors: Mapping[str, Tensor], spec: Mapping[str, Any], base: Denoiser | None) -> dict[str, Any]:
     """Return a file's tensors with all others copied from the base; an error where it is not the file's own base."""
     if base is None:
-        raise CheckpointError(
-            f"{path} contains only the weights that fine-tuning changed: name the model that it started from as base "
-            f"(--base MODEL)."
-        )
-    recorded = spec.get("base")
-    wanted = recorded.get("sha256") if isinstance(recorded, dict) else None
-    if not isinstance(wanted, str):
-        raise MalformedCheckpointError(f"{path} does not say what it is a difference to.")
-    found = weights_sha256(base)
+        remedy = "name the model that it started from as base (--base MODEL)"
+        raise CheckpointError(f"{path} contains only the weights that fine-tuning changed: {remedy}.")
+    match spec.get("base"):
+        case {"sha256": str(wanted)}:
+            found = weights_sha256(base)
+        case _:
+            raise MalformedCheckpointError(f"{path} does not say what it is a difference to.")
     if found != wanted:
-        raise MismatchError(
-            f"{path} belongs to another base: its weights have the hash {wanted[:12]}..., those of the base that is "
-            f"given {found[:12]}...; give the model that the run started from."
-        )
+        hashes = f"{wanted[:12]}..., not {found[:12]}..."
+        raise MismatchError(f"{path} is a difference to a base of hash {hashes}: give the model that it started from.")
     return {**{name: tensor.detach().clone() for name, tensor in base.state_dict().items()}, **tensors}
 
 
@@ -52,7 +48,6 @@ def weights_sha256(denoiser: Denoiser) -> str:
 
 
 def is_equal(tensor: Tensor, other: Tensor | None) -> bool:
-    """Return whether two tensors are equal in type, shape and every bit."""
     if other is None or tensor.dtype != other.dtype or tensor.shape != other.shape:
         return False
     return torch.equal(view_bytes(tensor), view_bytes(other))

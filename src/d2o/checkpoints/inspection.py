@@ -12,17 +12,14 @@ from . import native
 from .loading import KEY, Request, is_difference, read
 from .places import locate
 
-KINDS = {
+NAMES = {
     "run": "d2o safetensors",
     "safetensors": "d2o safetensors",
     "pickle": "NVIDIA pickle",
     "torch": "torch state dict",
     "diffusers": "diffusers folder",
 }
-BLURRED = (
-    "As far as its file tells, this is a diffusion model of many steps: its images of one call are blurred. "
-    "d2o finetune makes it a one-step generator"
-)
+"""What people call the forms of checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +33,13 @@ class Inspection:
 
     @property
     def class_name(self) -> str:
-        """The class that the file names, or else our backbone's."""
         return str(self.denoiser.provenance.get("class") or type(self.denoiser.backbone).__name__)
 
     @property
     def parameters(self) -> int:
-        """The number of trained parameters; buffers are not among them."""
         return sum(parameter.numel() for parameter in self.denoiser.parameters())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON-able data."""
         spec = native.describe(self.denoiser)
         return {
             "path": str(self.path),
@@ -67,7 +61,7 @@ def inspect(
     """Return what a file, folder, address or shipped name is, after the same checks as `load`, without its tensors."""
     place = locate(path, "model", sha256=sha256)
     denoiser = read(place, Request(place.path, key, meta=True, num_heads=num_heads))
-    kind = KINDS[str(place.form)]
+    kind = NAMES[str(place.form)]
     if place.form == "safetensors" and native.is_foreign(place.path):
         kind = "safetensors with EDM's names"
     elif is_difference(place):
@@ -76,8 +70,7 @@ def inspect(
 
 
 def warn_about_one_step(denoiser: Denoiser, remedy: str = "") -> str | None:
-    """Return the sentence for somebody who asks a many-step model for images in one call; None for a generator.
-
-    `remedy` is what would give the model's own images there.
-    """
-    return None if denoiser.one_step else f"{BLURRED}{f'; {remedy}' if remedy else ''}."
+    """Return the warning and `remedy` for who asks a many-step model for images in one call; None for a generator."""
+    remedies = "d2o finetune makes it a one-step generator" + (f"; {remedy}" if remedy else "")
+    blurred = "As far as its file tells, this is a diffusion model of many steps: its images of one call are blurred."
+    return None if denoiser.one_step else f"{blurred} {remedies}."

@@ -44,9 +44,9 @@ def load(
     """Read a denoiser from a file, folder, address (https://, hf://) or shipped name, in eval mode; as data only.
 
     `key` chooses among the networks of one file ("ema" or "net"); `sha256` is the hash that the file must have. `base`,
-    a model or its path, completes a file that contains only the weights that fine-tuning changed; `num_heads` are the
-    attention heads of a DiT's state dict of no published width; `codec` is the folder of the autoencoder that decodes a
-    latent model's images. Bad input is a CheckpointError or another ValueError.
+    a model or its path, completes a file that contains only the weights that fine-tuning changed; `num_heads` are those
+    of a DiT's state dict of no published width; `codec` is the folder of a latent model's autoencoder. Bad input is a
+    CheckpointError or another ValueError.
     """
     place = locate(path, "model", sha256=sha256)
     if base is not None and not is_difference(place):
@@ -61,13 +61,10 @@ def load(
         return denoiser.to(device)
     except (RuntimeError, AssertionError) as error:  # torch's words for no such device, no driver, no memory
         reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"The model cannot be put on the device {str(device)!r} ({reason}); cpu always works."
-        ) from error
+        raise ValueError(f"The device {str(device)!r} cannot be used ({reason}); cpu always works.") from error
 
 
 def read(place: Place, request: Request) -> Denoiser:
-    """Return the denoiser of a place (with `meta`: on the meta device)."""
     assert place.form is not None, place
     denoiser = READERS[place.form](request)
     if request.num_heads not in (None, denoiser.backbone.config.get("num_heads")):  # type: ignore[union-attr]
@@ -76,20 +73,16 @@ def read(place: Place, request: Request) -> Denoiser:
 
 
 def is_difference(place: Place) -> bool:
-    """Return whether a model is stored as a difference to its base."""
-    if place.form != "safetensors" or native.is_foreign(place.path):
-        return False
-    return native.read_header(place.path).get("content") == delta.CONTENT
+    is_own = place.form == "safetensors" and not native.is_foreign(place.path)
+    return is_own and native.read_header(place.path).get("content") == delta.CONTENT
 
 
 def read_run(request: Request) -> Denoiser:
-    """Read the averaged student of a run directory, as far as the run has come."""
     file = next(request.path / name for name in SAVED if (request.path / name).exists())
     return read_native(file, request)
 
 
 def read_safetensors(request: Request) -> Denoiser:
-    """Read one of our own files, or one with the names and the `config` of EDM's classes."""
     if not native.is_foreign(request.path):
         return read_native(request.path, request)
     from .readers import nvidia
@@ -98,7 +91,6 @@ def read_safetensors(request: Request) -> Denoiser:
 
 
 def read_native(path: Path, request: Request) -> Denoiser:
-    """Read one of our own files: a denoiser, a difference, or the state of a run."""
     tensors, spec = native.read(path, request.meta)
     if spec.get("content") == "run":
         tensors = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}
@@ -110,7 +102,6 @@ def read_native(path: Path, request: Request) -> Denoiser:
 
 
 def read_pickle(request: Request) -> Denoiser:
-    """Read one of NVIDIA's pickles."""
     from d2o.pickles import persistence
 
     from .readers import nvidia
@@ -120,14 +111,12 @@ def read_pickle(request: Request) -> Denoiser:
 
 
 def read_diffusers(request: Request) -> Denoiser:
-    """Read a diffusers folder."""
     from .readers import diffusers_folder
 
     return diffusers_folder.load(request.path, request.meta)
 
 
 def read_torch(request: Request) -> Denoiser:
-    """Read what torch.save wrote: a state dict of an architecture that its names reveal, or NVIDIA's objects."""
     from d2o.pickles import persistence, torch_state
     from d2o.pickles.values import get_items
 
@@ -144,10 +133,8 @@ def read_torch(request: Request) -> Denoiser:
     if consistency.recognise(state):
         return consistency.from_state(state, path)
     shown = ", ".join(name[:60] for name in list(state)[:5])
-    raise UnsupportedCheckpointError(
-        f"{path} contains the weights of a network that d2o does not know (its first are {shown}); it knows DiT and "
-        f"consistency_models."
-    )
+    known = "d2o knows those of DiT and consistency_models"
+    raise UnsupportedCheckpointError(f"{path} contains weights of an unknown network ({shown}); {known}.")
 
 
 READERS: dict[Form, Callable[[Request], Denoiser]] = {

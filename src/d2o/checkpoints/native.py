@@ -4,13 +4,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, StrictBool, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -30,8 +30,9 @@ FORMAT = 1
 SPEC = "d2o"
 """The metadata key of the JSON description."""
 CONFIG = "config"
-"""That of the description in safetensors files with the names of EDM's classes."""
+"""That of safetensors files with the names of EDM's classes."""
 MOST_STEPS = 1000
+Size = Annotated[int, Field(strict=True, gt=0)]
 
 
 def save(path: str | os.PathLike, denoiser: Denoiser, base: Denoiser | None = None) -> None:
@@ -47,10 +48,8 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
     """Return the JSON description from which `build` makes the same denoiser with other weights."""
     backbone = denoiser.backbone
     if not isinstance(backbone, backbones.Backbone) or backbone.kind not in backbones.BACKBONES:
-        raise CheckpointError(
-            f"A backbone of class {type(backbone).__name__} cannot be described in a file; derive it "
-            f"from d2o.backbones.Backbone, and add it to d2o.backbones.BACKBONES."
-        )
+        remedy = "derive it from d2o.backbones.Backbone, and add it to d2o.backbones.BACKBONES"
+        raise CheckpointError(f"A {type(backbone).__name__} cannot be described in a file: {remedy}.")
     spec = {
         "format": FORMAT,
         "content": "denoiser",
@@ -62,11 +61,8 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
         "one_step": denoiser.one_step,
         "judged_by": list(denoiser.judged_by),
     }
-    if denoiser.middle_sigmas:
-        spec["middle_sigmas"] = list(denoiser.middle_sigmas)
-    if isinstance(denoiser.codec, Autoencoder):
-        spec["codec"] = denoiser.codec.to_spec()
-    return spec
+    spec |= {"middle_sigmas": list(denoiser.middle_sigmas)} if denoiser.middle_sigmas else {}
+    return spec | ({"codec": denoiser.codec.to_spec()} if isinstance(denoiser.codec, Autoencoder) else {})
 
 
 def compose(backbone: dict[str, Any], family: Mapping[str, Any], **others: Any) -> dict[str, Any]:
@@ -77,7 +73,6 @@ def compose(backbone: dict[str, Any], family: Mapping[str, Any], **others: Any) 
 
 
 def make(path: Path, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Denoiser:
-    """Make the denoiser that a description asks for, with these weights, in eval mode."""
     denoiser = build(path, spec)
     fill(path, denoiser, tensors)
     return denoiser.eval()
@@ -88,29 +83,18 @@ def build(path: Path, spec: Mapping[str, Any]) -> Denoiser:
     with name_file(path):
         with torch.device("meta"):
             backbone = backbones.build(spec["backbone"])
-        shape, classes = spec["image_shape"], spec["num_classes"]
-        check_sizes(backbone, shape, classes)
         family = families.from_spec(spec["preconditioning"])
-        return Denoiser(backbone, family, shape, classes, **read_fields(spec, family.sigma_max))
-
-
-def check_sizes(backbone: torch.nn.Module, shape: Any, classes: Any) -> None:
-    """Raise a ValueError when a description's image shape [C, H, W] or classes are not those of its network."""
-    if not (isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)):
-        raise ValueError(f"image_shape is {shape}, not three whole numbers")
-    config: Any = backbone.config
-    given = {"in_channels": shape[0], "resolution": shape[1], "num_classes": classes}
-    for name, value in given.items():
-        if type(value) is not int or value != config.get(name, value):
-            raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
-    if "resolution" in config and shape[1] != shape[2]:
-        raise ValueError(f"the network makes square images, but image_shape is {shape}")
+        fields = validate(Fields, spec, "its description")
+        check_fields(fields, backbone.config, family.sigma_max)
+        return Denoiser(backbone, family, **vars(fields))
 
 
 @dataclass(frozen=True)
 class Fields:
     """What a description says of a denoiser besides its network."""
 
+    image_shape: tuple[Size, Size, Size]
+    num_classes: StrictInt
     provenance: dict[str, Any] = field(default_factory=dict)
     one_step: StrictBool = False
     judged_by: tuple[StrictStr, ...] = ()
@@ -118,13 +102,14 @@ class Fields:
     codec: Autoencoder | None = None
 
 
-def read_fields(spec: Mapping[str, Any], sigma_max: float) -> dict[str, Any]:
-    """Return the denoiser's other fields of a description; a wrong one is a ValueError."""
-    names = [field.name for field in fields(Fields)]
-    found = validate(Fields, {name: spec[name] for name in names if name in spec}, "its description")
-    if not all(a > b > 0 for a, b in pairwise([sigma_max, *found.middle_sigmas])):
-        raise ValueError(f"its middle_sigmas, {found.middle_sigmas}, do not fall from {sigma_max:g} to above 0")
-    return {name: getattr(found, name) for name in names}
+def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> None:
+    """Raise a ValueError for sizes of other images than the network's, and for noise levels that do not fall."""
+    sizes = zip(("in_channels", "resolution", "resolution"), given.image_shape, strict=True)
+    for name, value in (*sizes, ("num_classes", given.num_classes)):
+        if value != config.get(name, value):
+            raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
+    if not all(a > b > 0 for a, b in pairwise([sigma_max, *given.middle_sigmas])):
+        raise ValueError(f"its middle_sigmas, {given.middle_sigmas}, do not fall from {sigma_max:g} to above 0")
 
 
 def derive_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,31 +135,31 @@ def derive_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def rename(name: str, modules: Mapping[str, str]) -> str:
+    """Return a parameter's name with its module called as a table says; of a module that is not there, as it is."""
+    module, _, kind = name.rpartition(".")
+    return f"{modules[module]}.{kind}" if module in modules else name
+
+
 def fill(path: Path, module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put `tensors` into a module, names and shapes exactly; the first five differences are named."""
     wanted = module.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
     problems += [f"{name} is not part of the network" for name in tensors if name not in wanted]
-    problems += [
-        f"{name} has shape {list(tensors[name].shape)}, not {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
+    shapes = {name: (list(tensors[name].shape), list(wanted[name].shape)) for name in wanted if name in tensors}
+    problems += [f"{name} has shape {a}, not {b}" for name, (a, b) in shapes.items() if a != b]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise MismatchError(f"{path} does not fit the network that it describes: {'; '.join(problems[:5])}{more}.")
-    dtypes = {name: wanted[name].dtype for name in tensors}
-    module.load_state_dict({name: t.to(dtypes[name]) for name, t in tensors.items()}, strict=True, assign=True)
+    module.load_state_dict({name: t.to(wanted[name].dtype) for name, t in tensors.items()}, assign=True)
 
 
 def read(path: Path, meta: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors (with `meta`: only their shapes) and the JSON description of one of our files."""
     with open_file(path) as file:
         return read_tensors(file, meta), read_description(path, file.metadata())
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Return the JSON description of one of our files, without its tensors."""
     with open_file(path) as file:
         return read_description(path, file.metadata())
 
@@ -187,7 +172,6 @@ def is_foreign(path: Path) -> bool:
 
 
 def read_tensors(file: Any, meta: bool = False) -> dict[str, Tensor]:
-    """Return all tensors of an open safetensors file; with `meta` on the meta device, their shapes only."""
     names = file.keys()
     if meta:
         return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
@@ -195,12 +179,10 @@ def read_tensors(file: Any, meta: bool = False) -> dict[str, Tensor]:
 
 
 def read_description(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return the JSON description in a file's metadata."""
     try:
         spec = json.loads((metadata or {})[SPEC])
     except (KeyError, ValueError, RecursionError) as error:
-        message = f"{path} is a safetensors file without d2o's description of the network."
-        raise UnsupportedCheckpointError(message) from error
+        raise UnsupportedCheckpointError(f"{path} has no description of its network that d2o can read.") from error
     if not isinstance(spec, dict) or spec.get("format") != FORMAT:
         raise UnsupportedCheckpointError(f"{path} has a description of another format than this version's, {FORMAT}.")
     return spec if "one_step" in spec else spec | derive_fields(spec)

@@ -72,8 +72,7 @@ def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) ->
         path = fetch(asked, sha256) if is_address(asked) else find(asked, wanted)
         place = recognise(asked, path)
     if place.kind not in wanted:
-        is_folder = place.kind == "data" and place.path.is_dir()
-        noun = "a folder without a model" if is_folder else NOUNS[place.kind]
+        noun = "a folder without a model" if place.kind == "data" and place.path.is_dir() else NOUNS[place.kind]
         raise CheckpointError(f"{asked} is {noun}: {suggest(wanted)}")
     if sha256 and place.path.is_dir():
         raise CheckpointError(f"{asked} is a folder, and sha256 is the hash of a file: leave it out.")
@@ -83,7 +82,6 @@ def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) ->
 
 
 def find(name: str, wanted: tuple[Kind, ...]) -> Path:
-    """Return the path that a name stands for: of a file, a folder, a pattern of files, or a shipped model."""
     path = Path(name).expanduser()
     if path.exists() or ("*" in path.name and "data" in wanted):
         return path
@@ -97,12 +95,10 @@ def find(name: str, wanted: tuple[Kind, ...]) -> Path:
 
 
 def suggest(wanted: tuple[Kind, ...]) -> str:
-    """Return the end of an error sentence: what may be named."""
     return f"name {' or '.join(EXAMPLES[kind] for kind in wanted)}."
 
 
 def recognise(name: str, path: Path) -> Place:
-    """Return what a file or folder is."""
     if path.suffix in READERS:
         return Place("data", name, path)
     if path.is_dir():
@@ -126,20 +122,17 @@ def recognise(name: str, path: Path) -> Place:
             return Place(kind, name, path, form)
     if find_reader(path) is not None:
         return Place("data", name, path)
-    raise MalformedCheckpointError(
-        f"{name} is nothing that d2o reads: a model is a safetensors file, an EDM, D2O or EDM2 pickle, a torch file or "
-        f"a diffusers folder; images are a folder, a zip, an .npz or a .parquet file."
-    )
+    raise MalformedCheckpointError(f"{name} is nothing that d2o reads: {suggest(('model', 'data'))}")
 
 
 def recognise_folder(name: str, path: Path) -> Place:
-    """Return what a folder is: a run, finished or not, a diffusers folder, or else images."""
     if any((path / file).is_file() for file in SAVED):
         return Place("model", name, path, "run")
     if (path / "recipe.json").is_file():
         raise CheckpointError(f"{name} is a run that has saved no model yet: wait for its first checkpoint.")
-    is_diffusers = any((path / file).is_file() for file in DIFFUSERS)
-    return Place("model", name, path, "diffusers") if is_diffusers else Place("data", name, path)
+    if any((path / file).is_file() for file in DIFFUSERS):
+        return Place("model", name, path, "diffusers")
+    return Place("data", name, path)
 
 
 def recognise_zip(name: str, path: Path, start: bytes) -> Place:

@@ -58,10 +58,8 @@ def export(
 ) -> Exported:
     """Write a denoiser as a one-step generator, load what was written, and compare its images with the denoiser's.
 
-    `to` is one of FORMATS, or `delta` for the difference to `base`. `dtype` is how weights are stored; all are computed
-    with in float32. `codec` is the folder of the autoencoder that a diffusers folder of a latent model should contain.
-    `runtime` is the npm package onnxruntime-web (.tgz or folder) of a web page, fetched when not given, and `title` its
-    heading.
+    `to` is one of FORMATS, or `delta` for the difference to `base`. `dtype`, `codec`, `runtime` and `title` are those
+    of Options; without a `runtime` it is fetched.
     """
     if to not in (*FORMATS, DELTA):
         raise CheckpointError(f"There is no export to {to!r}; there are {', '.join((*FORMATS, DELTA))}.")
@@ -70,24 +68,21 @@ def export(
     if dtype not in DTYPES:
         raise CheckpointError(f"Weights cannot be stored as {dtype!r}; there are {', '.join(DTYPES)}.")
     if denoiser.middle_sigmas and to not in ("safetensors", DELTA):
-        raise CheckpointError(
-            f"This generator makes images in {1 + len(denoiser.middle_sigmas)} steps, and an export to {to} contains "
-            f"one step: export it to safetensors."
-        )
-    form = FORMATS[to] if base is None else Format(partial(plain.write_delta, base=base), ".safetensors")
+        steps = 1 + len(denoiser.middle_sigmas)
+        raise CheckpointError(f"This generator takes {steps} steps, not the one of a {to} file: use --to safetensors.")
+    form = FORMATS[to] if base is None else Format(partial(plain.write, base=base), ".safetensors")
     check_output(os.fspath(path), to, form.suffix)
     path, alone = Path(path), deepcopy(denoiser).cpu().float().eval()
     with atomic(path) as temporary:
         error, notes = form.write(alone, temporary, Options(dtype, codec, runtime, title))
     if to == "safetensors":
-        notes = (*notes, f"and beside it in {plain.write_description(alone, path).name}")
+        notes += (f"and beside it in {plain.write_description(alone, path).name}",)
     elif to != DELTA and (warning := warn_about_one_step(denoiser)):
-        notes = (*notes, warning)
+        notes += (warning,)
     return Exported(path, error, notes)
 
 
 def check_output(asked: str, to: str, suffix: str) -> None:
-    """Raise a CheckpointError for a path that ends like another form, or that cannot be written."""
     path = Path(asked)
     if path.suffix and path.suffix != suffix and path.suffix in [form.suffix for form in FORMATS.values()]:
         raise CheckpointError(f"The name {path} is one of another form than {to}: end it in {suffix or 'no suffix'}.")

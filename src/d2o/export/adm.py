@@ -4,7 +4,6 @@ The two networks take the time in different units. One step has one time only, s
 time embedding's first layer, whose weight is zero.
 """
 
-import re
 from typing import Any
 
 import torch
@@ -24,25 +23,23 @@ RESIDUAL = {
     "conv1": "conv2",
     "skip": "conv_shortcut",
 }
-ATTENTION = {"norm2": "group_norm", "proj": "to_out.0"}
+ATTENTION = {"norm2": "group_norm", "qkv": "to", "proj": "to_out.0"}
 
 
 def find_obstacle(network: DhariwalUNet) -> str | None:
-    """Return why a UNet2DModel cannot be this network; None when it can."""
-    blocks = [block for block in network.modules() if isinstance(block, Block)]
+    blocks = [block for block in network.modules() if isinstance(block, Block) and block.num_heads]
     if any(norm.num_groups != GROUPS for norm in network.modules() if isinstance(norm, torch.nn.GroupNorm)):
         return f"it has levels of fewer than {4 * GROUPS} channels, whose norms have fewer than {GROUPS} groups"
-    if len({block.out_channels // block.num_heads for block in blocks if block.num_heads}) > 1:
+    if len({block.out_channels // block.num_heads for block in blocks}) > 1:
         return "its attention heads differ in size"
     return None
 
 
 def describe(network: DhariwalUNet) -> dict[str, Any]:
-    """Return the settings of the UNet2DModel."""
     given: Any = network.config
     sizes = [given["resolution"] >> level for level in range(len(given["channel_multipliers"]))]
     attends = [size in given["attention_resolutions"] for size in sizes]
-    heads = [block for block in network.modules() if isinstance(block, Block) and block.num_heads]
+    block = next(block for block in network.modules() if isinstance(block, Block) and block.num_heads)
     return {
         "sample_size": given["resolution"],
         "in_channels": given["in_channels"],
@@ -55,7 +52,7 @@ def describe(network: DhariwalUNet) -> dict[str, Any]:
         "up_block_types": ["AttnUpBlock2D" if attend else "ResnetUpsampleBlock2D" for attend in reversed(attends)],
         "downsample_type": "resnet",
         "upsample_type": "resnet",
-        "attention_head_dim": heads[0].out_channels // heads[0].num_heads,
+        "attention_head_dim": block.out_channels // block.num_heads,
         "norm_num_groups": GROUPS,
         "attn_norm_num_groups": GROUPS,
         "norm_eps": EPS,
@@ -66,61 +63,43 @@ def describe(network: DhariwalUNet) -> dict[str, Any]:
 @torch.no_grad()
 def translate_weights(network: DhariwalUNet, time: float) -> dict[str, Tensor]:
     """Return the state dict of the UNet2DModel, for the one `time` that our network takes."""
-    given: Any = network.config
-    names = locate_blocks(given["resolution"], len(given["channel_multipliers"]))
-    state: dict[str, Tensor] = {}
+    modules, state = locate_modules(network), dict[str, Tensor]()
     for name, tensor in network.state_dict().items():
-        outer, _, kind = name.rpartition(".")
+        module, _, kind = name.rpartition(".")
+        block, _, layer = module.rpartition(".")
         if name == "map_label.weight":
             state["class_embedding.weight"] = tensor.T.contiguous()
-        elif outer in OUTER:
-            state[f"{OUTER[outer]}.{kind}"] = tensor
-        elif name.startswith(("enc.", "dec.")) and kind != "resample_filter":
-            state |= translate_block(name, tensor, names, count_heads(network, name))
-    embedding = network.map_layer0(network.map_noise(torch.tensor([time])))[0]
+        elif layer == "qkv":  # the channels are ordered (head, channel, which of the three)
+            heads: Any = network.get_submodule(block).num_heads
+            three = tensor.reshape(heads, -1, 3, *tensor.shape[1:2]).unbind(2)
+            for letter, one in zip("qkv", three, strict=True):
+                state[f"{modules[module]}_{letter}.{kind}"] = one.flatten(0, 1)
+        elif module in modules and kind in ("weight", "bias"):
+            is_matrix = layer == "proj" and kind == "weight"
+            state[f"{modules[module]}.{kind}"] = tensor.flatten(1) if is_matrix else tensor
     state["time_embedding.linear_1.weight"] = torch.zeros_like(network.map_layer0.weight)
-    state["time_embedding.linear_1.bias"] = embedding
+    state["time_embedding.linear_1.bias"] = network.map_layer0(network.map_noise(torch.tensor([time])))[0]
     return state
 
 
-def count_heads(network: DhariwalUNet, name: str) -> int:
-    """Return the attention heads of the block that a parameter belongs to."""
-    side, block, *_ = name.split(".")
-    module = getattr(network, side)[block]
-    return module.num_heads if isinstance(module, Block) else 0
-
-
-def locate_blocks(resolution: int, levels: int) -> dict[str, tuple[str, str]]:
-    """Return for each of our blocks the places of its residual part and of its attention."""
-
-    def pair(group: str, index: int) -> tuple[str, str]:
-        return f"{group}.resnets.{index}", f"{group}.attentions.{index}"
-
-    most, last = 64, levels - 1
-    names = {f"dec.{resolution >> last}x{resolution >> last}_in{index}": pair("mid_block", index) for index in (0, 1)}
-    for level in range(levels):
-        size = f"{resolution >> level}x{resolution >> level}"
-        down, up = f"down_blocks.{level}", f"up_blocks.{last - level}"
-        names |= {f"enc.{size}_block{index}": pair(down, index) for index in range(most)}
-        names |= {f"dec.{size}_block{index}": pair(up, index) for index in range(most + 1)}
-        # Our levels begin with the change of size that brings to them, theirs end with the one that leads on.
-        names[f"enc.{size}_down"] = (f"down_blocks.{level - 1}.downsamplers.0", "")
-        names[f"dec.{size}_up"] = (f"up_blocks.{last - level - 1}.upsamplers.0", "")
-    return names
-
-
-def translate_block(name: str, tensor: Tensor, names: dict[str, tuple[str, str]], num_heads: int) -> dict[str, Tensor]:
-    """Return what a parameter of a block is called, and looks like, in a UNet2DModel."""
-    found = re.fullmatch(r"(enc|dec)\.([^.]+)\.(?:(\w+)\.)?(weight|bias)", name)
-    assert found is not None, name
-    side, block, layer, kind = found.groups()
-    if layer is None:
-        return {f"conv_in.{kind}": tensor}
-    residual, attention = names[f"{side}.{block}"]
-    if layer == "qkv":  # the channels are ordered (head, channel, which of the three)
-        three = tensor.reshape(num_heads, -1, 3, *tensor.shape[1:2]).unbind(2)
-        return {f"{attention}.to_{letter}.{kind}": one.flatten(0, 1) for letter, one in zip("qkv", three, strict=True)}
-    if layer in ATTENTION:
-        flat = tensor.flatten(1) if layer == "proj" and kind == "weight" else tensor
-        return {f"{attention}.{ATTENTION[layer]}.{kind}": flat}
-    return {f"{residual}.{RESIDUAL[layer]}.{kind}": tensor}
+def locate_modules(network: DhariwalUNet) -> dict[str, str]:
+    """Return diffusers' name of each of our modules; of a qkv, the beginning of three."""
+    stem, *encoder = network.enc
+    first, second, *decoder = network.dec
+    residual = {f"dec.{first}": "mid_block.resnets.0", f"dec.{second}": "mid_block.resnets.1"}
+    attention = {f"dec.{first}": "mid_block.attentions.0"}
+    # Our levels begin with the change of size that brings to them, theirs end with the one that leads on.
+    for side, blocks, group, change in (("enc", encoder, "down_blocks", "down"), ("dec", decoder, "up_blocks", "up")):
+        level = index = 0
+        for block in blocks:
+            if block.endswith(f"_{change}"):
+                residual[f"{side}.{block}"] = f"{group}.{level}.{change}samplers.0"
+                level, index = level + 1, 0
+            else:
+                residual[f"{side}.{block}"] = f"{group}.{level}.resnets.{index}"
+                attention[f"{side}.{block}"] = f"{group}.{level}.attentions.{index}"
+                index += 1
+    modules = {**OUTER, f"enc.{stem}": "conv_in"}
+    for places, layers in ((residual, RESIDUAL), (attention, ATTENTION)):
+        modules |= {f"{ours}.{o}": f"{theirs}.{t}" for ours, theirs in places.items() for o, t in layers.items()}
+    return modules

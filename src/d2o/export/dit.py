@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from d2o.backbones.dit import DiT, TimeEmbedder
-from d2o.checkpoints.readers.dit import FIXED, rename
+from d2o.checkpoints import native
+from d2o.checkpoints.readers.dit import FIXED, HEAD_DIM, OUTPUTS, SETTINGS, locate_modules
 from d2o.diffusion.denoiser import Denoiser
-from d2o.errors import UnsupportedCheckpointError
 
 
 def to_diffusers(denoiser: Denoiser) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -20,8 +20,6 @@ def to_diffusers(denoiser: Denoiser) -> tuple[dict[str, Any], dict[str, Tensor]]
     backbone = denoiser.backbone
     assert isinstance(backbone, DiT)
     options = backbone.config
-    if options["mlp_multiplier"] != 4:
-        raise UnsupportedCheckpointError("diffusers has DiTs with an mlp_multiplier of 4 only: export to another form.")
     tensors = {name: tensor.detach() for name, tensor in backbone.state_dict().items() if name != "pos_embed"}
     if not options["time_endpoint"]:
         time = denoiser.preconditioning(torch.tensor([denoiser.sigma_max])).noise.to(backbone.pos_embed.device)
@@ -35,16 +33,8 @@ def to_diffusers(denoiser: Denoiser) -> tuple[dict[str, Any], dict[str, Tensor]]
         for kind in ("weight", "bias"):
             parts = tensors.pop(f"blocks.{index}.attn.qkv.{kind}").chunk(3)
             tensors |= {f"blocks.{index}.attn.{q}.{kind}": part for q, part in zip("qkv", parts, strict=True)}
-    config = {
-        "num_attention_heads": options["num_heads"],
-        "attention_head_dim": options["channels"] // options["num_heads"],
-        "in_channels": options["in_channels"],
-        "out_channels": options["out_channels"],
-        "num_layers": options["num_blocks"],
-        "sample_size": options["resolution"],
-        "patch_size": options["patch_size"],
-        "num_embeds_ada_norm": options["num_classes"],
-        "norm_eps": options["mlp_eps"],
-        **FIXED,
-    }
-    return config, {rename(name, back=True): tensor.contiguous() for name, tensor in tensors.items()}
+    config = {theirs: options[ours] for theirs, (ours, _) in SETTINGS.items()}
+    head_dim = options["channels"] // options["num_heads"]
+    config |= {HEAD_DIM: head_dim, OUTPUTS: options["out_channels"], **FIXED}
+    modules = {ours: theirs for theirs, ours in locate_modules(tensors).items()}
+    return config, {native.rename(name, modules): tensor.contiguous() for name, tensor in tensors.items()}

@@ -55,13 +55,11 @@ def compute_step(denoiser: Denoiser) -> dict[str, float]:
 
 def make_trial(denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:
     """Return unit noise and labels to compare with, the same ones each time."""
-    classes = denoiser.num_classes
-    label = torch.arange(TRIALS) * 37 % classes if classes else None
+    label = torch.arange(TRIALS) * 37 % denoiser.num_classes if denoiser.num_classes else None
     return noise_for(range(TRIALS), denoiser.image_shape), label
 
 
 def sample_one_step(denoiser: Denoiser, noise: Tensor, label: Tensor | None) -> Tensor:
-    """Return what the denoiser makes of unit noise in one step."""
     return sample(lambda x, sigma: denoiser(x, sigma, label), noise, (denoiser.sigma_max, 0.0))
 
 
@@ -82,7 +80,6 @@ def cast(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def cast_module(module: nn.Module, dtype: str) -> nn.Module:
-    """Change how the numbers of a module are stored, in place."""
     small: dict[str, Any] = cast(dict(module.state_dict()), dtype)
     module.load_state_dict(small, assign=True)
     return module

@@ -58,72 +58,71 @@ def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tupl
 
 
 def import_diffusers() -> Any:
-    """Return the package diffusers, or raise the error that names the extra."""
     try:
         import diffusers
     except ImportError as error:
-        raise CheckpointError(
-            "Folders of diffusers need the package diffusers: pip install -e '.[diffusers]' in d2o's folder"
-        ) from error
+        raise CheckpointError("Folders of diffusers need it: pip install -e '.[diffusers]' in d2o's folder") from error
     return diffusers
 
 
 def make_parts(denoiser: Denoiser) -> Parts:
     """Return the pipeline of a denoiser: a stock one where there is one for it, else our own model in a stock one."""
-    obstacles = []
-    for stock in STOCK:
-        if isinstance(denoiser.backbone, stock.backbone) and isinstance(denoiser.preconditioning, stock.families):
-            if (obstacle := stock.find_obstacle(denoiser)) is None:
-                return stock.make_parts(denoiser)
-            obstacles.append(obstacle)
-    return make_own_parts(denoiser, obstacles)
+    obstacle = ""
+    for backbone, families, make in STOCK:
+        if isinstance(denoiser.backbone, backbone) and isinstance(denoiser.preconditioning, families):
+            if isinstance(parts := make(denoiser), Parts):
+                return parts
+            obstacle = f" ({parts})"
+    return make_own_parts(denoiser, obstacle)
 
 
-def make_adm_parts(denoiser: Denoiser) -> Parts:
-    """Return a consistency pipeline with a UNet2DModel for one time."""
+def make_adm_parts(denoiser: Denoiser) -> Parts | str:
     network: Any = denoiser.backbone
+    if obstacle := adm.find_obstacle(network):
+        return obstacle
     unet = import_diffusers().UNet2DModel(**adm.describe(network))
-    unet.load_state_dict(adm.translate_weights(network, compute_step(denoiser)["time"]), strict=True)
+    unet.load_state_dict(adm.translate_weights(network, compute_step(denoiser)["time"]))
     return Parts("ConsistencyModelPipeline", unet, make_consistency_scheduler(denoiser), (ONE_TIME,))
 
 
-def make_consistency_parts(denoiser: Denoiser) -> Parts:
-    """Return a consistency pipeline with the UNet2DModel that the denoiser has already."""
+def make_consistency_parts(denoiser: Denoiser) -> Parts | str:
+    family: Any = denoiser.preconditioning
+    if family.time_scale != CONSISTENCY_TIME:
+        return "it takes the time in another unit than consistency models"
     return Parts("ConsistencyModelPipeline", copy_unet(denoiser), make_consistency_scheduler(denoiser))
 
 
-def make_ddim_parts(denoiser: Denoiser) -> Parts:
-    """Return a DDIM pipeline with the UNet2DModel of the denoiser."""
-    unet = copy_unet(denoiser)
-    scheduler, factor = make_ddim_scheduler(denoiser)
+def make_ddim_parts(denoiser: Denoiser) -> Parts | str:
+    if denoiser.num_classes:
+        return "diffusers' DDIMPipeline takes no classes"
+    unet, (scheduler, factor) = copy_unet(denoiser), make_ddim_scheduler(denoiser)
     rescale(unet.conv_in, unet.conv_out, compute_step(denoiser)["scale"], factor)
     return Parts("DDIMPipeline", unet, scheduler, (ONE_STEP,))
 
 
-def make_dit_parts(denoiser: Denoiser) -> Parts:
-    """Return a DiT pipeline without its autoencoder."""
+def make_dit_parts(denoiser: Denoiser) -> Parts | str:
+    network: Any = denoiser.backbone
+    if network.config["mlp_multiplier"] != 4:
+        return "diffusers has DiTs with an mlp_multiplier of 4 only"
     config, weights = dit.to_diffusers(denoiser)
     model = import_diffusers().DiTTransformer2DModel(**config)
-    model.load_state_dict(weights, strict=True)
+    model.load_state_dict(weights)
     scheduler, factor = make_ddim_scheduler(denoiser)
     rescale(model.pos_embed.proj, model.proj_out_2, compute_step(denoiser)["scale"], factor)
     return Parts("DiTPipeline", model, scheduler, (f"{ONE_STEP}, and guidance_scale=1",))
 
 
-def make_own_parts(denoiser: Denoiser, obstacles: list[str]) -> Parts:
-    """Return a consistency pipeline with the denoiser itself as a model of diffusers."""
+def make_own_parts(denoiser: Denoiser, obstacle: str) -> Parts:
     import_diffusers()
     from d2o.checkpoints.diffusers_model import D2OModel
 
     channels, height, width = denoiser.image_shape
     if height != width:
-        raise CheckpointError(
-            f"Pipelines of diffusers make square images, not {height}x{width}: use --to onnx or torch."
-        )
+        raise CheckpointError(f"Pipelines of diffusers make square images, not {height}x{width}: use --to onnx.")
     spec = {"kind": denoiser.backbone.kind, **denoiser.backbone.config}  # type: ignore[dict-item]
     model = D2OModel(spec, to_spec(denoiser.preconditioning), height, channels, denoiser.num_classes or None)
     model.denoiser.load_state_dict(denoiser.state_dict())
-    why = f"no stock class of diffusers is this network{f' ({obstacles[0]})' if obstacles else ''}"
+    why = f"no stock class of diffusers is this network{obstacle}"
     note = f"{why}: its user must have d2o installed and `import {D2OModel.__module__}` first"
     return Parts("ConsistencyModelPipeline", model, make_consistency_scheduler(denoiser, Boundary()), (note,))
 
@@ -166,63 +165,35 @@ def make_ddim_scheduler(denoiser: Denoiser) -> tuple[Any, float]:
 
 @torch.no_grad()
 def rescale(first: Any, last: Any, scale: float, factor: float) -> None:
-    """Let a network see its input times `scale`, and give its output times `factor`."""
     first.weight.mul_(scale)
     for parameter in last.parameters():
         parameter.mul_(factor)
 
 
 def copy_unet(denoiser: Denoiser) -> Any:
-    """Return a stock copy of the UNet2DModel within a denoiser."""
     within: Any = denoiser.backbone.unet
     unet = import_diffusers().UNet2DModel(**{name: value for name, value in within.config.items() if name[0] != "_"})
-    unet.load_state_dict(within.state_dict(), strict=True)
+    unet.load_state_dict(within.state_dict())
     return unet
 
 
-class Stock(NamedTuple):
-    """Denoisers for which diffusers has a pipeline, unless there is an obstacle."""
-
-    backbone: type[nn.Module]
-    families: tuple[type, ...]
-    find_obstacle: Callable[[Any], str | None]
-    make_parts: Callable[[Denoiser], Parts]
-
-
-def find_obstacle_to_consistency(denoiser: Any) -> str | None:
-    """Return why a consistency pipeline does not do."""
-    same = denoiser.preconditioning.time_scale == CONSISTENCY_TIME
-    return None if same else "it takes the time in another unit than consistency models"
-
-
-def find_obstacle_to_ddim(denoiser: Any) -> str | None:
-    """Return why a DDIM pipeline does not do: it passes no labels on."""
-    return "diffusers' DDIMPipeline takes no classes" if denoiser.num_classes else None
-
-
-def find_obstacle_to_dit(denoiser: Any) -> str | None:
-    """Return why a DiTTransformer2DModel does not do: its blocks widen four times."""
-    multiplier = denoiser.backbone.config["mlp_multiplier"]
-    return None if multiplier == 4 else "diffusers has DiTs with an mlp_multiplier of 4 only"
-
-
-STOCK = (
-    Stock(backbones.DhariwalUNet, (EDM, Boundary), lambda d: adm.find_obstacle(d.backbone), make_adm_parts),
-    Stock(backbones.DiffusersUNet, (Boundary,), find_obstacle_to_consistency, make_consistency_parts),
-    Stock(backbones.DiffusersUNet, (Epsilon, Velocity), find_obstacle_to_ddim, make_ddim_parts),
-    Stock(backbones.DiT, (Epsilon, Velocity), find_obstacle_to_dit, make_dit_parts),
+STOCK: tuple[tuple[type[nn.Module], tuple[type, ...], Callable[[Denoiser], Parts | str]], ...] = (
+    (backbones.DhariwalUNet, (EDM, Boundary), make_adm_parts),
+    (backbones.DiffusersUNet, (Boundary,), make_consistency_parts),
+    (backbones.DiffusersUNet, (Epsilon, Velocity), make_ddim_parts),
+    (backbones.DiT, (Epsilon, Velocity), make_dit_parts),
 )
+"""For which backbones and families diffusers may have a pipeline, and what makes it, or says why there is none."""
 
 
 def check(denoiser: Denoiser, parts: Parts, folder: Path) -> float:
-    """Return the largest difference between the denoiser's images and those of the network in a folder."""
     network = type(parts.network).from_pretrained(folder, local_files_only=True)
 
+    scheduler = parts.scheduler
+
     def run(noise: Tensor, label: Tensor | None) -> Tensor:
-        scheduler = parts.scheduler
         scheduler.set_timesteps(1)
-        time = scheduler.timesteps[0]
-        x = noise * scheduler.init_noise_sigma
+        time, x = scheduler.timesteps[0], noise * scheduler.init_noise_sigma
         given: dict[str, Any] = {} if label is None else {"class_labels": label}
         times = time.expand(len(x)) if parts.pipeline == "DiTPipeline" else time
         predicted = network(scheduler.scale_model_input(x, time), timestep=times, **given).sample

@@ -11,22 +11,18 @@ from .one_step import cast, compare, compute_step, sample_one_step
 from .options import Options
 
 
-def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
-    """Write a safetensors file, load it again, and return how far its images are from the denoiser's, and notes."""
-    native.write(path, cast(dict(denoiser.state_dict()), options.dtype), native.describe(denoiser))
-    again = load(path)
-    error = compare(denoiser, lambda noise, label: sample_one_step(again, noise, label))
-    return error, ("loads with d2o.load; its JSON stands in its metadata under `d2o`",)
-
-
-def write_delta(denoiser: Denoiser, path: Path, options: Options, base: Denoiser) -> tuple[float, tuple[str, ...]]:
-    """Write the difference to `base`, load it upon the base, and return the error of its images, and notes."""
-    tensors, about_base = delta.diff(denoiser, base)
+def write(
+    denoiser: Denoiser, path: Path, options: Options, base: Denoiser | None = None
+) -> tuple[float, tuple[str, ...]]:
+    """Write a safetensors file, or with `base` the difference to it; return the error of its images, and notes."""
+    state = dict(denoiser.state_dict())
+    tensors, about_base = (state, {}) if base is None else delta.diff(denoiser, base)
     tensors = cast(tensors, options.dtype)
     native.write(path, tensors, native.describe(denoiser) | about_base)
     again = load(path, base=base)
     error = compare(denoiser, lambda noise, label: sample_one_step(again, noise, label))
-    state = denoiser.state_dict()
+    if base is None:
+        return error, ("loads with d2o.load; its JSON stands in its metadata under `d2o`",)
     whole, size = (sum(tensor.nbytes for tensor in part.values()) for part in (state, tensors))
     return error, (
         f"{len(tensors)} of {len(state)} tensors differ: {size / 1e6:.2f} of {whole / 1e6:.2f} MB",

@@ -62,22 +62,22 @@ def prepare(denoiser: Denoiser, options: Options) -> tuple[OneStep, tuple[Tensor
     """Return the one-step module of a copy of the denoiser, inputs to trace it with, and which of their sizes vary."""
     model = OneStep(deepcopy(denoiser).float()).eval().requires_grad_(False)
     cast_module(model.backbone, options.dtype)
-    noise, label = make_trial(denoiser)
+    inputs = {
+        name: tensor
+        for name, tensor in zip(("noise", "label"), make_trial(denoiser), strict=True)
+        if tensor is not None
+    }
     most = MOST_IMAGES if isinstance(denoiser.backbone, DiffusersUNet) else None
     images = torch.export.Dim("images", min=1, max=most)
-    if label is None:
-        return model, (noise,), {"noise": {0: images}}
-    return model, (noise, label), {"noise": {0: images}, "label": {0: images}}
+    return model, tuple(inputs.values()), {name: {0: images} for name in inputs}
 
 
 def import_onnxruntime() -> Any:
-    """Return onnxruntime, or raise the error that names the extra when it or an exporter's package is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise CheckpointError(
-            "ONNX files need onnx, onnxscript and onnxruntime: pip install -e '.[export]' in d2o's folder"
-        ) from error
+        needed = "onnx, onnxscript and onnxruntime: pip install -e '.[export]' in d2o's folder"
+        raise CheckpointError(f"ONNX files need {needed}") from error
     return onnxruntime

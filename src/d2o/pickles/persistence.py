@@ -28,15 +28,12 @@ MOST_TENSORS = 100_000
 
 @dataclass(frozen=True)
 class PersistentObject:
-    """One object of the pickle: its class's name, its module's source, and its attributes."""
-
     class_name: str
     module_source: str
     state: dict[Any, Any]
 
     @property
     def source_sha256(self) -> str:
-        """The hash of the source code that the file carries for this class."""
         return hashlib.sha256(self.module_source.encode("utf-8", "replace")).hexdigest()
 
 
@@ -49,7 +46,6 @@ class Objects:
     storages: dict[Node, Storage]
 
     def list_classes(self) -> dict[str, str]:
-        """Return the class of every object by its key."""
         return {
             str(name)[:40]: self.read_object(value).class_name
             for name, value in self.entries.items()
@@ -57,7 +53,6 @@ class Objects:
         }
 
     def find_network(self, key: str, known: Collection[str]) -> PersistentObject:
-        """Return the network under a key of the pickle, of a `known` class; the error tells what there is."""
         classes = self.list_classes()
         if classes.get(key) in known:
             return self.read_object(self.entries[key])
@@ -70,7 +65,6 @@ class Objects:
         raise UnsupportedCheckpointError(f"{self.source.path} {reason}.")
 
     def read_object(self, node: Node) -> PersistentObject:
-        """Return the record that an object of the pickle is."""
         record = get_items(node.arguments[0]) if len(node.arguments) == 1 else None
         if record is None or record.get("type") != "class" or record.get("version") not in range(1, 7):
             raise self.source.malformed("an object in it is not recorded as NVIDIA's tools do")
@@ -92,11 +86,12 @@ class Objects:
     def read_attributes(self, record: PersistentObject) -> dict[str, Any]:
         """Return those attributes of an object that are plain numbers, words and arrays."""
 
-        def is_plain(value: Any) -> bool:
-            return isinstance(value, bool | int | float | str) or (isinstance(value, Node) and value.word in ARRAYS)
-
-        plain = {str(name): value for name, value in record.state.items() if is_plain(value)}
-        return {name: to_plain(self.source, value) for name, value in plain.items() if not name.startswith("_")}
+        return {
+            str(name): to_plain(self.source, value)
+            for name, value in record.state.items()
+            if not str(name).startswith("_")
+            and (value.word in ARRAYS if isinstance(value, Node) else isinstance(value, bool | int | float | str))
+        }
 
     def find_attributes(self, key: str) -> dict[str, Any] | None:
         """Return the attributes of the object under a key, if there is one, and its "class_name"."""
@@ -132,7 +127,6 @@ class Objects:
                     yield f"{prefix}{name}", find_tensor(self.source, value, self.storages)
 
     def read_module(self, value: Any) -> dict[Any, Any]:
-        """Return the attributes of a part of a network: an object of its own, or a plain container."""
         if isinstance(value, Node) and value.word == "persistent":
             return self.read_object(value).state
         state = get_items(value.state) if isinstance(value, Node) and value.word == "modules" else None
@@ -151,9 +145,7 @@ def open_file(path: Path) -> Iterator[Objects]:
         storages = {node: read_storage(source, node) for node in program.nodes if node.word == "storage"}
         entries = get_items(program.value)
         if entries is None:
-            raise UnsupportedCheckpointError(
-                f"{path} is a pickle of something else than EDM's, D2O's or EDM2's dictionary of networks."
-            )
+            raise UnsupportedCheckpointError(f"{path} is a pickle, but not EDM's, D2O's or EDM2's of named networks.")
         yield Objects(source, entries, storages)
 
 

@@ -26,27 +26,22 @@ class Source:
         file.seek(start)
 
     def part(self, start: int, length: int) -> "Source":
-        """Return a part of the same file; reading goes on there."""
         return Source(self.path, self.file, start, start + length)
 
     @property
     def left(self) -> int:
-        """How many bytes are left."""
         return self.end - self.position
 
     def need(self, count: int) -> None:
-        """Raise when fewer than `count` bytes are left."""
         if count > self.left:
             found = f"{count:,} bytes should follow byte {self.position:,}, but only {self.left:,} do"
             raise MalformedCheckpointError(f"{self.path} is cut short: {found}; fetch the file again.")
 
     def expect_end(self) -> None:
-        """Raise when bytes are left."""
         if self.left:
             raise self.malformed("something follows after its end")
 
     def take(self, count: int) -> bytes:
-        """Return the next bytes."""
         self.need(count)
         self.position += count
         content = self.file.read(count)
@@ -63,11 +58,9 @@ class Source:
         return span
 
     def number(self, count: int, signed: bool = False) -> int:
-        """Return the next bytes as a whole number."""
         return int.from_bytes(self.take(count), "little", signed=signed)
 
     def line(self) -> str:
-        """Return the next line, without its end."""
         content = self.file.readline(min(LONGEST_NAME, self.left))
         self.position += len(content)
         if not content.endswith(b"\n"):
@@ -75,12 +68,10 @@ class Source:
         return content[:-1].decode()
 
     def malformed(self, reason: str) -> MalformedCheckpointError:
-        """Return the error to raise when the file is damaged."""
         where = f"near byte {self.position:,}"
         return MalformedCheckpointError(f"{self.path} is damaged, {where}: {reason}; fetch the file again.")
 
     def unsafe(self, wish: str) -> UnsafeCheckpointError:
-        """Return the error to raise when the file wants more than to be read."""
         reason = "A checkpoint of weights has no reason to: nothing was run and nothing was loaded"
         remedy = "If you trust its author, ask for the weights as a safetensors file"
         return UnsafeCheckpointError(f"{self.path} {wish}. {reason}. {remedy}.")

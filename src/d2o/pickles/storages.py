@@ -50,15 +50,9 @@ class Stored:
 
     @property
     def bytes(self) -> int:
-        """The memory that it takes when read."""
         return math.prod(self.shape) * self.storage.dtype.itemsize
 
-    def to_meta(self) -> Tensor:
-        """Return a tensor of its type and shape without numbers, on the meta device."""
-        return torch.empty(self.shape, dtype=self.storage.dtype, device="meta")
-
     def read(self) -> Tensor:
-        """Copy the numbers from the file into a contiguous tensor."""
         storage = self.storage
         if 0 in self.shape:
             return torch.empty(self.shape, dtype=storage.dtype)
@@ -73,7 +67,6 @@ class Stored:
 
 
 def count_span(shape: Iterable[int], stride: Iterable[int]) -> int:
-    """Return how many numbers of its storage a tensor spans, from its first to its last."""
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
 
 
@@ -101,7 +94,7 @@ def open_bytes(source: Source, content: Any) -> Source:
 def read_all(state: Mapping[str, Stored], source: Source, meta: bool = False) -> dict[str, Tensor]:
     """Read all tensors of a state dict, or (`meta`) only their types and shapes."""
     if meta:
-        return {name: tensor.to_meta() for name, tensor in state.items()}
+        return {n: torch.empty(t.shape, dtype=t.storage.dtype, device="meta") for n, t in state.items()}
     if sum(tensor.bytes for tensor in state.values()) > source.end:
         raise source.malformed("its tensors are larger than the file")
     return {name: tensor.read() for name, tensor in state.items()}
@@ -164,7 +157,6 @@ def read_legacy(source: Source, content: Any, names: Names) -> tuple[Program, di
 
 
 def read_references(source: Source, program: Program) -> References:
-    """Return what the references of a pickle to storages outside it name."""
     found = {}
     for node in program.nodes:
         if node.word == OUTSIDE:

@@ -48,14 +48,13 @@ class Content(NamedTuple):
 def read_state(path: Path, key: str = "ema", meta: bool = False) -> dict[str, Tensor]:
     """Return the state dict of a file: the file's whole content, or what it keeps under `key` or a usual name.
 
-    With `meta` the tensors are on the meta device and nothing but their types and shapes is read.
+    With `meta` only their types and shapes are read, onto the meta device.
     """
     with open_file(path) as content:
         return read_tensors(content, key, meta)
 
 
 def read_tensors(content: Content, key: str = "ema", meta: bool = False) -> dict[str, Tensor]:
-    """Return the state dict of an open file."""
     source, value, storages = content
     state = choose_state(source.path, value, key)
     return read_all({n: find_tensor(source, tensor, storages) for n, tensor in state.items()}, source, meta)
@@ -63,7 +62,6 @@ def read_tensors(content: Content, key: str = "ema", meta: bool = False) -> dict
 
 @contextmanager
 def open_file(path: Path) -> Iterator[Content]:
-    """Open a file of torch.save."""
     with path.open("rb") as file:
         source = Source(path, file, 0, path.stat().st_size)
         zipped = source.take(len(ZIP_START)) == ZIP_START
@@ -72,18 +70,15 @@ def open_file(path: Path) -> Iterator[Content]:
 
 
 def choose_state(path: Path, value: Any, key: str) -> dict[str, Any]:
-    """Return the named tensors among a file's content."""
     content = get_items(value) or {}
     for state in (*(get_items(content.get(name)) for name in (key, *OTHER_KEYS)), content):
         if state and all(isinstance(n, str) and isinstance(t, Node) and t.word in TENSORS for n, t in state.items()):
             return state
     there = ", ".join(str(name)[:40] for name in list(content)[:8]) or "something else"
-    remedy = "save `model.state_dict()` with torch.save"
-    raise UnsupportedCheckpointError(f"{path} contains no state dict of named tensors, but {there}: {remedy}.")
+    raise UnsupportedCheckpointError(f"{path} contains {there}, and no tensors as `model.state_dict()` gives them.")
 
 
 def read_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:
-    """Read the pickle of a zip file, and where its storages lie."""
     parts = locate_entries(source)
     pickles = [name for name in parts if name.endswith("/data.pkl")]
     if len(pickles) != 1:

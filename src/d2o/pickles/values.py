@@ -26,16 +26,10 @@ NAMES: Names = {
     ("argparse", "Namespace"): "namespace",
     ("numpy", "dtype"): "dtype",
     ("numpy", "ndarray"): "ndarray",
-    ("numpy.core.multiarray", "scalar"): "scalar",
-    ("numpy._core.multiarray", "scalar"): "scalar",
-    ("numpy.core.multiarray", "_reconstruct"): "array",
-    ("numpy._core.multiarray", "_reconstruct"): "array",
-    ("numpy.core.numeric", "_frombuffer"): "buffer",
-    ("numpy._core.numeric", "_frombuffer"): "buffer",
-    ("__builtin__", "set"): "set",
-    ("builtins", "set"): "set",
-    ("__builtin__", "bytes"): "bytes",
-    ("builtins", "bytes"): "bytes",
+    **{(f"numpy.{core}.multiarray", "scalar"): "scalar" for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): "array" for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): "buffer" for core in ("core", "_core")},
+    **{(module, name): name for module in ("__builtin__", "builtins") for name in ("set", "bytes")},
     ("_codecs", "encode"): "bytes",
 }
 """All names that a checkpoint may hold, as versions of Python, torch and numpy spell them, and our words for them."""
@@ -57,10 +51,8 @@ class Budget:
     def spend(self, level: int) -> None:
         self.left -= 1
         if self.left < 0 or level > MOST_LEVELS:
-            raise UnsupportedCheckpointError(
-                f"{self.source.path} describes its network by more than {MOST_VALUES:,} values or nests them more "
-                f"than {MOST_LEVELS} deep; no real network does."
-            )
+            most = f"more than {MOST_VALUES:,} values, or nests them more than {MOST_LEVELS} deep"
+            raise UnsupportedCheckpointError(f"{self.source.path} describes its network by {most}; no real one does.")
 
 
 def to_plain(source: Source, value: Any, budget: Budget | None = None, level: int = 0) -> Any:
@@ -86,16 +78,12 @@ def to_plain(source: Source, value: Any, budget: Budget | None = None, level: in
 
 def get_items(value: Any) -> dict[Any, Any] | None:
     """Return the entries of any kind of dictionary, or None for something else."""
-    match value:
-        case dict():
-            return value
-        case Node("dictionary", ()):
-            return value.items
-    return None
+    if isinstance(value, Node):
+        return value.items if value.word == "dictionary" and not value.arguments else None
+    return value if isinstance(value, dict) else None
 
 
 def get_words(value: Any) -> set[str]:
-    """Return the texts of any kind of set; nothing for something else."""
     match value:
         case Node("set", (content,)):
             value = content
@@ -103,7 +91,6 @@ def get_words(value: Any) -> set[str]:
 
 
 def read_numbers(source: Source, value: Node) -> Any:
-    """Return a numpy number, or a small numpy array, as Python's numbers in nested lists."""
     shape: Any
     match value.word, value.arguments, value.state:
         case "scalar", (dtype, content), _:

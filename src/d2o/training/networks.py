@@ -55,13 +55,15 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
     student = deepcopy(teacher) if recipe.pretrained else reset_weights(teacher, recipe.seed)
     for objective in reversed(recipe.objectives):  # the first one has the last word
         student = objective.prepare(student)
-    provenance: dict[str, Any] = {"recipe": to_dict(recipe), "from": teacher.provenance}
     codec = student.codec
     if isinstance(codec, Autoencoder):
         codec = replace(codec, precision=recipe.precision)
-        provenance["codec"] = codec.to_spec()
-    precision = getattr(torch, recipe.precision)
-    student = student.replace(codec=codec, precision=precision, judged_by=recipe.judged_by, provenance=provenance)
+    student = student.replace(
+        codec=codec,
+        precision=getattr(torch, recipe.precision),
+        judged_by=recipe.judged_by,
+        provenance={"recipe": to_dict(recipe), "from": teacher.provenance},
+    )
     return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

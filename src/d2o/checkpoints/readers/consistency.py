@@ -34,21 +34,20 @@ ATTENTION = {"norm": "norm2", "qkv": "qkv", "proj_out": "proj"}
 
 
 def recognise(state: Mapping[str, Any]) -> bool:
-    """Return whether these are the names of an ADM network as OpenAI writes them."""
     return {"time_embed.0.weight", "input_blocks.0.0.weight", "middle_block.0.in_layers.0.weight"} <= state.keys()
 
 
 def from_state(state: Mapping[str, Tensor], path: Path) -> Denoiser:
-    """Return the denoiser of a consistency model's state dict, in eval mode."""
     with name_file(path):
         spec = describe(state) | {"provenance": {"format": "consistency_models", "file": path.name}}
-    made, places = native.build(path, spec), locate_blocks(spec["backbone"])
-    tensors = {f"backbone.{rename(name, places)}": convert(name, tensor) for name, tensor in state.items()}
-    for name, ours in made.state_dict().items():
+    denoiser = native.build(path, spec)
+    modules = locate_modules(denoiser.backbone)
+    tensors = {f"backbone.{native.rename(name, modules)}": convert(name, tensor) for name, tensor in state.items()}
+    for name, ours in denoiser.state_dict().items():
         if name.endswith("resample_filter"):  # the mean of 2 x 2 pixels, which their network computes without weights
             tensors[name] = torch.full(ours.shape, 0.25)
-    native.fill(path, made, tensors)
-    return made.eval()
+    native.fill(path, denoiser, tensors)
+    return denoiser.eval()
 
 
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -58,17 +57,22 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
         raise ValueError(f"it has {width} channels, and below {NARROWEST} its norms have other groups than d2o's")
     blocks = 1 + max(int(name.split(".")[1]) for name in state if re.match(r"input_blocks\.\d+\.", name))
     embedded, channels = (len(state[f"input_blocks.1.0.{layer}.weight"]) for layer in ("emb_layers.1", "out_layers.3"))
-    adaptive_scale = embedded == 2 * channels  # every channel's scale and shift, or its shift alone
     resolution, multipliers, count, firsts = find_levels(state, width, blocks)
-    attended = [f"input_blocks.{place}.1.qkv.weight" in state for place in firsts]
-    attention = [resolution >> level for level, attends in enumerate(attended) if attends]
-    channels = state["out.2.weight"].shape[0]
-    classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
-    sizes = {"resolution": resolution, "in_channels": channels, "out_channels": channels, "num_classes": classes}
-    options = {"channels": width, "channel_multipliers": list(multipliers), "num_blocks": count}
-    options |= {"adaptive_scale": adaptive_scale, "attention_resolutions": attention, "dropout": 0.0}
-    family = {"kind": "boundary", "time_scale": TIME_SCALE}
-    return native.compose({"kind": "dhariwal_unet", **sizes, **options}, family, one_step=True)
+    attends = [f"input_blocks.{place}.1.qkv.weight" in state for place in firsts]
+    backbone = {
+        "kind": "dhariwal_unet",
+        "resolution": resolution,
+        "in_channels": len(state["out.2.weight"]),
+        "out_channels": len(state["out.2.weight"]),
+        "num_classes": len(state.get("label_emb.weight", ())),
+        "channels": width,
+        "channel_multipliers": list(multipliers),
+        "num_blocks": count,
+        "adaptive_scale": embedded == 2 * channels,  # every channel's scale and shift, or its shift alone
+        "attention_resolutions": [resolution >> level for level, attend in enumerate(attends) if attend],
+        "dropout": 0.0,
+    }
+    return native.compose(backbone, {"kind": "boundary", "time_scale": TIME_SCALE}, one_step=True)
 
 
 def find_levels(state: Mapping[str, Tensor], width: int, blocks: int) -> tuple[int, tuple[int, ...], int, list[int]]:
@@ -76,54 +80,40 @@ def find_levels(state: Mapping[str, Tensor], width: int, blocks: int) -> tuple[i
     for resolution, multipliers in MULTIPLIERS.items():
         count, rest = divmod(blocks - len(multipliers), len(multipliers))
         firsts = [level * (count + 1) + 1 for level in range(len(multipliers))]
-        weights = [state.get(f"input_blocks.{place}.0.out_layers.3.weight") for place in firsts]
-        widths = [None if weight is None else len(weight) for weight in weights]
+        widths = [len(state.get(f"input_blocks.{place}.0.out_layers.3.weight", ())) for place in firsts]
         if not rest and widths == [width * times for times in multipliers]:
             return resolution, multipliers, count, firsts
     raise ValueError("its levels are not those of the released models for 64, 128 or 256 pixels")
 
 
-def locate_blocks(backbone: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return where each of their blocks is in our network, and where what follows it to double the image is."""
-    sizes = [backbone["resolution"] >> level for level in range(len(backbone["channel_multipliers"]))]
-    names = [f"{size}x{size}" for size in sizes]
-    count, deepest = backbone["num_blocks"], names[-1]
-    encoder = [f"enc.{names[0]}_conv"]
-    for level, name in enumerate(names):
-        encoder += [f"enc.{name}_down"] if level else []
-        encoder += [f"enc.{name}_block{index}" for index in range(count)]
-    decoder = [f"dec.{name}_block{index}" for name in reversed(names) for index in range(count + 1)]
-    above = [f"dec.{name}_up" for name in reversed([names[0], *names[:-1]]) for _ in range(count + 1)]
-    places = {f"input_blocks.{place}": (block, "") for place, block in enumerate(encoder)}
-    places |= {f"output_blocks.{place}": pair for place, pair in enumerate(zip(decoder, above, strict=True))}
-    middle = ("in0", "in0", "in1")  # the second is the first's attention
-    return places | {f"middle_block.{place}": (f"dec.{deepest}_{part}", "") for place, part in enumerate(middle)}
-
-
-def rename(name: str, places: Mapping[str, tuple[str, str]]) -> str:
-    """Return our name of one of their weights; a name that is none of theirs stays."""
-    module, _, kind = name.rpartition(".")
-    if module in OUTER:
-        return f"{OUTER[module]}.{kind}"
-    match = re.fullmatch(r"((?:in|out)put_blocks\.\d+)\.(\d+)(?:\.(.+))?|(middle_block\.\d+)\.(.+)", module)
-    block, up = places.get(match[1] or match[4], ("", "")) if match else ("", "")
-    if not match or not block:
-        return name
-    part = match[3] or match[5]
-    if part is None:  # the first convolution has no parts
-        return f"{block}.{kind}"
-    if part in ATTENTION:
-        return f"{block}.{ATTENTION[part]}.{kind}"
-    return f"{up if match[2] not in (None, '0') else block}.{RESIDUAL.get(part, part)}.{kind}"
+def locate_modules(network: Any) -> dict[str, str]:
+    """Return our name of each of their modules that have weights."""
+    stem, *encoder = (f"enc.{name}" for name in network.enc)
+    first, second, *decoder = (f"dec.{name}" for name in network.dec)
+    residual = {f"input_blocks.{place}.0": block for place, block in enumerate(encoder, 1)}
+    attention = {f"input_blocks.{place}.1": block for place, block in enumerate(encoder, 1)}
+    residual |= {"middle_block.0": first, "middle_block.2": second}
+    attention["middle_block.1"] = first
+    place = -1
+    for block in decoder:
+        if block.endswith("_up"):  # with them it ends the block before, after its attention if it has one
+            residual |= {f"output_blocks.{place}.{part}": block for part in (1, 2)}
+        else:
+            place += 1
+            residual[f"output_blocks.{place}.0"] = attention[f"output_blocks.{place}.1"] = block
+    modules = {**OUTER, "input_blocks.0.0": stem}
+    for blocks, layers in ((residual, RESIDUAL), (attention, ATTENTION)):
+        modules |= {f"{theirs}.{t}": f"{ours}.{o}" for theirs, ours in blocks.items() for t, o in layers.items()}
+    return modules
 
 
 def convert(name: str, tensor: Tensor) -> Tensor:
-    """Return one of their weights as our layer holds it."""
+    """Return one of their weights in the shape and order of our layer's."""
     if name.startswith("label_emb."):
         return tensor.T.contiguous()
     if ".qkv." in name and len(tensor) % (3 * HEAD_CHANNELS) == 0:
-        parts = tensor.reshape(3, -1, HEAD_CHANNELS, *tensor.shape[1:])  # which of the three, head, channel
-        tensor = parts.movedim(0, 2).reshape(tensor.shape)
+        parts = tensor.unflatten(0, (3, -1, HEAD_CHANNELS))  # which of the three, head, channel
+        tensor = parts.movedim(0, 2).flatten(0, 2)
     if ".qkv.weight" in name or ".proj_out.weight" in name:
         return tensor.reshape(*tensor.shape[:2], 1, 1)  # some versions have one-dimensional convolutions
     return tensor

@@ -31,14 +31,9 @@ DISCRETE = (
 )
 """Samplers of networks that know the times of a discrete schedule; which of them came with the network is no matter."""
 CONSISTENCY = "CMStochasticIterativeScheduler"
-SCHEDULE = {
-    "schedule": "beta_schedule",
-    "beta_start": "beta_start",
-    "beta_end": "beta_end",
-    "steps": "num_train_timesteps",
-}
+SCHEDULE = {"schedule": "beta_schedule", "beta_start": "beta_start", "beta_end": "beta_end"}
+SCHEDULE["steps"] = "num_train_timesteps"
 """Our name of a number of the noise schedule -> theirs."""
-
 RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """How attention was spelled until 2023."""
 
@@ -54,14 +49,13 @@ class Folder(NamedTuple):
 def load(path: Path, meta: bool = False) -> Denoiser:
     """Return the denoiser of a pipeline or network folder, in eval mode; what is wrong with it is a CheckpointError.
 
-    With `meta` it is on the meta device, and of its tensors nothing but types and shapes is read.
+    With `meta` it is on the meta device, and only types and shapes of its tensors are read.
     """
     folder = open_folder(path)
     name = folder.config.get("_class_name")
     if not isinstance(name, str) or name not in NETWORKS:
-        raise UnsupportedCheckpointError(
-            f"{folder.path} is a network of class {str(name)[:60]}; d2o reads {', '.join(NETWORKS)}."
-        )
+        known = ", ".join(NETWORKS)
+        raise UnsupportedCheckpointError(f"{folder.path} is a network of class {str(name)[:60]}; d2o reads {known}.")
     tensors = read_weights(folder.path, meta)
     with name_file(folder.path):
         spec, tensors = NETWORKS[name](folder, tensors)
@@ -73,7 +67,6 @@ def load(path: Path, meta: bool = False) -> Denoiser:
 
 
 def open_folder(path: Path) -> Folder:
-    """Find the network of a folder, and read what is written about it."""
     if (path / INDEX).is_file():
         parts = read_json(path / INDEX)
         network = next((name for name in ("unet", "transformer") if name in parts), None)
@@ -107,7 +100,6 @@ def read_unet(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
 
 
 def modernise(name: str) -> str:
-    """Return the present name of a parameter."""
     if ".attentions." in name:
         for old, new in RENAMED.items():
             name = name.replace(old, new)
@@ -115,22 +107,16 @@ def modernise(name: str) -> str:
 
 
 def describe_unet(folder: Folder) -> dict[str, Any]:
-    """Return the description, as in our own files, of a UNet2DModel."""
     settings = {name: value for name, value in folder.config.items() if not name.startswith("_")}
     size, classes = settings.pop("sample_size", None), settings.pop("num_class_embeds", None)
     channels = settings.pop("in_channels", 3)
     outputs = settings.pop("out_channels", 3)
     size: Any = size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
     if type(size) is not int:
-        raise ValueError(
-            f"it does not say which square images its network makes: write the number of pixels of a side as "
-            f'"sample_size" into its {CONFIG}'
-        )
+        raise ValueError(f'it does not say the side of its square images: write it as "sample_size" into its {CONFIG}')
     if type(channels) is not int or outputs not in (channels, 2 * channels):
-        raise ValueError(
-            f"it is a network of {str(channels)[:20]} input and {str(outputs)[:20]} output channels; a denoiser has as "
-            "many outputs as inputs, or twice as many where it learned sigma"
-        )
+        found = f"{str(channels)[:20]} input and {str(outputs)[:20]} output channels"
+        raise ValueError(f"it has {found}: a denoiser has as many outputs, or twice as many with a learned sigma")
     for name in ("down_block_types", "up_block_types"):
         if isinstance(words := settings.get(name), list):
             settings[name] = [word.removeprefix("UNetRes") if isinstance(word, str) else word for word in words]
@@ -139,12 +125,10 @@ def describe_unet(folder: Folder) -> dict[str, Any]:
 
 
 def read_transformer(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
-    """Return a DiTTransformer2DModel, without its learned sigma."""
     return dit.translate_diffusers(folder.config, tensors, read_scheduler(folder))
 
 
 def read_own(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
-    """Return the denoiser that d2o once exported as a model of diffusers."""
     config = folder.config
     size, channels, classes = (config.get(name) for name in ("sample_size", "in_channels", "num_class_embeds"))
     spec = {"backbone": config.get("backbone"), "preconditioning": config.get("family")}
@@ -166,15 +150,13 @@ def read_scheduler(folder: Folder) -> dict[str, Any]:
     """Return the description of the preconditioning that a scheduler's config asks for; without a scheduler, DDPM's."""
     config = folder.scheduler
     if not config:
-        assumed = "DDPM's linear schedule and epsilon are assumed"
-        warnings.warn(f"{folder.path} has no {SCHEDULER}: {assumed}.", stacklevel=2)
+        warnings.warn(f"{folder.path} has no {SCHEDULER}: DDPM's linear schedule is assumed.", stacklevel=2)
     name = config.get("_class_name", "DDPMScheduler")
     if name == CONSISTENCY:
         numbers = {key: config[key] for key in ("sigma_data", "sigma_min", "sigma_max") if key in config}
         return {"kind": "boundary", "time_scale": 250.0, **numbers}
     if name not in DISCRETE:
-        known = ", ".join((*DISCRETE, CONSISTENCY))
-        raise ValueError(f"its scheduler is of class {str(name)[:60]}, and d2o knows {known}")
+        raise ValueError(f"its scheduler {str(name)[:60]} is none of {', '.join((*DISCRETE, CONSISTENCY))}")
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise ValueError(f"its network predicts {str(prediction)[:60]!r}, and d2o knows {' and '.join(PREDICTIONS)}")
@@ -188,8 +170,7 @@ def read_scheduler(folder: Folder) -> dict[str, Any]:
 
 
 def describe_origin(folder: Folder) -> dict[str, Any]:
-    """Return where a network comes from, without reading its weights."""
-    scheduler = folder.scheduler.get("_class_name")
-    names = {"class": folder.config.get("_class_name"), "version": folder.config.get("_diffusers_version")}
-    short = {name: str(value)[:60] for name, value in {**names, "scheduler": scheduler}.items() if value is not None}
-    return {"format": "diffusers", **short}
+    network, scheduler = folder.config, folder.scheduler
+    names = {"class": network.get("_class_name"), "version": network.get("_diffusers_version")}
+    names["scheduler"] = scheduler.get("_class_name")
+    return {"format": "diffusers"} | {name: str(value)[:60] for name, value in names.items() if value is not None}

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +18,36 @@ from d2o.errors import name_file
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Attention heads of the published widths S, B, L and XL: the weights do not show them."""
-MARKS = ("x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.adaLN_modulation.1.weight", "pos_embed")
-LAST_LAYER = ("final_layer.linear.weight", "final_layer.linear.bias")
 
-# How names of diffusers' begin, and the original ones; * is a block's number. Its q, k and v are apart.
-NAMES: tuple[tuple[str, str], ...] = (
-    ("pos_embed.proj.", "x_embedder.proj."),
-    ("proj_out_1.", "final_layer.adaLN_modulation.1."),
-    ("proj_out_2.", "final_layer.linear."),
-    ("transformer_blocks.*.norm1.emb.timestep_embedder.linear_1.", "blocks.*.t_embedder.mlp.0."),
-    ("transformer_blocks.*.norm1.emb.timestep_embedder.linear_2.", "blocks.*.t_embedder.mlp.2."),
-    ("transformer_blocks.*.norm1.emb.class_embedder.", "blocks.*.y_embedder."),
-    ("transformer_blocks.*.norm1.linear.", "blocks.*.adaLN_modulation.1."),
-    ("transformer_blocks.*.attn1.to_q.", "blocks.*.attn.q."),
-    ("transformer_blocks.*.attn1.to_k.", "blocks.*.attn.k."),
-    ("transformer_blocks.*.attn1.to_v.", "blocks.*.attn.v."),
-    ("transformer_blocks.*.attn1.to_out.0.", "blocks.*.attn.proj."),
-    ("transformer_blocks.*.ff.net.0.proj.", "blocks.*.mlp.fc1."),
-    ("transformer_blocks.*.ff.net.2.", "blocks.*.mlp.fc2."),
-)
-DIFFUSERS_DEFAULTS: dict[str, Any] = {
-    "num_attention_heads": 16,
-    "attention_head_dim": 72,
-    "in_channels": 4,
-    "out_channels": None,
-    "num_layers": 28,
-    "sample_size": 32,
-    "patch_size": 2,
-    "num_embeds_ada_norm": 1000,
-    "norm_eps": 1e-5,
+# diffusers' names of the original modules; its blocks have embedders of their own, and q, k and v apart.
+OUTER = {
+    "pos_embed.proj": "x_embedder.proj",
+    "proj_out_1": "final_layer.adaLN_modulation.1",
+    "proj_out_2": "final_layer.linear",
 }
+BLOCK = {
+    "norm1.emb.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "norm1.emb.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "norm1.emb.class_embedder.embedding_table": "y_embedder.embedding_table",
+    "norm1.linear": "adaLN_modulation.1",
+    "attn1.to_q": "attn.q",
+    "attn1.to_k": "attn.k",
+    "attn1.to_v": "attn.v",
+    "attn1.to_out.0": "attn.proj",
+    "ff.net.0.proj": "mlp.fc1",
+    "ff.net.2": "mlp.fc2",
+}
+SETTINGS = {
+    "sample_size": ("resolution", 32),
+    "in_channels": ("in_channels", 4),
+    "num_embeds_ada_norm": ("num_classes", 1000),
+    "patch_size": ("patch_size", 2),
+    "num_layers": ("num_blocks", 28),
+    "num_attention_heads": ("num_heads", 16),
+    "norm_eps": ("mlp_eps", 1e-5),
+}
+"""diffusers' name of a setting -> ours, and diffusers' default. The width is `num_attention_heads` times HEAD_DIM."""
+HEAD_DIM, OUTPUTS = "attention_head_dim", "out_channels"
 FIXED: dict[str, Any] = {
     "norm_type": "ada_norm_zero",
     "activation_fn": "gelu-approximate",
@@ -58,12 +59,11 @@ IGNORED = ("dropout", "norm_num_groups", "upcast_attention", "attention_type")
 
 
 def recognise(state: Mapping[str, Any]) -> bool:
-    """Return whether these are weights of facebookresearch/DiT."""
-    return all(name in state for name in MARKS)
+    names = {"x_embedder.proj.weight", "blocks.0.adaLN_modulation.1.weight", "final_layer.linear.weight", "pos_embed"}
+    return names <= state.keys()
 
 
 def from_state(state: Mapping[str, Tensor], path: Path, num_heads: int | None = None) -> Denoiser:
-    """Return the denoiser of a facebookresearch/DiT state dict, without its learned sigma."""
     with name_file(path):
         spec = describe(state, num_heads)
     return native.make(path, spec, drop_sigma(dict(state), spec))
@@ -76,7 +76,8 @@ def translate_diffusers(
 
     Its blocks have embedders of their own; where they are all equal, as in the published models, they become one.
     """
-    tensors = join_attention({rename(name): tensor for name, tensor in state.items()})
+    modules = locate_modules(state)
+    tensors = join_attention({native.rename(name, modules): tensor for name, tensor in state.items()})
     spec = describe_diffusers(config, family, share_embedders(tensors))
     options = spec["backbone"]
     with torch.device("meta"):
@@ -89,7 +90,7 @@ def translate_diffusers(
 def drop_sigma(tensors: dict[str, Tensor], spec: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return weights under our names, the last layer's without the half that predicts sigma."""
     side, channels = spec["backbone"]["patch_size"] ** 2, spec["backbone"]["out_channels"]
-    for name in LAST_LAYER:
+    for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
         if name in tensors and len(tensors[name]) == 2 * side * channels:
             rows = tensors[name].unflatten(0, (side, 2, channels))  # of each pixel: the noise, then sigma
             tensors[name] = rows[:, 0].flatten(0, 1)
@@ -110,14 +111,14 @@ def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[
     places, outputs = shape("pos_embed", 3)[1], shape("final_layer.linear.weight", 2)[0]
     heads = num_heads or HEADS.get(channels)
     if heads is None:
+        published = ", ".join(map(str, HEADS))
         raise ValueError(
-            f"it is a DiT of width {channels}, which is none of the published {', '.join(map(str, HEADS))}: say how "
-            "many attention heads it has: num_heads=... (d2o inspect and d2o convert: --num-heads)"
+            f"its width {channels} is none of the published {published}: give its attention heads as num_heads=... "
+            "(--num-heads)"
         )
-    resolution = math.isqrt(places) * patch_size
     backbone = {
         "kind": "dit",
-        "resolution": resolution,
+        "resolution": math.isqrt(places) * patch_size,
         "in_channels": in_channels,
         "out_channels": count_noise_channels(outputs / patch_size**2, in_channels),
         "num_classes": shape("y_embedder.embedding_table.weight", 2)[0] - 1,
@@ -131,58 +132,37 @@ def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[
 
 
 def describe_diffusers(config: Mapping[str, Any], family: Mapping[str, Any], shared: bool) -> dict[str, Any]:
-    """Return the description, as in our own files, of what a DiTTransformer2DModel's config says."""
     for name, value in config.items():
-        if name in DIFFUSERS_DEFAULTS or name in IGNORED or name.startswith("_"):
+        if name in (*SETTINGS, HEAD_DIM, OUTPUTS, *IGNORED) or name.startswith("_"):
             continue
         if value != FIXED[name] if name in FIXED else value not in (None, False):
-            raise ValueError(
-                f"it is a transformer of diffusers with {name[:60]} = {str(value)[:60]}, which d2o does not know: it "
-                f"reads DiT alone, with {', '.join(f'{key} = {value}' for key, value in FIXED.items())}"
-            )
-    given = {name: config.get(name, default) for name, default in DIFFUSERS_DEFAULTS.items()}
-    if not all(type(given[name]) is int for name in given if name not in ("out_channels", "norm_eps")):
+            known = ", ".join(f"{key} = {value}" for key, value in FIXED.items())
+            raise ValueError(f"it has {name[:60]} = {str(value)[:60]}; of transformers d2o reads DiT, with {known}")
+    options = {ours: config.get(theirs, default) for theirs, (ours, default) in SETTINGS.items()}
+    head_dim, channels, outputs = config.get(HEAD_DIM, 72), options["in_channels"], config.get(OUTPUTS)
+    if not all(type(size) is int for size in (head_dim, channels, options["num_heads"], options["num_blocks"])):
         raise ValueError("its config is not a DiT's: sizes must be whole numbers")
-    in_channels = given["in_channels"]
-    outputs = in_channels if given["out_channels"] is None else given["out_channels"]
-    backbone = {
-        "kind": "dit",
-        "resolution": given["sample_size"],
-        "in_channels": in_channels,
-        "out_channels": count_noise_channels(outputs, in_channels),
-        "num_classes": given["num_embeds_ada_norm"],
-        "patch_size": given["patch_size"],
-        "channels": given["num_attention_heads"] * given["attention_head_dim"],
-        "num_blocks": given["num_layers"],
-        "num_heads": given["num_attention_heads"],
-        "embedders": "shared" if shared else "per block",
-        "time_endpoint": True,
-        "mlp_eps": given["norm_eps"],
-    }
-    return native.compose(backbone, family)
+    options["channels"] = options["num_heads"] * head_dim
+    options["out_channels"] = count_noise_channels(channels if outputs is None else outputs, channels)
+    options |= {"embedders": "shared" if shared else "per block", "time_endpoint": True}
+    return native.compose({"kind": "dit", **options}, family)
 
 
 def count_noise_channels(outputs: object, in_channels: int) -> int:
-    """Return how many of the output's channels predict the noise: all, or the first half where sigma was learned."""
     if outputs not in (in_channels, 2 * in_channels):
-        raise ValueError(
-            f"it is a DiT of {in_channels} input and {str(outputs)[:20]} output channels: it should have as many "
-            "outputs as inputs, or twice as many"
-        )
+        wanted = f"{in_channels} or, with a learned sigma, {2 * in_channels}"
+        raise ValueError(f"it has {in_channels} input and {str(outputs)[:20]} output channels, not {wanted}")
     return in_channels
 
 
-def rename(name: str, back: bool = False) -> str:
-    """Return the original name of a parameter of diffusers' DiT, or `back`; a name that is in no row stays."""
-    for row in NAMES:
-        old, new = reversed(row) if back else row
-        if found := re.match(re.escape(old).replace(r"\*", r"(\d+)"), name):
-            return new.replace("*", found[found.re.groups]) + name[found.end() :]
-    return name
+def locate_modules(names: Iterable[str]) -> dict[str, str]:
+    """Return the original name of each module of diffusers' DiT that has the blocks in these names, of either kind."""
+    blocks = {found[1] for name in names if (found := re.match(r"(?:transformer_)?blocks\.(\d+)\.", name))}
+    inner = {f"transformer_blocks.{i}.{theirs}": f"blocks.{i}.{ours}" for i in blocks for theirs, ours in BLOCK.items()}
+    return OUTER | inner
 
 
 def join_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the same tensors with q, k and v of every block as one qkv."""
     for name in [name for name in tensors if ".attn.q." in name]:
         parts = [name.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
         if all(part in tensors for part in parts):
@@ -191,19 +171,14 @@ def join_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def share_embedders(tensors: dict[str, Tensor]) -> bool:
-    """Make the blocks' embedders one when they are all equal, and tell whether they were.
-
-    Of tensors without numbers it is assumed: those of the published models are.
-    """
-    rows: dict[str, list[str]] = {}
+    """Make the blocks' embedders one when they are all equal (assumed on the meta device), and return whether."""
+    rows: dict[str, list[str]] = defaultdict(list)
     for name in tensors:
         if found := re.match(r"blocks\.\d+\.([ty]_embedder\..*)", name):
-            rows.setdefault(found[1], []).append(name)
+            rows[found[1]].append(name)
     pairs = ((tensors[name], tensors[names[0]]) for names in rows.values() for name in names)
     if not all(one.shape == other.shape and (one.is_meta or torch.equal(one, other)) for one, other in pairs):
         return False
     for shared, names in rows.items():
-        tensors[shared] = tensors[names[0]]
-        for name in names:
-            del tensors[name]
+        tensors[shared], *_ = (tensors.pop(name) for name in names)
     return True

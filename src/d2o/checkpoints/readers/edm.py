@@ -16,30 +16,29 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import name_file
 
 BACKBONES = {"SongUNet": "song_unet", "DhariwalUNet": "dhariwal_unet"}
-COMMON = {
-    "augment_dim": "augmentation_dim",
+ARGUMENTS = {
+    "img_resolution": "resolution",
+    "img_channels": "in_channels",
+    "label_dim": "num_classes",
     "model_channels": "channels",
     "channel_mult": "channel_multipliers",
+    "channel_mult_noise": "noise_embedding_multiplier",
     "channel_mult_emb": "embedding_multiplier",
     "num_blocks": "num_blocks",
     "attn_resolutions": "attention_resolutions",
     "dropout": "dropout",
+}
+"""What files of EDM and of EDM2 call an argument, and what our backbones call it."""
+OWN = ARGUMENTS | {
+    "augment_dim": "augmentation_dim",
     "label_dropout": "label_dropout",
+    "embedding_type": "embedding",
+    "encoder_type": "encoder",
+    "decoder_type": "decoder",
+    "resample_filter": "resample_filter",
 }
-OPTIONS = {
-    "SongUNet": COMMON
-    | {
-        "embedding_type": "embedding",
-        "channel_mult_noise": "noise_embedding_multiplier",
-        "encoder_type": "encoder",
-        "decoder_type": "decoder",
-        "resample_filter": "resample_filter",
-    },
-    "DhariwalUNet": COMMON,
-}
-"""What the file calls an argument of a network, and what our backbone calls it."""
-SHARED = ("img_resolution", "img_channels", "label_dim", "use_fp16", "model_type")
-"""Arguments that every class takes beside the network's and its own numbers. fp16 was a matter of the authors' GPUs."""
+OTHERS = ("use_fp16", "model_type")
+"""Arguments beside those and a class's own numbers. fp16 was a matter of the authors' GPUs."""
 LAST_LAYERS = re.compile(r"^backbone\.(out_conv|dec\.\w+_aux_conv)\.")
 """The layers that put out an image."""
 
@@ -60,7 +59,6 @@ class Precond:
 
 
 def describe_iddpm(numbers: Numbers) -> dict[str, Any]:
-    """Return iDDPM's preconditioning: a discrete squared cosine."""
     if (numbers["C_1"], numbers["C_2"]) != (0.001, 0.008):
         raise ValueError("its noise schedule has other constants than iDDPM's")
     return {"kind": "epsilon", "schedule": "squaredcos_cap_v2", "steps": int(numbers["M"]), "nearest": "difference"}
@@ -108,32 +106,29 @@ def describe(class_name: str, settings: Mapping[str, Any], attributes: Mapping[s
     """Return the description, as in our own files, of what a class makes of its settings; ValueError for wrong ones."""
     if class_name not in CLASSES:
         raise ValueError(f"class {class_name} is not a diffusion network that d2o knows ({', '.join(CLASSES)})")
-    made = CLASSES[class_name]
-    network = settings.get("model_type", made.network)
+    precond = CLASSES[class_name]
+    network = settings.get("model_type", precond.network)
     if not isinstance(network, str) or network not in BACKBONES:
         raise ValueError(f"its model_type {str(network)[:60]!r} is none of {', '.join(BACKBONES)}")
-    check_known(class_name, settings, (*SHARED, *made.numbers, *OPTIONS[network]))
-    for name in ("img_resolution", "img_channels"):
-        if type(settings.get(name)) is not int:
-            raise ValueError(f"it does not tell its {name} as a whole number")
-    options = {ours: settings[theirs] for theirs, ours in OPTIONS[network].items() if theirs in settings}
-    channels, size, classes = settings["img_channels"], settings["img_resolution"], settings.get("label_dim", 0)
-    sizes = {"resolution": size, "in_channels": channels, "out_channels": channels, "num_classes": classes}
-    family = made.preconditioning({name: read_number(name, made, attributes, settings) for name in made.numbers})
-    return native.compose({"kind": BACKBONES[network], **options, **sizes}, family, one_step=family["kind"] == BOUNDARY)
+    options = {"num_classes": 0} | translate_arguments(class_name, settings, OWN, (*OTHERS, *precond.numbers))
+    numbers = {**precond.numbers, **settings, **attributes}  # the object's own, else the arguments', else defaults
+    numbers = {name: read_number(name, numbers[name]) for name in precond.numbers}
+    family = precond.preconditioning(numbers)
+    return native.compose({"kind": BACKBONES[network], **options}, family, one_step=family["kind"] == BOUNDARY)
 
 
-def check_known(class_name: str, settings: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise ValueError for an argument that d2o does not know: it could change what is computed."""
-    for name in settings:
-        if name not in known:
-            shown = f"{class_name} has an argument {str(name)[:60]!r} that d2o does not know"
-            raise ValueError(f"{shown}; it knows {', '.join(known)}")
+def translate_arguments(
+    class_name: str, settings: Mapping[str, Any], table: Mapping[str, str], others: Collection[str]
+) -> dict[str, Any]:
+    """Return our backbone's options; an argument neither there nor in `others` could change what is computed."""
+    if unknown := [name for name in settings if name not in table and name not in others]:
+        known = ", ".join((*table, *others))
+        raise ValueError(f"{class_name} has an unknown argument {str(unknown[0])[:60]!r}; d2o knows {known}")
+    options = {ours: settings[theirs] for theirs, ours in table.items() if theirs in settings}
+    return options | {"out_channels": options["in_channels"]}
 
 
-def read_number(name: str, made: Precond, attributes: Mapping[str, Any], settings: Mapping[str, Any]) -> float:
-    """Return a number of a class: the object's own, else what it was made with, else the class's default."""
-    value = attributes.get(name, settings.get(name, made.numbers[name]))
+def read_number(name: str, value: Any) -> float:
     if type(value) not in (int, float) or not value >= 0:
         raise ValueError(f"its {name} is {str(value)[:60]}, not a positive number")
     return float(value)
@@ -145,7 +140,7 @@ def rename(state: Mapping[str, Tensor], outputs: int, spec: Mapping[str, Any]) -
     Left out are the embedding of augmentations where the network has none, and what iDDPM's network predicts beside the
     noise, with its table of noise levels.
     """
-    found = {f"backbone.{n.removeprefix('model.')}" if n.startswith("model.") else n: t for n, t in state.items()}
+    found = {re.sub(r"^model\.", "backbone.", name): tensor for name, tensor in state.items()}
     if not spec["backbone"].get("augmentation_dim"):
         found.pop("backbone.map_augment.weight", None)
     if outputs > 1:

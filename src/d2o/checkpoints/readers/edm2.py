@@ -12,29 +12,18 @@ from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import MismatchError, name_file
 
-from .edm import check_known
+from .edm import ARGUMENTS, translate_arguments
 
 CLASS = "Precond"
-# What the file calls an argument and what our backbone calls it. Both have the same defaults, which files leave out.
-ARGUMENTS = {
-    "img_resolution": "resolution",
-    "img_channels": "in_channels",
-    "label_dim": "num_classes",
-    "model_channels": "channels",
-    "channel_mult": "channel_multipliers",
-    "channel_mult_noise": "noise_embedding_multiplier",
-    "channel_mult_emb": "embedding_multiplier",
-    "num_blocks": "num_blocks",
-    "attn_resolutions": "attention_resolutions",
+# What only EDM2's files have. All arguments have the same defaults in our backbone, which files leave out.
+OWN = ARGUMENTS | {
     "channels_per_head": "head_channels",
-    "dropout": "dropout",
     "label_balance": "label_balance",
     "concat_balance": "concat_balance",
     "res_balance": "residual_balance",
     "attn_balance": "attention_balance",
     "clip_act": "clip",
 }
-NEEDED = ("img_resolution", "img_channels", "label_dim")
 OTHERS = ("sigma_data", "resample_filter", "use_fp16", "logvar_channels")
 """The last two are how the authors computed, and the size of a head that only their training needs."""
 BOX = [1, 1]
@@ -60,27 +49,25 @@ def make(
         if latents := describe_latents(encoder, spec["image_shape"][0]):
             provenance = {**provenance, "latents": latents}
     spec |= {"provenance": provenance, "codec": latents}
-    if others := [name for name in state if not name.startswith("unet.") and name not in UNCERTAINTY]:
+    tensors = {name: tensor for name, tensor in state.items() if name not in UNCERTAINTY}
+    if others := [name for name in tensors if not name.startswith("unet.")]:
         raise MismatchError(f"{path} contains weights that no EDM2 network has: {', '.join(others[:5])}.")
-    tensors = {f"backbone.{name[5:]}": tensor for name, tensor in state.items() if name.startswith("unet.")}
+    tensors = {f"backbone.{name.removeprefix('unet.')}": tensor for name, tensor in tensors.items()}
     return native.make(path, spec, tensors)
 
 
 def describe(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the description, as in our own files, of what the class makes of these; ValueError for wrong ones."""
-    check_known(CLASS, settings, (*ARGUMENTS, *OTHERS))
-    for name in NEEDED:
-        if name not in settings:
-            raise ValueError(f"it does not say its {name}")
+    options = translate_arguments(CLASS, settings, OWN, OTHERS)
     if settings.get("resample_filter", BOX) not in (BOX, tuple(BOX)):
         raise ValueError("it resamples with another filter than (1, 1), which d2o does not do")
-    options = {ours: settings[theirs] for theirs, ours in ARGUMENTS.items() if theirs in settings}
     multipliers = options.get("channel_multipliers", (1, 2, 3, 4))
     if isinstance(multipliers, list | tuple) and multipliers and all(type(times) is int for times in multipliers):
         widths = {"noise_embedding_multiplier": multipliers[0], "embedding_multiplier": max(multipliers)}
         options |= {name: width for name, width in widths.items() if options.get(name) is None}
-    backbone = {"kind": "edm2_unet", **options, "out_channels": options["in_channels"]}
-    return native.compose(backbone, {"kind": "edm", "sigma_data": settings.get("sigma_data", 0.5)})
+    return native.compose(
+        {"kind": "edm2_unet", **options}, {"kind": "edm", "sigma_data": settings.get("sigma_data", 0.5)}
+    )
 
 
 def describe_latents(encoder: Mapping[str, Any] | None, channels: int) -> dict[str, Any] | None:
@@ -102,7 +89,6 @@ def describe_latents(encoder: Mapping[str, Any] | None, channels: int) -> dict[s
 
 
 def read_numbers(values: Any) -> list[float]:
-    """Return the numbers of an array, tensor or list as floats; nothing for anything else."""
     try:
         return torch.as_tensor(values, dtype=torch.float64).flatten().tolist()
     except (TypeError, ValueError, RuntimeError, OverflowError):

@@ -34,15 +34,13 @@ def read_weights(folder: Path, meta: bool = False) -> dict[str, Tensor]:
                 found = native.read_tensors(content, meta)
         else:
             found = torch_state.read_state(file, meta=meta)
-        missing = [name for name in wanted or () if name not in found]
-        if missing:
+        if missing := [name for name in wanted or () if name not in found]:
             raise MalformedCheckpointError(f"{file} lacks the tensor {missing[0]!r} that its index promises.")
         tensors |= found if wanted is None else {name: found[name] for name in wanted}
     return tensors
 
 
 def hash_weights(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file of weights."""
     return {file.name: sha256_of(file) for file in list_files(folder)}
 
 
@@ -51,9 +49,7 @@ def list_files(folder: Path) -> dict[Path, list[str] | None]:
     for name in NAMES:
         if (folder / name).is_file():
             return read_index(folder / name) if name.endswith(".json") else {folder / name: None}
-    raise MalformedCheckpointError(
-        f"{folder} has no weights: none of {', '.join(NAMES)} is there; download the whole folder."
-    )
+    raise MalformedCheckpointError(f"{folder} has none of {', '.join(NAMES)}: download the whole folder.")
 
 
 def read_index(index: Path) -> dict[Path, list[str] | None]:
@@ -64,9 +60,7 @@ def read_index(index: Path) -> dict[Path, list[str] | None]:
     parts: dict[Path, Any] = defaultdict(list)
     for tensor, name in tensors.items():
         if not isinstance(name, str) or PurePosixPath(name).name != name or "\\" in name or not name.strip("."):
-            raise UnsafeCheckpointError(
-                f"{index} sends the reader to {str(name)[:100]!r}, outside of its own folder. Nothing was loaded."
-            )
+            raise UnsafeCheckpointError(f"{index} leads to {str(name)[:100]!r}, out of its folder: nothing was loaded.")
         if not (index.parent / name).is_file():
             raise MalformedCheckpointError(f"{index} names the file {name[:100]!r}, which is missing.")
         parts[index.parent / name].append(tensor)
@@ -74,7 +68,6 @@ def read_index(index: Path) -> dict[Path, list[str] | None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the record in a JSON file."""
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise ValueError(f"it has more than {LARGEST_JSON:,} bytes")

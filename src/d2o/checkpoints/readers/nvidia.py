@@ -41,11 +41,8 @@ def read_objects(objects: persistence.Objects, key: str, meta: bool = False) -> 
     else:
         made = edm.make(network.class_name, settings, objects.read_attributes(network), state, path, provenance)
     if provenance["source"] == UNKNOWN and not meta:
-        warnings.warn(
-            f"{path}: the file's own network source differs from the releases that d2o knows; its weights are used "
-            f"with d2o's implementation, and its source was not run.",
-            stacklevel=2,
-        )
+        unknown = "contains another source of its network than the releases that d2o knows"
+        warnings.warn(f"{path} {unknown}: it was not run, and d2o's own network has its weights.", stacklevel=2)
     return made
 
 
@@ -57,7 +54,6 @@ def read_safetensors(path: Path, meta: bool = False) -> Denoiser:
         config: Any = json.loads(text)
         class_name = str(config.pop("precond"))[:100]
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        message = f"{path} has a `config` that is not a JSON record which names its class as `precond`."
-        raise UnsupportedCheckpointError(message) from error
+        raise UnsupportedCheckpointError(f"{path} has no JSON record as `config` that names a `precond`.") from error
     provenance = {"format": "edm safetensors", "file": path.name, "class": class_name}
     return edm.make(class_name, config, {}, state, path, provenance)

@@ -50,6 +50,5 @@ def main(arguments: Sequence[str]) -> None:
     save(options.out, denoiser)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     if options.json:
-        record = {"path": options.out, "parameters": parameters, "provenance": denoiser.provenance}
-        tell(record, "", as_json=True)
+        tell({"path": options.out, "parameters": parameters, "provenance": denoiser.provenance}, "", as_json=True)
     say(f"{options.out}: {parameters:,} parameters from {options.model}")

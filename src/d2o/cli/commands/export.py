@@ -46,17 +46,16 @@ class Export:
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o export`."""
     options = parse(Export, "export", arguments, __doc__)
-    base = None if options.base is None else load(options.base)
-    made = export(
+    exported = export(
         load(options.model),
         options.out,
         options.to,
         dtype=options.dtype,
         codec=options.codec,
-        base=base,
+        base=None if options.base is None else load(options.base),
         runtime=options.runtime,
         title=options.title,
     )
-    record = {"path": str(made.path), "to": options.to, "error": made.error, "notes": list(made.notes)}
-    sentence = f"{made.path}: largest difference to the model's images, which span -1 to 1: {made.error:.1e}"
-    tell(record, "\n  ".join([sentence, *made.notes]), options.json)
+    record = {"path": str(exported.path), "to": options.to, "error": exported.error, "notes": list(exported.notes)}
+    sentence = f"{exported.path}: largest difference to the model's images, which span -1 to 1: {exported.error:.1e}"
+    tell(record, "\n  ".join([sentence, *exported.notes]), options.json)

@@ -40,17 +40,14 @@ def main(arguments: Sequence[str]) -> None:
     try:
         roles = default_rules(found.denoiser)
         share = freeze(found.denoiser, roles)
-        record["d2o_f"] = {"roles": list(roles), "frozen": share.frozen, "total": share.total}
-        record["d2o_f"]["share"] = share.frozen / share.total
-        frozen = f"{' and '.join(roles)}: {share}"
+        counts = {"frozen": share.frozen, "total": share.total, "share": share.frozen / share.total}
+        record["d2o_f"], frozen = {"roles": list(roles), **counts}, f"{' and '.join(roles)}: {share}"
     except ValueError as error:
-        record["d2o_f"] = None
-        frozen = str(error)
+        record["d2o_f"], frozen = None, str(error)
     print(json.dumps(record, indent=2) if options.json else table(record, frozen))
 
 
 def table(record: dict[str, Any], frozen: str) -> str:
-    """Return the record as lines for people."""
     shape = " x ".join(map(str, record["image_shape"]))
     rows = {
         "kind": record["kind"],
@@ -59,15 +56,11 @@ def table(record: dict[str, Any], frozen: str) -> str:
         "parameters": f"{record['parameters']:,}",
         "d2o-f freezes": frozen,
         "sha256": record["sha256"] or "-",
-        "configuration": settings(record["configuration"]),
-        "preconditioning": settings(record["preconditioning"]),
-        "provenance": settings(record["provenance"]),
+        **{name: settings(record[name]) for name in ("configuration", "preconditioning", "provenance")},
     }
     return "\n".join([str(record["path"]), *(f"  {name:<16} {printable(value)}" for name, value in rows.items())])
 
 
 def settings(values: dict[str, Any]) -> str:
-    """Return a record on one line, its longest values shortened."""
-    return ", ".join(
-        f"{name} {text if len(text := str(value)) < 80 else text[:77] + '...'}" for name, value in values.items()
-    )
+    texts = {name: str(value) for name, value in values.items()}
+    return ", ".join(f"{name} {text if len(text) < 80 else text[:77] + '...'}" for name, text in texts.items())

@@ -52,11 +52,6 @@ def fetch(address: str, sha256: str | None = None) -> Path:
     return path
 
 
-def is_address(path: object) -> bool:
-    """Return whether a path is an address to fetch."""
-    return isinstance(path, str) and re.match(r"[a-z]+://", path) is not None
-
-
 def cache_folder() -> Path:
     """Return where fetched files are kept: D2O_CACHE, or the platform's place."""
     if named := os.environ.get(CACHE_VARIABLE):

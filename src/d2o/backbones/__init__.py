@@ -2,32 +2,32 @@
 
 import inspect
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from torch import nn
 
-from d2o.records import nearest
+from d2o.errors import nearest
 
 from .backbone import Backbone
-from .dhariwal_unet import DhariwalUNet
-from .diffusers_unet import DiffusersUNet
-from .dit import DiT
-from .edm2_unet import Edm2UNet
-from .song_unet import SongUNet
 
-BACKBONES: dict[str, type[Backbone]] = {
-    "song_unet": SongUNet,
-    "dhariwal_unet": DhariwalUNet,
-    "edm2_unet": Edm2UNet,
-    "diffusers_unet": DiffusersUNet,
-    "dit": DiT,
+BACKBONES: dict[str, type[Backbone] | str] = {
+    "song_unet": "song_unet.SongUNet",
+    "dhariwal_unet": "dhariwal_unet.DhariwalUNet",
+    "edm2_unet": "edm2_unet.Edm2UNet",
+    "diffusers_unet": "diffusers_unet.DiffusersUNet",
+    "dit": "dit.DiT",
 }
-"""Every kind of backbone that a spec can name; one of your own is a further row."""
+"""Every kind of backbone that a spec can name: a class of yours, or where ours stands, imported at first use."""
 
-__all__ = [
-    "BACKBONES", "Backbone", "DhariwalUNet", "DiT", "DiffusersUNet", "Edm2UNet", "SongUNet",
-    "add_augmentation_labels", "build",
-]  # fmt: skip
+
+def find_class(kind: str) -> type[Backbone]:
+    """Return the class of a kind of BACKBONES."""
+    row = BACKBONES[kind]
+    if isinstance(row, str):
+        module, _, name = row.partition(".")
+        row = BACKBONES[kind] = vars(import_module(f".{module}", __name__))[name]
+    return row
 
 
 def build(spec: Mapping[str, Any]) -> Backbone:
@@ -39,14 +39,15 @@ def build(spec: Mapping[str, Any]) -> Backbone:
             f"Unknown backbone kind {kind!r}; {nearest(kind, BACKBONES).removesuffix('.')}. "
             "Register one of your own with --import FILE."
         )
-    known = inspect.signature(BACKBONES[kind]).parameters
+    backbone = find_class(kind)
+    known = inspect.signature(backbone).parameters
     for name in options:
         if name not in known:
             raise ValueError(f"The backbone {kind!r} has no option {name!r}; {nearest(name, known)}")
     missing = [name for name, option in known.items() if option.default is option.empty and name not in options]
     if missing:
         raise ValueError(f"The backbone {kind!r} needs the options {', '.join(missing)}.")
-    return BACKBONES[kind](**options)
+    return backbone(**options)
 
 
 def add_augmentation_labels(backbone: nn.Module, extra: int) -> nn.Module:

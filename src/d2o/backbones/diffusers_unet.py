@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from d2o.records import nearest
+from d2o.errors import nearest
 
 from .backbone import Backbone, Roles
 from .conditioning import full_precision, one_hot

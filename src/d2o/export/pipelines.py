@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from d2o import backbones
+from d2o.backbones.dhariwal_unet import DhariwalUNet
+from d2o.backbones.diffusers_unet import DiffusersUNet
+from d2o.backbones.dit import DiT
 from d2o.data.codec import Autoencoder
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, Boundary, Epsilon, Velocity, to_spec
@@ -207,10 +209,10 @@ def find_obstacle_to_dit(denoiser: Any) -> str | None:
 
 
 STOCK = (
-    Stock(backbones.DhariwalUNet, (EDM, Boundary), lambda d: adm.find_obstacle(d.backbone), make_adm_parts),
-    Stock(backbones.DiffusersUNet, (Boundary,), find_obstacle_to_consistency, make_consistency_parts),
-    Stock(backbones.DiffusersUNet, (Epsilon, Velocity), find_obstacle_to_ddim, make_ddim_parts),
-    Stock(backbones.DiT, (Epsilon, Velocity), find_obstacle_to_dit, make_dit_parts),
+    Stock(DhariwalUNet, (EDM, Boundary), lambda d: adm.find_obstacle(d.backbone), make_adm_parts),
+    Stock(DiffusersUNet, (Boundary,), find_obstacle_to_consistency, make_consistency_parts),
+    Stock(DiffusersUNet, (Epsilon, Velocity), find_obstacle_to_ddim, make_ddim_parts),
+    Stock(DiT, (Epsilon, Velocity), find_obstacle_to_dit, make_dit_parts),
 )
 
 

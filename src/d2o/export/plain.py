@@ -23,7 +23,7 @@ def write_delta(denoiser: Denoiser, path: Path, options: Options, base: Denoiser
     """Write the difference to `base`, load it upon the base, and return the error of its images, and notes."""
     tensors, about_base = delta.diff(denoiser, base)
     tensors = cast(tensors, options.dtype)
-    native.write(path, tensors, native.describe(denoiser) | about_base)
+    native.write(path, tensors, native.describe(denoiser) | {"content": native.DELTA} | about_base)
     again = load(path, base=base)
     error = compare(denoiser, lambda noise, label: sample_one_step(again, noise, label))
     state = denoiser.state_dict()

@@ -20,7 +20,7 @@ MODULES = {
 FLOORS = {
     "errors": 0,
     "files": 0,
-    "records": 0,
+    "records": 1,
     "pages": 0,
     "fetch": 1,
     "kernels": 1,

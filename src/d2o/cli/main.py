@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 import d2o
@@ -62,7 +63,18 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 2 bad input (one sentence says what and how to mend it), 130 interrupted."""
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    codes: list[int] = []
+    atexit.register(lambda: codes and leave(codes[0]))  # the first that is registered is the last that is called
+    codes.append(run(list(sys.argv[1:] if arguments is None else arguments)))
+    sys.exit(codes[0])
+
+
+def leave(code: int) -> None:
+    """End the process when all others have cleaned up; freeing torch's modules one by one takes a tenth of a second."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -112,12 +124,12 @@ def run_command(arguments: list[str]) -> int:
 
 
 def load_command(name: str):
-    """Import a command's module, quickly."""
-    gc.disable()  # what is imported stays: looking for garbage in it would take a fifth of the time of a short command
-    atexit.register(gc.freeze)  # and again at the end
+    """Import a command's module without looking for garbage in it, a fifth of the time of a short command."""
+    gc.disable()
     try:
         return import_module(f"d2o.cli.commands.{name}")
     finally:
+        gc.freeze()  # what is imported stays
         gc.enable()
 
 

@@ -40,7 +40,8 @@ def save(path: str | os.PathLike, denoiser: Denoiser, base: Denoiser | None = No
     With `base`, the model that it was fine-tuned from, only the tensors that differ: `load` then needs the same base.
     """
     if base is None:
-        return write(path, denoiser.state_dict(), describe(denoiser))
+        write(path, denoiser.state_dict(), describe(denoiser))
+        return
     from . import delta
 
     tensors, about_base = delta.diff(denoiser, base)

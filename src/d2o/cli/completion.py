@@ -14,7 +14,6 @@ from .options import CONFIG
 
 
 def print_completion(arguments: list[str]) -> None:
-    """Print the program for a shell."""
     commands = one_of({name: (options_of(name), sentence) for name, sentence in COMMANDS.items()})
     tyro.cli(commands, prog="d2o", args=arguments, config=(*CONFIG, tyro.conf.OmitSubcommandPrefixes))
 

@@ -41,7 +41,6 @@ INTERRUPTED = 130  # the shell's code for Ctrl-C
 
 
 def usage() -> str:
-    """Return the text of `d2o --help`."""
     rows = "\n".join(f"  {name:<10} {sentence}" for name, sentence in COMMANDS.items())
     return f"""usage: d2o [--import FILE_OR_MODULE] COMMAND [OPTIONS]
 
@@ -78,7 +77,6 @@ def leave(code: int) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code."""
     try:
         return run_command(arguments)
     except KeyboardInterrupt as stop:
@@ -98,28 +96,25 @@ def run(arguments: list[str]) -> int:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command and return its exit code; all that goes wrong is raised."""
     imports, arguments = split_imports(arguments)
     name, *rest = arguments or ["--help"]
-    if name in ("-h", "--help", "help"):
-        print(usage(), end="")
+    if name in ("-h", "--help", "help", "--version"):
+        print(f"d2o {d2o.__version__}\n" if name == "--version" else usage(), end="")
         return 0
-    if name == "--version":
-        print(f"d2o {d2o.__version__}")
-        return 0
-    if name not in COMMANDS and name != COMPLETION:
-        if name in GONE:
-            return complain(f"there is no command {name!r} any more: {GONE[name]}.")
+    if name in GONE:
+        raise ValueError(f"there is no command {name!r} any more: {GONE[name]}.")
+    if name not in (*COMMANDS, COMPLETION):
         close = difflib.get_close_matches(name, COMMANDS, 1)
-        return complain(f"there is no command {name!r}: {f'did you mean {close[0]}?' if close else 'see d2o --help.'}")
+        remedy = f"did you mean {close[0]}?" if close else "see d2o --help."
+        raise ValueError(f"there is no command {name!r}: {remedy}")
     print_log()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks Linux for huge pages, which training fills sooner
     for plugin in imports:
         import_plugin(plugin)
     if name == COMPLETION:
         import_module("d2o.cli.completion").print_completion(arguments)
-        return 0
-    load_command(name).main(rest)
+    else:
+        load_command(name).main(rest)
     return 0
 
 
@@ -134,6 +129,5 @@ def load_command(name: str):
 
 
 def complain(sentence: str) -> int:
-    """Print what is wrong with the input, and return the exit code for it."""
     print(f"d2o: {sentence}", file=sys.stderr)
     return 2

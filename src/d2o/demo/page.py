@@ -71,7 +71,6 @@ photographs, which flatters the student; so look at the pictures and at the clas
 
 
 def draw_picture(picture: Picture, student: bool) -> str:
-    """Return a grid with its caption as HTML."""
     source = data_address(encode_image(grid(picture.images, COLUMNS)))
     return figure(source, picture.title, picture.text, kind="student" if student else "", pixelated=True)
 
@@ -102,6 +101,5 @@ def draw_curves(logs: Mapping[str, Log], floor: float | None) -> Any:
 
 
 def plot_loss(axes: Any, log: Log, name: str, color: str, label: str) -> None:
-    """Plot one loss of a log against the images seen."""
     points = [(row["images"] / 1000, row["loss"][name]) for row in log if name in row.get("loss", {})]
     axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.2)

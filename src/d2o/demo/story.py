@@ -162,5 +162,4 @@ def draw_pictures(digits: Images, teacher: Denoiser, student: Denoiser) -> list[
 
 
 def read_log(log: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log."""
     return [json.loads(line) for line in log.read_text().splitlines()]

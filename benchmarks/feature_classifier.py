@@ -64,7 +64,7 @@ def train_classifier(images: Images, held_out: Images, count: int, mirror: bool)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=-(-count // BATCH))
     batches = images.batches(BATCH)
     for _ in range(-(-count // BATCH)):
-        x, label, _ = next(batches)
+        x, label, *_ = next(batches)
         assert label is not None
         x = F.pad(x, [SHIFT] * 4, mode="replicate")
         top, left = torch.randint(2 * SHIFT + 1, (2,)).tolist()

@@ -24,13 +24,16 @@ from operations import Operations
 from d2o.files import atomic
 from d2o.objectives import Adversarial, Denoising, Progressive
 from d2o.objectives.objective import Batch, Networks
-from d2o.training.freezing import Share
+from d2o.training.freezing import Share, count_frozen
 from d2o.training.loop import train, turns
-from d2o.training.networks import networks, share
-from d2o.training.presets import PRESETS, noise_batches, randomise_weights, untrained_teacher
+from d2o.training.networks import networks
+from d2o.training.presets import LATENT, noise_batches, randomise_weights, untrained_teacher
 from d2o.training.recipe import Recipe
-from d2o.training.recipes import PAPER_FID, RECIPES, named
+from d2o.training.recipes import DATA, PAPER_FID, RECIPES, find_recipe
 
+SMALL = ("digits", "cifar10-small")
+PRESETS = tuple(name for name in RECIPES if name.startswith((*DATA, LATENT)) and not name.startswith(SMALL))
+"""The recipes of full-size networks."""
 RESULTS = Path(__file__).parent / "results" / "full_size.json"
 SUSTAINED = 40e12
 """Operations a second that one GPU is supposed to sustain: an assumption."""
@@ -67,7 +70,7 @@ def rehearse(
 
     `precision` replaces the preset's, for processors that take minutes to emulate it.
     """
-    recipe = shorten(randomise_weights(named(name)), meta=device == "meta")
+    recipe = shorten(randomise_weights(find_recipe(name)), meta=device == "meta")
     recipe = replace(recipe, precision="float32" if device == "meta" else precision or recipe.precision)
     micro = 1 if recipe.micro_batch_size else None
     recipe = replace(recipe, batch_size=batch_size, micro_batch_size=micro, duration=iterations * batch_size)
@@ -78,11 +81,11 @@ def rehearse(
     heads = sum(p.numel() for p in trainable)
     if device == "meta":
         spent = count_operations(recipe, made)
-        every = {turn.name: turn.every for turn in turns(named(name), made)}
+        every = {turn.name: turn.every for turn in turns(find_recipe(name), made)}
         operations = sum(count / every[turn] for turn, count in spent.items())
-        return Rehearsal(share(made), heads, tuple(spent), {}, operations)
+        return Rehearsal(count_frozen(made.student), heads, tuple(spent), {}, operations)
     *_, progress = train(recipe, made, noise_batches(made.student, batch_size))
-    return Rehearsal(share(made), heads, tuple(progress.losses), dict(progress.losses))
+    return Rehearsal(count_frozen(made.student), heads, tuple(progress.losses), dict(progress.losses))
 
 
 def shorten(recipe: Recipe, meta: bool) -> Recipe:

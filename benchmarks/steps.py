@@ -30,7 +30,7 @@ from operations import Operations, describe_machine
 from torch.profiler import ProfilerActivity, profile
 
 from d2o.checkpoints import load
-from d2o.data.datasets import Numbered
+from d2o.data.datasets import Batch
 from d2o.diffusion.denoiser import Denoiser
 from d2o.objectives import Adversarial
 from d2o.training import recipes
@@ -83,16 +83,15 @@ class Racer:
         return time.perf_counter() - began
 
 
-def noise(teacher: Denoiser, size: int, way: str) -> Iterator[Numbered]:
+def noise(teacher: Denoiser, size: int, way: str) -> Iterator[Batch]:
     """Yield batches of random images without end: what is in them does not matter for speed."""
     pool = torch.rand(2 * size, *teacher.pixel_shape) * 2 - 1
     for start in count(0, size):
         index = torch.arange(start, start + size)
         place = index % len(pool)
-        batch = Numbered(pool[place], place % teacher.num_classes if teacher.num_classes else None, index)
-        if way != "plain":
-            batch.number = place if way == "later" else index
-        yield batch
+        label = place % teacher.num_classes if teacher.num_classes else None
+        number = {"plain": None, "later": place}.get(way, index)
+        yield Batch(pool[place], label, index, number)
 
 
 def race(racers: dict[str, Racer], repeats: int) -> dict[str, list[float]]:
@@ -174,7 +173,7 @@ def main() -> None:
     parser.add_argument("--operators", metavar="KIND", help="profile d2o_f, d2o or pretrain instead")
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    student = recipes.named(options.recipe)
+    student = recipes.find_recipe(options.recipe)
     sizes: dict[str, Any] = {"batch_size": options.batch or student.batch_size, "precision": "float32"}
     small = {**recipes.BACKBONES["small"], "attention_resolutions": [8]}
     teacher = load(options.model) if options.model else new_denoiser(small, (3, 16, 16), 10)

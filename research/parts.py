@@ -21,7 +21,7 @@ from d2o.analysis.network import block_of, places
 from d2o.analysis.paths import Sampling
 from d2o.analysis.report import Table
 from d2o.diffusion.denoiser import Denoiser
-from d2o.training.freezing import d2o_f
+from d2o.training.freezing import default_rules, roles_of
 from d2o.training.recipe import Recipe
 
 Trial = tuple[str, str, str]
@@ -47,10 +47,9 @@ class Options(TuningOptions):
 def parts_of(teacher: Denoiser, kind: str) -> dict[str, list[str]]:
     """Return the names of the parameters of every block or role; what is in no block is the part "elsewhere"."""
     blocks = places(teacher.backbone)
-    role_of = getattr(teacher.backbone, "role", lambda _: "parameter")
     found: dict[str, list[str]] = {}
-    for name, _ in teacher.backbone.named_parameters():
-        found.setdefault(block_of(name, blocks) if kind == "blocks" else role_of(name), []).append(name)
+    for name, role in roles_of(teacher).items():
+        found.setdefault(block_of(name, blocks) if kind == "blocks" else role, []).append(name)
     return found
 
 
@@ -97,7 +96,7 @@ def study(options: Options) -> None:
         return [fine_tune(measurement, name, replace(recipe, frozen=rules), teacher, i) for i in every]
 
     untuned = [measure(measurement, "untuned", teacher, i) for i in every]
-    everything, convolutions = train("everything", ()), train("d2o-f", d2o_f(teacher))
+    everything, convolutions = train("everything", ()), train("d2o-f", default_rules(teacher))
     parts = {kind: parts_of(teacher, kind) for kind in options.kinds}
     asked = [(mode, kind, part) for kind, mode in product(options.kinds, options.modes) for part in parts[kind]]
     results = {

@@ -22,7 +22,7 @@ MODULES = {
 FLOORS = {
     "errors": 0,
     "files": 0,
-    "records": 1,
+    "records": 0,
     "pages": 0,
     "fetch": 1,
     "kernels": 1,

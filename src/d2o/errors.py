@@ -1,8 +1,7 @@
 """What can be wrong with a checkpoint: each error says what the file contains and what to do."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 
 LONGEST = 300
@@ -12,13 +11,6 @@ LONGEST = 300
 def printable(text: str) -> str:
     """Return a text whose control characters are spelled out: a file's own words could steer a terminal."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def nearest(word: object, known: Iterable[str]) -> str:
-    """Return the end of an error sentence: the known word that was probably meant, or all of them."""
-    known = list(known)
-    close = get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
 
 
 class CheckpointError(ValueError):

@@ -1,13 +1,12 @@
 """Frozen records that are read from files and the command line: how their fields are checked, and what errors say."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from functools import cache, reduce
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
-
-from d2o.errors import nearest
 
 
 def refuse_truth(value: Any) -> Any:
@@ -17,14 +16,31 @@ def refuse_truth(value: Any) -> Any:
     return value
 
 
+T = TypeVar("T")
 Whole = Annotated[int, BeforeValidator(refuse_truth)]
 Real = Annotated[float, BeforeValidator(refuse_truth)]
+REGISTER = " --import FILE registers your own."
+"""The remedy for kinds that a table lacks."""
 RECORD = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
 """How the fields of records are checked; a record is compiled at its first use, since most programs use few."""
 LONGEST = 200
 """Characters of a wrong value that an error quotes: a hostile file's may be endless."""
 
 adapter = cache(TypeAdapter)
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """Return the end of an error sentence: the known word that was probably meant, or all of them."""
+    known = list(known)
+    close = get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
+
+
+def find(name: object, table: Mapping[str, T], what: str, remedy: str = "") -> T:
+    """Return the row of a table; a name that is none is a ValueError with the nearest one."""
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f"There is no {what} {name!r}: {nearest(name, table)}{remedy}")
+    return table[name]
 
 
 def validate(record: Any, values: Any, name: str, kinds: Mapping[str, Any] | None = None) -> Any:

@@ -15,6 +15,7 @@ from d2o.analysis.network import places, watch_blocks
 from d2o.analysis.paths import Sampling
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
+from d2o.training.freezing import roles_of
 
 
 def convolution() -> nn.Conv2d:
@@ -117,6 +118,10 @@ class TestPlaces:
         wrapper.stem, wrapper.unet = convolution(), whole.unet
         assert places(wrapper) == {"stem": "network", **places(whole)}
         assert places(whole)["unet.conv_in"] == "input" and places(whole)["unet.conv_out"] == "output"
+
+
+def test_parameters_without_roles_have_one():
+    assert set(roles_of(denoiser(Residual())).values()) == {"parameter"}
 
 
 class TestCalls:

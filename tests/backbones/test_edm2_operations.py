@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2o.backbones.edm2_unet import MPBlock, MPConv, MPFourier, MPStyle, mp_cat, mp_silu, mp_sum, normalise
-from d2o.backbones.unet import Place
+from d2o.backbones.unet import Place, attend
 
 STYLE = MPStyle(32, head_channels=8, dropout=0.0, residual_balance=0.3, attention_balance=0.3, clip=256.0)
 
@@ -94,9 +94,8 @@ def test_blocks_resample(flavour: Any, direction: Any, side: int) -> None:
 
 
 def test_attention_is_softmax_of_cosines() -> None:
-    block = MPBlock(STYLE, Place("block", 3, 16, 16, attention=True), "decoder")
     qkv = torch.randn(2, 48, 3, 3)
-    seen = block._attention(qkv).reshape(2, 16, 9)
+    seen = attend(qkv, 2, lambda vectors: normalise(vectors, [2])).reshape(2, 16, 9)
     for head in range(2):
         query, key, value = (normalise(qkv.reshape(2, 2, 8, 3, 9)[:, head, :, part], [1]) for part in range(3))
         weights = (query.transpose(1, 2) @ key / math.sqrt(8)).softmax(2)

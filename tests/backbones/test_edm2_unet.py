@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from d2o.backbones import build
-from d2o.backbones.edm2_unet import Edm2UNet
-from d2o.backbones.edm2_unet import MPBlock, MPConv
+from d2o.backbones.edm2_unet import Edm2UNet, MPBlock, MPConv
 
 from .conftest import fill, images
 

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from d2o.training.presets import PRESETS
-
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from full_size import rehearse  # type: ignore[import-not-found]
+from full_size import PRESETS, rehearse  # type: ignore[import-not-found]
 
 # Some that differ most; all of them are a matter of benchmarks/full_size.py --meta.
 CHOSEN = {

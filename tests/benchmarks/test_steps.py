@@ -60,7 +60,7 @@ def test_plain_ones_use_none_of_the_faster_kernels(teacher: Any) -> None:
     ]
     assert batch_norms[0] > 20
     assert batch_norms[1] == 0
-    assert [len(one.networks.discriminator.caches[0].places) for one in (plain, ours)] == [0, 4]
+    assert [len(one.networks.discriminator.caches[0].rows) for one in (plain, ours)] == [0, 4]
     weight = next(p for name, p in plain.networks.student.named_parameters() if name.endswith("conv0.weight"))
     assert weight.is_contiguous()
     assert weight.grad is not None

@@ -3,6 +3,7 @@
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,9 +54,10 @@ def there(tmp_path, tiny_denoiser, monkeypatch):
         ("statistics.npz", "statistics", None),
     ],
 )
-def test_content_tells_what_a_name_stands_for(there, name, kind, form):
+def test_content_tells_what_a_name_stands_for(there, name: str, kind: Any, form: Any) -> None:
     assert locate(name) == locate(name, kind) == Place(kind, name, Path(name), form)
-    for other in {"model", "data", "statistics"} - {kind}:
+    others: Any = {"model", "data", "statistics"} - {kind}
+    for other in others:
         with pytest.raises(CheckpointError, match=name.replace("*", ".")):
             locate(name, other)
 

@@ -10,7 +10,7 @@ from d2o.diffusion.denoiser import Guided
 from d2o.diffusion.noise import ONE_STEP, karras_sigmas, noise_for, streams
 from d2o.diffusion.sampling import (
     Churn,
-    churned_step,
+    add_churn,
     euler_step,
     generate,
     heun_step,
@@ -19,6 +19,7 @@ from d2o.diffusion.sampling import (
     sample,
     trajectory,
 )
+from refusal import refused
 
 DATA = 0.5
 
@@ -88,7 +89,7 @@ def test_samples_of_the_exact_denoiser_have_the_variance_of_the_data(amount):
     seeds, sigmas, step = range(400), karras_sigmas(64), heun_step
     if amount is not None:
         churn = Churn(amount, inflation=1.0)  # inflation makes up for networks that remove too much noise
-        step = churned_step(heun_step, churn, 64, streams(range(1000, 1400)))
+        step = add_churn(heun_step, churn, 64, streams(range(1000, 1400)))
     images = sample(gaussian, noise_for(seeds, (1, 8, 8)), sigmas, step)
     tolerance = 5 * (2 / images.numel()) ** 0.5 + 0.005
     assert float(images.var()) / DATA**2 == pytest.approx(1, abs=tolerance)
@@ -106,13 +107,13 @@ def test_renoising_with_the_exact_denoiser_gives_the_variance_of_its_last_step()
 
 def test_no_churn_is_the_plain_sampler():
     noise, sigmas = noise_for(range(3), (1, 4, 4)), karras_sigmas(18)
-    step = churned_step(heun_step, Churn(0.0), 18, streams(range(3)))
+    step = add_churn(heun_step, Churn(0.0), 18, streams(range(3)))
     assert torch.equal(sample(gaussian, noise, sigmas, step), sample(gaussian, noise, sigmas, heun_step))
 
 
 def test_churn_changes_images_only_between_its_sigmas():
     noise = noise_for(range(3), (1, 4, 4))
-    step = churned_step(heun_step, Churn(40.0, sigma_min=0.05, sigma_max=50.0), 4, streams(range(3)))
+    step = add_churn(heun_step, Churn(40.0, sigma_min=0.05, sigma_max=50.0), 4, streams(range(3)))
     for sigmas in ((80.0, 60.0, 51.0), (0.04, 0.02, 0.01)):
         assert torch.equal(sample(gaussian, noise, sigmas, step), sample(gaussian, noise, sigmas, heun_step))
     assert not torch.equal(sample(gaussian, noise, (50.0, 1.0), step), sample(gaussian, noise, (50.0, 1.0), heun_step))
@@ -185,24 +186,24 @@ def test_a_model_without_classes_has_no_labels():
 
 
 @pytest.mark.parametrize(
-    ("classes", "options", "message"),
+    ("classes", "options", "names"),
     [
-        (0, {"sampler": "ddim"}, "heun, euler, renoise"),
-        (0, {"steps": 0}, "at least one step"),
-        (0, {"label": 1}, "no classes"),
-        (3, {"label": 3}, "0 to 2"),
-        (3, {"label": -1}, "0 to 2"),
-        (3, {"label": [0]}, "2 seeds but 1"),
-        (0, {"batch_size": 0}, "at least one image"),
-        (0, {"batch_size": -4}, "at least one image"),
-        (0, {"steps": 4, "churn": Churn(-1.0)}, "0 or more"),
-        (0, {"steps": 4, "churn": Churn(math.nan)}, "0 or more"),
-        (0, {"middle_sigmas": (0.8, 5.0)}, "fall"),
-        (0, {"middle_sigmas": (100.0,)}, "fall"),
-        (0, {"middle_sigmas": (0.0,)}, "fall"),
-        (0, {"middle_sigmas": (math.nan,)}, "fall"),
+        (0, {"sampler": "ddim"}, ("ddim", "heun", "euler", "renoise")),
+        (0, {"steps": 0}, ("0", "step")),
+        (0, {"label": 1}, ("class",)),
+        (3, {"label": 3}, ("2", "3")),
+        (3, {"label": -1}, ("2", "-1")),
+        (3, {"label": [0]}, ("2", "1")),
+        (0, {"batch_size": 0}, ("0",)),
+        (0, {"batch_size": -4}, ("-4",)),
+        (0, {"steps": 4, "churn": Churn(-1.0)}, ("-1.0",)),
+        (0, {"steps": 4, "churn": Churn(math.nan)}, ("nan",)),
+        (0, {"middle_sigmas": (0.8, 5.0)}, ("80", "0.8", "5.0")),
+        (0, {"middle_sigmas": (100.0,)}, ("80", "100.0")),
+        (0, {"middle_sigmas": (0.0,)}, ("80", "0.0")),
+        (0, {"middle_sigmas": (math.nan,)}, ("80", "nan")),
     ],
 )
-def test_what_cannot_be_sampled_is_a_clear_error(tiny_denoiser, classes, options, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_cannot_be_sampled_is_a_clear_error(tiny_denoiser, classes, options, names):
+    with refused(*names):
         list(generate(tiny_denoiser(classes=classes), [0, 1], **options))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from d2o.discriminators import DISCRIMINATORS, Projected, ProjectedDiscriminator
 from d2o.features.cache import IN_MEMORY
+from refusal import refused
 
 SMALL = Projected(size=32, width=16, weights="random")
 SHAPE = (3, 8, 8)
@@ -165,7 +166,7 @@ def test_labels_matter_where_there_are_classes() -> None:
     zero, one = (discriminator(images, torch.full((2,), label))[0] for label in (0, 1))
     assert zero.shape == one.shape == (2, 4)
     assert not torch.allclose(zero, one)
-    with pytest.raises(ValueError, match="10 classes: give the label"):
+    with refused("10", "label"):
         discriminator(images)
 
 
@@ -190,17 +191,16 @@ def test_the_spec_goes_through_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "shape", "message"),
+    ("changes", "shape", "names"),
     [
-        ({"size": 31}, SHAPE, "at least 32 pixels"),
-        ({"networks": ()}, SHAPE, "name at least one"),
-        ({"width": 0}, SHAPE, "at least 1"),
-        ({"weights": ("random", "random")}, SHAPE, "1 networks have 2 weights"),
-        ({}, (4, 8, 8), "1 or 3 channels, not 4"),
+        ({"size": 31}, SHAPE, ("size", "31", "32")),
+        ({"networks": ()}, SHAPE, ("network",)),
+        ({"weights": ("random", "random")}, SHAPE, ("1", "2", "weights")),
+        ({}, (4, 8, 8), ("4", "channels")),
     ],
 )
-def test_mistakes_are_explained(changes: dict[str, object], shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_mistakes_are_explained(changes: dict[str, object], shape: tuple[int, ...], names: tuple[str, ...]) -> None:
+    with refused(*names):
         replace(SMALL, **changes).build(shape)  # pyright: ignore
 
 
@@ -234,5 +234,5 @@ def test_what_does_not_fit_into_memory_is_kept_on_disk(tmp_path: Path) -> None:
         cache.use_disk(tmp_path, 10**6)
     first, again = (discriminator.features(batch(), [1, 2, 3]) for _ in range(2))
     assert all(torch.equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
-    assert all(len(cache.places) == 3 for cache in discriminator.caches)
+    assert all(len(cache.rows) == 3 for cache in discriminator.caches)
     assert list(tmp_path.iterdir()) == []

@@ -194,6 +194,7 @@ PROGRAMS = {
     r"-m http\.server": http_server,
     r"research/\w+\.py": research,
     r"^pytest ": is_a_test_here,
+    r"docs/pictures\.py": lambda *_: runpy.run_path(str(ROOT / "docs" / "pictures.py"))["draw"](),
     r"docs/figures\.py": lambda *_: None,  # run by test_site.py
 }
 """How a program is run, by what its line contains."""

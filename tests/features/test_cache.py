@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_looked_at_again(tmp_path: Path, memory: int, disk:
         check(store.find(images(numbers), numbers, look), numbers)
     assert len(look.seen) == 7 + 2 * (7 - remembered)
     assert list(tmp_path.iterdir()) == []
-    assert sum(isinstance(part, np.memmap) for part in store.stores or ()) == bool(disk)
+    assert sum(isinstance(row, np.memmap) for row in store.rows.values()) == disk
 
 
 def test_an_emptied_memory_knows_nothing() -> None:

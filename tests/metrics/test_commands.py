@@ -67,6 +67,8 @@ def test_what_statistics_cannot_be_made_of_is_refused(tmp_path: Path, tiny_data:
     refuse(capsys, ["statistics", tiny_data, out, "--images", 3], "--images", "3")
     refuse(capsys, ["statistics", tiny_data, out, "--features", "lite3"], "lite3", "lite2")
     refuse(capsys, ["statistics", tiny_data, out, "--batch", 0], "batch", "0")
+    refuse(capsys, ["statistics", UNFINISHED, out], "d2o-f", "model")  # never its grids of samples
+    refuse(capsys, ["pretrain", "--data", UNFINISHED, "--out", tmp_path / "run"], "d2o-f", "model")
     assert not list(tmp_path.iterdir())
 
 

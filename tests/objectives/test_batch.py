@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2o.objectives.objective import Batch, detach
+from d2o.objectives.adversarial import detach
+from d2o.objectives.batch import Batch
 
 PLACES = st.integers(0, 2**62)
 

@@ -75,19 +75,20 @@ def test_without_an_average_the_student_is_its_own_target(scene):
 
 
 @pytest.mark.parametrize(
-    ("objective", "numbers", "message"),
+    ("objective", "numbers", "names"),
     [
-        (Progressive, {"steps": 12}, "use 8 or 16"),
-        (Progressive, {"steps": 1}, "greater than or equal to 2"),
-        (Consistency, {"steps": 1}, "greater than or equal to 2"),
-        (Consistency, {"distance": "lips"}, "lpips"),
-        (Trajectory, {"solver": "dpm"}, "heun"),
-        (ReverseConsistency, {"target_half_life": -1}, "greater than or equal to 0"),
+        (Progressive, {"steps": 12}, ("12", "8", "16")),
+        (Progressive, {"steps": 1}, ("steps",)),
+        (Consistency, {"steps": 1}, ("steps",)),
+        (Consistency, {"distance": "lips"}, ("distance", "lips", "lpips")),
+        (Trajectory, {"solver": "dpm"}, ("solver", "heun")),
+        (ReverseConsistency, {"target_half_life": -1}, ("target_half_life",)),
     ],
 )
-def test_impossible_numbers_are_refused(objective, numbers, message):
-    with pytest.raises(ValueError, match=message):
+def test_impossible_numbers_are_refused(objective, numbers, names):
+    with pytest.raises(ValueError) as caught:
         objective(**numbers)
+    assert all(name in str(caught.value) for name in names)
 
 
 class TestSteps:

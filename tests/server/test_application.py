@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,7 +19,7 @@ pytest.importorskip("prometheus_client")
 testclient = pytest.importorskip("starlette.testclient", reason="starlette's test client needs httpx")
 
 from d2o.server.application import application  # noqa: E402
-from d2o.server.query import Limits  # noqa: E402
+from d2o.server.limits import Limits  # noqa: E402
 
 
 def known_application(denoiser, name, **options):
@@ -26,7 +27,7 @@ def known_application(denoiser, name, **options):
     return application(denoiser, name, names=("testserver",), **options)
 
 
-LIMITS = Limits(seeds=8, queue=12, body=300, seconds=5.0)
+LIMITS = Limits(batch=4, max_seeds=8, max_queue=12, max_body=300, timeout=5.0)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def denoiser():
 
 @pytest.fixture(scope="module")
 def client(denoiser):
-    with testclient.TestClient(known_application(denoiser, "tiny", batch=4, limits=LIMITS)) as client:
+    with testclient.TestClient(known_application(denoiser, "tiny", limits=LIMITS)) as client:
         yield client
 
 
@@ -89,14 +90,15 @@ WRONG = {
     "/images?seeds=": "seed",
     "/images?seeds=-1": "'-1'",
     "/images?seeds=5-2": "backwards",
-    "/images?seeds=0-8": "at most 8",
-    "/images?seeds=0-9223372036854775807": "at most 8",
+    "/images?seeds=0-8": "more than 8",
+    "/images?seeds=0-9223372036854775807": "more than 8",
     "/images?seeds=99999999999999999999": "seed",
-    "/images?seeds=1,2,3,4,5,6,7,8,9": "at most 8",
+    "/images?seeds=1,2,3,4,5,6,7,8,9": "more than 8",
     "/images?class=4": "0 to 3",
-    "/images?class=1.5": "0 to 3",
-    "/images?class=": "0 to 3",
-    "/images?format=gif": "png, webp, npy",
+    "/images?class=1.5": "class",
+    "/images?class=1.0": "class",
+    "/images?class=": "class",
+    "/images?format=gif": "'png', 'webp' or 'npy'",
     "/images?steps=18": "steps",
     "/images?seeds=1&seeds=2": "once",
 }
@@ -107,17 +109,20 @@ BODIES = {
     b"null": "object",
     b"\xff\xfe": "JSON",
     b"[" * 290: "JSON",
-    b'{"seeds": []}': "whole number",
-    b'{"seeds": [true]}': "whole number",
-    b'{"seeds": 1e3}': "whole number",
-    b'{"seeds": {}}': "whole number",
-    b'{"seeds": [-1]}': "from 0",
-    b'{"seeds": 9223372036854775808}': "from 0",
+    b'{"seeds": []}': "seeds",
+    b'{"seeds": [true]}': "seeds.0",
+    b'{"seeds": 1e3}': "seeds.0",
+    b'{"seeds": [1.0]}': "seeds.0",
+    b'{"seeds": {}}': "seeds.0",
+    b'{"seeds": [-1]}': "equal to 0",
+    b'{"seeds": [1, 2, 3, 4, 5, 6, 7, 8, 9]}': "at most 8",
+    b'{"seeds": 9223372036854775808}': "9223372036854775807",
     b'{"seeds": [1, 2], "class": [1]}': "2 seeds but 1",
     b'{"class": [4]}': "0 to 3",
-    b'{"class": "x"}': "0 to 3",
-    b'{"class": NaN}': "0 to 3",
-    b'{"format": ["png"]}': "png, webp, npy",
+    b'{"class": "x"}': "class",
+    b'{"class": NaN}': "class",
+    b'{"class": [99999999999999999999]}': "class",
+    b'{"format": ["png"]}': "'png', 'webp' or 'npy'",
     b'{"sed": 1}': "sed",
 }
 
@@ -162,14 +167,14 @@ class TestRefusals:
         assert client.post("/images?seeds=1", json={}).status_code == 400
 
     def test_a_full_queue_asks_to_come_again(self, denoiser):
-        narrow = Limits(seeds=8, queue=4)
+        narrow = Limits(max_seeds=8, max_queue=4)
         with testclient.TestClient(known_application(denoiser, "tiny", limits=narrow)) as client:
             answer = client.get("/images?seeds=0-4")
             assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
             assert client.get("/images?seeds=0-3").status_code == 200
 
     def test_too_slow_is_said_and_forgotten(self, denoiser):
-        with testclient.TestClient(known_application(denoiser, "tiny", limits=Limits(seconds=1e-4))) as client:
+        with testclient.TestClient(known_application(denoiser, "tiny", limits=Limits(timeout=1e-4))) as client:
             answer = client.get("/images?seeds=0-9")
             assert answer.status_code == 504 and "fewer" in answer.json()["error"]
             assert client.get("/health").status_code == 200
@@ -188,9 +193,9 @@ class TestRefusals:
 
 class TestBatches:
     def test_requests_that_come_together_share_batches_and_stay_apart(self, denoiser):
-        limits = Limits(queue=100)
+        limits = Limits(batch=8, max_queue=100)
         with (
-            testclient.TestClient(known_application(denoiser, "tiny", batch=8, limits=limits)) as client,
+            testclient.TestClient(known_application(denoiser, "tiny", limits=limits)) as client,
             ThreadPoolExecutor(16) as crowd,
         ):
             answers = list(crowd.map(lambda seed: client.get(f"/images?seeds={seed}&format=npy"), range(32)))
@@ -199,21 +204,26 @@ class TestBatches:
         assert "d2o_images_total 32.0" in text and 'd2o_requests_total{status="200"} 32.0' in text
 
     def test_what_gathers_during_a_batch_is_the_next_one(self):
-        from d2o.server.batching import Batches
+        from d2o.server.measures import Measures
+        from d2o.server.network import Network
+
+        sizes, begin = [], threading.Event()
+
+        def make(seeds, _):
+            sizes.append(len(seeds))
+            return np.array(seeds)
 
         async def story():
-            sizes = []
-            batches = Batches(lambda seeds, _: np.array(seeds), 4, 100, lambda size, _: sizes.append(size))
-            asked = [asyncio.create_task(batches.images([10 * i, 10 * i + 1], None)) for i in range(5)]
+            network = Network(make, Limits(batch=4, max_queue=100), Measures())
+            network.thread.submit(begin.wait)  # as if a batch were being computed
+            asked = [asyncio.create_task(network.images([10 * i, 10 * i + 1], None)) for i in range(5)]
             await asyncio.sleep(0)
             asked[1].cancel()  # a client that went away: nobody computes its images
-            await asyncio.sleep(0)
-            work = asyncio.create_task(batches.work())
-            found = await asyncio.gather(*asked, return_exceptions=True)
-            work.cancel()
-            return sizes, found
+            await asyncio.sleep(0.01)
+            begin.set()
+            return await asyncio.gather(*asked, return_exceptions=True)
 
-        sizes, found = asyncio.run(story())
+        found = asyncio.run(story())
         assert sizes == [4, 4]
         assert isinstance(found.pop(1), asyncio.CancelledError)
         assert [np.asarray(row).tolist() for row in found] == [[0, 1], [20, 21], [30, 31], [40, 41]]

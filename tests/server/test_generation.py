@@ -10,7 +10,8 @@ import torch
 from d2o.data.files import to_uint8
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import generate
-from d2o.server.generation import Point, make_images, noise_at, sample_stages, slerp
+from d2o.server.generation import make_images, noise_at, sample_stages, slerp
+from d2o.server.query import Point
 
 SHAPE = (3, 16, 16)
 SEVEN = Point(7, 8, 0.0)
@@ -61,22 +62,22 @@ def test_the_stages_end_in_the_samplers_image_after_its_calls(tiny_denoiser, ste
     calls = []
     denoiser.backbone.register_forward_hook(lambda *_: calls.append(1))
     found = list(sample_stages(denoiser, SEVEN, None, steps))
-    assert [stage.calls for stage in found] == [*range(2, 2 * steps, 2), 2 * steps - 1]
-    assert len(calls) == found[-1].calls
-    assert found[0].sigma == denoiser.sigma_max and found[-1].sigma_next == 0
-    assert np.array_equal(found[-1].result, to_uint8(next(generate(denoiser, [7], steps=steps)))[0])
+    assert [stage["calls"] for stage in found] == [*range(2, 2 * steps, 2), 2 * steps - 1]
+    assert len(calls) == found[-1]["calls"]
+    assert found[0]["sigma"] == denoiser.sigma_max
+    assert np.array_equal(found[-1]["result"], to_uint8(next(generate(denoiser, [7], steps=steps)))[0])
 
 
 def test_the_first_guess_is_the_image_in_one_call(tiny_denoiser):
     first = next(sample_stages(tiny_denoiser(), SEVEN, None, 4))
-    assert np.array_equal(first.guess, make_images(tiny_denoiser(), [SEVEN], None)[0][0])
+    assert np.array_equal(first["guess"], make_images(tiny_denoiser(), [SEVEN], None)[0][0])
 
 
 def test_what_the_sampler_holds_goes_from_noise_to_the_image(tiny_denoiser):
     found = list(sample_stages(tiny_denoiser(), SEVEN, None, 6))
-    assert np.array_equal(found[1].x, found[0].result)
+    assert np.array_equal(found[1]["x"], found[0]["result"])
     noise = to_uint8(noise_for([7], (1, 8, 8)))[0].astype(int)
-    assert np.abs(found[0].x.astype(int) - noise).max() <= 1  # 80 of 80.006
+    assert np.abs(found[0]["x"].astype(int) - noise).max() <= 1  # 80 of 80.006
 
 
 def test_latent_images_are_decoded_at_the_end_only(tiny_denoiser):
@@ -93,4 +94,4 @@ def test_latent_images_are_decoded_at_the_end_only(tiny_denoiser):
             return shape[0], 2 * shape[1], 2 * shape[2]
 
     *_, last = sample_stages(tiny_denoiser().replace(codec=Twice()), SEVEN, None, 3)
-    assert last.result.shape == (16, 16, 1) and last.guess.shape == (8, 8, 1) and Twice.decoded == 1
+    assert last["result"].shape == (16, 16, 1) and last["guess"].shape == (8, 8, 1) and Twice.decoded == 1

@@ -180,7 +180,7 @@ class TestFire:
         testclient = pytest.importorskip("starlette.testclient")
         from d2o.server.application import application
 
-        monkeypatch.setattr("d2o.server.page.WAITING", 0)
+        monkeypatch.setattr("d2o.server.network.WAITING", 0)
         made = application(models.denoisers[MODEL], MODEL, page=models)
         with testclient.TestClient(made, "http://localhost") as client:
             answer = post(client, "/page/images", IMAGES)

@@ -13,7 +13,7 @@ from d2o.cli.main import run
 from d2o.training import estimate as estimating
 from d2o.training import memory
 from d2o.training.estimate import Estimate, estimate
-from d2o.training.recipes import named
+from d2o.training.recipes import find_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_digits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 
 def test_cached_features_count() -> None:
-    recipe = named("digits-d2o-f")
+    recipe = find_recipe("digits-d2o-f")
     few, many = (estimate("digits-d2o-f", replace(recipe, duration=count)) for count in (6_400, 64_000_000))
     assert many.memory_gib - few.memory_gib > 1.5
     assert few.disk_gib < 0.1 < many.disk_gib < 9
@@ -41,11 +41,11 @@ def test_cached_features_count() -> None:
 
 def test_what_does_not_fit_is_said_with_a_remedy() -> None:
     wide = Estimate(1.0, 100.0, 30.0, 20.0, 2.0, 1.0, 8, 16, 0.8, 10)
-    lines = "\n".join(describe(wide, named("d2o-f")))
+    lines = "\n".join(describe(wide, find_recipe("d2o-f")))
     assert "4 days" in lines
     assert "--micro-batch 16" in lines
     assert "disk" in lines.splitlines()[-1]
-    assert "discriminator.size" in "\n".join(describe(replace(wide, micro_batch=1), named("d2o-f")))
+    assert "discriminator.size" in "\n".join(describe(replace(wide, micro_batch=1), find_recipe("d2o-f")))
 
 
 def test_gradients_that_do_not_fit_are_refused_before_any_iteration(

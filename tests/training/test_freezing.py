@@ -6,6 +6,7 @@ import torch
 from d2o.training.freezing import ALL_BUT_NORMS, CONVOLUTIONS, Share, freeze
 from d2o.training.networks import new_denoiser
 from d2o.training.recipes import BACKBONES, DATA, METHODS
+from refusal import refused
 
 
 def test_the_share_counts_what_is_frozen(tiny_denoiser):
@@ -31,14 +32,14 @@ def test_naming_a_role_twice_counts_it_once(tiny_denoiser):
 
 @pytest.mark.parametrize("roles", [("convolutions",), ("norm", "lora")])
 def test_a_rule_that_matches_nothing_is_an_error(tiny_denoiser, roles):
-    with pytest.raises(ValueError, match=f"{roles[-1]}.*has .*convolution"):
+    with refused(roles[-1], "convolution"):
         freeze(tiny_denoiser(), roles)
 
 
 def test_freezing_everything_is_an_error(tiny_denoiser):
     denoiser = tiny_denoiser()
     roles = {denoiser.backbone.role(name) for name, _ in denoiser.backbone.named_parameters()}
-    with pytest.raises(ValueError, match="leave one out"):
+    with refused("frozen", *roles):
         freeze(denoiser, roles)
 
 
@@ -84,22 +85,21 @@ def test_rules_add_up(tiny_denoiser):
 
 
 @pytest.mark.parametrize(
-    ("rule", "message"),
+    ("rule", "names"),
     [
-        ("resolution:32", "resolution '32' to freeze; it has 8"),
-        ("block:enc.9x9_block0", "block 'enc.9x9_block0' to freeze; it has enc.8x8_conv"),
-        ("name:encoder.*", "name 'encoder"),
-        ("name:", "name ''"),
-        ("all-but:nrm", "role 'nrm'"),
-        ("all-but:name:*", "freezes nothing"),
-        ("colour:blue", "no rule 'colour:blue'.*block:, resolution:, all-but:"),
-        ("name:*", "All parameters"),
+        ("resolution:32", ("'32'", "8")),
+        ("block:enc.9x9_block0", ("enc.9x9_block0", "enc.8x8_conv")),
+        ("name:encoder.*", ("encoder.*",)),
+        ("name:", ("name", "''")),
+        ("all-but:nrm", ("'nrm'",)),
+        ("all-but:name:*", ("all-but:name:*",)),
+        ("colour:blue", ("colour:blue", "block:", "resolution:", "all-but:")),
+        ("name:*", ("parameters",)),
     ],
 )
-def test_a_rule_that_cannot_be_used_is_one_sentence(tiny_denoiser, rule, message):
-    denoiser = tiny_denoiser()
-    with pytest.raises(ValueError, match=message):
-        freeze(denoiser, (rule,))
+def test_a_rule_that_cannot_be_used_is_one_sentence(tiny_denoiser, rule, names):
+    with refused(*names):
+        freeze(tiny_denoiser(), (rule,))
 
 
 def test_the_shares_of_the_real_networks():

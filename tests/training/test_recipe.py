@@ -14,7 +14,8 @@ from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.denoising import Denoising
 from d2o.training.freezing import CONVOLUTIONS
 from d2o.training.recipe import Recipe, change, from_dict, to_dict
-from d2o.training.recipes import D2O, D2O_F, PRETRAIN, RECIPES, SCRATCH, named
+from d2o.training.recipes import D2O, D2O_F, PRETRAIN, RECIPES, SCRATCH, find_recipe
+from refusal import refused
 
 RATES = st.floats(1e-12, 1e6)
 COUNTS = st.integers(1, 10**12)
@@ -26,7 +27,7 @@ def through_json(recipe):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_named_recipe_survives_json(name):
-    assert through_json(RECIPES[name]) == RECIPES[name] == named(name)
+    assert through_json(RECIPES[name]) == RECIPES[name] == find_recipe(name)
 
 
 @given(
@@ -91,15 +92,15 @@ def test_a_recipe_is_frozen():
     [
         ("learning_rat", 1.0, "learning_rate"),
         ("objectives.0.r", 1.0, "r1"),
-        ("objectives.1.r1", 1.0, "there are 0"),
-        ("objectives.r1", 1.0, "there are 0"),
+        ("objectives.1.r1", 1.0, "0"),
+        ("objectives.r1", 1.0, "0"),
         ("discriminator.widht", 3, "width"),
         ("duration.images", 3, "duration.images"),
         ("", 3, "''"),
     ],
 )
 def test_an_unknown_path_names_the_nearest(path, value, hint):
-    with pytest.raises(ValueError, match=hint):
+    with refused(repr(path), hint):
         change(D2O, path, value)
 
 
@@ -107,26 +108,26 @@ OF_TWO_SIZES = (("consistency", 64), ("trajectory", 32))
 
 
 @pytest.mark.parametrize(
-    ("values", "hint"),
+    ("values", "names"),
     [
-        ({"duratoin": 3}, "did you mean 'duration'"),
-        ({"discriminator": {"widht": 3}}, "discriminator.widht.*did you mean 'width'"),
-        ({"objectives": [{"kind": "adversarial", "r1_evry": 3}]}, "did you mean 'r1_every'"),
-        ({"objectives": [{"kind": "adverserial"}]}, "objectives.0"),
-        ({"objectives": []}, "objectives"),
-        ({"objectives": None}, "objectives"),
-        ({"batch_size": -1, "seed": -1}, "batch_size.*seed"),
-        ({"objectives": [{"kind": "adversarial"}] * 2}, "cannot be used: the objective adversarial is there twice"),
-        ({"objectives": [{"kind": "progressive"}, {"kind": "trajectory"}]}, "progressive.*teacher.*trajectory"),
-        ({"objectives": [{"kind": "progressive"}], "duration": 256, "batch_size": 64}, "let duration be 320 or more"),
+        ({"duratoin": 3}, ("duratoin", "'duration'")),
+        ({"discriminator": {"widht": 3}}, ("discriminator.widht", "'width'")),
+        ({"objectives": [{"kind": "adversarial", "r1_evry": 3}]}, ("r1_evry", "'r1_every'")),
+        ({"objectives": [{"kind": "adverserial"}]}, ("objectives.0", "'adversarial'")),
+        ({"objectives": []}, ("objectives",)),
+        ({"objectives": None}, ("objectives",)),
+        ({"batch_size": -1, "seed": -1}, ("batch_size", "seed")),
+        ({"objectives": [{"kind": "adversarial"}] * 2}, ("adversarial", "twice")),
+        ({"objectives": [{"kind": "progressive"}, {"kind": "trajectory"}]}, ("progressive", "teacher", "trajectory")),
+        ({"objectives": [{"kind": "progressive"}], "duration": 256, "batch_size": 64}, ("duration", "320")),
         (
             {"objectives": [{"kind": k, "distance": {"kind": "lpips", "size": s}} for k, s in OF_TWO_SIZES]},
-            "share one",
+            ("consistency", "trajectory", "perceptual"),
         ),
     ],
 )
-def test_a_wrong_recipe_tells_where_and_what(values, hint):
-    with pytest.raises(ValueError, match=hint):
+def test_a_wrong_recipe_names_the_place_and_the_remedy(values, names):
+    with refused(*names):
         from_dict({**to_dict(D2O), **values})
 
 
@@ -154,7 +155,7 @@ BAD = [
 
 @pytest.mark.parametrize(("path", "value"), BAD)
 def test_bad_values_are_refused_by_name(path, value):
-    with pytest.raises(ValueError, match=path.split(".")[-1]):
+    with refused(path.split(".")[-1]):
         change(D2O, path, value)
 
 
@@ -171,5 +172,5 @@ def test_change_reaches_every_depth_and_leaves_the_rest():
 
 
 def test_an_unknown_name_names_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'digits-d2o-f'"):
-        named("digit-d2o-f")
+    with refused("digit-d2o-f", "'digits-d2o-f'"):
+        find_recipe("digit-d2o-f")

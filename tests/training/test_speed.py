@@ -17,13 +17,13 @@ CPU = torch.device("cpu")
 def test_the_faster_precision_is_chosen_if_it_is_clearly_faster(tiny_denoiser, tmp_path, monkeypatch, seconds, chosen):
     taken = dict(zip(("float32", "bfloat16"), seconds, strict=True))
     monkeypatch.setattr(speed, "time_step", lambda _, precision, __: taken[precision])
-    assert choose_precision(tiny_denoiser(), tmp_path, CPU) == chosen
+    assert choose_precision(tiny_denoiser(), CPU, tmp_path) == chosen
 
 
 def test_a_run_that_is_there_keeps_its_precision(tiny_denoiser, tmp_path, monkeypatch):
     (tmp_path / "recipe.json").write_text(json.dumps({"recipe": {"precision": "bfloat16"}}))
     monkeypatch.setattr(speed, "time_step", None)
-    assert choose_precision(tiny_denoiser(), tmp_path, CPU) == "bfloat16"
+    assert choose_precision(tiny_denoiser(), CPU, tmp_path) == "bfloat16"
 
 
 @pytest.mark.parametrize(("slower", "warned"), [(1.0, False), (17.0, True)])

@@ -51,6 +51,6 @@ def parameters_of(denoiser: Denoiser) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in denoiser.named_parameters()}
 
 
-def plain_steps(parameters: Any, **_: Any) -> torch.optim.Optimizer:
+def plain_steps(parameters: Any, lr: float, **_: Any) -> torch.optim.Optimizer:
     """Stand in for Adam where gradients are compared: it would blow up rounding errors of gradients that are zero."""
-    return torch.optim.SGD(parameters, lr=0.0)
+    return torch.optim.SGD(parameters, lr=lr)

@@ -1,9 +1,9 @@
 """Which block works on which frequencies, at which noise level, and what fine-tuning changed of it."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +16,18 @@ from .intervals import Interval, rank_correlation
 from .network import places, watch_blocks
 from .paths import Sampling, predict, sampling_paths
 from .progression import Progression, deviation, mean
-from .weight_change import AUGMENTATION, WeightChange, check_alike, weight_changes
+from .weight_change import WeightChange, weight_changes
 
 FLAT = "flat"
-"""Stands for the band of a response that raises no band above the others by FLAT_SHARE of their mean."""
 FLAT_SHARE = 0.01
+"""A response is flat where the means of its bands differ by less than this share of their mean."""
 ROUNDING = 1e-12
-"""A share of the power below which a spectrum is rounding."""
+"""Power below this share of the whole is rounding."""
 
 
 @dataclass(frozen=True, eq=False)
 class BlockSpectra:
-    """One block: its name, place and map size (h, w); the change of its output; its response [T, K] at T levels.
+    """One block: the change of its output and its response [T, K] at T noise levels; `size` is that of its map, (h, w).
 
     Ring 0 is 0 in both; `shift` is its share in the energy of the changes.
     """
@@ -41,24 +41,23 @@ class BlockSpectra:
 
     @property
     def change_centroid(self) -> tuple[float, float]:
-        """The centroid in cycles per image, mean over noise levels: mean and standard deviation over images."""
+        """Mean over noise levels: mean and standard deviation over images, in cycles per image."""
         per_image = mean(self.change.centroids.T)
         return float(mean(per_image)), float(deviation(per_image))
 
     @property
     def response_centroid(self) -> tuple[float, float]:
-        """The centroid of the response in cycles per image: mean and standard deviation over noise levels."""
-        found = centroid(self.response)
-        return float(mean(found)), float(deviation(found))
+        """Mean and standard deviation over noise levels, in cycles per image."""
+        per_level = centroid(self.response)
+        return float(mean(per_level)), float(deviation(per_level))
 
     @property
     def change_band(self) -> Band | None:
-        """The octave in which its output changes most; None where it does not change."""
         return self.change.dominant()
 
     @property
     def response_band(self) -> Band | str | None:
-        """The octave that it raises most; FLAT where it raises all alike, None where it answers to nothing."""
+        """The octave of the largest response; FLAT where all respond alike, None where none does."""
         means = band_means(self.response).mean(0)
         if not means.any():
             return None
@@ -67,14 +66,13 @@ class BlockSpectra:
         return FLAT if flat else octaves(self.response.shape[1])[int(means.argmax())]
 
     def as_dict(self) -> dict:
-        """Return what goes into JSON."""
         derived = ("change_band", "response_band", "change_centroid", "response_centroid")
         return {**vars(self), **{name: getattr(self, name) for name in derived}, "change": self.change.as_dict()}
 
 
 @dataclass(frozen=True, eq=False)
 class BlocksStudy:
-    """The blocks of a network, in the order in which they are called, before and, where it is given, after."""
+    """The blocks of a network, in the order of their calls, before and, where it is given, after fine-tuning."""
 
     before: tuple[BlockSpectra, ...]
     after: tuple[BlockSpectra, ...]
@@ -83,62 +81,49 @@ class BlocksStudy:
 
 
 def blocks(before: Denoiser, sampling: Sampling, after: Denoiser | None = None) -> BlocksStudy:
-    """Watch every block on the way from noise to images, and those of a fine-tuned copy on the same way."""
-    if after is not None:
-        check_alike(before, after, but=AUGMENTATION)
-    found, sigmas = block_spectra(before, sampling), sampling.levels(before)
+    """Watch every block on the way from noise to images, and those of a fine-tuned copy at the same inputs."""
+    sigmas = sampling.levels(before)
     if after is None:
-        return BlocksStudy(found, (), (), sigmas)
-    return BlocksStudy(found, block_spectra(before, sampling, after), weight_changes(before, after), sigmas)
-
-
-class BlockPower(NamedTuple):
-    """Power on rings [N, T, K] of what enters a block, of what leaves it, and of the change since the level before."""
-
-    entered: np.ndarray
-    left: np.ndarray
-    change: np.ndarray
+        return BlocksStudy(block_spectra(before, sampling), (), (), sigmas)
+    changes = weight_changes(before, after)
+    return BlocksStudy(block_spectra(before, sampling), block_spectra(before, sampling, after), changes, sigmas)
 
 
 @torch.no_grad()
 def block_spectra(teacher: Denoiser, sampling: Sampling, student: Denoiser | None = None) -> tuple[BlockSpectra, ...]:
-    """Return the spectra of all blocks of a teacher, or a student, on the teacher's way, in the order of their calls.
+    """Return the spectra of the blocks of a teacher, or a student, at the inputs that the teacher's sampling visits.
 
-    Of a block that is called more than once in a call of the network, the last call counts; one that is not called at
-    every noise level is left out.
+    They are in the order of their calls; a block that is not called at every noise level is left out.
     """
     denoiser, who = (teacher, "teacher") if student is None else (student, "student")
     sigmas = sampling.levels(teacher)
-    batches: list[dict[str, BlockPower]] = []
+    batches, powers = 0, defaultdict(list)  # of each block and batch: of input, output and its change, [n, T, K]
     sizes: dict[str, tuple[int, int]] = {}
     for path in sampling_paths(teacher, sampling):
-        steps: dict[str, list[BlockPower]] = {}
+        levels = defaultdict(list)
         before: dict[str, Tensor] = {}
         for sigma, x in path.points:
             with watch_blocks(denoiser.backbone) as seen:
                 predict(denoiser, x, sigma, path.label, who)
             for name, (entered, left) in seen.items():
-                power = BlockPower(*map(ring_power, (entered, left, left - before.get(name, left))))
-                steps.setdefault(name, []).append(power)
+                levels[name].append([ring_power(maps) for maps in (entered, left, left - before.get(name, left))])
                 sizes[name] = (left.shape[-2], left.shape[-1])
             before = {name: left for name, (_, left) in seen.items()}
-        every = {name: rows for name, rows in steps.items() if len(rows) == len(sigmas)}
-        batches.append({name: join(rows, partial(np.stack, axis=1)) for name, rows in every.items()})
-    names = [name for name in batches[0] if all(name in batch for batch in batches)]
-    if not names:
-        raise ValueError("This network has no blocks whose outputs are maps or tokens.")
+        batches += 1
+        for name, rows in levels.items():
+            if len(rows) == len(sigmas):
+                powers[name].append([np.stack(part, 1) for part in zip(*rows, strict=True)])
     found, place = [], places(denoiser.backbone)
-    for name in names:
-        power = join([batch[name] for batch in batches], np.concatenate)
-        content, shift = split_mean(power.change[:, 1:], ring_sizes(*sizes[name]))
-        change = Progression(name, np.asarray(sigmas[1:]), content, ring_sizes(*sizes[name]))
-        found.append(BlockSpectra(name, place[name], sizes[name], change, shift, response(power.entered, power.left)))
+    for name, parts in powers.items():
+        if len(parts) == batches:
+            entered, left, change = map(np.concatenate, zip(*parts, strict=True))
+            content, shift = split_mean(change[:, 1:], ring_sizes(*sizes[name]))
+            progression = Progression(name, np.asarray(sigmas[1:]), content, ring_sizes(*sizes[name]))
+            gain = response(entered, left)
+            found.append(BlockSpectra(name, place[name], sizes[name], progression, shift, gain))
+    if not found:
+        raise ValueError("This network has no blocks whose outputs are maps or tokens.")
     return tuple(found)
-
-
-def join(powers: Sequence[BlockPower], combine: Callable[[Sequence[np.ndarray]], np.ndarray]) -> BlockPower:
-    """Combine several powers into one, part by part."""
-    return BlockPower(*map(combine, zip(*powers, strict=True)))
 
 
 def split_mean(power: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, float]:
@@ -151,7 +136,7 @@ def split_mean(power: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, float]
 
 
 def response(entered: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Return the response [T, K] for the power [N, T, K] of what enters and leaves; 0 where nothing enters."""
+    """Return the response [T, K] for the power [N, T, K] of input and output; 0 where nothing enters."""
     rings = min(entered.shape[-1], left.shape[-1])
     entered, left = (power.sum(0)[:, :rings] for power in (entered, left))
     lit = entered > ROUNDING * entered.sum(1, keepdims=True)
@@ -163,14 +148,15 @@ def response(entered: np.ndarray, left: np.ndarray) -> np.ndarray:
 def relations(found: Sequence[BlockSpectra]) -> dict[str, Interval]:
     """Return the rank correlation, over blocks, of the centroid of change with resolution, or with depth without any.
 
-    A small map cannot hold high frequencies at all: the second divides by the centroid of white noise on the same map.
+    A small map cannot contain high frequencies: the second divides by the centroid of white noise on the same map.
     """
     sides = [min(block.size) for block in found]
     centroids = np.array([block.change_centroid[0] for block in found])
+    white = np.array([len(block.change.frequencies) / 2 for block in found])
+    correlate = partial(rank_correlation, in_sequence=True)
     if len(set(sides)) == 1:
-        return {"centroid with depth": rank_correlation(range(len(found)), centroids, in_sequence=True)}
-    flat = np.array([len(block.change.frequencies) / 2 for block in found])
+        return {"centroid with depth": correlate(range(len(found)), centroids)}
     return {
-        "centroid with resolution": rank_correlation(sides, centroids, in_sequence=True),
-        "centroid relative to white noise with resolution": rank_correlation(sides, centroids / flat, in_sequence=True),
+        "centroid with resolution": correlate(sides, centroids),
+        "centroid relative to white noise with resolution": correlate(sides, centroids / white),
     }

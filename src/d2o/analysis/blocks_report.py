@@ -10,24 +10,20 @@ from .figures import SMALLEST, draw_panels
 from .report import Cell, Report, Table, show_mean, show_percent
 from .weight_change import WeightChange
 
-NO_CHANGE = "#dddddd"
-"""The colour of a block whose output does not change."""
-MOST_NAMES = 16
-"""So many blocks have names that can be read along an axis."""
+NO_CHANGE = "#dddddd"  # the colour of a block whose output does not change
+MOST_NAMES = 16  # more cannot be read along an axis
 Panels = Sequence[tuple[str, Sequence[BlockSpectra]]]
 
 
 def report(study: BlocksStudy) -> Report:
-    """Return tables, figures and numbers of the study."""
     panels = [("before fine-tuning", study.before), ("after fine-tuning", study.after)]
     panels = panels if study.after else [("", study.before)]
-    links = {title or "the network": relations(found) for title, found in panels}
-    rows = [(when, what, link) for when, found in links.items() for what, link in found.items()]
-    tables = [Table("Rank correlations over blocks (95 % interval)", ("blocks", "of", "rank correlation"), rows)]
-    tables += [block_table(study), *([weight_table(study.weights)] if study.weights else [])]
+    rows = [(title or "the network", what, link) for title, found in panels for what, link in relations(found).items()]
+    columns = ("blocks", "of", "rank correlation")
+    tables = [Table("Rank correlations over blocks (95 % interval)", columns, rows), block_table(study)]
     return Report(
         kind="blocks",
-        tables=tuple(tables),
+        tables=(*tables, *([weight_table(study.weights)] if study.weights else [])),
         figures={"network": draw_network(panels)},
         numbers={
             "sigma": study.sigmas,
@@ -40,7 +36,6 @@ def report(study: BlocksStudy) -> Report:
 
 
 def block_table(study: BlocksStudy) -> Table:
-    """Return the table block -> dominant band and centroids."""
     head = ("change band", "change centroid", "shift", "response band", "response centroid")
     columns = ("block", "place", "map", *head, *(f"{name}, after" for name in head if study.after))
     title = "Block by block (cycles per image; ± standard deviation over images, and over noise levels)"
@@ -52,13 +47,11 @@ def block_table(study: BlocksStudy) -> Table:
 
 
 def block_cells(block: BlockSpectra) -> tuple[Cell, ...]:
-    """Return a block's bands and centroids as cells."""
     change, response = show_mean(*block.change_centroid), show_mean(*block.response_centroid)
     return block.change_band, change, f"{block.shift:.0%}", block.response_band, response
 
 
 def weight_table(changes: Sequence[WeightChange]) -> Table:
-    """Return the table of relative weight changes, blocks by roles."""
     cells = {(row.block, row.role): show_percent(row.relative) for row in changes}
     roles = [*dict.fromkeys(row.role for row in changes if row.role != "all"), "all"]
     names = [*dict.fromkeys(row.block for row in changes if row.block != "all"), "all"]
@@ -67,7 +60,7 @@ def weight_table(changes: Sequence[WeightChange]) -> Table:
 
 
 def draw_network(panels: Panels) -> Any:
-    """Draw the blocks as boxes, coloured by dominant band."""
+    """Draw the blocks as boxes at the height of their resolution, coloured by the octave of their change."""
     import matplotlib as mpl
     from matplotlib.patches import Patch, Rectangle
 
@@ -94,8 +87,8 @@ def draw_network(panels: Panels) -> Any:
             one.set_xticks([])
         names = [block.name for block in panels[-1][1]]
         if len(names) <= MOST_NAMES:
-            options = {"rotation": 50, "ha": "right", "rotation_mode": "anchor", "fontsize": SMALLEST}
-            axes[-1].set_xticks(range(len(names)), names, **options)
+            turned = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"}
+            axes[-1].set_xticks(range(len(names)), names, fontsize=SMALLEST, **turned)
         else:
             axes[-1].set_xlabel("block, in the order of calls")
         used = {block.change_band for block in blocks}

@@ -1,29 +1,17 @@
-"""What the figures share: as wide as a column of a paper, in colours that colour-blind readers can tell apart."""
+"""What the figures share: the width of a paper's column, and colours that colour-blind readers can tell apart."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .intervals import Numbers, spread
 
 SMALLEST = 6.5
-"""Points: the smallest text of a figure 3.4 inches wide, a column of a paper."""
+"""Points."""
 COLORS = {"teacher": "#0072B2", "student": "#D55E00", "real data": "#666666"}  # of Okabe and Ito's set
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE: Any = {
-    "font.size": 7.5,
-    "axes.labelsize": 8,
-    "axes.titlesize": 8,
-    "legend.fontsize": 6.8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
+STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 def draw_panels(height: float, draw: Callable[..., None], count: int = 1) -> Any:
@@ -31,7 +19,7 @@ def draw_panels(height: float, draw: Callable[..., None], count: int = 1) -> Any
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=(3.4, height), layout="constrained")
         draw(*figure.subplots(count, 1, squeeze=False)[:, 0])
         figure.draw_without_rendering()  # while the style holds: text is laid out when it is first drawn
@@ -47,7 +35,6 @@ def error_bars(axes: Any, x: Numbers, values: Any, **style: Any) -> None:
 
 
 def set_ticks(axis: Any, values: Numbers, labels: Sequence[str]) -> None:
-    """Put ticks at these values of one axis and nowhere else."""
     axis.set_ticks(values, labels)
     axis.set_ticks([], minor=True)
 

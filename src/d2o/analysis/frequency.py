@@ -1,7 +1,6 @@
-"""Frequencies of images in cycles per image: power on rings of the Fourier plane, centroids, octave bands.
+"""Frequencies of images: power on rings of the Fourier plane, centroids, octave bands.
 
-Everything counts in cycles per image, so that feature maps of any size share one axis: a map half as wide as the image
-has no frequencies above a quarter of the image's width.
+All are in cycles per image, so that feature maps of any size share one axis.
 """
 
 from functools import lru_cache
@@ -33,7 +32,7 @@ def rings(height: int, width: int) -> Tensor:
 
 
 def ring_sizes(height: int, width: int) -> np.ndarray:
-    """Return how many coefficients [K] every ring has."""
+    """Return the number of coefficients [K] of every ring."""
     return torch.bincount(rings(height, width).flatten()).numpy()
 
 
@@ -62,12 +61,9 @@ def centroid(spectrum: np.ndarray) -> np.ndarray:
 
 
 def octaves(count: int) -> list[Band]:
-    """Return the bands 0, 1, 2-3, 4-7, 8-15 ... that `count` rings reach into; images of nature fill them evenly."""
-    bands = [Band(0, 0)]
-    while bands[-1].high + 1 < count:
-        low = bands[-1].high + 1
-        bands.append(Band(low, 2 * low - 1))
-    return bands
+    """Return the bands 0, 1, 2-3, 4-7, 8-15 ... that `count` rings reach into; natural images fill them evenly."""
+    lows = (2**power for power in range((count - 1).bit_length()))
+    return [Band(0, 0), *(Band(low, 2 * low - 1) for low in lows)]
 
 
 def band_energies(power: np.ndarray, sizes: np.ndarray) -> np.ndarray:

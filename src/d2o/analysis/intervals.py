@@ -1,7 +1,6 @@
-"""Means and rank correlations with 95 % confidence intervals, which count what is independent.
+"""Means and rank correlations with 95 % confidence intervals over independent seeds, repetitions or blocks.
 
-Seeds, repetitions and blocks are counted, not the numbers that each of them gives; blocks that resemble their
-neighbours count as fewer. Fewer than 4 independent values have no interval.
+Blocks that resemble their neighbours count as fewer. Fewer than 4 independent values have no interval.
 """
 
 import math
@@ -48,7 +47,7 @@ def mean_interval(values: Numbers, *, least_deviation: float = 0.0, limit: float
 
 def mean_rank_correlation(correlations: Numbers, pairs: int) -> Interval:
     """Return the mean of rank correlations over so many pairs each, one a repetition, with its interval."""
-    # A few equal ones are no certainty: half of the step by which they can change at all is their least deviation.
+    # A few equal ones are no certainty: they deviate by at least half of the step by which they can change at all.
     return mean_interval(correlations, least_deviation=half_step(pairs), limit=1)
 
 
@@ -56,18 +55,18 @@ def spearman(a: Numbers, b: Numbers) -> float:
     """Return the rank correlation of two lists, NaN where one of them does not vary or contains NaN."""
     from scipy import stats
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that one of them is constant
-        found: Any = stats.spearmanr(a, b) if len(a) > 1 else None
-    return math.nan if found is None else float(found.statistic)
+    if len(a) < 2:
+        return math.nan
+    with warnings.catch_warnings(action="ignore"):  # that one of them is constant
+        found: Any = stats.spearmanr(a, b)
+    return float(found.statistic)
 
 
 def rank_correlation(a: Numbers, b: Numbers, *, in_sequence: bool = False) -> Interval:
     """Return Spearman's correlation over pairs, those with a NaN left out, with Bonett and Wright's interval.
 
-    Pairs `in_sequence` resemble their neighbours, as blocks along the depth do, and count as fewer. Of 12 blocks on
-    maps of 8, 4 and 8 pixels a side without any relation, whose neighbours correlate by 0.7, 3 % have an interval
-    without zero; 17 % if they count as 12.
+    Pairs `in_sequence` resemble their neighbours, as blocks along the depth do, and count as fewer: of 12 unrelated
+    ones whose neighbours correlate by 0.7, 3 % have an interval without zero, instead of 17 %.
     """
     from scipy import stats
 
@@ -83,21 +82,24 @@ def rank_correlation(a: Numbers, b: Numbers, *, in_sequence: bool = False) -> In
 
 
 def effective_size(*series: np.ndarray) -> float:
-    """Return how many independent values a sequence of N is worth in which neighbours resemble each other, at most N.
+    """Return the effective N of sequences whose neighbours resemble each other, at most their length.
 
-    It is N (1 - c) / (1 + c), c being the product of the autocorrelations of the series at lag 1 (after Bretherton et
-    al., J. Climate 12, 1999).
+    N (1 - c) / (1 + c), c being the product of their autocorrelations at lag 1 (after Bretherton et al., J. Climate 12,
+    1999).
     """
-    common = 1.0
-    for values in series:
-        centred = values - values.mean()
-        norm = float(centred @ centred)
-        common *= float(centred[:-1] @ centred[1:]) / norm if norm else 0.0
-    return len(series[0]) * (1 - max(common, 0.0)) / (1 + max(common, 0.0))
+    common = max(math.prod(map(autocorrelation, series)), 0.0)
+    return len(series[0]) * (1 - common) / (1 + common)
+
+
+def autocorrelation(values: np.ndarray) -> float:
+    """Return the autocorrelation at lag 1; 0 where nothing varies."""
+    centred = values - values.mean()
+    norm = float(centred @ centred)
+    return float(centred[:-1] @ centred[1:]) / norm if norm else 0.0
 
 
 def half_step(pairs: float) -> float:
-    """Return half of the smallest step by which a rank correlation over so many pairs can change."""
+    """Return half of the smallest step by which a rank correlation can change."""
     return 6 / (pairs**3 - pairs) if pairs > 1 else math.inf
 
 
@@ -107,11 +109,8 @@ def fisher_error(value: float, pairs: float) -> float:
 
 
 def fisher_interval(value: float, reach: float, pairs: float) -> tuple[float, float]:
-    """Return the interval of a rank correlation that reaches so far in Fisher's z to both sides.
-
-    The z of a perfect order would be infinite: it counts as half a step below 1.
-    """
-    limit = 1 - half_step(pairs)
+    """Return the interval of a rank correlation that reaches so far in Fisher's z to both sides."""
+    limit = 1 - half_step(pairs)  # of a perfect order, whose z would be infinite
     z = math.atanh(min(max(value, -limit), limit))
     low, high = math.tanh(z - reach), math.tanh(z + reach)
     return -1.0 if value <= -limit else low, 1.0 if value >= limit else high

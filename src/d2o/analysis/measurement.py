@@ -1,4 +1,4 @@
-"""How a study measures images, and its results on disk: what was measured is not measured again."""
+"""How a study measures images, and its results on disk, so that nothing is measured twice."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ from d2o.metrics.distances import SMALLEST
 from d2o.metrics.evaluation import Evaluator
 from d2o.metrics.sample import Sample
 from d2o.metrics.sources import generate_images
-from d2o.training.run_directory import differences
+from d2o.training.run_directory import list_differences
 
 from .report import plain
 
 Score = dict[str, Any]
-"""What one measurement gives, for JSON."""
+"""The JSON of one measurement."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,16 @@ class Measurement:
                 raise ValueError(f"{option} is at least {least}, not {value}.")
 
     def settings(self) -> dict[str, Any]:
-        """Return what results depend on besides their models."""
-        measure = {"count": self.count, "features": self.features, "weights": self.weights, "images": len(self.images)}
-        return {**measure, "data": self.images.name, "fingerprint": self.images.fingerprint}
+        """Return what results depend on, other than models."""
+        data = {"images": len(self.images), "data": self.images.name, "fingerprint": self.images.fingerprint}
+        return {"count": self.count, "features": self.features, "weights": self.weights, **data}
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The evaluator, with the features of the real images."""
         options = {"batch_size": self.batch_size, "device": self.device, "counted": self.counted}
         return Evaluator(self.images, images=self.count, features=self.features, weights=self.weights, **options)
 
     def seeds(self, repetition: int) -> range:
-        """Return the seeds that belong to a repetition."""
         return range(self.count * repetition, self.count * (repetition + 1))
 
     def sample(self, denoiser: Denoiser, seeds: Sequence[int], name: str, steps: int = 1) -> Sample:
@@ -63,14 +61,12 @@ class Measurement:
 
 
 def remember(file: Path, settings: dict[str, Any], measure: Callable[[], Score]) -> Score:
-    """Return what was measured before under the same settings, or measure it and write it to a file."""
+    """Return the score in a file, or measure it and write it there; a file of other settings is a ValueError."""
     settings = plain(settings)
     if file.exists():
         stored = json.loads(file.read_text())
-        if found := differences(stored["settings"], settings):
-            raise ValueError(
-                f"{file} holds a result of other settings: {found[0]}; choose another directory for the output."
-            )
+        if found := list_differences(stored["settings"], settings):
+            raise ValueError(f"{file} has other settings: {found[0]}; choose another directory for the output.")
         return stored["score"]
     score = plain(measure())
     with atomic(file) as temporary:

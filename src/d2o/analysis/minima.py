@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from .measurement import Measurement, Score, remember
 
 TEACHER, DATA = "teacher", "real data"
 OTHER_SEEDS = 1_000_000_000
-"""Where the students' second seeds begin, far from the first, so that more repetitions can be added later."""
+"""Where the students' second seeds begin: far from the first, so that repetitions can be added."""
 PAIRED = ("pixels", "features", "unpaired_pixels", "unpaired_features")
 MEASURES = ("frechet", "kid", *PAIRED)
 NEAR = 1.25
@@ -30,7 +31,7 @@ FEWEST_STEPS = 3  # fewer have no order to speak of
 
 
 class Pair(NamedTuple):
-    """A generator in so many steps, and what its images are compared with: the data, or a student's images."""
+    """A generator in so many steps, and its reference: the data, or a student's images."""
 
     generator: str
     steps: int
@@ -39,13 +40,12 @@ class Pair(NamedTuple):
 
     @property
     def calls(self) -> int:
-        """Network calls an image."""
         return 2 * self.steps - 1
 
 
 @dataclass(frozen=True)
 class MinimaStudy:
-    """The numbers of every pair by measure, one a repetition; `notes` say what flatters the students."""
+    """The distances of every pair by measure, one a repetition; `notes` say what flatters the students."""
 
     distances: dict[Pair, dict[str, list[float]]]
     students: tuple[str, ...]
@@ -66,8 +66,8 @@ def minima(
 ) -> MinimaStudy:
     """Measure a teacher, with Heun's sampler in so many steps, against one-step students and real images.
 
-    What one repetition finds of one generator in so many steps is kept in the measurement's directory, so that a study
-    that was cut off continues. In memory are one sample of the teacher and two of every student.
+    Every score is kept in the measurement's directory, so that a study that was cut off continues. In memory are one
+    sample of the teacher and two of every student.
     """
     if not students or {TEACHER, DATA} & students.keys():
         raise ValueError(f"Give at least one student, named otherwise than {TEACHER!r} and {DATA!r}.")
@@ -91,18 +91,18 @@ def minima(
                 numbers = found.setdefault(pair, {what: [] for what in MEASURES})
                 for what in MEASURES:
                     numbers[what] += [] if row.get(what) is None else [row[what]]
-    judged_by = dict.fromkeys(name for student in students.values() for name in student.judged_by)
-    notes = overlap(measurement.features, tuple(judged_by))
-    return MinimaStudy(found, tuple(students), steps, space, measurement.count, repetitions, tuple(notes))
+    judged_by = dict.fromkeys(chain.from_iterable(student.judged_by for student in students.values()))
+    notes = tuple(overlap(measurement.features, tuple(judged_by)))
+    return MinimaStudy(found, tuple(students), steps, space, measurement.count, repetitions, notes)
 
 
 def measurements(
     teacher: Denoiser, students: Mapping[str, Denoiser], measurement: Measurement, steps: Sequence[int], number: int
 ) -> dict[tuple[str, int], Callable[[], Score]]:
-    """Return what measures each generator in so many steps in one repetition, which has seeds of its own.
+    """Return what measures each (generator, steps) in one repetition, which has seeds of its own.
 
-    A student is compared with the data and, as the floor, with itself from other seeds; a teacher with the data and
-    with every student from other seeds and from the same. The students' images are made when they are first needed.
+    A student is compared with the data and, as the floor, with itself from other seeds; the teacher with the data and
+    with every student from other seeds and from the same. Students' images are made when first needed.
     """
     seeds = measurement.seeds(number)
     others = range(OTHER_SEEDS + seeds.start, OTHER_SEEDS + seeds.stop)
@@ -126,7 +126,7 @@ def measurements(
 
 
 def compare(sample: Sample, reference: Sample, name: str) -> dict[str, Any]:
-    """Return the numbers of one comparison; images of the same seeds are also compared pair by pair."""
+    """Return the distances of two samples; images of the same seeds are also compared pair by pair."""
     found, same_seeds = distances(sample.features, reference.features), sample.seeds == reference.seeds
     row = {"reference": name, "same_seeds": same_seeds, "frechet": found.frechet, "kid": float(found.kid or 0)}
     pairs = pair_up(sample, reference) if same_seeds else None
@@ -136,15 +136,13 @@ def compare(sample: Sample, reference: Sample, name: str) -> dict[str, Any]:
 def comparisons(study: MinimaStudy, name: str) -> dict[str, Interval]:
     """Return what decides whether a student is in another minimum than its teacher, each as a mean over repetitions.
 
-    The order with the teacher's steps is taken over those where it is near the data: in fewer its images are broken.
+    The correlation with the teacher's steps is over those where it is near the data: in fewer its images are broken.
     """
     found, most = study.distances, study.steps[-1]
     ends = {"teacher": Pair(TEACHER, most, DATA), "student": Pair(name, 1, DATA)}
     between = np.array(found[Pair(TEACHER, most, name)]["kid"])
-    rows = {
-        f"KID between, minus that of the {end} to the data": mean_interval(between - found[pair]["kid"])
-        for end, pair in ends.items()
-    }
+    title = "KID between, minus that of the {} to the data"
+    rows = {title.format(end): mean_interval(between - found[pair]["kid"]) for end, pair in ends.items()}
     apart = {count: np.mean(found[Pair(TEACHER, count, DATA)]["frechet"]) for count in study.steps}
     near = [count for count, distance in apart.items() if distance <= NEAR * min(apart.values())]
     if len(near) >= FEWEST_STEPS:

@@ -12,7 +12,6 @@ from .report import Report, Table, show_repetitions
 
 
 def report(study: MinimaStudy) -> Report:
-    """Return tables, figures and numbers of the study."""
     found = {name: comparisons(study, name) for name in study.students}
     rows = [(name, what, value) for name, values in found.items() for what, value in values.items()]
     return Report(
@@ -31,7 +30,6 @@ def report(study: MinimaStudy) -> Report:
 
 
 def distance_table(study: MinimaStudy) -> Table:
-    """Return the table of all distances."""
     columns = (frechet_name(study.space), "KID", "pixels, paired", "features, paired", "pixels, unpaired")
     rows = []
     for pair, values in study.distances.items():
@@ -54,15 +52,14 @@ def draw_distances(study: MinimaStudy) -> Any:
             error_bars(axes, calls, rows, color=COLORS[DATA], marker="s", label="teacher to data")
             for index, name in enumerate(study.students):
                 color = CYCLE[(index + 1) % len(CYCLE)]
-                other, same = (
-                    [values[Pair(TEACHER, count, name, same)] for count in study.steps] for same in (False, True)
-                )
+                other = [values[Pair(TEACHER, count, name)] for count in study.steps]
+                same = [values[Pair(TEACHER, count, name, True)] for count in study.steps]
+                floor, to_data = (np.mean(values[Pair(name, 1, reference)]) for reference in (name, DATA))
+                light = {"marker": "^", "markersize": 3, "linewidth": 0.8, "alpha": 0.7}
                 error_bars(axes, calls, other, color=color, marker="o", label=f"teacher to {name}")
-                flat, again = (np.mean(values[Pair(name, 1, reference)]) for reference in (DATA, name))
-                axes.axhline(flat, color=color, linestyle="--", linewidth=0.9, label=f"{name} to data")
-                style = {"marker": "^", "markersize": 3, "linewidth": 0.8, "alpha": 0.7}
-                error_bars(axes, calls, same, color=color, label="the same, from the same seeds", **style)
-                axes.axhline(again, color=color, linestyle=":", linewidth=0.9, label=f"{name}, other seeds")
+                axes.axhline(to_data, color=color, linestyle="--", linewidth=0.9, label=f"{name} to data")
+                error_bars(axes, calls, same, color=color, label="the same, from the same seeds", **light)
+                axes.axhline(floor, color=color, linestyle=":", linewidth=0.9, label=f"{name}, other seeds")
             axes.set(xscale="log", ylabel=title)
             set_symlog_scale(axes, 0.1) if what == "kid" else set_log_scale(axes)
             set_ticks(axes.xaxis, calls, [str(call) for call in calls])

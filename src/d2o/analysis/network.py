@@ -3,7 +3,8 @@
 import math
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from d2o.backbones import BACKBONES, Backbone
 
-# Of the project's own backbones: the first row (pattern of a module's whole name, place) that matches decides; modules
-# that match none are no blocks.
+# Of d2o's own backbones: the first row (pattern of a module's whole name, place) that matches decides; modules that
+# match none are no blocks.
 PLACES: tuple[tuple[str, str], ...] = (
     (r"enc\.\d+x\d+_aux_.*", ""),
     (r"dec\.\d+x\d+_aux_(norm|up)", ""),
@@ -28,20 +29,19 @@ PLACES: tuple[tuple[str, str], ...] = (
 )
 
 BlockMaps = dict[str, tuple[Tensor, Tensor]]
-"""Block -> what came in and what went out, as maps [N, C, h, w]."""
+"""Block -> its input and its output, as maps [N, C, h, w]."""
 
 
 def places(network: nn.Module) -> dict[str, str]:
     """Return the place of every block of a network, by module name and in the order of the network's definition.
 
-    A network that is not the project's has its parts as blocks, all of the place "network", and of a part that is the
-    project's own that part's blocks.
+    A network that is not d2o's has its parts as blocks, all of the place "network", and of a part that is d2o's own
+    that part's blocks.
     """
     prefix = own_prefix(network)
     if prefix is not None:
-        names = [name for name, _ in network.named_modules()]
-        rows = ((name, next((row[1] for row in PLACES if re.fullmatch(row[0], prefix + name)), "")) for name in names)
-        return {name: place for name, place in rows if place}
+        rows = {name: place_of(prefix + name) for name, _ in network.named_modules()}
+        return {name: place for name, place in rows.items() if place}
     found: dict[str, str] = {}
     for name, part in parts(network):
         inside = places(part) if own_prefix(part) is not None else {}
@@ -49,15 +49,18 @@ def places(network: nn.Module) -> dict[str, str]:
     return found
 
 
+def place_of(module_name: str) -> str:
+    return next((place for pattern, place in PLACES if re.fullmatch(pattern, module_name)), "")
+
+
 def own_prefix(network: nn.Module) -> str | None:
-    """Return what PLACES has before the names of a network's modules; None for a network that is not the project's."""
+    """Return what PLACES has before the names of a network's modules; None for a network that is not d2o's."""
     if isinstance(network, Backbone) and network.kind in BACKBONES:
         return ""
     return "unet." if type(network).__name__ == "UNet2DModel" else None  # of diffusers, which may not be installed
 
 
 def parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield a network's direct parts by name; those of lists one by one."""
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleDict | nn.ModuleList | nn.Sequential):
             yield from parts(child, f"{prefix}{name}.")
@@ -66,49 +69,41 @@ def parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]
 
 
 def block_of(parameter_name: str, blocks: Iterable[str]) -> str:
-    """Return the block that a parameter belongs to, or "elsewhere"."""
-    inside = [block for block in blocks if parameter_name.startswith(block + ".")]
-    return max(inside, key=len) if inside else "elsewhere"
+    """Return the innermost block that a parameter belongs to, or "elsewhere"."""
+    inside = (block for block in blocks if parameter_name.startswith(f"{block}."))
+    return max(inside, key=len, default="elsewhere")
 
 
 @contextmanager
 def watch_blocks(backbone: nn.Module) -> Iterator[BlockMaps]:
-    """Give a dictionary with every block's input and output of the last call of the network, in calling order.
+    """Give a dictionary of every block's input and output in its last call, in the order of these calls.
 
-    The input is the first argument that is a map; zeros stand for none. Of a block that is called more than once in a
-    call of the network, the last call counts. One that is not called, or gives no map, is not in it.
+    The input is the first argument that is a map, or zeros. Blocks that are not called, or return no map, are left out.
     """
     seen: BlockMaps = {}
 
-    def keep(name: str) -> Any:
-        def hook(_: nn.Module, arguments: tuple, options: dict[str, Any], output: Any) -> None:
-            left = next(maps([getattr(output, "sample", output)]), None)
-            if left is not None:
-                entered = next(maps([*arguments, *options.values()]), torch.zeros_like(left))
-                seen.pop(name, None)
-                seen[name] = entered, left
+    def keep(name: str, _: nn.Module, arguments: tuple, options: dict[str, Any], output: Any) -> None:
+        left = next(maps([getattr(output, "sample", output)]), None)
+        if left is not None:
+            seen.pop(name, None)
+            seen[name] = next(maps([*arguments, *options.values()]), torch.zeros_like(left)), left
 
-        return hook
-
-    modules = {name: backbone.get_submodule(name) for name in places(backbone)}
-    handles = [module.register_forward_hook(keep(name), with_kwargs=True) for name, module in modules.items()]
-    try:
+    with ExitStack() as hooks:
+        for name in places(backbone):
+            module = backbone.get_submodule(name)
+            handle = module.register_forward_hook(partial(keep, name), with_kwargs=True)
+            hooks.callback(handle.remove)
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def maps(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Yield those of some values, and of lists among them, that are maps, or the tokens of a square one."""
+    """Yield the maps among values and in lists of them; tokens of a square map are brought into its shape."""
     for value in values:
         if isinstance(value, tuple | list):
             yield from maps(value)
         elif isinstance(value, Tensor) and value.ndim == 4:
             yield value.detach()
-        elif (
-            isinstance(value, Tensor)
-            and value.ndim == 3
-            and (side := math.isqrt(value.shape[1])) ** 2 == value.shape[1]
-        ):
-            yield value.detach().transpose(1, 2).unflatten(2, (side, side))
+        elif isinstance(value, Tensor) and value.ndim == 3:
+            side = math.isqrt(value.shape[1])
+            if side**2 == value.shape[1]:
+                yield value.detach().transpose(1, 2).unflatten(2, (side, side))

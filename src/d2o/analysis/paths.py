@@ -1,8 +1,9 @@
-"""Where a denoiser is watched: the noisy images x_t that a sampler visits, or real images under as much noise."""
+"""Where a denoiser is watched: the noisy images x_t that a sampler visits, or real images with as much noise."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -28,22 +29,18 @@ class Sampling:
     counted: Counted = unshown
 
     def __post_init__(self) -> None:
-        for option, value, least in (
-            ("steps", self.steps, 4),
-            ("seeds", len(self.seeds), 2),
-            ("batch", self.batch_size, 1),
-        ):
-            if value < least:
-                raise ValueError(f"--{option}: a progression over images needs at least {least}, not {value}.")
+        least = {"steps": (self.steps, 4), "seeds": (len(self.seeds), 2), "batch": (self.batch_size, 1)}
+        for option, (value, minimum) in least.items():
+            if value < minimum:
+                raise ValueError(f"--{option}: a progression over images needs at least {minimum}, not {value}.")
         if self.sampler not in STEPS:
             raise ValueError(f"Unknown sampler {self.sampler!r}; there are {', '.join(STEPS)}.")
 
     def levels(self, denoiser: Denoiser) -> tuple[float, ...]:
-        """Return the noise levels [steps] at which the sampler calls a denoiser."""
+        """Return the noise levels [steps] that the sampler visits."""
         return karras_sigmas(self.steps, sigma_max=denoiser.sigma_max)[:-1]
 
     def batches(self, count: int, title: str) -> Iterator[Sequence[int]]:
-        """Yield the first `count` seeds in batches."""
         seeds = self.seeds[:count]
         parts = (seeds[first : first + self.batch_size] for first in range(0, len(seeds), self.batch_size))
         return self.counted(parts, len(seeds), title)
@@ -57,22 +54,20 @@ class Path(NamedTuple):
 
 
 @torch.no_grad()
-def sampling_paths(denoiser: Denoiser, sampling: Sampling, who: str = "teacher") -> Iterator[Path]:
-    """Yield the paths of the images that a denoiser makes; `who` is what errors call it."""
-    sigmas, step, device = (*sampling.levels(denoiser), 0.0), STEPS[sampling.sampler], device_of(denoiser)
+def sampling_paths(teacher: Denoiser, sampling: Sampling) -> Iterator[Path]:
+    """Yield the paths of the images that a teacher makes."""
+    sigmas, device = (*sampling.levels(teacher), 0.0), device_of(teacher)
     for seeds in sampling.batches(len(sampling.seeds), "from noise to images"):
-        noise, label = noise_for(seeds, denoiser.image_shape, device), labels_for(seeds, denoiser.num_classes)
+        noise, label = noise_for(seeds, teacher.image_shape, device), labels_for(seeds, teacher.num_classes)
         label = None if label is None else label.to(device)
-        points = trajectory(lambda x, sigma, c=label: predict(denoiser, x, sigma, c, who), noise, sigmas, step)
+        denoise = partial(predict, teacher, label=label, who="teacher")
+        points = trajectory(denoise, noise, sigmas, STEPS[sampling.sampler])
         yield Path(label, zip(sigmas[:-1], points, strict=False))
 
 
 @torch.no_grad()
 def noising_paths(denoiser: Denoiser, images: Images, sampling: Sampling) -> Iterator[tuple[Path, Tensor]]:
-    """Yield the paths x0 + sigma_t noise of as many real images, and x0 [N,C,H,W]; image i has the noise of seed i.
-
-    Where there are fewer images than seeds, each is taken once: a second time it would be no other image.
-    """
+    """Yield the paths x0 + sigma_t noise of real images, each at most once, and x0 [N,C,H,W]; seed i is image i's."""
     sigmas, device = sampling.levels(denoiser), device_of(denoiser)
     stream = images.batches(sampling.batch_size)
     for seeds, batch in zip(sampling.batches(len(images), "real images"), stream, strict=False):
@@ -84,20 +79,17 @@ def noising_paths(denoiser: Denoiser, images: Images, sampling: Sampling) -> Ite
 
 @torch.no_grad()
 def predict(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, who: str) -> Tensor:
-    """Return D(x, sigma, label) in evaluation mode; NaN or infinity is a ValueError that names who gave it."""
+    """Return D(x, sigma, label) in evaluation mode; NaN or infinity is a ValueError that names `who`."""
     with evaluation_mode(denoiser):
         x0 = denoiser(x, sigma, label)
     if not x0.isfinite().all():
-        raise ValueError(
-            f"The {who} gives NaN or infinite values at sigma {sigma:.3g}: its weights are broken, or its training "
-            "diverged; use an earlier checkpoint."
-        )
+        raise ValueError(f"The {who} gives NaN or infinity at sigma {sigma:.3g}: use an earlier checkpoint.")
     return x0
 
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Keep a network in evaluation mode within the context, and give every part its own mode back."""
+    """Keep a network in evaluation mode within the context, and restore the mode of every part."""
     modes = [(part, part.training) for part in network.modules()]
     network.eval()
     try:
@@ -108,5 +100,4 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 
 def device_of(denoiser: Denoiser) -> torch.device:
-    """Return where a denoiser's weights are."""
     return next((parameter.device for parameter in denoiser.parameters()), torch.device("cpu"))

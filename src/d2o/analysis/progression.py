@@ -41,17 +41,15 @@ class Progression:
 
     @property
     def frequencies(self) -> np.ndarray:
-        """The frequencies [K] in cycles per image."""
         return np.arange(self.power.shape[2])
 
     @property
     def bands(self) -> list[Band]:
-        """The octave bands [B]."""
         return octaves(self.power.shape[2])
 
     def rise(self) -> Interval:
         """Return the rank correlation of centroid with step, mean over the sequences; its interval is over them."""
-        steps = np.arange(self.power.shape[1])
+        steps = range(self.power.shape[1])
         return mean_rank_correlation([spearman(steps, row) for row in self.centroids], len(steps))
 
     def dominant(self) -> Band | None:
@@ -60,7 +58,6 @@ class Progression:
         return self.bands[int(shares.argmax())] if shares.any() else None
 
     def as_dict(self) -> dict:
-        """Return what goes into JSON: everything but the single sequences."""
         return {
             "name": self.name,
             "sequences": len(self.power),
@@ -77,14 +74,11 @@ class Progression:
 
 
 def follow(outputs: Iterable[Tensor]) -> tuple[np.ndarray, Tensor, Tensor]:
-    """Return the power [n, T, K] of the changes of a batch of sequences, its first output and its last [n,C,H,W].
-
-    Two outputs are held at a time.
-    """
+    """Return the power [n, T, K] of the changes between outputs [n,C,H,W], the first output and the last one."""
     outputs = iter(outputs)
     first = before = next(outputs)
     powers = []
-    for output in outputs:
+    for output in outputs:  # two at a time are in memory
         powers.append(ring_power(output - before))
         before = output
     return np.stack(powers, 1), first, before

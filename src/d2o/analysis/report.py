@@ -31,7 +31,6 @@ class Table(NamedTuple):
     rows: Sequence[tuple[Cell, ...]]
 
     def markdown(self) -> str:
-        """Return the table as Markdown, which is also plain text that can be read."""
         cells = [self.columns, *(tuple(map(show, row)) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [" | ".join(map(str.ljust, row, widths)) for row in (cells[0], ["-" * w for w in widths], *cells[1:])]
@@ -40,7 +39,7 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What a study measured: tables, figures of matplotlib, and `numbers` for JSON; their words stand in texts.yaml."""
+    """What a study measured: tables, figures of matplotlib, and `numbers` for JSON; its texts are in texts.yaml."""
 
     kind: str
     tables: tuple[Table, ...]
@@ -50,22 +49,18 @@ class Report:
 
     @cached_property
     def words(self) -> dict[str, Any]:
-        """Title, question, captions, and how the numbers are defined."""
         words = yaml.safe_load(resources.files("d2o.analysis").joinpath("texts.yaml").read_text("utf-8"))[self.kind]
         return {**words, "definitions": [*words["definitions"], *self.notes]}
 
     def text(self) -> str:
-        """Return title, question and tables as Markdown."""
         tables = (table.markdown() for table in self.tables)
         return "\n\n".join([f"# {self.words['title']}", self.words["question"], *tables])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain dicts, lists, numbers and strings, for JSON."""
         tables = [table._asdict() for table in self.tables]
         return plain({"study": self.kind, **self.words, "tables": tables, **self.numbers})
 
     def html(self) -> str:
-        """Return a page that needs nothing else."""
         pictures = {name: pages.data_address(pages.encode_figure(figure)) for name, figure in self.figures.items()}
         figures = (pages.figure(png, name, self.words["captions"][name]) for name, png in pictures.items())
         tables = ((table.title, table.columns, (tuple(map(show, row)) for row in table.rows)) for table in self.tables)
@@ -79,20 +74,19 @@ class Report:
         return pages.page(f"d2o: {self.words['title']}", "\n".join(body))
 
     def write(self, directory: str | Path, origin: Mapping[str, object]) -> Path:
-        """Write KIND.json with its origin, KIND-FIGURE.png and .svg, and KIND.html; return the page's path."""
+        """Write KIND.json with its origin, KIND-FIGURE.png and .svg, and KIND.html, whose path is returned."""
         record = {"d2o": d2o.__version__, "origin": dict(origin), **self.as_dict()}
-        files = {f"{self.kind}.json": (json.dumps(record, indent=1) + "\n").encode()}
+        files = {".json": (json.dumps(record, indent=1) + "\n").encode()}
         for name, figure in self.figures.items():
-            files |= {f"{self.kind}-{name}.{kind}": pages.encode_figure(figure, kind) for kind in ("png", "svg")}
-        page = f"{self.kind}.html"
-        for name, content in {**files, page: self.html().encode()}.items():
-            with atomic(Path(directory) / name) as temporary:
+            files |= {f"-{name}.{kind}": pages.encode_figure(figure, kind) for kind in ("png", "svg")}
+        for ending, content in {**files, ".html": self.html().encode()}.items():
+            with atomic(Path(directory, self.kind + ending)) as temporary:
                 temporary.write_bytes(content)
-        return Path(directory) / page
+        return Path(directory, f"{self.kind}.html")
 
 
 def show(cell: Cell) -> str:
-    """Return a cell as people read it: three significant digits, a dash for what is not known."""
+    """Return a cell with three significant digits, or a dash for what is not known."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "-"
     if isinstance(cell, float):
@@ -101,32 +95,30 @@ def show(cell: Cell) -> str:
 
 
 def show_mean(mean: float, deviation: float | None) -> str:
-    """Return a mean with its standard deviation, where there is one, as a cell."""
     return show(mean) if deviation is None or math.isnan(mean + deviation) else f"{show(mean)} ± {show(deviation)}"
 
 
 def show_repetitions(values: Numbers) -> str | None:
-    """Return the mean over repetitions with its standard deviation as a cell; None without any."""
     return show_mean(*spread(values)) if len(values) else None
 
 
 def show_percent(share: float) -> str | None:
-    """Return a share as a cell."""
     return f"{share:.1%}" if math.isfinite(share) else None
 
 
 def plain(tree: Any) -> Any:
     """Return nested records as dicts, lists, numbers and strings; what is not finite becomes None."""
-    if isinstance(tree, np.ndarray | np.generic):
-        return plain(tree.tolist())
-    if isinstance(tree, Band):
-        return str(tree)
-    if isinstance(tree, Interval):
-        return plain(tree._asdict())
-    if isinstance(tree, dict):
-        return {str(key): plain(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [plain(value) for value in tree]
-    if isinstance(tree, float):
-        return float(f"{tree:.6g}") if math.isfinite(tree) else None
+    match tree:
+        case np.ndarray() | np.generic():
+            return plain(tree.tolist())
+        case Band():
+            return str(tree)
+        case Interval():
+            return plain(tree._asdict())
+        case dict():
+            return {str(key): plain(value) for key, value in tree.items()}
+        case list() | tuple():
+            return [plain(value) for value in tree]
+        case float():
+            return float(f"{tree:.6g}") if math.isfinite(tree) else None
     return tree

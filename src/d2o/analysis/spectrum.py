@@ -22,20 +22,18 @@ NAMES = ("teacher", "real data", "student", "teacher, all at once", "student, on
 def spectrum(
     teacher: Denoiser, sampling: Sampling, *, student: Denoiser | None = None, images: Images | None = None
 ) -> dict[str, Progression]:
-    """Watch a teacher on the way from noise to images, and, if given, a student on the same way and real data.
+    """Return progressions by NAMES: of a teacher on the way from noise to images, and, if given, a student and data.
 
-    Return progressions by NAMES: step by step, and the whole change at once. The student is asked at the very x_t that
-    the teacher visits. Real images are noised to the same levels, one noise an image. Memory is bounded by the batch.
+    They are step by step, and of the whole change at once. The student predicts at the same x_t as the teacher. Real
+    images are noised to the same levels, one noise an image.
     """
-    if student is not None and (student.image_shape, student.num_classes) != (teacher.image_shape, teacher.num_classes):
-        raise ValueError(
-            f"The --student makes images {student.image_shape} of {student.num_classes} classes but the teacher "
-            f"{teacher.image_shape} of {teacher.num_classes}: give a student of this teacher."
-        )
+    kinds = [f"{d.image_shape} of {d.num_classes} classes" for d in (student or teacher, teacher)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"The --student makes images {kinds[0]}, not {kinds[1]}: give a student of this teacher.")
     if images is not None:
         check_fit(teacher, images)
         if len(images) < 2:
-            raise ValueError(f"{images.name} has one image alone: a spread over real images needs at least 2 of them.")
+            raise ValueError(f"{images.name} has one image: a spread over real images needs at least 2.")
     sigmas, sizes = sampling.levels(teacher), ring_sizes(*teacher.image_shape[1:])
     powers: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for path in sampling_paths(teacher, sampling):
@@ -56,6 +54,4 @@ def spectrum(
             powers["real data"].append(power)
             powers["real data, all at once"].append(ring_power(x0 - first)[:, None])
     found = {name: np.concatenate(batches) for name, batches in powers.items() if batches}
-    return {
-        name: Progression(name, np.asarray(sigmas[-power.shape[1] :]), power, sizes) for name, power in found.items()
-    }
+    return {name: Progression(name, np.array(sigmas[-p.shape[1] :]), p, sizes) for name, p in found.items()}

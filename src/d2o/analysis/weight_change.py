@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2o.diffusion.denoiser import Denoiser
+from d2o.training.freezing import roles_of
 
 from .network import block_of, places
 
 AUGMENTATION = "map_augment"
-"""The layer of augmentation labels, which trajectory and reverse-consistency distillation widen, or add."""
+"""The layer that trajectory and reverse-consistency distillation widen, or add."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,22 +23,20 @@ class WeightChange:
     relative: float
 
 
-def check_alike(one: Denoiser, other: Denoiser, but: str | None = None) -> None:
-    """Raise a ValueError unless two denoisers have the same parameters, by name and shape, but for those of a layer."""
-    shapes = [{name: p.shape for name, p in model.backbone.named_parameters()} for model in (one, other)]
-    names = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
-    if names := [name for name in names if but is None or not name.startswith(f"{but}.")]:
-        raise ValueError(
-            f"The two models are not of one architecture: they differ in {names[0]} and {len(names) - 1} more "
-            "parameters; give a teacher and a student that was fine-tuned from it."
-        )
+def check_alike(one: Denoiser, other: Denoiser, but: str = "") -> None:
+    """Raise a ValueError unless the parameters have the same names and shapes, but for those of one layer."""
+    shapes = [{(name, p.shape) for name, p in model.backbone.named_parameters()} for model in (one, other)]
+    names = sorted({name for name, _ in shapes[0] ^ shapes[1] if not (but and name.startswith(f"{but}."))})
+    if names:
+        more = f"{names[0]} and {len(names) - 1} more parameters"
+        raise ValueError(f"The two models differ in {more}: give a teacher and a student fine-tuned from it.")
 
 
 def weight_changes(before: Denoiser, after: Denoiser) -> tuple[WeightChange, ...]:
     """Return the relative change of every role, block, and role in a block, over the weights that both models have."""
     check_alike(before, after, but=AUGMENTATION)
-    role_of = getattr(before.backbone, "role", lambda _: "parameter")
-    blocks, changed = places(before.backbone), dict(after.backbone.named_parameters())
+    roles, blocks = roles_of(before), places(before.backbone)
+    changed = dict(after.backbone.named_parameters())
     sums: dict[tuple[str, str], np.ndarray] = {}
     for name, old in before.backbone.named_parameters():
         if name not in changed:
@@ -45,7 +44,7 @@ def weight_changes(before: Denoiser, after: Denoiser) -> tuple[WeightChange, ...
         common = tuple(slice(min(sides)) for sides in zip(old.shape, changed[name].shape, strict=True))
         old, new = old.detach()[common].double(), changed[name].detach()[common].double().to(old.device)
         row = np.array([float((new - old).square().sum()), float(old.square().sum()), old.numel()])
-        block, role = block_of(name, blocks), role_of(name)
+        block, role = block_of(name, blocks), roles[name]
         for key in ((block, role), (block, "all"), ("all", role), ("all", "all")):
             sums[key] = sums.get(key, 0) + row
     return tuple(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from d2o.errors import nearest
+from d2o.records import REGISTER, find, nearest
 
 from .backbone import Backbone
 
@@ -34,12 +34,8 @@ def build(spec: Mapping[str, Any]) -> Backbone:
     """Build the backbone that `{"kind": name, **config}` describes; a wrong spec is a ValueError that names the fix."""
     options = dict(spec)
     kind = options.pop("kind", None)
-    if not isinstance(kind, str) or kind not in BACKBONES:
-        raise ValueError(
-            f"Unknown backbone kind {kind!r}; {nearest(kind, BACKBONES).removesuffix('.')}. "
-            "Register one of your own with --import FILE."
-        )
-    backbone = find_class(kind)
+    find(kind, BACKBONES, "backbone of the kind", REGISTER)
+    backbone = find_class(str(kind))
     known = inspect.signature(backbone).parameters
     for name in options:
         if name not in known:

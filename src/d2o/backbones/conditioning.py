@@ -71,8 +71,10 @@ def check_label(label: Tensor, x: Tensor, num_classes: int) -> Tensor:
     return label
 
 
-def check_augmentation(augmentation: Tensor, x: Tensor, size: int) -> Tensor:
-    """Return augmentation labels [N, size] as float32, or raise ValueError for another shape."""
-    if augmentation.shape != (len(x), size):
-        raise ValueError(f"Augmentation labels must be [{len(x)}, {size}], not {list(augmentation.shape)}.")
-    return augmentation.float()
+def add_augmentation(
+    embedding: Tensor, augmentation: Tensor | None, layer: nn.Module | None = None, size: int = 0
+) -> Tensor:
+    """Return an embedding [N, C] with what a layer makes of augmentation labels [N, size] on top."""
+    if augmentation is not None and augmentation.shape != (len(embedding), size):
+        raise ValueError(f"Augmentation labels must be [{len(embedding)}, {size}], not {list(augmentation.shape)}.")
+    return embedding if augmentation is None or layer is None else embedding + layer(augmentation.float())

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from d2o.kernels.normalisation import normalise
 
-from .conditioning import PositionalEmbedding, check_augmentation, one_hot
+from .conditioning import PositionalEmbedding, add_augmentation, one_hot
 from .layers import Block, Style, group_norm
 from .options import check_options
 from .unet import Layout, UNet
@@ -41,9 +41,8 @@ class DhariwalUNet(UNet):
         label_dropout: float = 0.0,
         adaptive_scale: bool = True,
     ) -> None:
-        config = check_options(locals())
         super().__init__()
-        self.config = config
+        self.config = check_options(locals())
         self.num_classes, self.label_dropout = num_classes, label_dropout
         embedding_channels = channels * embedding_multiplier
         style = Style(embedding_channels, dropout, EPS, adaptive_scale=adaptive_scale, head_channels=64)
@@ -75,10 +74,7 @@ class DhariwalUNet(UNet):
 
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
         embedding = self.map_noise(noise)
-        if augmentation is not None:
-            augmentation = check_augmentation(augmentation, x, self.config["augmentation_dim"])
-            if self.map_augment is not None:
-                embedding = embedding + self.map_augment(augmentation)
+        embedding = add_augmentation(embedding, augmentation, self.map_augment, self.config["augmentation_dim"])
         embedding = self.map_layer1(F.silu(self.map_layer0(embedding)))
         classes = one_hot(label, x, self.num_classes, self.label_dropout if self.training else 0.0)
         if self.map_label is not None:

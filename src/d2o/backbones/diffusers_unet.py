@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from d2o.errors import nearest
+from d2o.records import nearest
 
 from .backbone import Backbone, Roles
 from .conditioning import full_precision, one_hot
@@ -15,8 +15,8 @@ from .unet import check_halvings
 DOWN = several(choice("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"), 1, 10)
 UP = several(choice("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"), 1, 10)
 
-# What UNet2DModel takes beside the sizes of its images: its name -> its default and what it may be. A network that says
-# more than this is refused, because it would not be the one that was trained.
+# What UNet2DModel takes beside the sizes of its images: its name -> its default and what it may be. A network with
+# other settings is refused, because it would not be the one that was trained.
 SETTINGS: dict[str, tuple[Any, Option]] = {
     "center_input_sample": (False, FLAG),
     "time_embedding_type": ("positional", choice("positional")),
@@ -95,7 +95,6 @@ class DiffusersUNet(Backbone):
         self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
         """Return [N, out_channels, H, W]; a UNet2DModel knows no augmentation labels, so they are ignored."""
-        del augmentation
         classes = one_hot(label, x, self.num_classes)
         return self.unet(x, noise, classes if self.num_classes else None, return_dict=False)[0]
 
@@ -131,7 +130,6 @@ def complete_settings(given: Mapping[str, Any], resolution: int) -> dict[str, An
 
 
 def unet_model() -> Callable[..., nn.Module]:
-    """Return the class UNet2DModel, imported only when one is built."""
     try:
         from diffusers.models.unets.unet_2d import UNet2DModel
     except ImportError as error:

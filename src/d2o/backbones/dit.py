@@ -57,14 +57,13 @@ class DiT(Backbone):
         time_endpoint: bool = False,
         mlp_eps: float = EPS,
     ) -> None:
-        config = check_options(locals())
+        super().__init__()
+        self.config = check_options(locals())
         for whole, part, name in ((resolution, patch_size, "patch_size"), (channels, num_heads, "num_heads")):
             if whole % part:
                 raise ValueError(f"The backbone option {name} = {part} must divide {whole} without remainder.")
         if channels % 4:
             raise ValueError(f"The backbone option channels must be a multiple of 4, not {channels}.")
-        super().__init__()
-        self.config = config
         self.num_classes, self.patch_size = num_classes, patch_size
 
         self.x_embedder = chain(proj=nn.Conv2d(in_channels, channels, patch_size, stride=patch_size))
@@ -91,7 +90,6 @@ class DiT(Backbone):
     def forward(
         self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
-        del augmentation  # DiT was never trained with its labels
         with full_precision(x.device):
             embeddings = self.embed(x, noise, label)
         tokens = self.x_embedder(x).flatten(2).transpose(1, 2) + self.pos_embed
@@ -101,7 +99,7 @@ class DiT(Backbone):
             return self.unpatchify(self.final_layer(tokens.float(), embeddings[0]), x)
 
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None) -> list[Tensor]:
-        """Return for each block the vectors [N, channels] that condition it on time and class."""
+        """Return for each block the embeddings [N, channels] of time and class."""
         none = torch.full((x.shape[0],), self.num_classes, device=x.device)
         label = none if label is None else check_label(label, x, self.num_classes)
         label = torch.where(label < 0, none, label)
@@ -129,7 +127,6 @@ class TimeEmbedder(nn.Module):
         return self.mlp(self.waves(time))
 
     def waves(self, time: Tensor) -> Tensor:
-        """Return the cosines and sines [N, WAVES] of times [N]."""
         index = torch.arange(WAVES // 2, device=time.device, dtype=torch.float32)
         return waves(time.float()[:, None] * (-math.log(10_000) * index / self.last).exp())
 
@@ -147,7 +144,6 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
-        """Return tokens [N, patches, channels] of the same shape."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.adaLN_modulation(embedding)[:, None].chunk(6, dim=2)
         tokens = tokens + gate * self.attn(modulate(tokens, shift, scale))
         return tokens + mlp_gate * self.mlp(modulate(tokens, mlp_shift, mlp_scale, self.mlp_eps))
@@ -184,12 +180,10 @@ class FinalLayer(nn.Module):
 
 
 def chain(**layers: nn.Module) -> nn.Sequential:
-    """Return layers under their names in the public checkpoints, one after the other."""
     return nn.Sequential(OrderedDict(layers))
 
 
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float = EPS) -> Tensor:
-    """Normalise each token, then scale and shift it."""
     return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=eps), 1 + scale)
 
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbone import Roles
-from .conditioning import check_augmentation, one_hot
+from .conditioning import add_augmentation, one_hot
 from .options import check_options
-from .unet import Layout, Place, UNet
+from .unet import Layout, Place, UNet, attend
 
 EPS = 1e-4
 SILU_MAGNITUDE = 0.596
@@ -108,9 +108,7 @@ class MPBlock(nn.Module):
         super().__init__()
         self.style, self.direction, self.encodes = style, place.direction, flavour == "encoder"
         self.in_channels, self.out_channels = in_channels, out_channels = place.in_channels, place.out_channels
-        self.num_heads = (
-            out_channels // style.head_channels if place.attention else 0
-        )  # narrow networks have no attention
+        self.num_heads = out_channels // style.head_channels if place.attention else 0  # none in narrow networks
         if self.num_heads and out_channels % self.num_heads:
             raise ValueError(f"{out_channels} channels do not split into {self.num_heads} attention heads.")
         self.emb_gain = nn.Parameter(torch.zeros([]))
@@ -122,7 +120,6 @@ class MPBlock(nn.Module):
         self.attn_proj = MPConv(out_channels, out_channels, 1) if self.num_heads else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return [N, out_channels, H', W'] for x [N, in_channels, H, W] and embedding [N, embedding_channels]."""
         if self.direction is not None:
             x = F.interpolate(x, scale_factor=2) if self.direction == "up" else F.avg_pool2d(x, 2)
         if self.encodes:
@@ -132,20 +129,12 @@ class MPBlock(nn.Module):
         hidden = self.conv_res1(F.dropout(hidden, self.style.dropout, self.training))
         x = mp_sum(x if self.encodes else self._widen(x), hidden, self.style.residual_balance)
         if self.attn_qkv is not None and self.attn_proj is not None:
-            x = mp_sum(x, self.attn_proj(self._attention(self.attn_qkv(x))), self.style.attention_balance)
+            attended = attend(self.attn_qkv(x), self.num_heads, lambda vectors: normalise(vectors, [2]))
+            x = mp_sum(x, self.attn_proj(attended), self.style.attention_balance)
         return x if self.style.clip is None else x.clamp(-self.style.clip, self.style.clip)
 
     def _widen(self, x: Tensor) -> Tensor:
         return x if self.conv_skip is None else self.conv_skip(x)
-
-    def _attention(self, qkv: Tensor) -> Tensor:
-        """Every pixel attends to every pixel by cosines; channels are ordered (head, channel, which of the three)."""
-        count, channels, height, width = qkv.shape
-        vectors = qkv.reshape(count, self.num_heads, channels // 3 // self.num_heads, 3, height * width)
-        # The fused attention kernels want every head's channels side by side in memory.
-        query, key, value = normalise(vectors, [2]).permute(3, 0, 1, 4, 2).contiguous()
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return attended.transpose(2, 3).reshape(count, channels // 3, height, width)
 
 
 class Edm2UNet(UNet):
@@ -188,9 +177,8 @@ class Edm2UNet(UNet):
         attention_balance: float = 0.3,
         clip: float | None = 256.0,
     ) -> None:
-        config = check_options(locals())
         super().__init__()
-        self.config = config
+        self.config = check_options(locals())
         self.num_classes, self.label_balance, self.concat_balance = num_classes, label_balance, concat_balance
         noise_channels, embedding_channels = channels * noise_embedding_multiplier, channels * embedding_multiplier
         style = MPStyle(embedding_channels, head_channels, dropout, residual_balance, attention_balance, clip)
@@ -210,9 +198,7 @@ class Edm2UNet(UNet):
         self.out_gain = nn.Parameter(torch.zeros([]))
 
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
-        if augmentation is not None:
-            check_augmentation(augmentation, x, 0)
-        embedding = self.emb_noise(self.emb_fourier(noise))
+        embedding = add_augmentation(self.emb_noise(self.emb_fourier(noise)), augmentation)
         classes = one_hot(label, x, self.num_classes)
         if self.emb_label is not None:
             by_class = self.emb_label(classes * math.sqrt(self.num_classes))

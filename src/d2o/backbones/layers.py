@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from d2o.kernels.convolution import Convolution, Geometry, convolve
 from d2o.kernels.normalisation import GroupNorm, normalise
 
-from .unet import Direction, Place
+from .unet import Direction, Place, attend
 
 
 class Resample(nn.Module):
@@ -64,10 +64,11 @@ class ResampledConv2d(Resample):
 
     def forward(self, x: Tensor) -> Tensor:
         margin = self.weight.shape[-1] // 2
+        centred = Geometry(padding=(margin, margin))
         if not self.filter_last:
-            return convolve(self.resample(x), self.weight, self.bias, Geometry(padding=(margin, margin)))
+            return convolve(self.resample(x), self.weight, self.bias, centred)
         if self.box:
-            return self.resample(convolve(x, self.weight, self.bias, Geometry(padding=(margin, margin))))
+            return self.resample(convolve(x, self.weight, self.bias, centred))
         if self.direction == "up":
             return self.resample(convolve(x, self.weight), self.bias)
         # The convolution sees the image's surroundings, so the filter finds values there instead of zeros.
@@ -149,17 +150,8 @@ class Block(nn.Module):
             hidden = normalise(self.norm1, hidden + shift, silu=True)
         hidden = self.conv1(F.dropout(hidden, self.style.dropout, self.training))
         x = self._add(hidden, x if self.skip is None else self.skip(x))
-        return self._add(self._attention(x), x) if self.num_heads else x
+        return self._add(self.proj(attend(self.qkv(self.norm2(x)), self.num_heads)), x) if self.num_heads else x
 
     def _add(self, branch: Tensor, trunk: Tensor) -> Tensor:
         total = branch + trunk
         return total if self.style.skip_scale == 1 else total.mul_(self.style.skip_scale)
-
-    def _attention(self, x: Tensor) -> Tensor:
-        """Every pixel attends to every pixel; the channels of `qkv` are ordered (head, channel, which of the three)."""
-        count, channels, height, width = x.shape
-        split = (count, self.num_heads, channels // self.num_heads, 3, height * width)
-        # The fused attention kernels want every head's channels side by side in memory.
-        query, key, value = self.qkv(self.norm2(x)).reshape(split).permute(3, 0, 1, 4, 2).contiguous()
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(attended.transpose(2, 3).reshape(x.shape))

@@ -13,34 +13,26 @@ class Option(NamedTuple):
 
 
 def whole(least: int, most: int) -> Option:
-    """An integer from `least` to `most`."""
     return Option(lambda value: type(value) is int and least <= value <= most, f"a whole number {least} to {most}")
 
 
 def number(allows: Callable[[float], bool], meaning: str) -> Option:
-    """A real number that passes a test."""
     return Option(lambda value: type(value) in (int, float) and allows(value), meaning)
 
 
 def choice(*names: str) -> Option:
-    """One of the given words."""
     return Option(lambda value: isinstance(value, str) and value in names, "one of " + ", ".join(map(repr, names)))
 
 
 def several(item: Option, shortest: int, longest: int) -> Option:
-    """A list or tuple of `shortest` to `longest` values, each of which `item` allows."""
-    return Option(
-        lambda values: (
-            isinstance(values, list | tuple)
-            and shortest <= len(values) <= longest
-            and all(item.allows(value) for value in values)
-        ),
-        f"a list of {shortest} to {longest} values, each {item.meaning}",
-    )
+    def allows(values: Any) -> bool:
+        fits = isinstance(values, list | tuple) and shortest <= len(values) <= longest
+        return fits and all(item.allows(value) for value in values)
+
+    return Option(allows, f"a list of {shortest} to {longest} values, each {item.meaning}")
 
 
 def optional(option: Option) -> Option:
-    """The same, or None."""
     return Option(lambda value: value is None or option.allows(value), f"{option.meaning}, or null")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from d2o.kernels.normalisation import GroupNorm, normalise
 
-from .conditioning import FourierEmbedding, PositionalEmbedding, check_augmentation, one_hot
+from .conditioning import FourierEmbedding, PositionalEmbedding, add_augmentation, one_hot
 from .layers import Block, Resample, ResampledConv2d, Style, group_norm
 from .options import check_options
 from .unet import Layout, UNet
@@ -51,22 +51,16 @@ class SongUNet(UNet):
         decoder: str = "standard",
         resample_filter: tuple[int, ...] = (1, 1),
     ) -> None:
-        config = check_options(locals())
+        super().__init__()
+        self.config = check_options(locals())
         if len(resample_filter) % 2:
             raise ValueError("The backbone option resample_filter must have an even number of taps.")
-        super().__init__()
-        self.config = config
         self.num_classes, self.label_dropout = num_classes, label_dropout
         embedding_channels, noise_channels = channels * embedding_multiplier, channels * noise_embedding_multiplier
         style = Style(
-            embedding_channels,
-            dropout,
-            EPS,
-            skip_scale=math.sqrt(0.5),
-            adaptive_scale=False,
+            embedding_channels, dropout, EPS, skip_scale=math.sqrt(0.5), adaptive_scale=False, shortcut=True,
             resample_filter=resample_filter,
-            shortcut=True,
-        )
+        )  # fmt: skip
 
         fourier = embedding == "fourier"
         self.map_noise = FourierEmbedding(noise_channels) if fourier else PositionalEmbedding(noise_channels, True)
@@ -116,10 +110,7 @@ class SongUNet(UNet):
         classes = one_hot(label, x, self.num_classes, self.label_dropout if self.training else 0.0)
         if self.map_label is not None:
             embedding = embedding + self.map_label(classes * math.sqrt(self.num_classes))
-        if augmentation is not None:
-            augmentation = check_augmentation(augmentation, x, self.config["augmentation_dim"])
-            if self.map_augment is not None:
-                embedding = embedding + self.map_augment(augmentation)
+        embedding = add_augmentation(embedding, augmentation, self.map_augment, self.config["augmentation_dim"])
         return F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
 
     def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -1,13 +1,14 @@
-"""The skeleton of every U-Net here: which blocks stand where, and the way through them.
+"""The skeleton of every U-Net here: the order of its blocks, and the forward pass through them.
 
 The names of blocks and parameters are those of the public EDM and EDM2 checkpoints.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbone import Backbone, Roles
@@ -91,6 +92,21 @@ def check_halvings(resolution: int, levels: int, option: str) -> None:
             f"The backbone halves its images {levels - 1} times: resolution {resolution} must be a multiple of "
             f"{2 ** (levels - 1)}, or {option} shorter."
         )
+
+
+def attend(qkv: Tensor, num_heads: int, normalise: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Return [N,C,H,W] in which every pixel has attended to every pixel.
+
+    The channels of `qkv` [N,3C,H,W] are ordered (head, channel, which of the three); `normalise` acts on the vectors
+    [N, heads, channels, 3, pixels].
+    """
+    count, channels, height, width = qkv.shape
+    vectors = qkv.reshape(count, num_heads, channels // 3 // num_heads, 3, height * width)
+    vectors = vectors if normalise is None else normalise(vectors)
+    # The fused attention kernels want every head's channels side by side in memory.
+    query, key, value = vectors.permute(3, 0, 1, 4, 2).contiguous()
+    attended = F.scaled_dot_product_attention(query, key, value)
+    return attended.transpose(2, 3).reshape(count, channels // 3, height, width)
 
 
 class UNet(Backbone):

@@ -11,7 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, get_args
 
-from d2o.errors import CheckpointError, MalformedCheckpointError, nearest
+from d2o.errors import CheckpointError, MalformedCheckpointError
+from d2o.records import nearest
 
 from .shipped import SHIPPED, shipped
 

@@ -32,7 +32,7 @@ COMMANDS = {
     "recipes": "List the named recipes, or show one.",
 }
 GONE = {
-    "bench": "run python benchmarks/operations.py, steps.py or generation.py in d2o's folder",
+    "bench": "run python benchmarks/steps.py or generation.py in d2o's folder",
     "completion": "d2o --tyro-print-completion bash (or zsh, fish, tcsh) prints it",
 }
 """Commands of earlier versions, and what took their place."""

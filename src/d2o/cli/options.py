@@ -30,27 +30,50 @@ def parse(record: type[T], command: str, arguments: Sequence[str], description: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """How images are opened."""
+class Preparation:
+    """How images are prepared."""
 
-    data: str
-    """Images: a folder, an EDM zip, an .npz, .parquet, or the name `digits`."""
     resolution: int | None = None
-    """Bring the images to this side; needs --resize."""
+    """Bring the images of data sets to this side; needs --resize."""
     resize: Annotated[str | None, tyro.conf.arg(metavar="area|bilinear|lanczos|center-crop")] = None
     """How images are brought to --resolution; never done silently."""
     channels: Literal[1, 3] | None = None
-    """Convert to grey (1) or RGB (3)."""
+    """Convert them to grey (1) or RGB (3)."""
+
+    def prepare(self, data: str, labels: str = "auto") -> "Images":
+        """Return the images that are named; a model, such as a run with its grids of samples, is refused."""
+        from d2o.checkpoints.places import locate
+        from d2o.data.datasets import open_images
+
+        options = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
+        return open_images(locate(data, "data").path, labels=labels, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Preparation):
+    """Which images are opened, and how."""
+
+    data: str
+    """Images: a folder, an EDM zip, an .npz, .parquet, or the name `digits`."""
     labels: Literal["auto", "none"] = "auto"
     """none: ignore the data's classes."""
 
     def open(self) -> "Images":
-        """Return the images."""
-        from d2o.data.datasets import open_images
+        return self.prepare(self.data, self.labels)
 
-        return open_images(
-            self.data, resolution=self.resolution, resize=self.resize, channels=self.channels, labels=self.labels
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """How features of images are computed."""
+
+    weights: str = "auto"
+    """File of the feature network's weights, where they are not installed."""
+    batch: int = 64
+    """Images at once; it does not change the result."""
+    device: str = "cpu"
+    """cpu, cuda, mps."""
+    json: bool = False
+    """Print JSON instead of text."""
 
 
 def recipe_from(name: str, changes: Mapping[str, Any], settings: Sequence[str]) -> "Recipe":

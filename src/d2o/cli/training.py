@@ -1,4 +1,4 @@
-"""What `d2o pretrain` and `d2o finetune` have in common."""
+"""What `d2o pretrain`, `d2o finetune` and `d2o estimate` have in common."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,25 +14,43 @@ from .progress import counted, quiet, watch
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options of every training run. What is left out is the recipe's."""
+class RecipeOptions:
+    """Options that change a recipe. What is left out is the recipe's."""
 
-    out: str
-    """Directory of the run. The same command again continues it."""
     images: int | None = None
     """Images to train on."""
     batch: int | None = None
     """Images an iteration, over all processes."""
     micro_batch: int | None = None
     """Images that pass through the networks at once; gradients are accumulated."""
-    seed: int | None = None
-    """Seed of everything random."""
-    learning_rate: float | None = None
-    """Of the trained denoiser."""
     precision: Literal["float32", "bfloat16", "auto"] | None = None
     """Of the denoiser's network; auto: the one that trains faster here, by trying."""
     set: Set = ()
     """Change any other key of the recipe, as often as wanted: --set objectives.0.r1=1e-4."""
+    json: bool = False
+    """Print the outcome as JSON."""
+
+    def open_recipe(self, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+        """Return a recipe with the options that were given on top."""
+        given = {
+            "duration": self.images,
+            "batch_size": self.batch,
+            "micro_batch_size": self.micro_batch,
+            "precision": self.precision,
+        }
+        return recipe_from(name, {**given, **(changes or {})}, self.set)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(RecipeOptions):
+    """Options of every training run."""
+
+    out: str
+    """Directory of the run. The same command again continues it."""
+    seed: int | None = None
+    """Seed of everything random."""
+    learning_rate: float | None = None
+    """Of the trained denoiser."""
     compile: bool = False
     """Compile the denoiser's network first, which takes a minute or two: for GPUs and long runs."""
     save_every: int | None = None
@@ -47,8 +65,6 @@ class RunOptions:
     """Feature space of the evaluations."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Send the log elsewhere, too; metrics.jsonl stays what counts."""
-    json: bool = False
-    """Print JSON when the run has ended."""
 
     def check_out(self) -> None:
         """Raise a ValueError where the run's directory cannot be written to."""
@@ -57,15 +73,8 @@ class RunOptions:
 
     def open_recipe(self, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
         """Return a recipe with the options that were given on top."""
-        given = {
-            "duration": self.images,
-            "batch_size": self.batch,
-            "micro_batch_size": self.micro_batch,
-            "seed": self.seed,
-            "learning_rate": self.learning_rate,
-            "precision": self.precision,
-        }
-        return recipe_from(name, {**given, **(changes or {})}, self.set)
+        own = {"seed": self.seed, "learning_rate": self.learning_rate}
+        return super().open_recipe(name, {**own, **(changes or {})})
 
     def run(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> None:
         """Call `finetune` or `pretrain` with these options, show its progress, and print what the run has come to."""

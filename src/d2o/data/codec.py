@@ -4,6 +4,7 @@ The decoder is never trained, but a student is judged in pixels, so gradients pa
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -41,7 +42,7 @@ class Autoencoder:
             return images
         low, high = self.pixel_range
         found = open_network(self.folder).to(images.device).encode(low + (images + 1) / 2 * (high - low)).latent_dist
-        scale, bias = self._affine(images)
+        scale, bias = self._affine(self.folder, images.device)
         return scale * found.mode() + bias
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ class Autoencoder:
         if self.folder is None:
             return latents
         low, high = self.pixel_range
-        scale, bias = self._affine(latents)
+        scale, bias = self._affine(self.folder, latents.device)
         network = open_network(self.folder, self.precision).to(latents.device)
         (network.enable_gradient_checkpointing if self.checkpointing else network.disable_gradient_checkpointing)()
         images = network.decode(((latents - bias) / scale).to(network.dtype)).sample
@@ -67,12 +68,12 @@ class Autoencoder:
         """Return the JSON form: which codec it is, not how it computes."""
         return json.loads(json.dumps({name: getattr(self, name) for name in FIELDS}))
 
-    def _affine(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.folder is not None
-        factor = read_config(self.folder).get("scaling_factor") or 1.0
-        scale = self.scale or (factor,)
-        bias = self.bias or (0.0 if self.scale else -factor * (read_config(self.folder).get("shift_factor") or 0.0),)
-        return tuple(torch.tensor(row, device=like.device).view(1, -1, 1, 1) for row in (scale, bias))  # type: ignore[return-value]
+    def _affine(self, folder: str, device: torch.device) -> Iterator[Tensor]:
+        """Return scale and bias [1,c,1,1], by default the folder's own."""
+        config = read_config(folder)
+        factor, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
+        rows = self.scale or (factor,), self.bias or (0.0 if self.scale else -factor * shift,)
+        return (torch.tensor(row, device=device).view(1, -1, 1, 1) for row in rows)
 
 
 def attach(denoiser: Any, folder: str | Path) -> Any:
@@ -85,8 +86,7 @@ def attach(denoiser: Any, folder: str | Path) -> Any:
 def check_pixels(denoiser: Any) -> None:
     """Raise a ValueError for a model of latent images that has no codec to show them in pixels."""
     codec, channels = denoiser.codec, denoiser.image_shape[0]
-    is_incomplete = isinstance(codec, Autoencoder) and codec.folder is None
-    if is_incomplete or (codec is None and channels not in (1, 3)):
+    if (codec is None and channels not in (1, 3)) or (isinstance(codec, Autoencoder) and codec.folder is None):
         raise ValueError(
             f"This model makes latent images of {channels} channels: name the folder of its autoencoder "
             "(AutoencoderKL of diffusers) with --codec FOLDER."
@@ -99,15 +99,13 @@ def read_config(folder: str) -> dict[str, Any]:
     file = Path(folder) / "config.json"
     try:
         config = json.loads(file.read_text())
-        if config["_class_name"] != "AutoencoderKL" or not config["out_channels"] or not config["block_out_channels"]:
-            raise KeyError
+        if config["_class_name"] == "AutoencoderKL" and config["out_channels"] and config["block_out_channels"]:
+            return config
     except OSError as error:
-        raise ValueError(
-            f"There is no autoencoder at {folder} ({file} cannot be read): name it with --codec."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} does not describe an AutoencoderKL of diffusers.") from error
-    return config
+        raise ValueError(f"There is no autoencoder at {folder}: name its folder with --codec.") from error
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{file} does not describe an AutoencoderKL of diffusers: name another --codec.")
 
 
 @lru_cache(maxsize=2)

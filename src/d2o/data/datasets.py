@@ -1,12 +1,13 @@
 """Data sets: images of one shape, and an endless shuffled stream of batches that is a function of (seed, start)."""
 
 import hashlib
+import itertools
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ FINGERPRINTED = 64  # images whose pixels are hashed
 MOST_CLASSES = 1 << 20  # a larger label is not a class number
 
 
-class Batch(NamedTuple):
+class Triple(NamedTuple):
     """A batch of the stream: images [n, C, H, W] in [-1, 1], classes [n] or None, and places in the stream [n].
 
     `index` counts the images of the stream from 0: random numbers are a function of (seed, index).
@@ -33,10 +34,15 @@ class Batch(NamedTuple):
     index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  (hides tuple.index, which a batch never needs)
 
 
-class Numbered(Batch):
-    """A batch with each image's `number` [n] in the data set, by which its frozen features are cached."""
+class Batch(Triple):
+    """A batch that also knows the `number` [n] of each image in the data set, by which its features are cached."""
 
     number: Tensor
+
+    def __new__(cls, x0: Tensor, label: Tensor | None, index: Tensor, number: Tensor) -> Self:
+        batch = super().__new__(cls, x0, label, index)
+        batch.number = number
+        return batch
 
 
 class Cache:
@@ -92,7 +98,7 @@ class Images:
         if self.labels is not None:
             found.update(self.labels.astype("<i8").tobytes())
         for index in spread(len(self), FINGERPRINTED):
-            found.update(self.cache.decode(int(self.order[index])).tobytes())  # the cache would spread in memory
+            found.update(self.cache.decode(int(self.order[index])).tobytes())  # the cache would grow in memory
         return found.hexdigest()
 
     def pixels(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -107,28 +113,23 @@ class Images:
         Every epoch is a fresh permutation; a batch may run over into the next epoch. Of each batch of `batch_size`
         process `rank` of `world` gets its share. Raises ValueError when the batch cannot be shared evenly.
         """
-        if batch_size < 1 or start < 0 or not 0 <= seed < 2**64 or not 0 <= rank < world:
+        if batch_size < 1 or start < 0 or not 0 <= seed < 2**64 or not 0 <= rank < world or batch_size % world:
             raise ValueError(
-                "The stream of batches needs batch_size >= 1, start >= 0, 0 <= seed < 2^64 and 0 <= rank < world, "
-                f"not {batch_size}, {start}, {seed}, {rank} and {world}."
+                "The stream of batches needs batch_size >= 1, a multiple of world, start >= 0, 0 <= seed < 2^64 and "
+                f"0 <= rank < world, not {batch_size}, {world}, {start}, {seed} and {rank}."
             )
-        if batch_size % world:
-            raise ValueError(f"A batch of {batch_size} cannot be shared by {world} processes; take a multiple.")
-        return self._batches(batch_size // world, seed, start + rank * (batch_size // world), batch_size)
+        share = batch_size // world
+        return (self._batch(first, share, seed) for first in itertools.count(start + rank * share, batch_size))
 
-    def _batches(self, share: int, seed: int, start: int, step: int) -> Iterator[Batch]:
-        while True:
-            index = np.arange(start, start + share)
-            epochs, places = np.divmod(index, len(self))
-            chosen = np.empty_like(index)
-            for epoch in np.unique(epochs):
-                here = epochs == epoch
-                chosen[here] = permute(len(self), seed, int(epoch))[places[here]]
-            label = None if self.labels is None else torch.from_numpy(self.labels[chosen])
-            batch = Numbered(to_float(self.pixels(chosen)), label, torch.from_numpy(index))
-            batch.number = torch.from_numpy(chosen)
-            yield batch
-            start += step
+    def _batch(self, first: int, size: int, seed: int) -> Batch:
+        index = np.arange(first, first + size)
+        epochs, places = np.divmod(index, len(self))
+        chosen = np.empty_like(index)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            chosen[here] = permute(len(self), seed, int(epoch))[places[here]]
+        label = None if self.labels is None else torch.from_numpy(self.labels[chosen])
+        return Batch(to_float(self.pixels(chosen)), label, torch.from_numpy(index), torch.from_numpy(chosen))
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Images":
         """Return the images at `indices` as a data set of its own, which shares the cache with this one."""
@@ -182,15 +183,9 @@ def open_images(
         with open_image(found, index) as image:
             decode.check(read_header(found, index, image))
     classes = read_labels(found, num_classes)
-    largest = 0 if classes is None else int(classes.max()) + 1
-    return Images(
-        name=Path(found.path).stem,
-        shape=decode.shape,
-        labels=classes,
-        num_classes=0 if classes is None else num_classes or largest,
-        order=np.arange(len(found.names)),
-        cache=Cache(decode, cache_bytes),
-    )
+    count = 0 if classes is None else num_classes or int(classes.max()) + 1
+    order, cache = np.arange(len(found.names)), Cache(decode, cache_bytes)
+    return Images(Path(found.path).stem, decode.shape, classes, count, order, cache)
 
 
 def read_labels(source: Source, num_classes: int | None) -> np.ndarray | None:

@@ -30,7 +30,6 @@ def resize_area(image: Image, side: int) -> Image:
 
 
 def resize(filter: Resampling, image: Image, side: int) -> Image:
-    """Resize by one of PIL's filters, which are antialiased."""
     return image.resize((side, side), filter)
 
 
@@ -50,8 +49,6 @@ RESIZE: dict[str, Callable[[Image, int], Image]] = {
 
 
 class Header(NamedTuple):
-    """What is known of an image before its pixels are decoded."""
-
     name: str
     size: tuple[int, int]  # width, height
     kind: str  # grey, colour, or PIL's name of another mode
@@ -69,7 +66,6 @@ class Decoder:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The common shape (C, H, W)."""
         side = self.resolution or self.first.size[0]
         return (self.channels or CHANNELS[self.first.kind], side, side)
 
@@ -85,36 +81,28 @@ class Decoder:
 
     def check(self, image: Header) -> None:
         """Raise ValueError if an image does not fit the first one and the options."""
-        path, (width, height) = self.source.path, image.size
-        if self.resize is None and image.size != self.first.size:
-            raise ValueError(
-                f"{path} mixes sizes: {self.first.name} is {'x'.join(map(str, self.first.size))} "
-                f"but {image.name} is {width}x{height}; {REMEDY}."
-            )
-        if self.resize != "center-crop" and width != height:
-            raise ValueError(f"{image.name} in {path} is {width}x{height}, which is not square; {REMEDY}.")
-        if self.resize is None and self.resolution not in (None, width):
-            wanted = f"{self.resolution}x{self.resolution}"
-            raise ValueError(
-                f"{path} has images of {width}x{height}, not {wanted}; add --resize {' or '.join(RESIZE)}."
-            )
-        if self.channels is None and image.kind not in CHANNELS:
-            raise ValueError(
-                f"{image.name} in {path} has the colour mode {image.kind}; "
-                "add --channels 3 (colour) or --channels 1 (grey), which drops transparency."
-            )
-        if self.channels is None and image.kind != self.first.kind:
-            raise ValueError(
-                f"{path} mixes {self.first.kind} images ({self.first.name}) and {image.kind} images ({image.name}); "
-                "add --channels 3 or --channels 1."
-            )
+        first, (width, height) = self.first, image.size
+        here, there = (f"{one.name} is {one.size[0]}x{one.size[1]}" for one in (image, first))
+        wrong = None
+        if self.resize is None and image.size != first.size:
+            wrong = f"{there} but {here}; {REMEDY}"
+        elif self.resize != "center-crop" and width != height:
+            wrong = f"{here}, which is not square; {REMEDY}"
+        elif self.resize is None and self.resolution not in (None, width):
+            wrong = f"{here}, not {self.resolution}x{self.resolution}; add --resize {' or '.join(RESIZE)}"
+        elif self.channels is None and image.kind not in CHANNELS:
+            wrong = f"{image.name} has the colour mode {image.kind}; add --channels 3 or 1, which drops transparency"
+        elif self.channels is None and image.kind != first.kind:
+            wrong = f"{first.name} is {first.kind} but {image.name} is {image.kind}; add --channels 3 or --channels 1"
+        if wrong:
+            raise ValueError(f"{self.source.path} cannot be used as it is: {wrong}.")
 
 
 def make_decoder(source: Source, resolution: int | None, resize: str | None, channels: int | None) -> Decoder:
     """Return the decoder of a source; raises ValueError for options that make no sense."""
-    if resize is not None and resize not in RESIZE:
+    if resize not in (None, *RESIZE):
         raise ValueError(f"--resize {resize} is unknown; choose {', '.join(RESIZE)}.")
-    if resize is not None and resolution is None:
+    if resize and resolution is None:
         raise ValueError(f"--resize {resize} needs a size; add --resolution N.")
     if resolution is not None and not 1 <= resolution <= 4096:
         raise ValueError(f"--resolution {resolution} is out of range; choose 1 to 4096.")
@@ -127,7 +115,6 @@ def make_decoder(source: Source, resolution: int | None, resize: str | None, cha
 
 
 def read_header(source: Source, index: int, image: Image) -> Header:
-    """Return the size and kind of an opened image."""
     return Header(source.names[index], image.size, KINDS.get(image.mode, image.mode))
 
 

@@ -69,6 +69,3 @@ def augment(images: Tensor, names: Sequence[Name], draws: Tensor) -> Tensor:
     for name, draw in zip(names, draws.split(DRAWS, 1) if names else (), strict=True):
         images = AUGMENTATIONS[name](images, draw)
     return images
-
-
-augmented = augment  # until its callers say `augment`

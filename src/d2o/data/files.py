@@ -23,10 +23,10 @@ MAX_SEEDS = 10_000_000  # a longer list is a typing error
 GRID_SIDE = 64  # an image of a grid is enlarged until it is about this wide
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, most: int = MAX_SEEDS) -> list[int]:
     """Read seeds such as "0-63" or "1,5,9-12" (both ends included), in the order written.
 
-    Raises ValueError for anything else, for a range that runs backwards and for a seed that is named twice.
+    Raises ValueError for anything else, for a range that runs backwards, a seed that is named twice, and too many.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -38,8 +38,8 @@ def parse_seeds(text: str) -> list[int]:
             raise ValueError(f"--seeds {text!r}: {part.strip()!r} runs backwards; write {last}-{first}.")
         if last > MAX_SEED:
             raise ValueError(f"--seeds {text!r}: {last} is too large; the largest seed is {MAX_SEED}.")
-        if len(seeds) + last - first >= MAX_SEEDS:
-            raise ValueError(f"--seeds {text!r} names more than {MAX_SEEDS:,} seeds; split it into several calls.")
+        if len(seeds) + last - first >= most:
+            raise ValueError(f"--seeds {text!r} names more than {most:,} seeds; split it into several calls.")
         seeds.extend(range(first, last + 1))
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"--seeds {text!r} repeats seed {Counter(seeds).most_common(1)[0][0]}; name it once.")
@@ -61,8 +61,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
 def to_float(images: np.ndarray) -> Tensor:
     """Turn uint8 images [N, H, W, C] into float32 [N, C, H, W] in [-1, 1]; `to_uint8` undoes it exactly."""
     assert images.dtype == np.uint8 and images.ndim == 4, (images.dtype, images.shape)
-    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
-    return torch.from_numpy(channels_first).div_(127.5).sub_(1)
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)).div_(127.5).sub_(1)
 
 
 def grid(images: np.ndarray, columns: int | None = None, scale: int | None = None, gap: int = 2) -> np.ndarray:
@@ -86,15 +85,12 @@ def grid(images: np.ndarray, columns: int | None = None, scale: int | None = Non
 
 def checked_images(path: str | Path) -> Path:
     """Return a path that images can be written to in the form that its name asks for; raises ValueError otherwise."""
-    folder = Path(path).is_dir() or not Path(path).suffix
-    (checked_folder if folder else checked_file)(path)
-    path = Path(path)
-    if not folder and path.suffix.lower() not in WRITERS:
+    is_folder = Path(path).is_dir() or not Path(path).suffix
+    path = (checked_folder if is_folder else checked_file)(path)
+    if not is_folder and path.suffix.lower() not in WRITERS:
         raise ValueError(f"Cannot write images to {path}: its name must end in .png, .npz or .zip, or be a folder's.")
     if path.is_dir() and (not path.name or any(path.iterdir())):
-        raise ValueError(
-            f"The folder {path} is in use or not empty; name a new one, so that old and new images do not mix."
-        )
+        raise ValueError(f"The folder {path} is in use or not empty: name a new one.")
     return path
 
 
@@ -141,12 +137,10 @@ def label_images(
 
 
 def write_grid(path: Path, images: Labelled) -> None:
-    """Write one PNG of all images."""
     path.write_bytes(encode_image(grid(np.stack([image for image, _, _ in images]))))
 
 
 def write_arrays(path: Path, images: Labelled) -> None:
-    """Write an .npz file."""
     pixels, seeds, labels = zip(*images, strict=True)
     arrays = {"images": np.stack(pixels), "seeds": np.array(seeds, np.int64)}
     if None not in labels:
@@ -179,7 +173,6 @@ def write_folder(path: Path, images: Labelled) -> None:
 
 
 def list_labels(labels: dict[str, int | None]) -> str:
-    """Return the text of EDM's dataset.json."""
     return json.dumps({"labels": None if None in labels.values() else list(labels.items())})
 
 

@@ -36,12 +36,10 @@ def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
     images = table[picture]
 
     def open_row(index: int) -> IO[bytes]:
-        stored = images[index].as_py()
-        folder, name = rows[index][0].parent.resolve(), None
-        if isinstance(stored, dict):
-            stored, name = stored["bytes"], stored.get("path")
-        if stored is not None:
-            return io.BytesIO(stored)
+        stored, folder = images[index].as_py(), rows[index][0].parent.resolve()
+        content, name = (stored["bytes"], stored.get("path")) if isinstance(stored, dict) else (stored, None)
+        if content is not None:
+            return io.BytesIO(content)
         if name is None:
             raise OSError("it has neither bytes nor a path")
         if not (folder / name).resolve().is_relative_to(folder):
@@ -56,6 +54,5 @@ def contains_images(kind: Any) -> bool:
     """Return whether a column's type is that of encoded images, or of Hugging Face's records of bytes and path."""
     from pyarrow import types
 
-    if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return types.is_binary(kind) or types.is_large_binary(kind)
+    is_record = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    return is_record or types.is_binary(kind) or types.is_large_binary(kind)

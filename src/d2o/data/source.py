@@ -30,7 +30,6 @@ class Source:
     labels: Sequence[Any] | None
 
     def image(self, index: int) -> str:
-        """Name one image for an error message."""
         return f"{self.names[index]} in {self.path}"
 
 
@@ -43,7 +42,7 @@ def name_damage(path: Path, remedy: str, *errors: type[Exception]) -> Iterator[N
         raise ValueError(f"{path} cannot be read ({error}); {remedy}.") from error
 
 
-def wants_labels(path: Path, labels: str) -> bool:
+def wants_labels(path: str | Path, labels: str) -> bool:
     """Return whether labels are wanted of a format in which they have no name to choose by."""
     if labels not in ("auto", "none"):
         raise ValueError(f"{path} has no label column {labels!r} to choose; use --labels auto or --labels none.")
@@ -52,8 +51,8 @@ def wants_labels(path: Path, labels: str) -> bool:
 
 def choose_labels(path: Path, labels: str, columns: Sequence[str]) -> str | None:
     """Return the name of the array or column of labels, or None."""
-    if labels == "none":
-        return None
-    if labels != "auto" and labels not in columns:
+    if labels == "auto":
+        return next((name for name in LABEL_NAMES if name in columns), None)
+    if labels != "none" and labels not in columns:
         raise ValueError(f"{path} has no labels named {labels!r}, only {', '.join(columns)}; choose another --labels.")
-    return next((name for name in LABEL_NAMES if name in columns), None) if labels == "auto" else labels
+    return None if labels == "none" else labels

@@ -5,8 +5,9 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,8 +44,8 @@ def find(name: str | Path, labels: str = "auto") -> Source:
     if not path.exists():
         raise ValueError(describe_missing(path))
     raise ValueError(
-        f"{path} is not a data set: expected an EDM zip, a folder of images, an .npz file, "
-        f"a Hugging Face .parquet file or a built-in name ({', '.join(BUILT_IN)})."
+        f"{path} is not a data set: give an EDM zip, a folder of images, an .npz or .parquet file, or a built-in name "
+        f"({', '.join(BUILT_IN)})."
     )
 
 
@@ -62,7 +63,6 @@ def find_reader(path: Path) -> Reader | None:
 
 
 def describe_missing(path: Path) -> str:
-    """Return the error sentence for a path where nothing is, with the nearest name."""
     beside = map(str, path.parent.iterdir()) if path.parent.is_dir() else ()
     near = difflib.get_close_matches(str(path), [*BUILT_IN, *beside], n=1)
     remedy = f"did you mean {near[0]}?" if near else "give the path of a zip, folder, npz or parquet file."
@@ -78,21 +78,19 @@ def from_arrays(path: str, pixels: np.ndarray, labels: np.ndarray | None) -> Sou
 def read_digits(labels: str) -> Source:
     """Read scikit-learn's 8x8 digits from its file: importing scikit-learn takes longer than a short run."""
     package = find_spec("sklearn")
-    assert package is not None and package.submodule_search_locations
-    table = np.loadtxt(Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz"), delimiter=",")
+    assert package is not None and package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
     pixels = np.floor(table[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16) + 0.5).astype(np.uint8)
-    wanted = wants_labels(Path("digits"), labels)
-    return from_arrays("digits", pixels, table[:, -1].astype(np.int64) if wanted else None)
+    return from_arrays("digits", pixels, table[:, -1].astype(np.int64) if wants_labels("digits", labels) else None)
 
 
 def read_npz(path: Path, arrays: Sequence[str], labels: str) -> Source:
-    """Read pixels and labels from two of the arrays of an .npz file."""
     key = next((name for name in ARRAY_NAMES if name in arrays), None)
     if key is None:
         raise ValueError(f"{path} has no array {' or '.join(ARRAY_NAMES)}, only {', '.join(arrays)}; name it `images`.")
     column = choose_labels(path, labels, arrays)
-    remedy = "save plain uint8 arrays with numpy.savez"
-    with name_damage(path, remedy, ValueError), np.load(path, allow_pickle=False) as file:
+    damage = name_damage(path, "save plain uint8 arrays with numpy.savez", ValueError)
+    with damage, np.load(path, allow_pickle=False) as file:
         pixels, found = file[key], file[column] if column else None
     if pixels.dtype != np.uint8:
         raise ValueError(f"{path}: `{key}` has the type {pixels.dtype}; save the pixels as uint8 from 0 to 255.")
@@ -106,9 +104,12 @@ def read_npz(path: Path, arrays: Sequence[str], labels: str) -> Source:
     return from_arrays(str(path), pixels, found)
 
 
-def is_image(name: str) -> bool:
-    """Return whether a relative name is that of an image file, and not hidden."""
-    return name.lower().endswith(SUFFIXES) and not HIDDEN.search(name)
+def find_images(path: Path, names: Iterable[str]) -> list[str]:
+    """Return the sorted names of image files that are not hidden; raises ValueError where there are none."""
+    found = sorted(name for name in names if name.lower().endswith(SUFFIXES) and not HIDDEN.search(name))
+    if not found:
+        raise ValueError(f"{path} contains no images ({', '.join(SUFFIXES)}): give a folder or a zip of images.")
+    return found
 
 
 class Listing(BaseModel):
@@ -122,10 +123,8 @@ def read_listing(path: Path, text: bytes, names: Sequence[str]) -> list[Any] | N
     try:
         labels = Listing.model_validate_json(text).labels
     except ValidationError as error:
-        raise ValueError(
-            f'dataset.json in {path} cannot be read; it must be {{"labels": [["name.png", 0], ...]}} or null '
-            "(--labels none ignores it)."
-        ) from error
+        wanted = '{"labels": [["name.png", 0], ...]} or null'
+        raise ValueError(f"dataset.json in {path} cannot be read; write {wanted}, or add --labels none.") from error
     if labels is None:
         return None
     given = {name.replace("\\", "/"): label for name, label in labels}
@@ -143,7 +142,6 @@ class Archive:
         self.path, self.process = path, 0
 
     def get(self) -> zipfile.ZipFile:
-        """Return the open zip of this process."""
         if self.process != os.getpid():
             self.zip, self.process = zipfile.ZipFile(self.path), os.getpid()
         return self.zip
@@ -166,9 +164,7 @@ def read_zip(path: Path, labels: str) -> Source:
         listing = archive.get().read("dataset.json") if listed else None
     if entries and all(name.endswith(".npy") for name in entries):
         return read_npz(path, [name.removesuffix(".npy") for name in entries], labels)
-    names = sorted(filter(is_image, entries))
-    if not names:
-        raise ValueError(f"{path} contains no images ({', '.join(SUFFIXES)}); give a zip in EDM's layout.")
+    names = find_images(path, entries)
     found = None if listing is None else read_listing(path, listing, names)
     return Source(str(path), names, lambda index: archive.open(names[index]), found)
 
@@ -179,17 +175,15 @@ def list_files(root: Path) -> list[str]:
     def refuse(error: OSError) -> None:
         raise error
 
-    files: list[str] = []
-    seen: set[str] = set()
+    files: dict[str, list[str]] = {}  # by real folder
     for folder, folders, names in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in files:
             folders.clear()
             continue
-        seen.add(real)
         prefix = Path(folder).relative_to(root).as_posix() + "/"
-        files += names if prefix == "./" else [prefix + name for name in names]
-    return files
+        files[real] = [f"{prefix}{name}".removeprefix("./") for name in names]
+    return list(chain(*files.values()))
 
 
 def read_folder(path: Path, labels: str) -> Source:
@@ -198,10 +192,7 @@ def read_folder(path: Path, labels: str) -> Source:
     tables = [path / name for name in sorted(files) if name.endswith(".parquet")]
     if tables:
         return read_parquet(path, tables, labels)
-    names = sorted(filter(is_image, files))
-    if not names:
-        raise ValueError(f"The folder {path} contains no images ({', '.join(SUFFIXES)}) and no .parquet files.")
-    found = None
+    names, found = find_images(path, files), None
     if wants_labels(path, labels):
         listing = path / "dataset.json"
         found = read_listing(path, listing.read_bytes(), names) if listing.exists() else number_folders(path, names)
@@ -224,16 +215,12 @@ def number_folders(path: Path, names: Sequence[str]) -> list[int] | None:
 
 
 def read_pattern(path: Path, labels: str) -> Source:
-    """Read the parquet files that a pattern with * stands for."""
-    files = sorted(path.parent.glob(path.name))
-    if not files:
-        raise ValueError(describe_missing(path))
-    return read_parquet(path, files, labels)
+    if files := sorted(path.parent.glob(path.name)):
+        return read_parquet(path, files, labels)
+    raise ValueError(describe_missing(path))
 
 
-def refuse_pointer(path: Path, labels: str) -> Source:
-    """Say what a git-LFS pointer is."""
-    del labels
+def refuse_pointer(path: Path, _labels: str) -> Source:
     raise ValueError(f"{path} is a git-LFS pointer, not the data; run `git lfs pull`.")
 
 

@@ -18,7 +18,7 @@ from d2o.diffusion.sampling import generate
 from d2o.files import atomic, checked_folder
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
-from d2o.metrics.sources import generated
+from d2o.metrics.sources import generate_images
 from d2o.training import recipes
 from d2o.training.fit import TEACHER_STEPS, Watch, finetune, pretrain, print_progress
 from d2o.training.run import Habits
@@ -54,7 +54,7 @@ def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted:
 
     log.info("3/3  Comparing %s images of each", f"{IMAGES:,}")
     since = time.monotonic()
-    evaluations, images = evaluate_generators(digits, teacher, student, recipes.named(name).judged_by, counted)
+    evaluations, images = evaluate_generators(digits, teacher, student, recipes.find_recipe(name).judged_by, counted)
     seconds = {"pretrain": pretrained.seconds, "finetune": finetuned.seconds, "evaluate": time.monotonic() - since}
     rates = {"teacher": measure_rate(teacher, TEACHER_STEPS, 250), "student": measure_rate(student, 1, IMAGES)}
     share, kids = finetuned.share, {name: evaluation.distances.kid for name, evaluation in evaluations.items()}
@@ -89,7 +89,7 @@ def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted:
 
 def habits(recipe: str, evaluations: int) -> Habits:
     """Return how often one of the two runs is evaluated, and what it draws."""
-    every = recipes.named(recipe).duration // evaluations
+    every = recipes.find_recipe(recipe).duration // evaluations
     return Habits(evaluate_every=every, evaluate_images=IMAGES // 4, sample_seeds=SHOWN)
 
 
@@ -107,7 +107,7 @@ def evaluate_generators(
         ("untuned", "teacher, 1 call", teacher, 1),
         ("student", "D2O-F student, 1 call", student, 1),
     ):
-        stream = generated(denoiser, evaluator.seeds, steps=steps, batch_size=250)
+        stream = generate_images(denoiser, evaluator.seeds, steps=steps, batch_size=250)
         batches = list(counted(stream.batches, stream.count, name) if steps > 1 else stream.batches)
         evaluations[key] = evaluator(replace(stream, batches=iter(batches)), name=name)
         images[key] = np.concatenate(batches)

@@ -54,21 +54,15 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
-        self.backbone = backbone
-        self.preconditioning = preconditioning
-        self.image_shape = (channels, height, width)
-        self.num_classes = num_classes
+        self.backbone, self.preconditioning = backbone, preconditioning
+        self.image_shape, self.num_classes = (channels, height, width), num_classes
         self.provenance = provenance or {}
-        self.codec = codec
-        self.precision = precision
-        self.one_step = one_step
-        self.middle_sigmas = middle_sigmas
-        self.judged_by = judged_by
+        self.codec, self.precision = codec, precision
+        self.one_step, self.middle_sigmas, self.judged_by = one_step, middle_sigmas, judged_by
 
     def replace(self, **changes: Any) -> "Denoiser":
         """Return a denoiser with some of the constructor's arguments changed; it shares the backbone with this one."""
-        kept = {name: getattr(self, name) for name in FIELDS}
-        return Denoiser(**{**kept, **changes}).train(self.training)
+        return Denoiser(**{name: getattr(self, name) for name in FIELDS} | changes).train(self.training)
 
     def forward(
         self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None, augmentation: Tensor | None = None
@@ -84,7 +78,6 @@ class Denoiser(nn.Module):
 
     @property
     def sigma_max(self) -> float:
-        """The noise level that sampling starts from."""
         return self.preconditioning.sigma_max
 
     @property
@@ -101,8 +94,7 @@ class Denoiser(nn.Module):
         return x0 if self.codec is None else self.codec.decode(x0)
 
 
-FIELDS = tuple(name for name in inspect.signature(Denoiser).parameters)
-"""What a denoiser is made of."""
+FIELDS = tuple(inspect.signature(Denoiser).parameters)
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:

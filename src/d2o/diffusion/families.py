@@ -12,8 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from d2o.errors import nearest
-from d2o.records import RECORD, validate
+from d2o.records import RECORD, REGISTER, find, validate
 
 from .noise import SIGMA_MAX, SIGMA_MIN
 
@@ -62,7 +61,7 @@ class EDM:
 class Boundary:
     """The boundary form of consistency models, used by D2O students: D(x, sigma_min) = x (arXiv 2303.01469, C).
 
-    The network is told time_scale times ln(sigma): EDM's is a quarter, that of OpenAI's consistency models 250.
+    The network's input is time_scale times ln(sigma): EDM's is a quarter, that of OpenAI's consistency models 250.
     """
 
     kind: ClassVar[str] = "boundary"
@@ -112,8 +111,8 @@ class VE:
 class Discrete:
     """Variance preserving, discrete times 0 to steps - 1: the schedule's name and range, or `betas` themselves.
 
-    At time t the noise level is sqrt((1 - a) / a), where a is the product of 1 - beta up to t; the network is told the
-    time whose level is nearest, by `nearest` "ratio" (in ln(sigma)) or "difference" (as EDM does for iDDPM).
+    At time t the noise level is sqrt((1 - a) / a), where a is the product of 1 - beta up to t; the network's input is
+    the time whose level is nearest, by `nearest` "ratio" (in ln(sigma)) or "difference" (as EDM does for iDDPM).
     `sigma_max` is at most the schedule's own.
     """
 
@@ -185,8 +184,5 @@ def from_spec(spec: dict) -> Preconditioning:
     """Return the preconditioning that `to_spec` described; an unknown kind or number is a ValueError."""
     settings = dict(spec)
     kind = settings.pop("kind", None)
-    if not isinstance(kind, str) or kind not in PRECONDITIONINGS:
-        raise ValueError(
-            f"Unknown preconditioning {kind!r}; {nearest(kind, PRECONDITIONINGS)} --import FILE registers your own"
-        )
-    return validate(PRECONDITIONINGS[kind], settings, f"The preconditioning {kind!r}")
+    record = find(kind, PRECONDITIONINGS, "preconditioning", REGISTER)
+    return validate(record, settings, f"The preconditioning {kind!r}")

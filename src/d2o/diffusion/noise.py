@@ -39,19 +39,20 @@ def streams(seeds: Iterable[int]) -> list[np.random.Generator]:
 
 def draw(generators: Sequence[np.random.Generator], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Draw the next unit normal noise [N, *shape] from every generator."""
-    noise = np.empty((len(generators), *shape), np.float32)
-    for generator, row in zip(generators, noise, strict=True):
-        generator.standard_normal(out=row, dtype=np.float32)
-    return torch.from_numpy(noise).to(device)
+    return fill(generators, len(generators), shape).to(device)
 
 
 def noise_for(seeds: Iterable[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Return unit normal noise [N, *shape] of which image i depends on seed i only."""
     seeds = list(seeds)
-    noise = np.empty((len(seeds), *shape), np.float32)
-    for generator, row in zip(restart_streams(seeds), noise, strict=True):
+    return fill(restart_streams(seeds), len(seeds), shape).to(device)
+
+
+def fill(generators: Iterable[np.random.Generator], count: int, shape: Sequence[int]) -> Tensor:
+    noise = np.empty((count, *shape), np.float32)
+    for generator, row in zip(generators, noise, strict=True):
         generator.standard_normal(out=row, dtype=np.float32)
-    return torch.from_numpy(noise).to(device)
+    return torch.from_numpy(noise)
 
 
 def uniform_for(seeds: Iterable[int], count: int, device: torch.device | str = "cpu") -> Tensor:

@@ -60,7 +60,7 @@ class Churn(NamedTuple):
     inflation: float = 1.003
 
 
-def churned_step(step: Step, churn: Churn, intervals: int, generators: Sequence[np.random.Generator]) -> Step:
+def add_churn(step: Step, churn: Churn, intervals: int, generators: Sequence[np.random.Generator]) -> Step:
     """Return `step` preceded by a rise in noise level: the stochastic variant of any sampler."""
     rise = 1 + min(churn.amount / intervals, 2**0.5 - 1)
 
@@ -113,21 +113,20 @@ def generate(
 ) -> Iterator[Tensor]:
     """Yield batches of images [n,C,H,W] float32 in about [-1, 1]; image i depends on `seeds[i]` (and its label) only.
 
-    The walk starts at the denoiser's `sigma_max`; latent images are decoded.
+    Sampling starts at the denoiser's `sigma_max`; latent images are decoded.
     `label` is one class for all or one a seed; by default image i of a conditional model gets class
     `seed modulo num_classes`. `sampler` "renoise" visits sigma_max and then `middle_sigmas` (or Karras sigmas).
-    A generator of several steps walks its own middle sigmas by "renoise" where neither these nor `steps` are given.
+    A generator of several steps visits its own middle sigmas by "renoise" where neither these nor `steps` are given.
     `guidance` is the scale of classifier-free guidance, which takes two calls of the denoiser unless it is 1.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"Unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}.")
     if batch_size < 1:
-        raise ValueError(f"A batch holds at least one image, not {batch_size}.")
+        raise ValueError(f"A batch has at least one image, not {batch_size}.")
     if churn is not None and not churn.amount >= 0:
         raise ValueError(f"Churn adds noise: its amount is 0 or more, not {churn.amount}.")
-    labels = labels_for(seeds, denoiser.num_classes, label)
+    labels, start = labels_for(seeds, denoiser.num_classes, label), denoiser.sigma_max
     predict = denoiser if guidance == 1 else Guided(denoiser, guidance)
-    start = denoiser.sigma_max
     if middle_sigmas is None and steps == 1:
         middle_sigmas, sampler = denoiser.middle_sigmas, "renoise" if denoiser.middle_sigmas else sampler
     middle_sigmas = tuple(middle_sigmas or ())
@@ -142,22 +141,21 @@ def generate(
         classes = None if labels is None else labels[part].to(device)
         step = {"heun": heun_step, "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
         if churn is not None:
-            step = churned_step(step, churn, len(sigmas) - 1, generators)
+            step = add_churn(step, churn, len(sigmas) - 1, generators)
         yield denoiser.decode(sample(lambda x, sigma, c=classes: predict(x, sigma, c), noise, sigmas, step))
 
 
 def labels_for(seeds: Sequence[int], num_classes: int, label: int | Sequence[int] | None = None) -> Tensor | None:
     """Return the class [N] of every seed, or None for a model without classes."""
+    if num_classes == 0 and label is not None:
+        raise ValueError("This model has no classes: leave the class out.")
     if num_classes == 0:
-        if label is not None:
-            raise ValueError("This model has no classes: leave the class out.")
         return None
     if label is None:
         return torch.tensor([seed % num_classes for seed in seeds])
-    labels = torch.tensor([label] * len(seeds) if isinstance(label, int) else list(label))
+    labels = [label] * len(seeds) if isinstance(label, int) else list(label)
     if len(labels) != len(seeds):
         raise ValueError(f"There are {len(seeds)} seeds but {len(labels)} classes.")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        wrong = sorted({k for k in labels.tolist() if not 0 <= k < num_classes})
+    if wrong := sorted({k for k in labels if not 0 <= k < num_classes}):
         raise ValueError(f"The classes of this model are 0 to {num_classes - 1}, not {', '.join(map(str, wrong[:5]))}.")
-    return labels
+    return torch.tensor(labels)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 
 def line(start: float, end: float, steps: int) -> Tensor:
-    """Return numbers [steps] from `start` to `end`."""
     return torch.linspace(start, end, steps, dtype=torch.float64, device="cpu")
 
 

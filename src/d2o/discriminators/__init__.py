@@ -15,11 +15,6 @@ DISCRIMINATORS = {
 """The record of every discriminator by its `kind`: its `build(image_shape, num_classes, seed)` makes the network."""
 
 __all__ = [
-    "DISCRIMINATORS",
-    "Convolutional",
-    "Discriminator",
-    "Perceptual",
-    "Projected",
-    "ProjectedDiscriminator",
+    "DISCRIMINATORS", "Convolutional", "Discriminator", "Perceptual", "Projected", "ProjectedDiscriminator",
     "StyleGAN2",
-]
+]  # fmt: skip

@@ -22,17 +22,13 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         mean = total[:-1] / count
         centred = values - mean[:, None, None]
         variance = sum_over_processes(centred.square().sum((0, 2, 3))) / count
-        self.update_running_statistics(mean.detach(), variance.detach() * count / (count - 1))
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        self.running_mean.lerp_(mean.detach(), self.momentum)
+        self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
-
-    def update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards those of this batch."""
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

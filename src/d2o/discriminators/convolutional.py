@@ -1,4 +1,4 @@
-"""A small convolutional discriminator: one head of the projected one, looking at the pixels themselves."""
+"""A small convolutional discriminator: one head of the projected one, on the pixels themselves."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,7 +9,7 @@ from torch import Tensor
 from d2o.features.weights import seeded
 from d2o.records import RECORD
 
-from .discriminator import Discriminator
+from .discriminator import Discriminator, Positive
 from .head import Head
 from .labels import check_label
 
@@ -22,25 +22,22 @@ class Convolutional:
 
     kind: Literal["convolutional"] = "convolutional"
 
-    width: int = 256
+    width: Positive = 256
     """Most channels of a layer; the first has 64."""
 
     synchronise: bool = False
     """Normalise by the batch of all processes together, rather than each by its own."""
 
     networks: tuple[()] = ()
-    """It looks through no frozen network."""
+    """It has no frozen network."""
 
     def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "ConvolutionalDiscriminator":
-        """Return a new discriminator for images [C, H, W]; `seed` fixes its first weights."""
         channels, height, width = image_shape
         if height != width or height < SMALLEST:
             raise ValueError(
                 f"The discriminator convolutional cannot take {height}x{width} pixels: use square images of at least "
                 f"{SMALLEST}x{SMALLEST}."
             )
-        if self.width < 1:
-            raise ValueError(f"width={self.width} leaves the discriminator no channels: use at least 1.")
         with seeded(seed):
             head = Head(channels, height, 0, self.width, num_classes, self.synchronise)
             return ConvolutionalDiscriminator(head, num_classes)
@@ -54,5 +51,4 @@ class ConvolutionalDiscriminator(Discriminator):
         self.head, self.num_classes = head, num_classes
 
     def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
-        """Return the logits; `label` [N] is needed if there are classes, and else ignored."""
         return [self.head(features[0][0], check_label(label, self.num_classes)).float()]

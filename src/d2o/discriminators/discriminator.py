@@ -1,10 +1,15 @@
 """What every discriminator is: frozen features of images, and trained heads that judge them."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from d2o.features.cache import FeatureCache
+from d2o.records import Whole
+
+Positive = Annotated[Whole, Field(ge=1)]
 
 
 class Discriminator(nn.Module):
@@ -23,7 +28,6 @@ class Discriminator(nn.Module):
 
         Images of equal `number` are equal; it is given only where there are `caches`, and no gradients are wanted then.
         """
-        del number
         return [[images]]
 
     def judge(self, features: list, label: Tensor | None = None) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What conditional discriminators do with classes: each has a learned vector, with which features are compared."""
+"""What conditional discriminators do with classes: each class has a learned vector, compared with the features."""
 
 from torch import Tensor, nn
 

@@ -14,7 +14,7 @@ from d2o.features.perceptual import CHANNELS, SMALLEST, VGG
 from d2o.features.weights import seeded
 from d2o.records import RECORD
 
-from .discriminator import Discriminator
+from .discriminator import Discriminator, Positive
 from .head import Head
 from .labels import check_label
 
@@ -31,26 +31,21 @@ class Perceptual:
     weights: str = "auto"
     """Where VGG-16's weights come from: auto, hub, random or a file."""
 
-    width: int = 256
+    width: Positive = 256
     """Most channels of a layer of a head."""
 
     synchronise: bool = False
     """Normalise the heads by the batch of all processes together, rather than each by its own."""
 
     networks: tuple[Literal["vgg16"]] = ("vgg16",)
-    """The frozen network that it looks through."""
+    """Its frozen network."""
 
     def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "PerceptualDiscriminator":
-        """Return a new discriminator for images [C, H, W]; `seed` fixes the heads' first weights."""
         if image_shape[0] not in (1, 3):
             raise ValueError(f"The discriminator perceptual sees images of 1 or 3 channels, not {image_shape[0]}.")
         size = max(*image_shape[1:], 2 * SMALLEST) if self.size is None else self.size
         if size < SMALLEST:
-            raise ValueError(
-                f"The discriminator perceptual cannot take {size} pixels: use size={2 * SMALLEST} or more."
-            )
-        if self.width < 1:
-            raise ValueError(f"width={self.width} leaves the heads no channels: use at least 1.")
+            raise ValueError(f"The discriminator perceptual cannot take {size} pixels: use size={2 * SMALLEST}.")
         network = VGG(size, self.weights)
         with seeded(seed):
             heads = [
@@ -69,16 +64,12 @@ class PerceptualDiscriminator(Discriminator):
         self.heads = nn.ModuleList(heads)
 
     def features(self, images: Tensor, number: Sequence[int] | None = None) -> list[list[Tensor]]:
-        """Return VGG-16's five maps; gradients reach the images."""
-        del number
         return [self.network(images)]
 
     def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
-        """Return the logits of features; `label` [N] is needed if there are classes, and else ignored."""
         label = check_label(label, self.num_classes)
         return [torch.cat([head(row, label) for head, row in zip(self.heads, features[0], strict=True)], 1).float()]
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Switch the gradients of the heads; VGG-16 stays frozen."""
         self.heads.requires_grad_(requires_grad)
         return self

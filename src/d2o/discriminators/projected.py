@@ -16,7 +16,7 @@ from d2o.features.pyramid import Pyramid
 from d2o.features.weights import seeded
 from d2o.records import RECORD
 
-from .discriminator import Discriminator
+from .discriminator import Discriminator, Positive
 from .head import Head
 from .labels import check_label
 from .projection import Mixing, Projection, sides
@@ -31,7 +31,7 @@ class Projected:
     kind: Literal["projected"] = "projected"
 
     networks: tuple[str, ...] = ("tf_efficientnet_lite0",)
-    """Frozen networks that look at the images, by their timm names."""
+    """Frozen networks, by their timm names."""
 
     size: int | None = None
     """Side in pixels, at least 32, to which the networks' input is resized: smaller is faster and coarser.
@@ -41,7 +41,7 @@ class Projected:
     weights: str | tuple[str, ...] = "auto"
     """Where the networks' weights come from, once for all or one each: auto, package, hub, random or a file."""
 
-    width: int | None = None
+    width: Positive | None = None
     """Most channels of a layer of a head. The paper's is 512; by default twice `size`, but from 64 to 512."""
 
     projection: Mixing = "full"
@@ -63,8 +63,6 @@ class Projected:
         if size < SMALLEST:
             raise ValueError(f"size={size} leaves nothing to judge: use at least {SMALLEST} pixels.")
         width = min(max(2 * size, 64), 512) if self.width is None else self.width
-        if width < 1:
-            raise ValueError(f"width={width} leaves the heads no channels: use at least 1.")
         weights = (self.weights,) * len(self.networks) if isinstance(self.weights, str) else tuple(self.weights)
         if len(weights) != len(self.networks):
             raise ValueError(f"{len(self.networks)} networks have {len(weights)} weights: give one, or one each.")
@@ -101,7 +99,6 @@ class ProjectedDiscriminator(Discriminator):
 
     @property
     def caches(self) -> list[FeatureCache]:
-        """The maps of real images that each network has seen."""
         return [pyramid.cache for pyramid in self.pyramids]
 
     def features(self, images: Tensor, number: Sequence[int] | None = None) -> list[list[Tensor]]:
@@ -110,7 +107,6 @@ class ProjectedDiscriminator(Discriminator):
         return [projection(pyramid(images, number)) for pyramid, projection in pairs]
 
     def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
-        """Return the logits of features; `label` [N] is needed if the discriminator has classes, and else ignored."""
         label = check_label(label, self.num_classes)
         return [
             torch.cat([head(level, label) for head, level in zip(heads.children(), maps, strict=True)], dim=1).float()
@@ -118,6 +114,5 @@ class ProjectedDiscriminator(Discriminator):
         ]
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Switch the gradients of the heads; all else stays frozen."""
         self.heads.requires_grad_(requires_grad)
         return self

@@ -43,8 +43,6 @@ class Projection(nn.Module):
         self.requires_grad_(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> "Projection":
-        """Stay fixed, whatever `requires_grad` says."""
-        del requires_grad
         return super().requires_grad_(False)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
@@ -84,7 +82,6 @@ class Reassembly(nn.ModuleList):
 
 
 def sides(projection: Projection, channels: Sequence[int], taps: Sequence[int]) -> tuple[int, ...]:
-    """Return the sides of the projected maps for tap maps of the given channels and sides."""
     with torch.no_grad():
         maps = projection([torch.zeros(1, width, side, side) for width, side in zip(channels, taps, strict=True)])
     return tuple(projected.shape[-1] for projected in maps)

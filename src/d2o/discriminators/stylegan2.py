@@ -1,4 +1,4 @@
-"""StyleGAN2's discriminator: residual blocks on the pixels, and a look at how images of a batch differ.
+"""StyleGAN2's discriminator: residual blocks on the pixels, and a map of how much the images of a batch differ.
 
 (Karras et al., arXiv 1912.04958; minibatch deviation from arXiv 1710.10196; classes by projection, arXiv 1802.05637.)
 It has no features but what it learns: D2O's ablation in which modes are lost.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from d2o.features.weights import seeded
 from d2o.records import RECORD
 
-from .discriminator import Discriminator
+from .discriminator import Discriminator, Positive
 from .labels import ClassVectors, check_label
 
 SMALLEST = 4
@@ -29,17 +29,17 @@ class StyleGAN2:
 
     kind: Literal["stylegan2"] = "stylegan2"
 
-    channels: int = 16_384
+    channels: Positive = 16_384
     """Channels of a map times its side, up to `width`: 32 at 512 pixels, 512 at 32."""
 
-    width: int = 512
+    width: Positive = 512
     """Most channels of a map."""
 
-    group: int = 4
+    group: Positive = 4
     """Images, side by side in the batch, whose deviation is shown to the last layers; 1 hides it."""
 
     networks: tuple[()] = ()
-    """It looks through no frozen network."""
+    """It has no frozen network."""
 
     def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "StyleGAN2Discriminator":
         """Return a new discriminator for images [C, H, W]; `seed` fixes its first weights.
@@ -52,11 +52,6 @@ class StyleGAN2:
                 f"The discriminator stylegan2 halves images down to 4x4 and cannot take {height}x{width} pixels: use "
                 f"square images whose side is a power of two, or the discriminator projected."
             )
-        for name in ("channels", "width", "group"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"The discriminator stylegan2 cannot have {name}={getattr(self, name)}: use 1 or more."
-                )
         with seeded(seed):
             return StyleGAN2Discriminator(self, channels, height, num_classes)
 
@@ -80,7 +75,6 @@ class StyleGAN2Discriminator(Discriminator):
         self.out = Convolution(widths[-1], ClassVectors.width if num_classes else 1, 1)
 
     def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
-        """Return one logit an image [N, 1]; `label` [N] is check_label if there are classes, and else ignored."""
         label = check_label(label, self.num_classes)
         x = self.blocks(activation(self.first(features[0][0])))
         x = activation(self.last(torch.cat([x, self.deviation(x)], 1)))
@@ -113,7 +107,7 @@ class Convolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions that halve a map, beside a plain 1x1 shortcut; low-pass filters before each halving."""
+    """Two convolutions that halve a map, beside a plain 1x1 shortcut; a low-pass filter before each halving."""
 
     kernel: Tensor
 
@@ -130,7 +124,6 @@ class Block(nn.Module):
         return (branch + self.skip(self.blur(x, padding=1, stride=2))) * 0.5**0.5
 
     def blur(self, x: Tensor, padding: int, stride: int = 1) -> Tensor:
-        """Return low-pass filtered maps; zeros lie outside."""
         kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
         return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
 

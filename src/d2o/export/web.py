@@ -6,7 +6,7 @@ from pathlib import Path
 import d2o
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
-from d2o.pages.play import play_files
+from d2o.pages.play import describe, play_files
 
 from .options import Options
 from .programs import write_onnx
@@ -24,20 +24,17 @@ def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tupl
     error, _ = write_onnx(denoiser, path / "model.onnx", options)
     facts = {
         "title": options.title or "One call an image",
-        "image_shape": list(denoiser.image_shape),
-        "num_classes": denoiser.num_classes,
-        "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
+        **describe(denoiser),
         "sigma": denoiser.sigma_max,
         "d2o": d2o.__version__,
         "onnxruntime-web": version,
     }
     (path / "model.json").write_text(json.dumps(facts, indent=2) + "\n")
     (path / "runtime").mkdir()
-    for name, content in {
-        **play_files("browser"),
-        **{f"runtime/{name}": file for name, file in runtime.items()},
-    }.items():
+    for name, content in play_files("browser").items():
         (path / name).write_bytes(content)
+    for name, content in runtime.items():
+        (path / "runtime" / name).write_bytes(content)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return error, (
         f"{size / 1e6:.1f} MB; any static server serves it, for example `python -m http.server` within it",

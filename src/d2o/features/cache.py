@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-IN_MEMORY = 2 << 30
-"""Bytes of memory that cached features may take."""
-CHUNK = 32
-"""At most so many images are computed at once; always as many in one run, since rounding may depend on it."""
+IN_MEMORY = 2 << 30  # bytes
+CHUNK = 32  # images at most computed at once; always as many in one run, since rounding may depend on it
 
 
 class Cached(nn.Module):
@@ -54,8 +52,8 @@ class FeatureCache:
 
     def clear(self) -> None:
         """Forget all images: those of another data set have the same numbers."""
-        self.stores: list[np.ndarray] | None = None
-        self.places: dict[int, int] = {}
+        self.rows: dict[int, np.ndarray] = {}
+        self.stores: tuple[np.ndarray, ...] = ()  # in memory and on disk
         self.shapes: list[tuple[int, ...]] = []  # [H, W, C] of every map
         self.chunk: int | None = None  # a run's first micro-batch is as large as any, and as after it is resumed
 
@@ -65,7 +63,7 @@ class FeatureCache:
         The maps of a number must always be the same.
         """
         chunk = self.chunk = self.chunk or min(CHUNK, len(numbers))
-        rows = [self.recall(number) for number in numbers]
+        rows = [self.rows.get(number) for number in numbers]
         new = [place for place, row in enumerate(rows) if row is None]
         for start in range(0, len(new), chunk):
             chosen = new[start : start + chunk]
@@ -75,47 +73,33 @@ class FeatureCache:
                 self.keep(numbers[place], row)
         return self.unpack(np.stack([row for row in rows if row is not None]), images.device)
 
-    def recall(self, number: int) -> np.ndarray | None:
-        """Return the row of an image, or None if it is new."""
-        place = self.places.get(number)
-        if place is None or self.stores is None:
-            return None
-        first = len(self.stores[0])
-        return self.stores[0][place] if place < first else self.stores[1][place - first]
-
     def keep(self, number: int, row: np.ndarray) -> None:
-        """Store the row of an image, if there is room."""
-        if self.stores is None:
-            self.stores = self.open(row.nbytes)
-        place = len(self.places)
-        if place < sum(map(len, self.stores)):
-            self.places[number] = place
-            first = len(self.stores[0])
-            if place < first:
-                self.stores[0][place] = row
-            else:
-                self.stores[1][place - first] = row
+        """Store the row of an image that is not stored yet, if there is room."""
+        self.stores = self.stores or self.open_stores(row.nbytes)
+        memory, disk = self.stores
+        place = len(self.rows)
+        store, place = (memory, place) if place < len(memory) else (disk, place - len(memory))
+        if number not in self.rows and place < len(store):
+            store[place] = row
+            self.rows[number] = store[place]
 
-    def open(self, row: int) -> list[np.ndarray]:
+    def open_stores(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the two stores for rows of `row` bytes; both take room only where they are written."""
-        in_memory, on_disk = (np.empty((count, row // 4), np.float32) for count in (self.memory // row, 0))
+        memory, disk = (np.empty((count, row // 4), np.float32) for count in (self.memory // row, 0))
         if self.disk and self.folder is not None:
             count = min(self.disk, shutil.disk_usage(self.folder).free // 3) // row
             if count:
                 with tempfile.TemporaryFile(dir=self.folder) as file:
-                    on_disk = np.memmap(file, np.float32, "w+", shape=(count, row // 4))
-        return [in_memory, on_disk]
+                    disk = np.memmap(file, np.float32, "w+", shape=(count, row // 4))
+        return memory, disk
 
     def pack(self, maps: list[Tensor]) -> np.ndarray:
-        """Return maps [N,c,h,w] as rows [N, D]."""
         last = [fmap.float().permute(0, 2, 3, 1) for fmap in maps]
         self.shapes = [tuple(fmap.shape[1:]) for fmap in last]
         return torch.cat([fmap.flatten(1) for fmap in last], dim=1).cpu().numpy()
 
     def unpack(self, rows: np.ndarray, device: torch.device) -> list[Tensor]:
         """Return rows [N, D] as maps [N,c,h,w], which lie in memory channels last."""
-        parts = torch.from_numpy(rows).to(device).split([prod(shape) for shape in self.shapes], dim=1)
-        return [
-            part.contiguous().view(-1, *shape).permute(0, 3, 1, 2)
-            for part, shape in zip(parts, self.shapes, strict=True)
-        ]
+        parts = torch.from_numpy(rows).to(device).split(list(map(prod, self.shapes)), dim=1)
+        shaped = (part.contiguous().view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True))
+        return [part.permute(0, 3, 1, 2) for part in shaped]

@@ -3,11 +3,11 @@
 A space is a row of the table below: a frozen network, its input size and its pre-processing.
 """
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,19 +23,26 @@ from .frozen import Frozen
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+SEEN = "ImageNet-1k"
+CLIP_VIT, DINOV2 = "vit_base_patch32_clip_quickgelu_224.openai", "vit_large_patch14_dinov2.lvd142m"
+INCEPTION_FOLDER = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 
 
 @dataclass(frozen=True)
 class Space:
-    """One row: how to build the network, what it is, and its input.
+    """One row: how to build the network, what it is, and what its input must look like.
 
-    `size` None keeps the images as they are; another size must be a `multiple`. `mean_std` belong to [0, 1]; None
-    passes the uint8 images on unchanged. `dim` None: the dimension depends on the images.
+    `build` takes the network's name, the weights and the size; `data` is what the network was trained on. `size` None
+    keeps the images as they are; another size must be a `multiple`. `mean_std` belong to [0, 1]; None passes the uint8
+    images on unchanged.
     """
 
-    build: Callable[[str, int | None], nn.Module]
+    build: Callable[[str, str, int | None], nn.Module]
     network: str
-    dim: int | None
+    title: str
+    family: str
+    data: str
     size: int | None
     mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None
     multiple: int = 1
@@ -45,18 +52,14 @@ class Embedding(Frozen):
     """Map uint8 images [N, H, W, C] (numpy or tensor, C 1 or 3) to float32 features [N, D].
 
     The whole argument is one batch: the caller cuts long streams into chunks. Grey images are repeated to RGB.
-    `name` is the space with its size, `network` the family and its training data, `dim` is D (None: it depends on
-    the images).
+    `name` is that of the space with its size.
     """
 
     def __init__(self, name: str, space: Space, size: int | None, weights: str) -> None:
         super().__init__()
         self.name = name if size is None else f"{name}@{size}"
-        self.network = space.network
-        self.dim = space.dim
-        self.size = size
-        self.mean_std = space.mean_std
-        self.extractor = space.build(weights, size)
+        self.size, self.mean_std = size, space.mean_std
+        self.extractor = space.build(space.network, weights, size)
         self.freeze()
 
     @torch.inference_mode()
@@ -72,19 +75,17 @@ class Embedding(Frozen):
         with torch.autocast(device.type, enabled=False):
             if self.mean_std is None:
                 return self.extractor(pixels.expand(-1, 3, -1, -1)).float()
-            return self.extractor(self.normalise(pixels.float() / 255)).float()
+            return self.extractor(self.normalise(pixels.float() / 255, *self.mean_std)).float()
 
-    def normalise(self, pixels: Tensor) -> Tensor:
+    def normalise(self, pixels: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
         """Resize [N, C, H, W] in [0, 1] to the space's size, then subtract its mean and divide by its deviation."""
         if self.size is not None:
-            shrinks = self.size < max(pixels.shape[-2:])
-            shape = (self.size, self.size)
+            shape, shrinks = (self.size, self.size), self.size < max(pixels.shape[-2:])
             pixels = F.interpolate(pixels, shape, mode="bilinear", align_corners=False, antialias=shrinks)
-        assert self.mean_std is not None
-        mean, deviation = (pixels.new_tensor(numbers)[:, None, None] for numbers in self.mean_std)
+        centre, width = (pixels.new_tensor(numbers)[:, None, None] for numbers in (mean, deviation))
         if len(mean) == 3:
             pixels = pixels.expand(-1, 3, -1, -1)
-        return ((pixels - mean) / deviation).contiguous(memory_format=torch.channels_last)
+        return ((pixels - centre) / width).contiguous(memory_format=torch.channels_last)
 
 
 def embedding(name: str = "lite2", weights: str = "auto") -> Embedding:
@@ -99,16 +100,15 @@ def embedding(name: str = "lite2", weights: str = "auto") -> Embedding:
     if at and not (number.isdecimal() and int(number) > 0):
         raise ValueError(f"The size in {name!r} must be a positive whole number, as in {key}@64.")
     size = int(number) if at else space.size
-    if at and space.mean_std is None and size != space.size:
+    if space.mean_std is None and size != space.size:
         raise ValueError(f"The feature space {key} exists at {space.size} pixels only: write {key!r}.")
     if size is not None and size % space.multiple:
         raise ValueError(f"The size of {key} must be a multiple of {space.multiple}, not {size}.")
     return Embedding(key, space, size, weights)
 
 
-def build_pooled(name: str, weights: str, size: int | None) -> nn.Module:
-    """Build a timm convolutional network that ends after its global pooling; it takes images of any size."""
-    del size
+def build_convolutional(name: str, weights: str, _size: int | None) -> nn.Module:
+    """Build a timm network of convolutions, which take any size, that ends after its global pooling."""
     network: Any = weight_files.network(name, weights)
     network.reset_classifier(0)
     return network
@@ -119,7 +119,11 @@ def build_transformer(name: str, weights: str, size: int | None) -> nn.Module:
     return weight_files.network(name, weights, img_size=size)
 
 
-def build_inception(weights: str, size: int | None) -> nn.Module:
+def build_pixels(*_: Any) -> nn.Module:
+    return nn.Flatten()
+
+
+def build_inception(name: str, weights: str, _size: int | None) -> nn.Module:
     """Build the Inception of the FID literature: torch-fidelity's port, with its own TensorFlow-like resizing."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -132,21 +136,11 @@ def build_inception(weights: str, size: int | None) -> nn.Module:
         def forward(self, x: Tensor) -> Any:
             return super().forward(x)[0]
 
-    assert size == Extractor.INPUT_IMAGE_SIZE
-    with TemporaryDirectory() as folder, weight_files.seeded(weight_files.random_seed("inception", weights)):
-        nothing = Path(folder) / "nothing.pth"
-        torch.save({}, nothing)
-        network = Extractor("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(nothing))
-        for layer in network.modules():
-            if isinstance(layer, nn.Conv2d):  # torch's own start fades to nothing over so many layers
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    state = weight_files.find_state("inception", weights, download=download_inception)
-    if state is not None:
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"weights={weights!r} do not fit inception: give torch-fidelity's own file.") from error
-    return network
+    nothing = io.BytesIO()
+    torch.save({}, nothing)
+    nothing.seek(0)
+    make = partial(Extractor, "inception-v3-compat", ["2048"], feature_extractor_weights_path=nothing)
+    return weight_files.build(make, name, weights, download=download_inception)
 
 
 def download_inception(name: str) -> Path:
@@ -160,22 +154,11 @@ def download_inception(name: str) -> Path:
     return path
 
 
-def build_pixels(weights: str, size: int | None) -> nn.Module:
-    """Build the space of the pixels themselves, in [-1, 1]."""
-    del weights, size
-    return nn.Flatten()
-
-
-INCEPTION_FOLDER = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-
-OPENAI, LVD = "vit_base_patch32_clip_quickgelu_224.openai", "vit_large_patch14_dinov2.lvd142m"
-
 SPACES = {
-    "lite2": Space(partial(build_pooled, "tf_efficientnet_lite2"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
-    "lite0": Space(partial(build_pooled, "tf_efficientnet_lite0"), "EfficientNet, ImageNet-1k", 1280, 64, HALF),
-    "inception": Space(build_inception, "Inception-v3, ImageNet-1k", 2048, 299, None),
-    "clip": Space(partial(build_transformer, OPENAI), "CLIP ViT, OpenAI", 512, 224, CLIP, 32),
-    "dinov2": Space(partial(build_transformer, LVD), "DINOv2 ViT, LVD-142M", 1024, 224, IMAGENET, 14),
-    "pixels": Space(build_pixels, "none", None, None, ((0.5,), (0.5,))),
+    "lite2": Space(build_convolutional, "tf_efficientnet_lite2", "EfficientNet-lite2", "EfficientNet", SEEN, 64, HALF),
+    "lite0": Space(build_convolutional, "tf_efficientnet_lite0", "EfficientNet-lite0", "EfficientNet", SEEN, 64, HALF),
+    "inception": Space(build_inception, "inception", "Inception-v3", "Inception-v3", SEEN, 299, None),
+    "clip": Space(build_transformer, CLIP_VIT, "CLIP ViT-B/32", "CLIP ViT", "OpenAI", 224, CLIP, 32),
+    "dinov2": Space(build_transformer, DINOV2, "DINOv2 ViT-L/14", "DINOv2 ViT", "LVD-142M", 224, IMAGENET, 14),
+    "pixels": Space(build_pixels, "pixels", "pixel", "", "", None, ((0.5,), (0.5,))),
 }

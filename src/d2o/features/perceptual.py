@@ -5,13 +5,14 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import weights as weight_files
-from .frozen import Frozen
+from .frozen import Frozen, Normalise
 
 GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 CHANNELS = tuple(group[-1] for group in GROUPS)
@@ -28,40 +29,18 @@ class VGG(Frozen):
     `weights.SOURCES`: a file in torchvision's or timm's layout. Frozen; gradients reach the images.
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, size: int | None = None, weights: str = "auto") -> None:
         super().__init__()
-        self.size = size
-        state = weight_files.find_state(NAME, weights)
-        with weight_files.seeded(weight_files.random_seed(NAME, weights)):
-            self.features = nn.Sequential(*build_layers())
-            for layer in self.features:
-                if isinstance(layer, nn.Conv2d) and state is None:
-                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        if state is not None:
-            own = {k.removeprefix("features."): tensor for k, tensor in state.items() if k.startswith("features.")}
-            try:
-                self.features.load_state_dict(own)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"weights={weights!r} do not fit {NAME}: give torchvision's or timm's file."
-                ) from error
-        deviation, mean = torch.tensor(DEVIATION)[:, None, None], torch.tensor(MEAN)[:, None, None]
-        self.register_buffer("scale", 0.5 / deviation, persistent=False)
-        self.register_buffer("shift", (0.5 - mean) / deviation, persistent=False)
+        self.normalise = Normalise(MEAN, DEVIATION, size)
+        self.features: Any = weight_files.build(build_layers, NAME, weights, "features.")
         self.freeze()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        side = min(images.shape[-2:]) if self.size is None else self.size
+        side = self.normalise.size or min(images.shape[-2:])
         if side < SMALLEST:
             raise ValueError(f"VGG-16 halves its images four times, and {side} pixels are too few: set a size of 32.")
         with weight_files.precision_for(images.device):
-            images = images.float() * self.scale + self.shift
-            if self.size is not None and images.shape[-2:] != (self.size, self.size):
-                images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)
-            maps, x = [], images
+            x, maps = self.normalise(images), []
             for layer in self.features:
                 if isinstance(layer, nn.MaxPool2d):
                     maps.append(F.normalize(x, dim=1, eps=1e-10))
@@ -79,9 +58,8 @@ class LPIPS(Frozen):
     def __init__(self, size: int | None = 224, weights: str = "auto", linear: str = "auto") -> None:
         super().__init__()
         self.network = VGG(size, weights)
-        rows = [torch.full((width,), 1 / width) for width in CHANNELS]
-        if not (linear == "mean" or (linear == "auto" and weights.startswith("random"))):
-            rows = read_linear(linear)
+        alike = linear == "mean" or (linear == "auto" and weights.startswith("random"))
+        rows = [torch.full((width,), 1 / width) for width in CHANNELS] if alike else read_linear(linear)
         for depth, row in enumerate(rows):
             self.register_buffer(f"linear{depth}", row)
         self.freeze()
@@ -98,25 +76,24 @@ def read_linear(linear: str) -> list[Tensor]:
     """Return LPIPS' learned weights for each depth; ValueError where they cannot be found or do not fit."""
     package = importlib.util.find_spec("lpips")
     beside = Path(package.origin).parent / "weights/v0.1/vgg.pth" if package and package.origin else None
-    if linear == "auto" and weight_files.find_in_folder(LINEAR) is None and beside is not None and beside.is_file():
+    if linear == "auto" and weight_files.find_in_folder(LINEAR) is None and beside and beside.is_file():
         linear = str(beside)
     state = weight_files.find_state(LINEAR, linear, download=refuse_download) or {}
-    rows = [state.get(f"lin{depth}.model.1.weight") for depth in range(len(CHANNELS))]
-    found = [row.flatten().float() for row in rows if row is not None]
-    if tuple(map(len, found)) != CHANNELS:
+    rows = [state.get(f"lin{depth}.model.1.weight", torch.empty(0)).flatten().float() for depth in range(len(CHANNELS))]
+    if tuple(map(len, rows)) != CHANNELS:
         raise ValueError(f"linear={linear!r} contains no LPIPS weights for VGG (lin0.model.1.weight to lin4).")
-    return found
+    return rows
 
 
 def refuse_download(name: str) -> Path:
-    """Refuse to search the network for LPIPS' weights: no hub that is known here has them."""
+    """Refuse to look for LPIPS' weights on the network: no hub that is known here has them."""
     raise ValueError(
         f"LPIPS' weights for VGG are not on this machine: give their file as linear, put {name}.pth into the folder "
         f"${weight_files.FOLDER_VARIABLE}, pip install lpips, or use linear='mean', which counts all channels alike."
     )
 
 
-def build_layers() -> list[nn.Module]:
+def build_layers() -> nn.Sequential:
     """Return VGG-16's layers up to its last convolution, numbered as torchvision does."""
     layers: list[nn.Module] = []
     channels = 3
@@ -125,4 +102,4 @@ def build_layers() -> list[nn.Module]:
         for width in group:
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
             channels = width
-    return layers
+    return nn.Sequential(*layers)

@@ -4,11 +4,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import weights as weight_files
-from .frozen import Frozen
+from .frozen import Frozen, Normalise
 
 # Indices into timm's levels (convolutional networks) or blocks (transformers).
 TAPS = {
@@ -41,13 +40,8 @@ class Pyramid(Frozen):
                 module.fused_attn = False  # the fused kernel has no second derivative, which R1 needs
             if hasattr(module, "inplace"):
                 module.inplace = False  # where gradients flow, autograd copies what is overwritten, views even twice
-        self.network = network
-        mean, deviation = (torch.tensor(network.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
-        # Images in [-1, 1] are mapped to [0, 1] and normalised in one step.
-        self.register_buffer("scale", 0.5 / deviation, persistent=False)
-        self.register_buffer("shift", (0.5 - mean) / deviation, persistent=False)
-        self.scale: Tensor
-        self.shift: Tensor
+        self.network: Any = network
+        self.normalise = Normalise(network.pretrained_cfg["mean"], network.pretrained_cfg["std"], size)
         self.freeze()
         with torch.no_grad():
             taps = self(torch.zeros(1, 3, size, size))
@@ -60,10 +54,7 @@ class Pyramid(Frozen):
     def forward(self, images: Tensor) -> list[Tensor]:
         assert images.ndim == 4 and images.shape[1] in (1, 3), "images are [N, 1 or 3, H, W]"
         with weight_files.precision_for(images.device):
-            images = images.float() * self.scale + self.shift
-            if images.shape[-2:] != (self.size, self.size):
-                images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = self.normalise(images).contiguous(memory_format=torch.channels_last)
             if not (self.tokens and self.network.num_prefix_tokens):
                 return self.intermediates(images)
             # Class tokens (DeiT has two) contain what belongs to the whole image: every patch is given their mean.
@@ -71,10 +62,8 @@ class Pyramid(Frozen):
             return [patches + classes.mean(1)[:, :, None, None] for patches, classes in taps]
 
     def intermediates(self, images: Tensor, **options: bool) -> list[Any]:
-        network: Any = self.network
-        return network.forward_intermediates(
-            images, indices=list(self.indices), intermediates_only=True, stop_early=True, **options
-        )
+        options |= {"intermediates_only": True, "stop_early": True}
+        return self.network.forward_intermediates(images, indices=list(self.indices), **options)
 
 
 def find_levels(network: Any, name: str, tokens: bool) -> tuple[int, ...]:

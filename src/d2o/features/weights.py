@@ -35,11 +35,10 @@ class Package:
     blocks: tuple[int, ...]
 
     def path(self) -> Path:
-        """Return the file, without importing the package."""
-        specification = importlib.util.find_spec(self.module)
-        if specification is None or specification.origin is None:
+        found = importlib.util.find_spec(self.module)
+        if found is None or found.origin is None:
             raise ValueError(f"The package {self.module} is not installed: pip install {self.module}.")
-        return Path(specification.origin).parent / self.file
+        return Path(found.origin).parent / self.file
 
 
 PACKAGES = {
@@ -65,9 +64,7 @@ EXPANDING = {
     "_project_conv": "conv_pwl", "_bn2": "bn3",
 }  # fmt: skip
 FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-
-TRIAL = (64, 64)
-"""Sides of the image that is passed through a network to see which batch norm follows which convolution."""
+TRIAL = (64, 64)  # sides of the image that shows which batch norm follows which convolution
 
 
 def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
@@ -84,7 +81,7 @@ def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
     made: Any
     if state is None:
         with seeded(random_seed(name, weights)):
-            made = timm.create_model(name, pretrained=False, **options)
+            made = timm.create_model(name, **options)
     else:
         try:
             overlay = {"state_dict": rename_entries(state, name.partition(".")[0])}
@@ -93,6 +90,34 @@ def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
             raise ValueError(f"weights={weights!r} do not fit {name}: give a file made for this network.") from error
         made.pretrained_cfg.pop("state_dict", None)  # timm keeps the whole dict alive otherwise
     return fold_batch_norms(made.eval().requires_grad_(False), torch.zeros(1, 3, *TRIAL))
+
+
+def build(
+    make: Callable[[], nn.Module],
+    name: str,
+    weights: str,
+    prefix: str = "",
+    download: Callable[[str], Path] | None = None,
+) -> nn.Module:
+    """Return what `make` makes, with the weights of a network that timm does not have.
+
+    `prefix` is how the names of its entries begin in files. Random convolutions are initialised so that features do
+    not fade to nothing over many layers, as torch's own would.
+    """
+    state = find_state(name, weights, download)
+    with seeded(random_seed(name, weights)):
+        made = make()
+        for layer in made.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    if state is not None:
+        try:
+            made.load_state_dict(
+                {k.removeprefix(prefix): tensor for k, tensor in state.items() if k.startswith(prefix)}
+            )
+        except RuntimeError as error:
+            raise ValueError(f"weights={weights!r} do not fit {name}: give a file made for this network.") from error
+    return made
 
 
 def find_state(
@@ -106,9 +131,9 @@ def find_state(
         return None
     architecture = name.partition(".")[0]
     package, local = PACKAGES.get(architecture), find_in_folder(architecture)
-    if weights == "package" or (weights == "auto" and package and importlib.util.find_spec(package.module)):
-        if package is None:
-            raise ValueError(f"No package contains weights of {name}: use weights='hub' or the path of a file.")
+    if weights == "package" and package is None:
+        raise ValueError(f"No package contains weights of {name}: use weights='hub' or the path of a file.")
+    if package and (weights == "package" or (weights == "auto" and importlib.util.find_spec(package.module))):
         return read_state(package.path(), package.sha256)
     if weights == "auto" and local:
         return read_state(local)
@@ -139,7 +164,6 @@ def read_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
 
 
 def find_in_folder(name: str) -> Path | None:
-    """Return the file NAME.safetensors, .pth or .pt of the folder that D2O_WEIGHTS names, if there is one."""
     folder = os.environ.get(FOLDER_VARIABLE)
     candidates = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES] if folder else []
     return next((path for path in candidates if path.is_file()), None)
@@ -194,8 +218,8 @@ def rename_entries(state: dict[str, Tensor], architecture: str) -> dict[str, Ten
     """Rename the entries of a package's state dict (a flat list of blocks) as timm does; others pass unchanged."""
     if "_conv_stem.weight" not in state:
         return state
-    stages = PACKAGES[architecture].blocks
-    place = [f"blocks.{stage}.{block}" for stage, count in enumerate(stages) for block in range(count)]
+    stages = enumerate(PACKAGES[architecture].blocks)
+    place = [f"blocks.{stage}.{block}" for stage, count in stages for block in range(count)]
     renamed = {}
     for name, tensor in state.items():
         module, _, rest = name.partition(".")

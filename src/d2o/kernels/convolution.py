@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW_ROWS = 1024
-"""On CPUs a 1x1 convolution of at most so many pixels, over the batch, is faster as a matrix product."""
+FEW_ROWS = 1024  # on CPUs a 1x1 convolution of at most so many pixels in all is faster as a matrix product
 
 
 class Geometry(NamedTuple):
@@ -46,8 +45,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, geometry: Ge
     kind = x.device.type
     if kind != "meta" and torch.is_autocast_enabled(kind):  # autocast does not reach into a function's backward pass
         precision = torch.get_autocast_dtype(kind)
-        x, weight = x.to(precision), weight.to(precision)
-        bias = None if bias is None else bias.to(precision)
+        x, weight, bias = x.to(precision), weight.to(precision), None if bias is None else bias.to(precision)
     return FrozenConvolution.apply(x, weight, bias, geometry)  # pyright: ignore[reportReturnType]
 
 
@@ -65,8 +63,8 @@ def is_product(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
 
 def differentiates_input_only(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Return whether a backward pass will ask for the gradient of x, and for no other."""
-    trainable = weight.requires_grad or (bias is not None and bias.requires_grad)
-    return torch.is_grad_enabled() and x.requires_grad and not trainable
+    is_trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+    return torch.is_grad_enabled() and x.requires_grad and not is_trained
 
 
 class FrozenConvolution(torch.autograd.Function):
@@ -95,8 +93,7 @@ class InputGradient(torch.autograd.Function):
         ctx.geometry = geometry
         shape, memory_format = like
         x = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=memory_format)
-        stride, padding, dilation, groups = geometry
-        settings = None, stride, padding, dilation, False, [0, 0], groups, (True, False, False)
+        settings = None, *geometry[:3], False, [0, 0], geometry.groups, (True, False, False)
         return torch.ops.aten.convolution_backward(gradient, x, weight, *settings)[0]
 
     @staticmethod

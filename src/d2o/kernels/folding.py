@@ -38,31 +38,26 @@ def find_pairs(network: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, Any, 
     pairs: list[tuple[nn.Conv2d, Any, str]] = []
     names = {module: name for name, module in network.named_modules()}
 
-    def note_output(module: nn.Module, _: Any, output: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d)
-        source[id(output)] = module
-        alive.append(output)
-
-    def note_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if (convolution := source.pop(id(inputs[0]), None)) is not None:
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            source[id(output)] = module
+            alive.append(output)
+        elif (convolution := source.pop(id(inputs[0]), None)) is not None:
             pairs.append((convolution, module, names[module]))
 
     with ExitStack() as hooks, torch.no_grad():
         for module in names:
-            if isinstance(module, nn.Conv2d):
-                hooks.enter_context(module.register_forward_hook(note_output))
-            if isinstance(module, nn.BatchNorm2d):
-                hooks.enter_context(module.register_forward_pre_hook(note_input))
-        getattr(network, "forward_features", network)(image)
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+                hooks.enter_context(module.register_forward_hook(note))
+        network(image)
     return pairs
 
 
 def copy_frozen(module: nn.Conv2d) -> nn.Module:
     """Return a convolution with the same weights that saves no inputs for the backward pass."""
-    names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
     settings: dict[str, Any] = {name: getattr(module, name) for name in names}
-    with torch.device("meta"):
-        copy = Convolution(module.in_channels, module.out_channels, bias=module.bias is not None, **settings)
+    copy = Convolution(**settings, bias=module.bias is not None, padding_mode=module.padding_mode, device="meta")
     copy.weight, copy.bias = module.weight, module.bias
     copy.requires_grad_(False)
     if type(module) is nn.Conv2d:

@@ -40,7 +40,6 @@ def is_suitable(x: Tensor) -> bool:
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
-    """Return the result of torch's kernels."""
     normal = F.group_norm(x, groups, weight, bias, eps)
     return F.silu(normal) if silu else normal
 
@@ -56,23 +55,6 @@ def compute_forward(
     return F.silu(result, inplace=True) if silu else result, mean, scale
 
 
-def compute_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, groups: int, silu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight and bias."""
-    normal = (x - per_channel(mean, x)).mul_(per_channel(scale, x))
-    if silu:
-        before = torch.addcmul(per_channel(bias, x), normal, per_channel(weight, x))
-        gradient = torch.ops.aten.silu_backward(gradient, before)
-    of_bias = gradient.sum((2, 3))
-    of_weight = (gradient * normal).sum((2, 3))
-    offset, slope = (
-        average_groups(part * weight, groups) / -(x.shape[2] * x.shape[3]) * scale for part in (of_bias, of_weight)
-    )
-    of_x = torch.addcmul(per_channel(offset, x), gradient, per_channel(scale, x) * per_channel(weight, x))
-    return of_x.addcmul_(normal, per_channel(slope, x)), of_weight.sum(0), of_bias.sum(0)
-
-
 class Normalisation(torch.autograd.Function):
     """Group normalisation, and SiLU where asked for; the backward pass recomputes what lies between."""
 
@@ -86,19 +68,26 @@ class Normalisation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, scale = ctx.saved_tensors
-        groups, eps, silu = ctx.settings
-        needed = ctx.needs_input_grad[:3]
+        (gradient,), (groups, eps, silu), needed = gradients, ctx.settings, ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # this gradient will itself be differentiated: torch computes it from the start
             inputs = [tensor for tensor, asked in zip((x, weight, bias), needed, strict=True) if asked]
             result = reference(x, weight, bias, groups, eps, silu)
-            rows = iter(torch.autograd.grad(result, inputs, gradients, create_graph=True))
+            rows = iter(torch.autograd.grad(result, inputs, gradient, create_graph=True))
             return *(next(rows) if asked else None for asked in needed), None, None, None
-        rows = iter(compute_backward(gradients[0], x, weight, bias, mean, scale, groups, silu))
+
+        normal = (x - per_channel(mean, x)).mul_(per_channel(scale, x))
+        if silu:
+            before = torch.addcmul(per_channel(bias, x), normal, per_channel(weight, x))
+            gradient = torch.ops.aten.silu_backward(gradient, before)
+        sums = gradient.sum((2, 3)), (gradient * normal).sum((2, 3))  # of each image, for the bias and the weight
+        offset, slope = (average_groups(part * weight, groups) / -(x.shape[2] * x.shape[3]) * scale for part in sums)
+        of_x = torch.addcmul(per_channel(offset, x), gradient, per_channel(scale, x) * per_channel(weight, x))
+        rows = of_x.addcmul_(normal, per_channel(slope, x)), sums[1].sum(0), sums[0].sum(0)
         return *(row if asked else None for row, asked in zip(rows, needed, strict=True)), None, None, None
 
 
 def average_groups(of_channels: Tensor, groups: int) -> Tensor:
-    """Return the mean of every group [N,G] of numbers per channel [N,C]."""
+    """Return the means of groups [N,G] of numbers per channel [N,C]."""
     return of_channels.unflatten(1, (groups, -1)).mean(2)
 
 

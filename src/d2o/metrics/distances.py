@@ -4,7 +4,6 @@ The estimates are torch-fidelity's, several times as fast: seeded, quiet, and de
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,18 +11,8 @@ import torch
 from .statistics import Features
 
 NEIGHBOURS = 3
-ROWS = 1000
-"""Rows of a matrix of distances that are in memory at once."""
-SMALLEST = 2 * (NEIGHBOURS + 1)
-"""Fewer images than this have neither neighbourhoods nor halves to compare."""
-
-
-class Kid(NamedTuple):
-    """The kernel distance, its standard deviation over random subsets, and their size."""
-
-    mean: float
-    deviation: float
-    subset_size: int
+ROWS = 1000  # of a matrix of distances that are in memory at once
+SMALLEST = 2 * (NEIGHBOURS + 1)  # fewer images have neither neighbourhoods nor halves to compare
 
 
 @dataclass(frozen=True)
@@ -50,20 +39,26 @@ def frechet(sample: Features, reference: Features) -> float:
     It is FID when, and only when, the features are Inception's.
     """
     first, second = (torch.from_numpy(np.ascontiguousarray(side.covariance)) for side in (sample, reference))
-    variances, axes = torch.linalg.eigh(first)
+    try:
+        variances, axes = torch.linalg.eigh(first)
+    except torch.linalg.LinAlgError:  # torch's may not converge where images hardly vary; NumPy's takes longer
+        variances, axes = map(torch.from_numpy, np.linalg.eigh(first.numpy()))
     root = axes * variances.clamp(min=0).sqrt() @ axes.T
     overlap = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
     shift = sample.mean - reference.mean
-    total = shift @ shift + (first.trace() + second.trace() - 2 * overlap).item()
-    return max(0.0, float(total))  # rounding can dip below zero
+    total = float(shift @ shift + (first.trace() + second.trace() - 2 * overlap).item())
+    return max(0.0, total)  # rounding can dip below zero
 
 
-def kid(sample: np.ndarray, reference: np.ndarray, *, subsets: int = 50, subset_size: int = 500, seed: int = 0) -> Kid:
-    """Return the unbiased squared MMD with the kernel (x.y / D + 1)^3 of features [N,D] and [M,D] (arXiv 1801.01401).
+def kid(
+    sample: np.ndarray, reference: np.ndarray, *, subsets: int = 50, subset_size: int = 500, seed: int = 0
+) -> tuple[float, float, int]:
+    """Return mean and deviation of the squared MMD, unbiased, over random subsets, and their size (arXiv 1801.01401).
 
-    Subsets hold at most half of the smaller side: the whole of it every time would feign a deviation of 0.
+    The kernel is (x.y / D + 1)^3 of features [N,D] and [M,D]. Subsets contain at most half of the smaller side: the
+    whole of it every time would feign a deviation of 0.
     """
-    size = min(subset_size, min(len(sample), len(reference)) // 2)
+    size = min(subset_size, len(sample) // 2, len(reference) // 2)
     if size < 2:
         raise ValueError(f"KID needs at least 4 images a side, not {len(sample)} and {len(reference)}.")
     random = np.random.RandomState(seed)
@@ -75,7 +70,7 @@ def kid(sample: np.ndarray, reference: np.ndarray, *, subsets: int = 50, subset_
         )
         inner = sum(kernel.sum() - kernel.trace() for kernel in (_kernel(one, one), _kernel(other, other)))
         found.append(float(inner / (size * (size - 1)) - 2 * _kernel(one, other).mean()))
-    return Kid(float(np.mean(found)), float(np.std(found)), size)
+    return float(np.mean(found)), float(np.std(found)), size
 
 
 def _kernel(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -93,8 +88,7 @@ def precision_recall(sample: np.ndarray, reference: np.ndarray, neighbours: int 
     centre = reference.mean(0, dtype=np.float64)  # distances are the same, and lose fewer digits near the origin
     made, real = (torch.from_numpy((side - centre).astype(np.float32)) for side in (sample, reference))
     radius, real_radius = (_reach(side, neighbours) for side in (made, real))
-    real_near = torch.zeros(len(real), dtype=torch.bool)
-    near = 0
+    near, real_near = 0, torch.zeros(len(real), dtype=torch.bool)
     for rows, reach in zip(made.split(ROWS), radius.split(ROWS), strict=True):
         distance = _squared(rows, real)
         near += int((distance <= real_radius).any(1).sum())
@@ -104,19 +98,18 @@ def precision_recall(sample: np.ndarray, reference: np.ndarray, neighbours: int 
 
 def _reach(points: torch.Tensor, neighbours: int) -> torch.Tensor:
     """Return every point's squared distance [N] to its k-th nearest neighbour; the nearest is the point itself."""
-    parts = [_squared(rows, points).topk(neighbours + 1, largest=False).values[:, -1] for rows in points.split(ROWS)]
-    return torch.cat(parts)
+    nearest = [_squared(rows, points).topk(neighbours + 1, largest=False).values for rows in points.split(ROWS)]
+    return torch.cat(nearest)[:, -1]
 
 
 def _squared(rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Return the squared distances [n,N]."""
-    lengths = rows.square().sum(1)[:, None], points.square().sum(1)
-    return torch.addmm(lengths[1], rows, points.T, alpha=-2).add_(lengths[0]).clamp_(min=0)
+    products = torch.addmm(points.square().sum(1), rows, points.T, alpha=-2)
+    return products.add_(rows.square().sum(1)[:, None]).clamp_(min=0)
 
 
 def distances(sample: Features, reference: Features) -> Distances:
     """Return every distance that the two records allow: without the features themselves, the Frechet distance alone."""
-    if sample.space != reference.space or sample.dim != reference.dim:
+    if (sample.space, sample.dim) != (reference.space, reference.dim):
         raise ValueError(
             f"Features of {sample.space} ({sample.dim}) cannot be compared with those of {reference.space} "
             f"({reference.dim}): compute both sides in one feature space."

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-LARGEST = 2000
-"""Pairs grow with the square of the images; beyond this many the first ones stand for all."""
+LARGEST = 2000  # pairs grow with the square of the images: of more, the first ones stand for all
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ class PixelSums:
         self._rows: dict[int, tuple[int, Any, Any]] = {}
 
     def add(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
-        """Add uint8 images [n,H,W,C] with labels [n] or none."""
         classes = np.zeros(len(images), np.int64) if labels is None else labels
         for label in np.unique(classes).tolist():
             pixels = images[classes == label].astype(np.uint16)  # 255^2 fits, and it is ten times as fast as int64
@@ -46,15 +44,17 @@ class PixelSums:
 
     def deviation_within(self) -> float | None:
         """Return the same within each class, mean over classes weighted by images; None without two images of one."""
-        rows = [row for row in self._rows.values() if row[0] > 1]
-        if not rows:
-            return None
-        return float(np.average([_deviation(*row) for row in rows], weights=[row[0] for row in rows]))
+        return _average([(row[0], _deviation(*row)) for row in self._rows.values() if row[0] > 1])
 
 
 def _deviation(count: int, total: np.ndarray, squares: np.ndarray) -> float:
     """Return the mean over pixels of the unbiased standard deviation; count * squares - total^2 is an exact integer."""
     return float(np.sqrt((count * squares - total**2) / (count * (count - 1))).mean() / 127.5)
+
+
+def _average(classes: list[tuple[int, float]]) -> float | None:
+    """Return the mean of numbers of classes, weighted by their images."""
+    return float(np.average([value for _, value in classes], weights=[n for n, _ in classes])) if classes else None
 
 
 def feature_distance(values: np.ndarray) -> float:
@@ -67,8 +67,5 @@ def feature_distance(values: np.ndarray) -> float:
 
 def feature_distance_within(values: np.ndarray, labels: np.ndarray) -> float | None:
     """Return the same within each class, mean over classes weighted by images; None without two images of one."""
-    classes, counts = np.unique(labels, return_counts=True)
-    groups = [values[labels == label] for label in classes[counts > 1]]
-    if not groups:
-        return None
-    return float(np.average([feature_distance(group) for group in groups], weights=[len(group) for group in groups]))
+    groups = [values[labels == label] for label in np.unique(labels)]
+    return _average([(len(group), feature_distance(group)) for group in groups if len(group) > 1])

@@ -44,7 +44,6 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain dicts, lists, numbers and strings, for JSON."""
         return asdict(self) | {"warnings": list(self.warnings)}
 
 
@@ -72,23 +71,21 @@ class Evaluator:
         judged_by: Sequence[str] = (),
         counted: Counted = unshown,
     ) -> None:
-        self.seeds = tuple(range(images) if seeds is None else seeds)
-        if len(self.seeds) < SMALLEST:
-            raise ValueError(f"An evaluation needs at least {SMALLEST} images, not {len(self.seeds)}.")
-        self.batch_size, self.weights, self.device = batch_size, weights, device
-        self.judged_by, self.counted = tuple(judged_by), counted
-        opened = open_source(
-            reference, images=2 * len(self.seeds), seeds=self.seeds, steps=steps, batch_size=batch_size, device=device
-        )
+        self.seeds = seeds = tuple(range(images) if seeds is None else seeds)
+        if len(seeds) < SMALLEST:
+            raise ValueError(f"An evaluation needs at least {SMALLEST} images, not {len(seeds)}.")
+        self.options: dict[str, Any] = {"batch_size": batch_size, "device": device}
+        self.weights, self.judged_by, self.counted = weights, tuple(judged_by), counted
+        opened = open_source(reference, images=2 * len(seeds), seeds=seeds, steps=steps, **self.options)
         self.space = features or (opened.features.space if isinstance(opened, Sample) else "lite2")
         everything = self.measure(opened, keep_pixels=True)
-        self.floor = compare_halves(everything.features, len(self.seeds))
-        self.reference = everything.first(len(self.seeds)) if isinstance(opened, Stream) else everything
+        self.floor = compare_halves(everything.features, len(seeds))
+        self.reference = everything.first(len(seeds)) if isinstance(opened, Stream) else everything
 
     @cached_property
     def embedding(self) -> Embedding:
         """The feature network, loaded when the first image needs it: stored statistics never do."""
-        return embedding(self.space, self.weights).to(self.device)
+        return embedding(self.space, self.weights).to(self.options["device"])
 
     def __call__(
         self,
@@ -104,10 +101,7 @@ class Evaluator:
         Raises ValueError for images of another shape than the reference's and for a generator of NaNs.
         """
         seeds, reference = tuple(self.seeds if seeds is None else seeds), self.reference
-        opened = open_source(
-            source, images=len(seeds), seeds=seeds, steps=steps, guidance=guidance, batch_size=self.batch_size,
-            device=self.device,
-        )  # fmt: skip
+        opened = open_source(source, images=len(seeds), seeds=seeds, steps=steps, guidance=guidance, **self.options)
         opened = replace(opened, name=name or opened.name)
         check_shapes(opened, reference)
         paired = isinstance(opened, Stream) and opened.seeds is not None and opened.seeds == reference.seeds
@@ -142,19 +136,16 @@ def evaluate(
     a: Source,
     b: Source,
     *,
-    features: str | None = None,
     images: int = 1000,
     seeds: Sequence[int] | None = None,
     steps: int = 1,
     reference_steps: int | None = None,
     guidance: float = 1.0,
     batch_size: int = 64,
-    weights: str = "auto",
     device: torch.device | str = "cpu",
-    judged_by: Sequence[str] = (),
-    counted: Counted = unshown,
+    **options: Any,
 ) -> Evaluation:
-    """Evaluate `a` against the reference `b`, usually real images; options as for `Evaluator`.
+    """Evaluate `a` against the reference `b`, usually real images; the other options are those of `Evaluator`.
 
     Both are opened and compared in shape before the first image is made or measured. Two generators use the same seeds
     and are also compared pair by pair; `reference_steps` is `steps` when not given. `guidance` is the scale of
@@ -165,21 +156,16 @@ def evaluate(
     reference = open_source(b, images=2 * len(seeds), steps=reference_steps or steps, **common)
     sample = open_source(a, images=len(seeds), steps=steps, guidance=guidance, **common)
     check_shapes(sample, reference)
-    evaluator = Evaluator(reference, features=features, weights=weights, judged_by=judged_by, counted=counted, **common)
-    return evaluator(sample)
+    return Evaluator(reference, **common, **options)(sample)
 
 
 def check_shapes(sample: Stream | Sample, reference: Stream | Sample) -> None:
     """Raise ValueError for images of another shape than the reference's; stored statistics have none."""
-
-    def describe(shape: tuple[int, int, int]) -> str:
-        channels, height, width = shape
-        return f"{width}x{height} with {channels} channel{'s' * (channels > 1)}"
-
-    here, there = sample.image_shape, reference.image_shape
-    if here and there and here != there:
+    shapes = [side.image_shape for side in (sample, reference) if side.image_shape]
+    if len(set(shapes)) == 2:
+        here, there = (f"{w}x{h} with {c} channel{'s' * (c > 1)}" for c, h, w in shapes)
         raise ValueError(
-            f"The images of {sample.name} are {describe(here)} but those of {reference.name} are {describe(there)}: "
+            f"The images of {sample.name} are {here} but those of {reference.name} are {there}: "
             "prepare one of them in the other's size and channels."
         )
 
@@ -194,19 +180,12 @@ def compare_halves(everything: Features, images: int) -> Distances | None:
 
 def warn_of_collapse(sample: Sample, reference: Sample, recall: float | None) -> list[str]:
     """Return a sentence if a sample varies much less than the reference, or covers little of it."""
-    here, wanted = sample.diversity, reference.diversity
-    measures = (
-        ("deviation per pixel", here.pixel_deviation, wanted.pixel_deviation),
-        ("mean feature distance", here.feature_distance, wanted.feature_distance),
-    )
-    signs = [
-        f"vary less than the reference's ({words} {found:.3g} against {expected:.3g})"
-        for words, found, expected in measures
-        if found is not None and expected is not None and found < COLLAPSE * expected
-    ]
+    signs = []
+    for words, field in ("deviation per pixel", "pixel_deviation"), ("mean feature distance", "feature_distance"):
+        found, expected = (getattr(side.diversity, field) for side in (sample, reference))
+        if None not in (found, expected) and found < COLLAPSE * expected:
+            signs.append(f"vary less than the reference's ({words} {found:.3g} against {expected:.3g})")
     if recall is not None and recall < LOW_RECALL:
         signs.append(f"cover little of the reference (recall {recall:.3g})")
-    sentence = (
-        f"The images of {sample.name} {', and '.join(signs)}: look at them for collapse, which distances can hide."
-    )
+    sentence = f"The images of {sample.name} {', and '.join(signs)}: look at them for collapse, which distances hide."
     return [sentence] if signs else []

@@ -35,22 +35,13 @@ def pair_up(sample: Sample, reference: Sample) -> Pairs:
         differences = features[known].astype(np.float64) - other_features[partners]
         return float(np.mean(roots) / 127.5), float(np.linalg.norm(differences, axis=1).mean())
 
+    # The control is the next image with the same labels: one of another class would differ for the class alone.
     every = np.arange(len(pixels))
-    partners = find_next_of_class(sample.labels, reference.labels, len(pixels))
+    labels = [known for known in (sample.labels, reference.labels) if known is not None]
+    classes = np.unique(np.stack(labels, 1), axis=0, return_inverse=True)[1].ravel() if labels else 0 * every
+    partners = every.copy()
+    for members in (np.flatnonzero(classes == one) for one in range(classes.max() + 1)):
+        partners[members] = np.roll(members, -1)
     known = every[partners != every]
     unpaired = average(partners[known], known) if len(known) else (None, None)
     return Pairs(len(pixels), *average(every, every), *unpaired)
-
-
-def find_next_of_class(labels: np.ndarray | None, others: np.ndarray | None, count: int) -> np.ndarray:
-    """Return the place [count] of the next image with the same labels, after the last one the first.
-
-    A control across classes would differ for the class alone, whatever the seeds do.
-    """
-    known = [one for one in (labels, others) if one is not None]
-    kinds = np.unique(np.stack(known, 1), axis=0, return_inverse=True)[1].ravel() if known else np.zeros(count, int)
-    partners = np.arange(count)
-    for kind in range(int(kinds.max()) + 1):
-        members = np.flatnonzero(kinds == kind)
-        partners[members] = np.roll(members, -1)
-    return partners

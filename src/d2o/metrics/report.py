@@ -34,10 +34,15 @@ def report(evaluations: Sequence[Evaluation]) -> str:
     rows += [("reference", None, first.reference_diversity)]
     cells = [[name, *format_cells(near, DISTANCES), *format_cells(wide, DIVERSITY)] for name, near, wide in rows]
     sentences = [
-        *explain(first, frechet),
+        f"{frechet} grows as N shrinks: compare it only at one N, and with the floor. KID is unbiased, near 0 (also "
+        "below) for equal distributions; its sd is over random subsets. Pixel sd and feature dist. say how "
+        "much the images vary, also within classes where they are known: a collapse shows there and in recall first.",
         *(describe_pairs(one) for one in evaluations if one.pairs is not None),
         *dict.fromkeys(f"Warning: {warning}" for one in evaluations for warning in one.warnings),
     ]
+    if first.floor and first.floor.images != first.distances.images:
+        few = f"The floor's N is {first.floor.images:,}, as the reference has too few images for two sets of N."
+        sentences.insert(1, few)
     lines = [line for text in sentences for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
     return "\n".join([describe_title(evaluations), "", *align([header, *cells]), "", *lines])
 
@@ -46,21 +51,9 @@ def describe_title(evaluations: Sequence[Evaluation]) -> str:
     first, floor = evaluations[0], "no reference-v-reference floor"
     counts = " and ".join(dict.fromkeys(format_number(one.distances.images, ",", "unknown") for one in evaluations))
     reference = f"{format_number(first.distances.reference_images, ',', 'unknown')} of {first.reference}"
-    if first.floor is not None:
+    if first.floor:
         floor = f"reference-v-reference floor {first.floor.frechet:.4g} (N = {first.floor.images:,})"
     return f"{frechet_name(first.space)} in {title(first.space)}; N = {counts} against {reference}; {floor}"
-
-
-def explain(evaluation: Evaluation, frechet: str) -> list[str]:
-    lines = [
-        f"{frechet} grows as N shrinks: compare it only at one N, and with the floor. KID is unbiased, near 0 (also "
-        "below) for equal distributions; its sd is over random subsets. Pixel sd and feature dist. say how "
-        "much the images vary, also within classes where they are known: a collapse shows there and in recall first."
-    ]
-    floor = evaluation.floor
-    if floor is not None and floor.images != evaluation.distances.images:
-        lines.append(f"The floor's N is {floor.images:,}, as the reference has too few images for two sets of N.")
-    return lines
 
 
 def describe_pairs(evaluation: Evaluation) -> str:

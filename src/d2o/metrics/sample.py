@@ -50,19 +50,18 @@ class Sample:
 
 
 def embed(network: Embedding, images: np.ndarray) -> np.ndarray:
-    """Return the features [n,D] of uint8 images [n,H,W,C]."""
-    return network(images).float().cpu().numpy()
+    return network(images).cpu().numpy()
 
 
 def measure(stream: Stream, network: Embedding, *, keep_pixels: bool = False) -> Sample:
     """Pass over a stream of images once."""
-    sums, rows, kept, labels = PixelSums(), [], [], stream.labels
+    sums, rows, kept, labels, first = PixelSums(), [], [], stream.labels, 0
     for batch in stream.batches:
-        first = sum(map(len, rows))
-        sums.add(batch, None if labels is None else labels[first : first + len(batch)])
+        last = first + len(batch)
+        sums.add(batch, None if labels is None else labels[first:last])
         rows.append(embed(network, batch))
-        if keep_pixels:
-            kept.append(batch)
+        kept += [batch] if keep_pixels else []
+        first = last
     values = np.concatenate(rows)
     diversity = Diversity(
         pixel_deviation=sums.deviation(),
@@ -76,6 +75,5 @@ def measure(stream: Stream, network: Embedding, *, keep_pixels: bool = False) ->
 
 
 def from_statistics(features: Features, name: str) -> Sample:
-    """Return stored statistics as a sample."""
     distance = None if features.values is None else feature_distance(features.values)
     return Sample(name, features, Diversity(feature_distance=distance))

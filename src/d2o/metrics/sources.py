@@ -1,8 +1,9 @@
 """Whatever can be evaluated, opened: a stream of uint8 batches that is still to be measured, or a known sample."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,40 +30,33 @@ def open_source(
     *,
     images: int,
     seeds: Sequence[int] = (),
-    steps: int = 1,
-    guidance: float = 1.0,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
+    **sampling: Any,
 ) -> Stream | Sample:
     """Return `images` images of a data set (a fixed random choice), one generated image per seed, or known statistics.
 
-    Nothing is generated or decoded yet. Raises ValueError for what cannot be opened or evaluated.
+    Nothing is generated or decoded yet. `sampling` are options of `generate_images`.
+    Raises ValueError for what cannot be opened or evaluated.
     """
     if batch_size < 1:
         raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
+    name = source.name if isinstance(source, Images) else None
     if isinstance(source, str | Path):
-        name, source = Path(source).name, open_path(source, device)
-    else:
-        name = source.name if isinstance(source, Images | Stream | Sample) else None
+        name, place = Path(source).name, locate(source)
+        if place.kind == "model":
+            source = checkpoints.load(place.path, device=device)
+        else:
+            source = open_images(place.path) if place.kind == "data" else statistics.load(place.path)
     match source:
         case Stream() | Sample():
             return source
         case Features():
             return from_statistics(source, name or "stored statistics")
         case Denoiser():
-            return generate_images(
-                source, seeds, steps=steps, guidance=guidance, batch_size=batch_size, name=name or "generator"
-            )
+            return generate_images(source, seeds, batch_size=batch_size, name=name or "generator", **sampling)
         case _:
             return choose_images(source, images, name or "images", batch_size)
-
-
-def open_path(name: str | Path, device: torch.device | str = "cpu") -> Denoiser | Images | Features:
-    """Open a model, a data set or stored statistics by path, address or name."""
-    place = locate(name)
-    if place.kind == "model":
-        return checkpoints.load(place.path, device=device)
-    return open_images(place.path) if place.kind == "data" else statistics.load(place.path)
 
 
 def choose_images(source: Images | np.ndarray, images: int, name: str, batch_size: int) -> Stream:
@@ -94,33 +88,25 @@ def generate_images(
 ) -> Stream:
     """Return a stream of one image per seed; a conditional generator makes class `seed modulo num_classes`."""
     check_pixels(denoiser)
-    labels = labels_for(seeds, denoiser.num_classes)
     if guidance != 1:
         Guided(denoiser, guidance)  # what is wrong with it is an error here, not at the first batch
 
     def generate_batches() -> Iterator[np.ndarray]:
-        training, first = denoiser.training, 0
+        training = denoiser.training
         denoiser.eval()
         try:
-            for batch in generate(denoiser, seeds, steps=steps, guidance=guidance, batch_size=batch_size):
-                broken = ~batch.isfinite().flatten(1).all(1)
-                if broken.any():
+            batches = generate(denoiser, seeds, steps=steps, guidance=guidance, batch_size=batch_size)
+            for first, batch in zip(count(0, batch_size), batches, strict=False):
+                broken = (~batch.isfinite().flatten(1).all(1)).nonzero()
+                if len(broken):
                     raise ValueError(
                         f"The generator {name} makes images with NaN or infinite values (seed "
-                        f"{seeds[first + int(broken.nonzero()[0])]}): its weights are broken, or its training "
-                        "diverged; use an earlier checkpoint."
+                        f"{seeds[first + int(broken[0])]}): use an earlier checkpoint, or other weights."
                     )
                 yield to_uint8(batch)
-                first += len(batch)
         finally:
             denoiser.train(training)
 
-    stream = Stream(name, len(seeds), denoiser.pixel_shape, generate_batches(), seeds=tuple(seeds))
-    return replace(stream, labels=None if labels is None else labels.numpy(), judged_by=denoiser.judged_by)
-
-
-generated = generate_images  # until its users say `generate_images` and `denoiser.judged_by`
-
-
-def discriminator_networks(provenance):
-    return tuple(provenance.get("recipe", {}).get("discriminator", {}).get("networks", ()))
+    labels = labels_for(seeds, denoiser.num_classes)
+    facts = (None if labels is None else labels.numpy(), tuple(seeds), denoiser.judged_by)
+    return Stream(name, len(seeds), denoiser.pixel_shape, generate_batches(), *facts)

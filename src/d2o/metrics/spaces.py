@@ -4,25 +4,17 @@ from collections.abc import Sequence
 
 from d2o.features.embedding import SPACES
 
-TITLES = {
-    "lite0": "EfficientNet-lite0",
-    "lite2": "EfficientNet-lite2",
-    "inception": "Inception-v3",
-    "clip": "CLIP ViT-B/32",
-    "dinov2": "DINOv2 ViT-L/14",
-    "pixels": "pixel",
-}
-IMAGENET = "ImageNet-1k"
 FAMILIES = {"tf_efficientnet": "EfficientNet", "efficientnet": "EfficientNet", "inception": "Inception-v3"}
 """Families of a discriminator's networks, by the beginning of their timm names."""
 OTHER_DATA = {"clip": "OpenAI", "lvd142m": "LVD-142M"}
-"""Training data that a timm name gives away; the classifiers in use here have otherwise seen ImageNet-1k."""
+"""Training data that a timm name gives away; the other classifiers have seen ImageNet-1k."""
 
 
 def title(space: str) -> str:
     """Return a space's name in words, for example "EfficientNet-lite2 features at 64 px"."""
     name, _, size = space.partition("@")
-    return f"{TITLES.get(name, name)} features" + (f" at {size} px" if size else "")
+    words = SPACES[name].title if name in SPACES else name
+    return f"{words} features" + (f" at {size} px" if size else "")
 
 
 def frechet_name(space: str) -> str:
@@ -35,14 +27,13 @@ def overlap(space: str, judged_by: Sequence[str]) -> list[str]:
 
     A generator trained against relatives of the metric's network looks better by that metric than it is.
     """
-    row = SPACES.get(space.partition("@")[0])
-    family, _, data = row.network.partition(", ") if row else (space, "", "")
-    warnings = []
+    row, warnings = SPACES.get(space.partition("@")[0]), []
+    if row is None:
+        return []
     for network in judged_by:
-        its_family = next((family for start, family in FAMILIES.items() if network.startswith(start)), network)
-        its_data = next((data for word, data in OTHER_DATA.items() if word in network), IMAGENET)
-        shared = [words for words, same in ((f"family ({family})", its_family == family),
-                                            (f"training data ({data})", its_data == data)) if same]  # fmt: skip
+        family = next((family for start, family in FAMILIES.items() if network.startswith(start)), network)
+        data = next((data for word, data in OTHER_DATA.items() if word in network), "ImageNet-1k")
+        shared = [f"family ({family})"] * (family == row.family) + [f"training data ({data})"] * (data == row.data)
         if shared:
             warnings.append(
                 f"The generator was trained against {network}, which shares its {' and '.join(shared)} with the "

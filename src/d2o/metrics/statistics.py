@@ -38,7 +38,7 @@ class Features:
 
 
 def features_of(values: np.ndarray, space: str) -> Features:
-    """Return the record of features [N,D] that are in memory; its moments do not depend on how they came there."""
+    """Return the record of features [N,D] that are in memory."""
     values = np.ascontiguousarray(values, np.float32)
     return replace(accumulate(np.split(values, range(CHUNK, len(values), CHUNK)), space), values=values)
 
@@ -61,13 +61,10 @@ def accumulate(batches: Iterable[np.ndarray], space: str) -> Features:
 
 def save(path: str | Path, features: Features) -> None:
     """Write `mu`, `sigma`, `space`, `count` and, when kept, `features` to one .npz file, atomically."""
-    arrays = {"mu": features.mean, "sigma": features.covariance, "space": np.array(features.space)}
-    if features.count is not None:
-        arrays["count"] = np.array(features.count)
-    if features.values is not None:
-        arrays["features"] = features.values
-    with atomic(Path(path)) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    arrays = {"mu": features.mean, "sigma": features.covariance, "space": features.space}
+    arrays |= {"count": features.count, "features": features.values}
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{name: array for name, array in arrays.items() if array is not None})
 
 
 def load(path: str | Path) -> Features:
@@ -75,18 +72,17 @@ def load(path: str | Path) -> Features:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ("mu", "sigma", "space", "count", "features") if name in stored}
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no statistics file {path}: check the path.") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as stored statistics: it must be a .npz file of arrays.") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} cannot be read as stored statistics ({error}): give a .npz file of arrays."
+        ) from error
     if missing := {"mu", "sigma"} - set(arrays):
         raise ValueError(f"{path} has no {' or '.join(sorted(missing))}: stored statistics need both mu and sigma.")
     mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
-    if mean.ndim != 1 or covariance.shape != (len(mean),) * 2:
-        raise ValueError(f"{path} has mu {mean.shape} and sigma {covariance.shape}: they must be [D] and [D,D].")
     values = arrays.get("features")
-    if values is not None and (values.ndim != 2 or values.shape[1] != len(mean)):
-        raise ValueError(f"{path} has features {values.shape}, which do not fit mu {mean.shape}: store them again.")
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape or (values is not None and values.shape[1:] != mean.shape):
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise ValueError(f"{path} has arrays of the shapes {shapes}: mu must be [D], sigma [D,D], features [N,D].")
     if not all(np.isfinite(array).all() for array in (mean, covariance, values) if array is not None):
         raise ValueError(f"{path} has NaN or infinite numbers: compute the statistics again.")
     if "space" not in arrays and len(mean) != INCEPTION_DIM:

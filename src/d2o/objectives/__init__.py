@@ -18,13 +18,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
 """Every objective by its `kind`."""
 
 __all__ = [
-    "OBJECTIVES",
-    "Adversarial",
-    "Consistency",
-    "Denoising",
-    "Objective",
-    "Progressive",
-    "ReverseConsistency",
-    "Trajectory",
-    "Turn",
-]
+    "OBJECTIVES", "Adversarial", "Consistency", "Denoising", "Objective", "Progressive", "ReverseConsistency",
+    "Trajectory", "Turn",
+]  # fmt: skip

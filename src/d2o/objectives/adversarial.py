@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from d2o.data.diffaugment import DRAWS, Name, augmented
+from d2o.data.diffaugment import DRAWS, Name, augment
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import boundary_form, start_at
 from d2o.diffusion.noise import SIGMA_MAX
@@ -18,7 +18,7 @@ from d2o.diffusion.sampling import sample
 from d2o.records import RECORD, Real, Whole
 
 from .batch import Batch
-from .objective import Networks, Objective, Turn, detach
+from .objective import Networks, Objective, Turn
 
 LOSSES = {  # of logits that should be high: the discriminator's, and the generator's, whose hinge loss has no margin
     "non-saturating": (lambda logits: F.softplus(-logits), lambda logits: F.softplus(-logits)),
@@ -66,12 +66,10 @@ class Adversarial(Objective):
         return student.replace(preconditioning=family, one_step=True, middle_sigmas=self.middle_sigmas)
 
     def turns(self, networks: Networks) -> Sequence[Turn]:
-        """Return the discriminator's turn, and its gradient penalty now and then."""
         turn = Turn("discriminator", self.discriminator_loss, "discriminator")
         return (turn, Turn("r1", self.penalty, "discriminator", self.r1_every)) if self.r1 else (turn,)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        """Return the generator's loss per image [N]: its images should be judged real."""
         discriminator = networks["discriminator"]
         images = self.generate(networks.student, batch, "generator")
         features = discriminator.features(self.augment(images, batch, "fake"))
@@ -87,16 +85,11 @@ class Adversarial(Objective):
             if fake is None or self.fresh_fakes:
                 images = self.generate(networks.student, batch, "discriminator")
                 fake = discriminator.features(self.augment(images, batch, "fresh fake"))
-            real = self.real_features(discriminator, batch)
+            number = batch.number if discriminator.caches and not self.augmentation else None
+            real = discriminator.features(self.augment(batch.x0, batch, "real"), number)
         high, _ = LOSSES[self.loss]
         loss = mean_per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.label))
         return loss + mean_per_image(high, discriminator.judge(real, batch.label))
-
-    def real_features(self, discriminator: Any, batch: Batch) -> list:
-        """Return the features of the real images, from the caches where the same images come back."""
-        if discriminator.caches and batch.number is not None and not self.augmentation:
-            return discriminator.features(batch.x0, batch.number)
-        return discriminator.features(self.augment(batch.x0, batch, "real"))
 
     def penalty(self, networks: Networks, batch: Batch) -> Tensor:
         """Return R1 per image [N]: gamma / 2 times the squared gradient of the real images' logits."""
@@ -107,11 +100,10 @@ class Adversarial(Objective):
         return self.r1_every * self.r1 / 2 * gradient.square().sum((1, 2, 3))
 
     def augment(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
-        """Return the images as the discriminator sees them: unchanged, or augmented by the batch's random numbers."""
         if not self.augmentation:
             return images
         draws = batch.uniform(f"augment {purpose}", DRAWS * len(self.augmentation))
-        return augmented(images, self.augmentation, draws)
+        return augment(images, self.augmentation, draws)
 
     def generate(self, student: Denoiser, batch: Batch, purpose: str) -> Tensor:
         """Return images of the student [N,C,H,W], in pixels, from the batch's noise."""
@@ -131,17 +123,21 @@ def sample_random_stage(
     Gradients pass through that call alone: its input is taken as it is, as when images are made.
     """
     stage, x = torch.tensor(stages), sigmas[0] * noise[0]
-    made, order = [], []
+    images, order = [], []
     for k, sigma in enumerate(sigmas):
         here, later = ((stage == k).nonzero()[:, 0], (stage > k).nonzero()[:, 0])
         if len(here):
-            made.append(student(x[here], sigma, None if label is None else label[here]))
+            images.append(student(x[here], sigma, None if label is None else label[here]))
             order.append(here)
         if len(later):
             with torch.no_grad():
                 x0 = student(x[later], sigma, None if label is None else label[later])
             x = x.index_copy(0, later.to(x.device), x0 + sigmas[k + 1] * noise[k + 1][later])
-    return torch.cat(made)[torch.cat(order).argsort()]
+    return torch.cat(images)[torch.cat(order).argsort()]
+
+
+def detach(tree: Any) -> Any:
+    return tree.detach() if isinstance(tree, Tensor) else [detach(branch) for branch in tree]
 
 
 def mean_per_image(loss, logits: list[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """One batch of a training iteration: real images, labels, and random numbers that are a function of their place."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
 
@@ -48,16 +48,8 @@ class Batch:
         return len(self.x0)
 
     def split(self, size: int) -> list["Batch"]:
-        """Cut into batches of at most `size` images that share nothing."""
-        label, number = self.label, self.number
+        rows = {"x0": self.x0, "label": self.label, "index": self.index, "number": self.number}
         return [
-            Batch(
-                self.x0[i : i + size],
-                None if label is None else label[i : i + size],
-                self.index[i : i + size],
-                self.seed,
-                done=self.done,
-                number=None if number is None else number[i : i + size],
-            )
+            replace(self, **{name: row if row is None else row[i : i + size] for name, row in rows.items()}, shared={})
             for i in range(0, len(self), size)
         ]

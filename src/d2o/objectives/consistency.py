@@ -26,7 +26,6 @@ class Consistency(Distillation):
         return super().prepare(student.replace(preconditioning=boundary_form(student.preconditioning)))
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        """Return the distance [N] between the student's clean images of two neighbouring points."""
         teacher, target = teacher_and_target(networks)
         x0 = networks.student.encode(batch.x0)
         sigmas = levels(self.steps, self.sigma, networks.student, x0)[:-1]

@@ -36,7 +36,6 @@ class Denoising(Objective):
         return self.augmentation is not None
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        """Return the weighted squared error per image [N]."""
         x0, augmentation = networks.student.encode(batch.x0), None
         if self.augmentation is not None:
             x0, augmentation = augment(x0, batch.uniform("augmentation", AUGMENTATION_DRAWS), self.augmentation)

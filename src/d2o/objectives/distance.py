@@ -13,8 +13,14 @@ from d2o.records import RECORD, Real, Whole
 from .objective import Networks
 
 
+class ImageDistance:
+    """A distance: calling one returns a number [N] for images [N,C,H,W] and their targets."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+
 @dataclass(frozen=True, config=RECORD)
-class PseudoHuber:
+class PseudoHuber(ImageDistance):
     """sqrt(|a - b|^2 + c^2) - c: squared near 0, Euclidean far away (arXiv 2310.14189, section 3.3).
 
     `c` is by default 0.00054 times the square root of an image's count of numbers.
@@ -23,31 +29,23 @@ class PseudoHuber:
     kind: Literal["pseudo-huber"] = "pseudo-huber"
     c: Annotated[Real, Field(gt=0)] | None = None
 
-    needs: ClassVar[tuple[str, ...]] = ()
-
     def __call__(self, networks: Networks, images: Tensor, target: Tensor) -> Tensor:
-        """Return the distance [N] of images [N,C,H,W]."""
-        del networks
         c = 0.00054 * images[0].numel() ** 0.5 if self.c is None else self.c
         return ((images - target).square().sum((1, 2, 3)) + c**2).sqrt() - c
 
 
 @dataclass(frozen=True, config=RECORD)
-class Squared:
+class Squared(ImageDistance):
     """The mean squared difference of the pixels."""
 
     kind: Literal["squared"] = "squared"
 
-    needs: ClassVar[tuple[str, ...]] = ()
-
     def __call__(self, networks: Networks, images: Tensor, target: Tensor) -> Tensor:
-        """Return the distance [N] of images [N,C,H,W]."""
-        del networks
         return (images - target).square().mean((1, 2, 3))
 
 
 @dataclass(frozen=True, config=RECORD)
-class Lpips:
+class Lpips(ImageDistance):
     """LPIPS on VGG-16 (arXiv 1801.03924), of decoded images at `size` pixels; None leaves them as they are.
 
     `weights` is where VGG-16's come from (auto, hub, random or a file), `linear` where LPIPS' own (auto, mean, a file).
@@ -58,19 +56,16 @@ class Lpips:
     linear: str = "auto"
     size: Annotated[Whole, Field(ge=16)] | None = 224
 
-    needs: ClassVar[tuple[str, ...]] = ("perceptual",)
+    needs = ("perceptual",)
 
     def build(self) -> LPIPS:
-        """Return the network that compares; ValueError where its weights cannot be found."""
         return LPIPS(self.size, self.weights, self.linear)
 
     def __call__(self, networks: Networks, images: Tensor, target: Tensor) -> Tensor:
-        """Return the distance [N] of images [N,C,H,W]."""
         return networks["perceptual"](networks.student.decode(images), networks.student.decode(target))
 
 
 def by_name(value: Any) -> Any:
-    """Read a distance's name alone as the record of that kind."""
     return {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else value
 
 

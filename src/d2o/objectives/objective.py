@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from pydantic.dataclasses import dataclass as record
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from .batch import Batch
 class Networks:
     """All networks of a run; those after `ema` are there only if an objective needs them.
 
-    `target` is a short average of the student, `perceptual` the network of a distance between images, `extra` holds
+    `target` is a short average of the student, `perceptual` the network of a distance between images, `extra` has
     the networks that objectives have under names of their own. `networks["target"]` finds any of them.
     """
 
@@ -34,7 +33,6 @@ class Networks:
         return self.by_name().get(name)
 
     def by_name(self) -> dict[str, Any]:
-        """Return the networks that are there, by name."""
         named = {row.name: getattr(self, row.name) for row in fields(self) if row.name != "extra"}
         return {name: network for name, network in (named | self.extra).items() if network is not None}
 
@@ -70,7 +68,7 @@ class Step(NamedTuple):
 class Objective:
     """The base of all objectives: calling one returns the student's loss per image [N]; the loop averages.
 
-    Beside its loss a plain objective says nothing: everything below has a default that means none.
+    A plain objective defines its loss alone: everything below has a default that means none.
     """
 
     kind: str = ""
@@ -85,7 +83,7 @@ class Objective:
     dropout: ClassVar[bool] = False
     """Whether the student trains with its backbone's dropout."""
     augments: ClassVar[bool] = False
-    """Whether the student's network is told how its images were augmented."""
+    """Whether the student's network takes the labels of augmented images."""
     shortest: ClassVar[int] = 0
     """The fewest iterations that a run must have."""
 
@@ -110,8 +108,3 @@ class Objective:
 
     def after(self, networks: Networks, step: Step) -> None:
         """Do what an iteration ends with."""
-
-
-def detach(tree: Any) -> Any:
-    """Detach every tensor in nested lists."""
-    return tree.detach() if isinstance(tree, torch.Tensor) else [detach(branch) for branch in tree]

@@ -42,12 +42,10 @@ class Progressive(Teaching):
 
     @property
     def shortest(self) -> int:
-        """The fewest iterations of a run: every round has one."""
         return self.rounds
 
     @property
     def rounds(self) -> int:
-        """How often the steps are halved."""
         return self.steps.bit_length() - 1
 
     def round(self, done: float) -> int:

@@ -36,11 +36,9 @@ class Teaching(Objective):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The networks that it wants besides the student."""
         return ("teacher", *self.averages, *self.distance.needs)
 
     def prepare(self, student: Denoiser) -> Denoiser:
-        """Let the student start from `sigma`."""
         return student.replace(preconditioning=start_at(student.preconditioning, self.sigma), one_step=True)
 
     def settings_of(self, name: str) -> Any:
@@ -72,7 +70,6 @@ class Distillation(Teaching):
 
     @property
     def averages(self) -> Mapping[str, float]:
-        """The target, unless it is the student itself."""
         return {"target": self.target_half_life} if self.target_half_life else {}
 
 
@@ -88,7 +85,6 @@ def pick(batch: Batch, purpose: str, count: int | Tensor) -> Tensor:
 
 
 def per_pixel(sigma: Tensor) -> Tensor:
-    """Return numbers [N] in a shape that multiplies images."""
     return sigma.view(-1, 1, 1, 1)
 
 

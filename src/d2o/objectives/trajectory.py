@@ -1,6 +1,6 @@
 """Trajectory distillation: a student that jumps between any two noise levels of the teacher's trajectory.
 
-The student is told where a jump ends through its network's augmentation labels: SECOND_TIME numbers that are 0 for an
+The student learns where a jump ends through its network's augmentation labels: SECOND_TIME numbers that are 0 for an
 end at 0. So a jump to 0 is the plain call D(x, sigma, label), a one-step generator like any other, and a network whose
 weights for these labels are still 0 is its teacher.
 """
@@ -22,7 +22,7 @@ from .objective import Networks
 from .teaching import TINY, Distillation, levels, per_pixel, pick, solver_step, straight, teacher_and_target
 
 SECOND_TIME = 16
-"""Augmentation labels that tell a network at which noise level a jump ends."""
+"""Augmentation labels that encode the noise level at which a jump ends."""
 
 
 def second_time(sigma: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def jump(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label:
 
 @dataclass(frozen=True, config=RECORD)
 class Jumping(Distillation):
-    """An objective whose student is told where its jumps end."""
+    """An objective whose student takes the end of its jumps as an input."""
 
     def prepare(self, student: Denoiser) -> Denoiser:
         """Widen the student's network by the labels that say where a jump ends."""
@@ -68,7 +68,6 @@ class Trajectory(Jumping):
     kind: Literal["trajectory"] = "trajectory"
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        """Return the distance [N] between a jump and the same jump after one teacher step."""
         teacher, target = teacher_and_target(networks)
         x0 = networks.student.encode(batch.x0)
         sigmas = levels(self.steps, self.sigma, networks.student, x0)
@@ -95,7 +94,6 @@ class ReverseConsistency(Jumping):
     kind: Literal["reverse-consistency"] = "reverse-consistency"
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        """Return the distance [N] between a jump from pure noise and the jump before it, led on by the teacher."""
         teacher, target = teacher_and_target(networks)
         sigmas = levels(self.steps, self.sigma, networks.student, batch.x0)
         end = 1 + pick(batch, "reverse end", self.steps)

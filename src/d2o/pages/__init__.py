@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 STYLE = resources.files(__name__).joinpath("style.css").read_text("utf-8")
 """The look of every page of d2o: light and dark, wide and narrow."""
@@ -47,13 +48,17 @@ def bullets(sentences: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
 
 
-def encode_image(pixels: np.ndarray, kind: str = "PNG") -> bytes:
-    """Return uint8 [H,W,C] as the bytes of a PNG, or a lossless WebP."""
+def to_image(pixels: np.ndarray) -> "Image":
+    """Return uint8 [H,W,C] as a picture of Pillow."""
     from PIL import Image
 
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
+def encode_image(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    """Return uint8 [H,W,C] as the bytes of a PNG, or a lossless WebP."""
     buffer = io.BytesIO()
-    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    image.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    to_image(pixels).save(buffer, kind, lossless=True)  # which a PNG is anyway
     return buffer.getvalue()
 
 

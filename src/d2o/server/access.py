@@ -1,7 +1,8 @@
 """Who may ask: requests to a name of this server, and none on behalf of another web site's page."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,36 +25,27 @@ class AccessControl:
 
     `host` is where the server listens, `names` are its other names. Anybody can let a name of theirs point to this
     machine (DNS rebinding), so that unknown names are refused; an address of numbers cannot be made to, so that a
-    server that listens everywhere takes them all.
+    server that listens everywhere takes them all. (Starlette's TrustedHostMiddleware knows no addresses.)
     """
 
-    def __init__(self, app: ASGIApp, host: str, names: Iterable[str], refused: Callable[[], object]) -> None:
-        self.app, self.refused = app, refused
+    def __init__(self, app: ASGIApp, host: str, names: Iterable[str]) -> None:
+        self.app, self.any_address = app, host in WILDCARDS
         self.names = {*LOOPBACK, host.lower(), *(name.lower() for name in names)}
-        self.any_address = host in WILDCARDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 403 to a foreign request; pass on the rest, and add HEADERS to the answer."""
-
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-        elif sentence := self.refusal(Headers(scope=scope)):
-            self.refused()
-            await JSONResponse({"error": sentence}, 403)(scope, receive, send_with_headers)
-        else:
-            await self.app(scope, receive, send_with_headers)
+        sentence = self.refusal(Headers(scope=scope)) if scope["type"] == "http" else None
+        app = JSONResponse({"error": sentence}, 403) if sentence else self.app
+        await app(scope, receive, send_with_headers)
 
     def refusal(self, headers: Headers) -> str | None:
-        """Return why a request is refused, or None."""
         host = headers.get("host", "").lower()
-        name = host_name(host)
-        if name not in self.names and not (self.any_address and is_address(name)):
-            return f"This server is not known as {name[:100]!r}: ask it by its address, or start it with --allow-host."
+        if not self.knows(host):
+            return f"This server is not known as {host[:100]!r}: ask it by its address, or start it with --allow-host."
         origin = headers.get("origin")
         # a browser says on which site's behalf it asks; following a link is no request of the site with the link
         other_origin = origin is not None and origin.lower().partition("://")[2] != host
@@ -62,17 +54,10 @@ class AccessControl:
             return "A page of another web site sent this request."
         return None
 
-
-def host_name(host: str) -> str:
-    """Return the name in a Host header, without its port; empty where the header is none."""
-    match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::[0-9]{1,5})?", host)
-    return (match[1] or match[2]) if match else ""
-
-
-def is_address(name: str) -> bool:
-    """Return whether this is an IP address."""
-    try:
-        ip_address(name)
-    except ValueError:
+    def knows(self, host: str) -> bool:
+        """Return whether a Host header has, before its port, a name of this server."""
+        match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::[0-9]{1,5})?", host)
+        name = (match[1] or match[2]) if match else ""
+        with suppress(ValueError):
+            return name in self.names or (self.any_address and bool(ip_address(name)))
         return False
-    return True

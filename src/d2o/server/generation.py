@@ -4,47 +4,21 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Annotated, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from d2o.data.files import MAX_SEED, to_uint8
+from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import karras_sigmas, noise_for
-from d2o.diffusion.sampling import heun_step, sample
-from d2o.records import Real, Whole
+from d2o.diffusion.sampling import heun_step, sample, trajectory
 
-Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
+from .query import Point
+
 BATCH = 64
 """Images that are made in one forward pass."""
-
-
-class Point(NamedTuple):
-    """A place in noise space: at `share` of the way from one seed's noise to another's."""
-
-    seed: Seed
-    other: Seed
-    share: Annotated[Real, Field(ge=0, le=1)]
-
-
-class Stage(NamedTuple):
-    """Where the sampler stands after the step from the noise level `sigma` to `sigma_next`.
-
-    Pictures are uint8 [H,W,C]: `x` at sigma, scaled to the size of clean images; `guess`, the image that the network
-    predicted from it; `result`, x at sigma_next, which is the image at sigma_next = 0. Of latent images, which are slow
-    to decode, all but the last result are shown by their first channel. `calls` and `seconds` count from the start.
-    """
-
-    sigma: float
-    sigma_next: float
-    x: np.ndarray
-    guess: np.ndarray
-    result: np.ndarray
-    calls: int
-    seconds: float
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
@@ -62,22 +36,21 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
 
 def noise_at(points: Sequence[Point], shape: Sequence[int]) -> Tensor:
     """Return the noise [N, *shape] of points."""
-    ends = noise_for([seed for point in points for seed in point[:2]], shape).unflatten(0, (len(points), 2))
+    ends = [noise_for(point[:2], shape) for point in points]
     return torch.stack([slerp(pair[0], pair[1], point.share) for pair, point in zip(ends, points, strict=True)])
 
 
 @torch.no_grad()
 def make_images(denoiser: Denoiser, points: Sequence[Point], labels: Tensor | None) -> tuple[np.ndarray, float]:
     """Return one-step images uint8 [N,H,W,C] of points and classes [N], and the seconds of network and codec."""
-    device = device_of(denoiser)
-    noise = noise_at(points, denoiser.image_shape)
+    device = find_device(denoiser)
     images, seconds = [], 0.0
     for first in range(0, len(points), BATCH):
         part = slice(first, first + BATCH)
-        start = noise[part].to(device)
+        noise = noise_at(points[part], denoiser.image_shape).to(device)
         label = None if labels is None else labels[part].to(device)
         began = clock(device)
-        x0 = sample(lambda x, sigma, c=label: denoiser(x, sigma, c), start, (denoiser.sigma_max, 0.0))
+        x0 = sample(lambda x, sigma, c=label: denoiser(x, sigma, c), noise, (denoiser.sigma_max, 0.0))
         decoded = denoiser.decode(x0)
         seconds += clock(device) - began
         images.append(to_uint8(decoded))
@@ -85,9 +58,14 @@ def make_images(denoiser: Denoiser, points: Sequence[Point], labels: Tensor | No
 
 
 @torch.no_grad()
-def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps: int) -> Iterator[Stage]:
-    """Yield the stages of EDM's sampler from the noise of a point: `steps` intervals, 2 `steps` - 1 calls."""
-    device = device_of(denoiser)
+def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps: int) -> Iterator[dict[str, Any]]:
+    """Yield the stages of EDM's sampler from the noise of a point: `steps` intervals, 2 `steps` - 1 calls.
+
+    A stage begins at the noise level `sigma`. Its pictures are uint8 [H,W,C]: `x` at sigma, scaled to the size of clean
+    images; `guess`, the image that the network predicted from it; `result`, the next x and at last the image. Of latent
+    images, slow to decode, all but the last result show their first channel. `calls` and `milliseconds` add up.
+    """
+    device = find_device(denoiser)
     label = None if label is None else label.to(device)
     guesses: list[Tensor] = []
 
@@ -95,36 +73,29 @@ def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps:
         guesses.append(denoiser(x, sigma, label))
         return guesses[-1]
 
+    def preview(images: Tensor) -> np.ndarray:
+        return to_uint8(images if denoiser.codec is None else images[:, :1])[0]
+
+    def scale(x: Tensor, sigma: float) -> Tensor:
+        return x.float() / (1 + sigma**2) ** 0.5
+
     sigmas = karras_sigmas(steps, sigma_max=denoiser.sigma_max)
-    x = noise_at([point], denoiser.image_shape).to(device).double() * sigmas[0]
-    seconds, calls = 0.0, 0
-    preview = denoiser.decode if denoiser.codec is None else first_channel
+    path = trajectory(denoise, noise_at([point], denoiser.image_shape).to(device), sigmas, heun_step)
+    shown, seconds, calls = preview(scale(next(path), sigmas[0])), 0.0, 0
     for sigma, sigma_next in pairwise(sigmas):
         began = clock(device)
-        after = heun_step(denoise, x, sigma, sigma_next)
-        scaled = unit_scale(after, sigma_next)
-        result = preview(scaled) if sigma_next else denoiser.decode(scaled)
+        x = scale(next(path), sigma_next)
+        image = x if sigma_next else denoiser.decode(x)
         seconds += clock(device) - began
+        result = preview(x) if sigma_next else to_uint8(image)[0]
         calls += len(guesses)
-        held, guess = preview(unit_scale(x, sigma)), preview(guesses[0].float())
-        x_picture, guess_picture, result_picture = (to_uint8(image)[0] for image in (held, guess, result))
-        yield Stage(sigma, sigma_next, x_picture, guess_picture, result_picture, calls, seconds)
+        pictures = {"x": shown, "guess": preview(guesses[0].float()), "result": result}
+        yield {"sigma": sigma, **pictures, "calls": calls, "milliseconds": 1000 * seconds}
         guesses.clear()
-        x = after
+        shown = result
 
 
-def unit_scale(x: Tensor, sigma: float) -> Tensor:
-    """Return x at a noise level as float32, scaled down to about the size of clean images."""
-    return x.float() / (1 + sigma**2) ** 0.5
-
-
-def first_channel(latents: Tensor) -> Tensor:
-    """Return the first channel of latent images, which is somewhat like their brightness."""
-    return latents[:, :1]
-
-
-def device_of(denoiser: Denoiser) -> torch.device:
-    """Return where a denoiser computes."""
+def find_device(denoiser: Denoiser) -> torch.device:
     return next((p.device for p in denoiser.parameters()), torch.device("cpu"))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.checkpoints.shipped import SHIPPED, TEACHERS, shipped
 from d2o.data.codec import check_pixels
 from d2o.diffusion.denoiser import Denoiser
+from d2o.pages.play import describe
 
 
 def open_model(name: str, device: str = "cpu", codec: str | None = None) -> Denoiser:
@@ -28,22 +30,17 @@ class Models:
 
     def describe(self) -> list[dict[str, Any]]:
         """Return what the page should know of each; the first of its teachers is the one to show beside it."""
-        return [
-            {
-                "name": name,
-                "image_shape": denoiser.pixel_shape,
-                "num_classes": denoiser.num_classes,
-                "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
-                "notice": warn_about_one_step(denoiser),
-                "teachers": self.fitting_teachers(name),
-            }
-            for name, denoiser in self.denoisers.items()
-        ]
+
+        def row(name: str, denoiser: Denoiser) -> dict[str, Any]:
+            more = {"notice": warn_about_one_step(denoiser), "teachers": self.fitting_teachers(name)}
+            return {"name": name, **describe(denoiser), **more}
+
+        return [row(name, denoiser) for name, denoiser in self.denoisers.items()]
 
     def fitting_teachers(self, name: str) -> list[str]:
         """Return the models that start from the same noise and classes; without a teacher the model itself is first."""
-        default = self.teachers.get(name, name)
-        fitting = [other for other, teacher in self.denoisers.items() if not mismatch(self.denoisers[name], teacher)]
+        default, start = self.teachers.get(name, name), start_of(self.denoisers[name])
+        fitting = [other for other, denoiser in self.denoisers.items() if start_of(denoiser) == start]
         return sorted(fitting, key=lambda other: other != default)
 
 
@@ -54,11 +51,9 @@ def offer_models(
     denoisers: dict[str, Denoiser] = {}
 
     def add(path: str) -> str:
-        name = base = Path(path).name or "model"  # where it lies is nobody else's business
-        number = 1
-        while name in denoisers:
-            number += 1
-            name = f"{base} ({number})"
+        base = Path(path).name or "model"  # where it lies is nobody else's business
+        names = chain([base], (f"{base} ({number})" for number in count(2)))
+        name = next(name for name in names if name not in denoisers)
         denoisers[name] = open_model(path, device, codec)
         return name
 
@@ -67,17 +62,13 @@ def offer_models(
     if teacher is not None:
         beside = add(teacher)
         for name in names:
-            if problem := mismatch(denoisers[name], denoisers[beside]):
-                raise ValueError(f"{teacher} is no teacher for {name}: {problem}.")
+            if (own := start_of(denoisers[name])) != (found := start_of(denoisers[beside])):
+                raise ValueError(f"{teacher} is no teacher for {name}: it makes {found}, not {own}.")
             teachers[name] = beside
-    own = {name: load(shipped(name), device=device) for name in SHIPPED if name not in denoisers}
-    return Models({**denoisers, **own}, teachers)
+    others = {name: load(shipped(name), device=device) for name in SHIPPED if name not in denoisers}
+    return Models({**denoisers, **others}, teachers)
 
 
-def mismatch(student: Denoiser, teacher: Denoiser) -> str | None:
-    """Return why a teacher cannot start from a student's noise and class, or None if it can."""
-    if teacher.image_shape != student.image_shape:
-        return f"its image shape is {teacher.image_shape}, not {student.image_shape}"
-    if teacher.num_classes != student.num_classes:
-        return f"its number of classes is {teacher.num_classes}, not {student.num_classes}"
-    return None
+def start_of(denoiser: Denoiser) -> str:
+    """Return what a student and its teacher have in common, so that they can start from the same noise and class."""
+    return f"images of {denoiser.image_shape} and {denoiser.num_classes} classes"

@@ -2,56 +2,35 @@
 
 import base64
 import io
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from d2o.data.files import grid
-from d2o.pages import encode_image
+from d2o.pages import encode_image, to_image
 
+MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "npy": "application/octet-stream"}
+FRAMES_PER_SECOND = 12
 GIF_SIDE = 256
 """Pixels to which the frames of a GIF are enlarged."""
 
 
-class Format(NamedTuple):
-    """How uint8 images [N,H,W,C] become bytes, and what HTTP calls them."""
-
-    encode: Callable[[np.ndarray], bytes]
-    media_type: str
-
-
-def encode_grid(images: np.ndarray, kind: str) -> bytes:
-    """Return one image as it is, several as a grid without gaps."""
-    return encode_image(images[0] if len(images) == 1 else grid(images, scale=1, gap=0), kind)
-
-
-def encode_array(images: np.ndarray) -> bytes:
-    """Return the images as an .npy file."""
+def encode(images: np.ndarray, kind: str) -> bytes:
+    """Return uint8 images [N,H,W,C] as an .npy file, or as a picture: one as it is, several as a grid without gaps."""
+    if kind != "npy":
+        return encode_image(images[0] if len(images) == 1 else grid(images, scale=1, gap=0), kind.upper())
     buffer = io.BytesIO()
     np.save(buffer, images, allow_pickle=False)
     return buffer.getvalue()
 
 
-FORMATS = {
-    "png": Format(lambda images: encode_grid(images, "PNG"), "image/png"),
-    "webp": Format(lambda images: encode_grid(images, "WEBP"), "image/webp"),
-    "npy": Format(encode_array, "application/octet-stream"),
-}
-
-
-def encode_gif(frames: np.ndarray, frames_per_second: float) -> bytes:
+def encode_gif(frames: np.ndarray) -> bytes:
     """Return uint8 frames [N,H,W,C] as a GIF that goes there and back without end."""
-    from PIL import Image
-
-    times = max(1, GIF_SIDE // max(frames.shape[1:3]))
-    size = (frames.shape[2] * times, frames.shape[1] * times)
-    there = [
-        Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame).resize(size, Image.Resampling.BICUBIC)
-        for frame in frames
-    ]
+    _, height, width, _ = frames.shape
+    times = max(1, GIF_SIDE // max(height, width))
+    there = [to_image(frame).resize((width * times, height * times), resample=3) for frame in frames]  # bicubic
     buffer = io.BytesIO()
-    rest, duration = [*there[1:], *there[-2:0:-1]], round(1000 / frames_per_second)
+    rest, duration = [*there[1:], *there[-2:0:-1]], round(1000 / FRAMES_PER_SECOND)
     there[0].save(buffer, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
     return buffer.getvalue()
 

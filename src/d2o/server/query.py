@@ -1,130 +1,117 @@
-"""What a request for images may ask, and the sentence for one that cannot be answered."""
+"""What a request may ask, in its address or as JSON, and the sentence for one that cannot be answered."""
 
 import asyncio
-import json
 import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from torch import Tensor
 
 from d2o.data.files import MAX_SEED, parse_seeds
+from d2o.diffusion.sampling import labels_for
+from d2o.records import RECORD, Real
 
-from .pictures import FORMATS
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one client, and all of them together, may ask for."""
-
-    seeds: int = 64
-    """Images of one request."""
-    queue: int = 1024
-    """Images that wait, of all requests; more are refused with 503."""
-    body: int = 65_536
-    """Bytes of a request's body."""
-    seconds: float = 60.0
-    """Time from a request to its images; later it is refused with 504."""
+from .limits import Limits
 
 
-@dataclass(frozen=True)
-class Query:
-    """The images of these seeds, of these classes (None: the model has none), in one of FORMATS."""
-
-    seeds: tuple[int, ...]
-    labels: tuple[int, ...] | None
-    format: str
+def read_digits(value: Any) -> Any:
+    """Return the number of a text of digits: addresses have no others, and JavaScript's JSON rounds large ones."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value) else value
 
 
-KEYS = ("seeds", "class", "format")
+def list_seeds(value: Any, info: ValidationInfo[dict[str, int]]) -> Any:
+    """Return the seeds of a text such as "0-7" or "1,5,9", of a number or of a list, no more than the limit."""
+    most = info.context["max_seeds"]
+    seeds = parse_seeds(value, most) if isinstance(value, str) else value if isinstance(value, list) else [value]
+    if len(seeds) > most:
+        raise ValueError(f"a request has at most {most} seeds here; split it into several")
+    return seeds
 
 
-def read_query(asked: dict[str, Any], num_classes: int, limits: Limits) -> Query:
-    """Return what a request's keys ask for; HTTPException (400) names the key that is wrong."""
-    for key in asked:
-        if key not in KEYS:
-            raise HTTPException(400, f"There is no {key[:40]!r}: ask for {', '.join(KEYS)}.")
-    form = asked.get("format", "png")
-    if not isinstance(form, str) or form not in FORMATS:
-        raise HTTPException(400, f"format is {str(form)[:40]!r}: there are {', '.join(FORMATS)}.")
-    seeds = read_seeds(asked.get("seeds", 0), limits.seeds)
-    return Query(seeds, read_labels(asked.get("class"), seeds, num_classes), form)
+Number = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED), BeforeValidator(read_digits)]
 
 
-def read_seeds(value: Any, most: int) -> tuple[int, ...]:
-    """Return the seeds of a number, of a list of numbers, or of text as on the command line ("0-7" or "1,5,9")."""
-    found = [value] if is_whole(value) else value
-    if isinstance(value, str):
-        if count_seeds(value) > most:  # before a list of millions is made
-            raise too_many(most)
+class Point(NamedTuple):
+    """A place in noise space: at `share` of the way from one seed's noise to another's."""
+
+    seed: Number
+    other: Number
+    share: Annotated[Real, Field(ge=0, le=1)]
+
+
+class Query(BaseModel):
+    """What every query may say: `label`, called class, of all images or of each."""
+
+    model_config = RECORD
+    label: Number | list[Number] | None = Field(None, alias="class")
+
+    def labels(self, seeds: Sequence[int], num_classes: int) -> Tensor | None:
         try:
-            found = parse_seeds(value)
+            return labels_for(seeds, num_classes, self.label)
         except ValueError as error:
-            raise HTTPException(400, str(error).removeprefix("--")[:300]) from error
-    if not isinstance(found, list) or not found or not all(is_whole(seed) for seed in found):
-        raise HTTPException(400, 'seeds are a whole number, a list of them, or text such as "0-7" or "1,5,9".')
-    if len(found) > most:
-        raise too_many(most)
-    if not all(0 <= seed <= MAX_SEED for seed in found):
-        raise HTTPException(400, f"seeds are from 0 to {MAX_SEED}.")
-    return tuple(found)
+            raise HTTPException(400, f"class: {error}") from None
 
 
-def count_seeds(text: str) -> int:
-    """Return how many seeds a text may name, without making their list."""
-    pairs = re.findall(r"([0-9]{1,19})\s*-\s*([0-9]{1,19})", text)
-    return text.count(",") + 1 + sum(max(int(last) - int(first), 0) for first, last in pairs)
+class SeedsQuery(Query):
+    seeds: Annotated[list[Number], Field(min_length=1), BeforeValidator(list_seeds)] = Field([0])
+    format: Literal["png", "webp", "npy"] = "png"
 
 
-def too_many(most: int) -> HTTPException:
-    """Return the refusal of a request for too many images."""
-    return HTTPException(400, f"A request is for at most {most} seeds here; split it into several.")
+class ModelQuery(Query):
+    model: str
 
 
-def read_labels(asked: Any, seeds: tuple[int, ...], num_classes: int) -> tuple[int, ...] | None:
-    """Return a class a seed: one for all, a list of them, or, as everywhere in d2o, seed modulo the classes."""
-    value: Any = int(asked) if isinstance(asked, str) and re.fullmatch(r"[0-9]{1,9}", asked) else asked
-    if num_classes == 0:
-        if value is not None:
-            raise HTTPException(400, "This model has no classes: leave class out.")
-        return None
-    if value is None:
-        return tuple(seed % num_classes for seed in seeds)
-    found = [value] * len(seeds) if is_whole(value) else value
-    if not isinstance(found, list) or not all(is_whole(k) and 0 <= k < num_classes for k in found):
-        raise HTTPException(400, f"class is a whole number from 0 to {num_classes - 1}, or a list of one a seed.")
-    if len(found) != len(seeds):
-        raise HTTPException(400, f"There are {len(seeds)} seeds but {len(found)} classes.")
-    return tuple(found)
+class ImagesQuery(ModelQuery):
+    points: Annotated[list[Point], Field(min_length=1, max_length=256)]
 
 
-def is_whole(value: Any) -> bool:
-    """Return whether a JSON value is a whole number (true and false are not)."""
-    return isinstance(value, int) and not isinstance(value, bool)
+class MovieQuery(ModelQuery):
+    first: Number
+    second: Number
+    frames: Annotated[Number, Field(ge=2, le=120)] = 24
 
 
-async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
-    """Return the JSON object of a request's body; HTTPException when it is too long, too slow or none."""
-    if request.query_params:
-        raise HTTPException(400, "A POST says all in its JSON body: leave the address's ?... out.")
+class StagesQuery(ModelQuery):
+    point: Point
+    steps: Annotated[Number, Field(ge=2, le=40)] = 18
 
-    async def read() -> bytes:
-        content = b""
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > limits.body:
-                raise HTTPException(413, f"The body is longer than {limits.body} bytes.")
-        return content
 
+Kind = TypeVar("Kind", bound=Query)
+
+
+async def read(kind: type[Kind], request: Request, limits: Limits) -> Kind:
+    """Return what a request asks; HTTPException names the first key that is wrong, or what is wrong with the body."""
+    asked, context = request.query_params, {"max_seeds": limits.max_seeds}
     try:
-        asked = json.loads(await asyncio.wait_for(read(), limits.seconds))
-    except HTTPException:
-        raise
+        if request.method == "POST" and not asked:
+            return kind.model_validate_json(await read_body(request, limits), context=context)
+        if request.method == "POST" or len(asked) < len(asked.multi_items()):
+            raise HTTPException(400, "Name each key once; a POST says all in its JSON body.")
+        return kind.model_validate(dict(asked), context=context)
+    except ValidationError as error:
+        problem, *_ = error.errors(include_url=False, include_context=False, include_input=False)
+        place = [str(step)[:40] for i, step in enumerate(problem["loc"]) if i == 0 or isinstance(step, int)]
+        message = problem["msg"].removeprefix("Value error, ").removeprefix("--seeds ").removesuffix(".")[:300]
+        if problem["type"] == "extra_forbidden":
+            keys = [field.alias or name for name, field in kind.model_fields.items()]
+            message = f"there is no such key; ask for {', '.join(keys)}"
+        raise HTTPException(400, f"{'.'.join(place) or 'The body'}: {message}.") from None
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """Return the body of a request; HTTPException when it is too long, too slow or breaks off."""
+    content = b""
+    try:
+        async with asyncio.timeout(limits.timeout):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > limits.max_body:
+                    raise HTTPException(413, f"The body is longer than {limits.max_body} bytes.")
     except TimeoutError:
-        raise HTTPException(408, f"The body did not come within {limits.seconds:g} s.") from None
-    except (ValueError, RecursionError) as problem:
-        raise HTTPException(400, f"The body is not JSON: {str(problem)[:100]}.") from None
-    if not isinstance(asked, dict):
-        raise HTTPException(400, 'The body is not a JSON object such as {"seeds": [0, 1]}.')
-    return asked
+        raise HTTPException(408, f"The body did not come within {limits.timeout:g} s.") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "The request broke off.") from None
+    return content

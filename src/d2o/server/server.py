@@ -3,6 +3,7 @@
 import signal
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 
@@ -13,7 +14,7 @@ def listen(host: str, ports: Iterable[int]) -> socket.socket:
         try:
             listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except (OSError, OverflowError) as error:
-            problem = (getattr(error, "strerror", None) or str(error)).lower()
+            problem = str(error)
         else:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small answers wait 40 ms each
             return listener
@@ -29,22 +30,14 @@ def serve(
     """
     import uvicorn
 
-    config = uvicorn.Config(
-        application,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=max(1, round(grace)),
-    )
-    listener = listen(host, ports)
+    quiet = {"log_level": "warning", "access_log": False, "server_header": False}
+    config = uvicorn.Config(application, timeout_graceful_shutdown=max(1, round(grace)), **quiet)
     name = f"[{host}]" if ":" in host else host
-    # uvicorn gives the signals back when it has stopped: a stop that was asked for is a good end
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    # uvicorn raises the signals again when it has stopped, but a stop that was asked for is a good end
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        ready(f"http://{name}:{listener.getsockname()[1]}/")
-        uvicorn.Server(config).run(sockets=[listener])
+        with listen(host, ports) as listener, suppress(KeyboardInterrupt):
+            ready(f"http://{name}:{listener.getsockname()[1]}/")
+            uvicorn.Server(config).run(sockets=[listener])
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        listener.close()
+        signal.signal(signal.SIGTERM, before)

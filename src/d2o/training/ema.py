@@ -21,20 +21,16 @@ def ema_decay(images: int, batch_size: int, half_life: float, ramp: float | None
 @torch.no_grad()
 def update_ema(ema: nn.Module, student: nn.Module, decay: float) -> None:
     """Move the average towards the student: trainable parameters are averaged, buffers are copied."""
-    pairs = [
-        (average, current)
-        for average, current in zip(ema.parameters(), student.parameters(), strict=True)
-        if current.requires_grad
-    ]
-    if pairs:
-        averages, currents = zip(*pairs, strict=True)
-        torch._foreach_lerp_(list(averages), list(currents), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+    pairs = zip(ema.parameters(), student.parameters(), strict=True)
+    moving = [(average, current) for average, current in pairs if current.requires_grad]
+    if moving:
+        averages, currents = map(list, zip(*moving, strict=True))
+        torch._foreach_lerp_(averages, currents, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
     for average, current in zip(ema.buffers(), student.buffers(), strict=True):
         average.copy_(current)
 
 
 def update_averages(recipe: Recipe, networks: Networks, images: int) -> None:
-    """Move all averages of the student after the iteration with which `images` images have been seen."""
     size, student = recipe.batch_size, networks.student
     update_ema(networks.ema, student, ema_decay(images, size, recipe.ema_half_life, recipe.ema_ramp))
     for name, half_life in recipe.averages.items():

@@ -2,25 +2,25 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
 
 import torch
 
 from d2o.checkpoints import load
-from d2o.diffusion.denoiser import Denoiser
+from d2o.objectives.objective import Networks
 
+from .freezing import count_frozen
 from .loop import Progress, group, train, turns
-from .memory import free_memory, gradient_bytes, peak_memory
-from .networks import networks, share
+from .memory import free_memory, peak_memory
+from .networks import networks
 from .presets import noise_batches, randomise_weights, untrained_teacher
 from .recipe import Recipe
 from .run import FEATURES_ON_DISK
-from .speed import find_faster_precision, warn_about_emulation
+from .speed import settle_precision
 
 GIB = 1 << 30
 FIRST, SECONDS, REPEATS = 2, 20.0, 5
@@ -46,105 +46,85 @@ class Estimate:
     parameters: int
 
 
-class Trial(NamedTuple):
-    """A few iterations: their batch, the seconds of one, where the run stands, and bytes of memory.
-
-    `floor` is what the process needs at batches of no images; `peak` is the most that it used so far.
-    """
-
-    batch: int
-    seconds: float
-    progress: Progress
-    floor: int
-    peak: int
-
-
 def estimate(
-    name: str,
-    recipe: Recipe,
-    model: str | None = None,
-    folder: str | Path = ".",
-    choose_precision: bool = False,
-    say: Callable[[str], Any] = lambda _: None,
+    name: str, recipe: Recipe, model: str | None = None, folder: str | Path = ".", automatic: bool = False
 ) -> Estimate:
-    """Return what a recipe takes here, starting from a model, or from random weights of the size it is made for."""
+    """Return what a recipe takes here, starting from a model, or from random weights of the size it is made for.
+
+    Batches grow while that is quick and fits. `automatic` takes the precision that trains faster.
+    """
     recipe, device = randomise_weights(recipe), group().device
     start = untrained_teacher(name, recipe) if model is None else load(model)
-    if choose_precision:
-        recipe = replace(recipe, precision=find_faster_precision(start, device))
-        say(f"{name}: {recipe.precision} is the faster here")
-    elif slow := warn_about_emulation(recipe.precision, device):
-        say(f"{name}: {slow}")
+    recipe = settle_precision(recipe, start, device, automatic, name)
     free, at_once = free_memory(device), min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
     before = peak_memory(device)
-    trial, image = try_sizes(recipe, start, at_once)
+    trained = networks(recipe, start)
+    gradients = check_gradients(trained, device)
+    floor = peak_memory(device) + gradients  # what batches of no images need
+    batch, end = min(FIRST, at_once), time.monotonic() + SECONDS
+    while True:
+        seconds, progress = time_batch(replace(recipe, batch_size=batch, micro_batch_size=None), trained, end)
+        image = max((peak_memory(device) - floor) // batch, 1)
+        larger, left = min(4 * batch, at_once), free_memory(device)
+        late = time.monotonic() + 3 * seconds * larger / batch > end
+        if larger == batch or late or (left is not None and larger * image > left):
+            break
+        batch = larger
 
-    made = trial.progress.networks
-    caches = () if made.discriminator is None else made.discriminator.caches
+    caches = () if trained.discriminator is None else trained.discriminator.caches
     features = recipe.duration * sum(4 * prod(shape) for cache in caches for shape in cache.shapes)
     cached = min(features, sum(cache.memory for cache in caches))
-    used = trial.peak - before + cached
-    fitting = recipe.batch_size if free is None else trial.batch + (free - used) // image
-    state = sum(tensor.nbytes for tensor in trial.progress.state()[0].values())
-    student = sum(parameter.nbytes for parameter in made.student.parameters())
+    used = peak_memory(device) - before + cached
+    fitting = recipe.batch_size if free is None else batch + (free - used) // image
+    state = sum(tensor.nbytes for tensor in progress.state()[0].values())
+    student = sum(parameter.nbytes for parameter in trained.student.parameters())
     disk = 2 * state + 3 * student + min(features - cached, FEATURES_ON_DISK)  # two checkpoints, while one is replaced
-    rate, frozen = trial.batch / trial.seconds, share(made)
+    rate, share = batch / seconds, count_frozen(trained.student)
     return Estimate(
         images_per_second=rate,
         hours=recipe.duration / rate / 3600,
-        memory_gib=(used + (at_once - trial.batch) * image) / GIB,
+        memory_gib=(used + (at_once - batch) * image) / GIB,
         memory_free_gib=None if free is None else free / GIB,
         disk_gib=disk / GIB,
         disk_free_gib=shutil.disk_usage(folder).free / GIB,
-        tried=trial.batch,
+        tried=batch,
         micro_batch=min(max(fitting, 0), recipe.batch_size),
-        frozen_share=frozen.frozen / frozen.total,
-        parameters=frozen.total,
+        frozen_share=share.frozen / share.total,
+        parameters=share.total,
     )
 
 
-def try_sizes(recipe: Recipe, start: Denoiser, most: int) -> tuple[Trial, int]:
-    """Try batches up to `most` while that is quick and fits; return the last trial and the bytes of one more image."""
-    batch, end, smaller = min(FIRST, most), time.monotonic() + SECONDS, None
-    while True:
-        trial = try_batch(replace(recipe, batch_size=batch, micro_batch_size=None), start, end)
-        less, memory = (0, trial.floor) if smaller is None else (smaller.batch, smaller.peak)
-        image = max((trial.peak - memory) // (batch - less), 1)
-        larger, free = min(4 * batch, most), free_memory(group().device)
-        late = time.monotonic() + 3 * trial.seconds * larger / batch > end
-        if larger == batch or late or (free is not None and larger * image > free):
-            return trial, image
-        batch, smaller = larger, trial
-
-
-def try_batch(recipe: Recipe, start: Denoiser, end: float) -> Trial:
-    """Take iterations of a recipe until the time `end`, at most REPEATS; rare turns (R1) count in proportion."""
-    device, batch = group().device, recipe.batch_size
-    recipe = replace(recipe, duration=1_000_000 * batch)
-    made = networks(recipe, start)
-    for network in made.by_name().values():
-        network.to(device)
-    gradients, free = gradient_bytes(made), free_memory(device)
+def check_gradients(trained: Networks, device: torch.device) -> int:
+    """Return the bytes of the gradients and of Adam's two moments; a ValueError where they are not free."""
+    everything = [p for network in trained.by_name().values() for p in network.to(device).parameters()]
+    gradients, free = 3 * sum(p.nbytes for p in everything if p.requires_grad), free_memory(device)
     if free is not None and gradients > free:
         raise ValueError(
             f"The gradients of this recipe and Adam's moments need {gradients / GIB:.1f} GiB, and {free / GIB:.1f} GiB "
             "are free: freeze more with --set frozen=..., or use smaller networks or another machine."
         )
-    floor = peak_memory(device) + gradients
-    time_iteration(train(recipe, made, noise_batches(made.student, batch)))  # warms up
-    run = train(recipe, made, noise_batches(made.student, batch))
+    return gradients
+
+
+def time_batch(recipe: Recipe, trained: Networks, end: float) -> tuple[float, Progress]:
+    """Return the seconds of an iteration and where the run stands; rare turns (R1) count in proportion.
+
+    Takes iterations until the time `end`, at most REPEATS.
+    """
+    recipe = replace(recipe, duration=1_000_000 * recipe.batch_size)
+    time_iteration(train(recipe, trained, noise_batches(trained.student, recipe.batch_size)))  # warms up
+    run = train(recipe, trained, noise_batches(trained.student, recipe.batch_size))
     first, progress = time_iteration(run)  # every turn is due in a run's first iteration
     usual = []
     while len(usual) < REPEATS and time.monotonic() + first < end:
         seconds, progress = time_iteration(run)
         usual.append(seconds)
     seconds = median(usual or [first])
-    every = max(turn.every for turn in turns(recipe, made))
-    return Trial(batch, seconds + max(first - seconds, 0) / every, progress, floor, peak_memory(device))
+    every = max(turn.every for turn in turns(recipe, trained))
+    return seconds + max(first - seconds, 0) / every, progress
 
 
 def time_iteration(run: Iterator[Progress]) -> tuple[float, Progress]:
-    """Return the seconds of an iteration, and where the run stands after it."""
     began = time.perf_counter()
     progress = next(run)
     if torch.cuda.is_available():

@@ -22,15 +22,14 @@ from d2o.files import checked_folder
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
 from d2o.objectives.objective import Networks
-from d2o.records import nearest
 
 from . import networks as making
 from . import recipes, tracking
-from .freezing import Share
+from .freezing import Share, count_frozen
 from .loop import group
 from .recipe import Recipe, change, from_dict
 from .run import Evaluate, Habits, Moment, run
-from .speed import choose_precision, compile_network, warn_about_emulation
+from .speed import compile_network, settle_precision
 
 TEACHER_STEPS = 18
 """Sampling steps of a diffusion model in grids and evaluations: EDM's, 35 calls of the network."""
@@ -80,21 +79,45 @@ def finetune(
     """Train a model by a recipe in the directory `out`, or continue there, to the end.
 
     Teacher, data and recipe are objects, paths or names; `changes` are fields of the recipe, such as `duration=20_000`,
-    and `precision="auto"` takes the one that trains faster here. `origin` tells in JSON what the run was made from, and
+    and `precision="auto"` takes the one that trains faster here. `origin` names in JSON what the run was made from, and
     is compared when it continues: by default the teacher's path, or the hash of its weights. `networks` may put a
     discriminator of one's own into the run; `watch` shows how training goes, and `counted` how evaluations do.
 
     Every process of a group (torchrun) calls this. Raises ValueError for what cannot work, before anything is written,
     and where memory does not suffice; Interrupted and Diverged as `run` does.
     """
-    chosen, images = open_recipe(recipe, changes), open_data(data, out, habits)
+    chosen, images, title = open_recipe(recipe, changes), open_data(data, out, habits), str(out)
+    habits, out = habits or Habits(), Path(out)
     if isinstance(teacher, Denoiser):
-        found = {"teacher_sha256": weights_sha256(teacher)} if origin is None else origin
+        origin = {"teacher_sha256": weights_sha256(teacher)} if origin is None else origin
     else:
-        found = {"from": str(teacher)} if origin is None else origin
+        origin = {"from": str(teacher)} if origin is None else origin
         teacher = checkpoints.load(teacher)
-    automatic = changes.get("precision") == "auto"
-    return fit(teacher, images, chosen, out, found, habits or Habits(), networks, watch, counted, automatic)
+    making.check_fit(teacher, images)
+    accelerator, automatic = group(), changes.get("precision") == "auto"
+    chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
+    trained = networks(chosen, teacher)
+    share = count_frozen(trained.student)
+    log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
+    micro_batch = min(chosen.micro_batch_size or chosen.batch_size, chosen.batch_size // accelerator.num_processes)
+    with memory_remedy(chosen, micro_batch):
+        if habits.compile:
+            trained.student.to(accelerator.device)
+            if obstacle := compile_network(trained.student, micro_batch):
+                log.info("%s: %s", title, obstacle)
+        evaluate = None
+        if habits.evaluate_every is not None and accelerator.is_main_process:
+            evaluate = make_evaluate(images, chosen, habits, counted)
+        moments = run(
+            out, chosen, trained, images, origin=dict(origin), habits=habits, evaluate=evaluate, accelerator=accelerator
+        )
+        if accelerator.is_main_process:
+            moments = moments if habits.track is None else tracking.track(moments, out, habits.track)
+            watch(moments, chosen.duration, title)
+        else:
+            deque(moments, maxlen=0)
+    last = native.read_header(out / "checkpoint.safetensors")
+    return Result(out, checkpoints.load(out), chosen.duration, share, last["seconds"], last["evaluation"])
 
 
 def pretrain(
@@ -114,7 +137,7 @@ def pretrain(
     recipe that starts from a model.
     """
     if isinstance(name := changes.get("backbone"), str):
-        changes["backbone"] = backbone_named(name)
+        changes["backbone"] = recipes.find_backbone(name)
     chosen = open_recipe(recipe, changes)
     if chosen.pretrained or "teacher" in chosen.needs:
         raise ValueError(
@@ -122,61 +145,13 @@ def pretrain(
             "scratch for a GAN from random weights."
         )
     images, habits = open_data(data, out, habits), habits or Habits()
+    backbone = chosen.backbone or recipes.BACKBONES["small"]
     start = making.new_denoiser(
-        chosen.backbone or recipes.BACKBONES["small"],
-        images.shape,
-        images.num_classes,
-        augmentation=any(objective.augments for objective in chosen.objectives),
-        seed=chosen.seed,
+        backbone, images.shape, images.num_classes, augmentation=chosen.augments, seed=chosen.seed
     )
     habits = replace(habits, sample_steps=habits.sample_steps or TEACHER_STEPS)
-    automatic = changes.get("precision") == "auto"
-    return fit(start, images, chosen, out, {}, habits, networks, watch, counted, automatic)
-
-
-def fit(
-    start: Denoiser,
-    images: Images,
-    recipe: Recipe,
-    out: str | Path,
-    origin: Mapping[str, Any],
-    habits: Habits,
-    networks: Make,
-    watch: Watch,
-    counted: Counted,
-    automatic: bool,
-) -> Result:
-    """Make the networks of a run and follow it to its end."""
-    accelerator, title = group(), str(out)
-    making.check_fit(start, images)
-    if automatic:
-        recipe = replace(recipe, precision=choose_precision(start, out, accelerator.device))
-        log.info("%s: trains in %s, which is the faster here or the run's own", title, recipe.precision)
-    elif slow := warn_about_emulation(recipe.precision, accelerator.device):
-        log.info("%s: %s", title, slow)
-    made = networks(recipe, start)
-    share = making.share(made)
-    log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
-    micro_batch = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size // accelerator.num_processes)
-    evaluate = None
-    with memory_remedy(recipe, micro_batch):
-        if habits.compile:
-            made.student.to(accelerator.device)
-            if obstacle := compile_network(made.student, micro_batch):
-                log.info("%s: %s", title, obstacle)
-        if habits.evaluate_every is not None and accelerator.is_main_process:
-            evaluate = make_evaluator(images, recipe, habits, counted)
-        moments = run(
-            out, recipe, made, images, origin=dict(origin), habits=habits, evaluate=evaluate, accelerator=accelerator
-        )
-        if not accelerator.is_main_process:
-            deque(moments, maxlen=0)
-        elif habits.track is None:
-            watch(moments, recipe.duration, title)
-        else:
-            watch(tracking.track(moments, Path(out), habits.track), recipe.duration, title)
-    last = native.read_header(Path(out) / "checkpoint.safetensors")
-    return Result(Path(out), checkpoints.load(out), recipe.duration, share, last["seconds"], last["evaluation"])
+    options: Any = {"networks": networks, "watch": watch, "counted": counted, "precision": changes.get("precision")}
+    return finetune(start, images, chosen, out=out, origin={}, habits=habits, **options)
 
 
 def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None) -> Images:
@@ -191,8 +166,8 @@ def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None)
 def open_recipe(recipe: Recipe | str | Path, changes: Mapping[str, Any]) -> Recipe:
     """Return a recipe by object, name or file (.json, .yaml), with changes by dotted path; None changes nothing."""
     if not isinstance(recipe, Recipe):
-        file = Path(recipe)
-        recipe = read_recipe(file) if file.suffix in (".json", ".yaml", ".yml") else recipes.named(str(recipe))
+        is_file = Path(recipe).suffix in (".json", ".yaml", ".yml")
+        recipe = read_recipe(Path(recipe)) if is_file else recipes.find_recipe(str(recipe))
     for key, value in changes.items():
         if value is not None and (key, value) != ("precision", "auto"):
             recipe = change(recipe, key, value)
@@ -200,7 +175,6 @@ def open_recipe(recipe: Recipe | str | Path, changes: Mapping[str, Any]) -> Reci
 
 
 def read_recipe(file: Path) -> Recipe:
-    """Return the recipe in a .json or .yaml file, or in a run's recipe.json."""
     if not file.exists():
         raise ValueError(f"There is no recipe file {file}.")
     try:
@@ -212,15 +186,7 @@ def read_recipe(file: Path) -> Recipe:
     return from_dict(values.get("recipe", values))
 
 
-def backbone_named(name: str) -> dict[str, Any]:
-    """Return the network of a name, for models that start from random weights."""
-    if name not in recipes.BACKBONES:
-        raise ValueError(f"There is no backbone {name!r}: {nearest(name, recipes.BACKBONES)}")
-    return recipes.BACKBONES[name]
-
-
-def make_evaluator(images: Images, recipe: Recipe, habits: Habits, counted: Counted = unshown) -> Evaluate:
-    """Return what compares images of a denoiser with as many real ones."""
+def make_evaluate(images: Images, recipe: Recipe, habits: Habits, counted: Counted) -> Evaluate:
     evaluator = Evaluator(
         images,
         features=habits.evaluate_features,
@@ -232,17 +198,12 @@ def make_evaluator(images: Images, recipe: Recipe, habits: Habits, counted: Coun
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the numbers of an evaluation that a line of the log contains."""
     distances, diversity = evaluation.distances, evaluation.diversity
     return {
         "features": evaluation.space,
         "images_compared": distances.images,
-        "kid": distances.kid,
-        "frechet": distances.frechet,
-        "precision": distances.precision,
-        "recall": distances.recall,
-        "pixel_deviation": diversity.pixel_deviation,
-        "pixel_deviation_within": diversity.pixel_deviation_within,
+        **{name: getattr(distances, name) for name in ("kid", "frechet", "precision", "recall")},
+        **{name: getattr(diversity, name) for name in ("pixel_deviation", "pixel_deviation_within")},
     }
 
 

@@ -1,14 +1,13 @@
-"""Freezing by role, name, block or resolution: which parameters a recipe leaves alone.
-
-Every backbone says what role each of its own has.
-"""
+"""Freezing by role, name, block or resolution; every backbone knows the roles of its parameters."""
 
 import re
-from collections import Counter
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from torch import nn
+
+from d2o.backbones.backbone import Backbone
 from d2o.diffusion.denoiser import Denoiser
 
 CONVOLUTIONS = ("convolution", "projection")
@@ -32,16 +31,14 @@ MODULATION_MOVES = ("qkv", "projection", "mlp")
 """66.1 %: attention and MLP are frozen; the adaptive norms, a third of the network, move."""
 BIASES_MOVE = ("qkv", "projection", "mlp", "modulation")
 """99.1 %: every matrix of every block is frozen."""
-OTHERS: dict[str, tuple[str, ...]] = {"dit": QUERIES_MOVE}
+WITHOUT_CONVOLUTIONS: dict[str, tuple[str, ...]] = {"dit": QUERIES_MOVE}
 """What D2O-F freezes in backbones that have no convolutions, by kind."""
-
-
 MOST = 12
 """How many alternatives an error names."""
 
 
 class Share(NamedTuple):
-    """How many of a network's parameters do not move."""
+    """How many of a network's parameters are frozen."""
 
     frozen: int
     total: int
@@ -50,9 +47,21 @@ class Share(NamedTuple):
         return f"{self.frozen:,} of {self.total:,} parameters frozen ({self.frozen / self.total:.2%})"
 
 
-def d2o_f(denoiser: Denoiser) -> tuple[str, ...]:
-    """Return the roles that D2O-F freezes in a denoiser of this kind."""
-    return OTHERS.get(getattr(denoiser.backbone, "kind", ""), CONVOLUTIONS)
+def count_frozen(network: nn.Module) -> Share:
+    sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
+    return Share(sum(size for size, moves in sizes if not moves), sum(size for size, _ in sizes))
+
+
+def default_rules(denoiser: Denoiser) -> tuple[str, ...]:
+    """Return the rules by which D2O-F freezes a denoiser of this kind."""
+    return WITHOUT_CONVOLUTIONS.get(getattr(denoiser.backbone, "kind", ""), CONVOLUTIONS)
+
+
+def roles_of(denoiser: Denoiser) -> dict[str, str]:
+    """Return the role of every parameter by name; all are "parameter" in a network that is no `Backbone`."""
+    backbone = denoiser.backbone
+    role = backbone.role if isinstance(backbone, Backbone) else lambda _: "parameter"
+    return {name: role(name) for name, _ in backbone.named_parameters()}
 
 
 def freeze(denoiser: Denoiser, rules: Collection[str]) -> Share:
@@ -62,17 +71,14 @@ def freeze(denoiser: Denoiser, rules: Collection[str]) -> Share:
     enc.32x32_block0), `resolution:SIDE`, each with * and ? as in file names, or `all-but:RULE`. One that matches
     nothing is a ValueError. A backbone without roles of its own has one: "parameter".
     """
-    role_of = getattr(denoiser.backbone, "role", lambda _: "parameter")
-    traits = {name: Traits.of(name, role_of(name)) for name, _ in denoiser.backbone.named_parameters()}
+    traits = {name: Traits.of(name, role) for name, role in roles_of(denoiser).items()}
     matched = {name for rule in rules for name in matches(rule, traits)}
     if matched and len(matched) == len(traits):
         roles = ", ".join(dict.fromkeys(row.role for row in traits.values()))
         raise ValueError(f"All parameters of this network are frozen ({roles}): leave one out of `frozen`.")
-    share = Counter()
-    for name, parameter in denoiser.backbone.named_parameters():
-        share[name in matched] += parameter.numel()
+    for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(name not in matched)
-    return Share(share[True], share.total())
+    return count_frozen(backbone)
 
 
 class Traits(NamedTuple):
@@ -106,8 +112,7 @@ def matches(rule: str, traits: dict[str, Traits]) -> set[str]:
     if not found and trait == "all-but":
         raise ValueError(f"The rule {rule!r} freezes nothing: {pattern} is the whole network.")
     if not found:
-        known = list(dict.fromkeys(getattr(row, trait, row.role) for row in traits.values()))
-        known = [word for word in known if word]
+        known = [word for word in dict.fromkeys(getattr(row, trait) for row in traits.values()) if word]
         shown = ", ".join(known[:MOST]) + (f" and {len(known) - MOST} more" if len(known) > MOST else "")
         hint = "; for transformers there is the recipe dit-d2o-f" if "modulation" in known else ""
         words = "the role" if trait == "role" else f"a {trait}"

@@ -1,9 +1,10 @@
 """The training loop: a generator that takes turns. It opens no file and prints nothing; that belongs to the caller."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -28,14 +29,6 @@ class Diverged(ValueError):
     """The gradients are no longer finite."""
 
 
-class Player(NamedTuple):
-    """A network that takes turns: its trainable parameters, their optimiser and base learning rate."""
-
-    parameters: list[nn.Parameter]
-    optimizer: Optimizer
-    learning_rate: float
-
-
 @dataclass
 class Progress:
     """Where a run stands after an iteration. `losses` are the means of this iteration's turns, by name.
@@ -56,7 +49,6 @@ class Progress:
 
     @property
     def ema(self) -> Denoiser:
-        """The averaged student: what the run delivers."""
         return self.networks.ema
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -81,33 +73,37 @@ def turns(recipe: Recipe, networks: Networks) -> list[Turn]:
         losses = [objective.weight * objective(networks, batch) for objective in recipe.objectives]
         return torch.stack(losses).sum(0)
 
-    asked = [turn for objective in recipe.objectives for turn in objective.turns(networks)]
-    return [Turn("student", student_loss, "student"), *asked]
+    own = [turn for objective in recipe.objectives for turn in objective.turns(networks)]
+    return [Turn("student", student_loss, "student"), *own]
 
 
-def players(recipe: Recipe, networks: Networks, turns: Iterable[Turn]) -> dict[str, Player]:
-    """Return the networks that take turns, each with one optimiser for all of its turns.
+def make_optimizers(recipe: Recipe, networks: Networks, turns: Iterable[Turn]) -> dict[str, Optimizer]:
+    """Return an optimiser for each network that takes turns, with its learning rate before any schedule.
 
     Where a network takes further turns now and then (lazy regularisation), Adam's step is shortened and its memory
     lengthened as if each iteration had one step (arXiv 1912.04958, appendix B).
     """
-    steps: dict[str, Fraction] = {}
+    steps: dict[str, Fraction] = defaultdict(Fraction)
     for turn in turns:
-        steps[turn.network] = steps.get(turn.network, Fraction(0)) + Fraction(1, turn.every)
-    found = {}
+        steps[turn.network] += Fraction(1, turn.every)
+    optimizers = {}
     for name, count in steps.items():
         lazy = float(1 / count)
         rate = recipe.learning_rate if name == "student" else recipe.discriminator_learning_rate
         parameters = [p for p in networks[name].parameters() if p.requires_grad]
         betas = (recipe.betas[0] ** lazy, recipe.betas[1] ** lazy)
-        found[name] = Player(parameters, Adam(parameters, betas=betas, eps=1e-8, fused=True), rate * lazy)
-    return found
+        optimizers[name] = Adam(parameters, lr=rate * lazy, betas=betas, eps=1e-8, fused=True)
+    return optimizers
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for rows in optimizer.param_groups for parameter in rows["params"]]
 
 
 def train(
     recipe: Recipe,
     networks: Networks,
-    batches: Iterator[tuple[Tensor, Tensor | None, Tensor]],
+    batches: Iterator[tuple[Any, ...]],
     *,
     resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
     accelerator: Accelerator | None = None,
@@ -115,26 +111,24 @@ def train(
     """Train the networks in place and yield after every iteration; the networks are consistent at that moment.
 
     `batches` yields this process's part of each global batch: x0 [n,C,H,W] in [-1, 1], label [n] or None, and the
-    place [n] of every image in the endless stream; where the batch has an attribute `number` [n], images of the same
-    number are the same, and their features are cached. `resume` is a `Progress.state()`; the batches must then
+    place [n] of every image in the endless stream; where a `number` [n] follows, images of the same number are
+    the same, and their features are cached. `resume` is a `Progress.state()`; the batches must then
     start at its `images`. Raises Diverged after PATIENCE unusable steps in a row.
     """
     for objective in recipe.objectives:
-        for need in objective.needs:
-            if networks[need] is None:
-                raise ValueError(
-                    f"The objective {objective.kind} needs a network that is not there, the {need}: make the networks "
-                    f"with d2o.networks(recipe, teacher)."
-                )
+        if missing := next((need for need in objective.needs if networks[need] is None), None):
+            raise ValueError(
+                f"The objective {objective.kind} needs a network that is not there, the {missing}: make the networks "
+                f"with d2o.networks(recipe, teacher)."
+            )
     accelerator = accelerator or group()
     device = accelerator.device
     for network in networks.by_name().values():
         network.to(device)
     rows = turns(recipe, networks)
-    playing = players(recipe, networks, rows)
-    optimizers = {name: player.optimizer for name, player in playing.items()}
+    optimizers = make_optimizers(recipe, networks, rows)
     keeps = [name for objective in recipe.objectives for name in objective.keeps]
-    kept = tuple(dict.fromkeys(name for name in (*playing, *recipe.averages, *keeps) if name != "student"))
+    kept = tuple(dict.fromkeys(name for name in (*optimizers, *recipe.averages, *keeps) if name != "student"))
     images, iteration, skipped = 0, 0, 0
     if resume is not None:
         images, iteration, skipped = (resume[1][key] for key in ("images", "iteration", "skipped"))
@@ -142,7 +136,7 @@ def train(
     if networks.discriminator is not None:
         for cache in networks.discriminator.caches:
             cache.clear()  # the images of another data set have the same numbers
-    everything = [p for player in playing.values() for p in player.parameters]
+    everything = [p for optimizer in optimizers.values() for p in parameters_of(optimizer)]
     dropout = any(objective.dropout for objective in recipe.objectives)
     failures = dict.fromkeys((row.name for row in rows), 0)
 
@@ -151,14 +145,13 @@ def train(
         micro_batches = batch.split(recipe.micro_batch_size or len(batch))
         if dropout:  # the only randomness that is not the batch's own
             torch.manual_seed(crc32(f"{recipe.seed} {images} {accelerator.process_index}".encode()))
-        factor = schedule(recipe, images)
-        losses = {}
+        factor, losses = schedule(recipe, images), {}
         for row in rows:
             if iteration % row.every:
                 continue
-            require_gradients(everything, playing[row.network].parameters)
-            player = playing[row.network]
-            losses[row.name], usable = take_turn(row, player, networks, micro_batches, factor, accelerator)
+            optimizer = optimizers[row.network]
+            require_gradients(everything, parameters_of(optimizer))
+            losses[row.name], usable = take_turn(row, optimizer, networks, micro_batches, factor, accelerator)
             failures[row.name] = 0 if usable else failures[row.name] + 1
             skipped += not usable
             if failures[row.name] >= PATIENCE:
@@ -177,18 +170,16 @@ def train(
 
 
 def to_batch(given: Any, recipe: Recipe, images: int, num_classes: int, device: torch.device) -> Batch:
-    """Return a batch of the data on the device, with the share of the run that lies behind."""
     x0, label, index = given
     label = label.to(device) if label is not None and num_classes else None
     # Cached features lie in the host's memory: another device would wait longer for them than for new ones.
     number = getattr(given, "number", None)
-    known = number.tolist() if number is not None and device.type == "cpu" else None
+    number = None if number is None or device.type != "cpu" else number.tolist()
     x0 = x0.to(device, memory_format=torch.channels_last)
-    return Batch(x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=known)
+    return Batch(x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=number)
 
 
 def require_gradients(everything: Iterable[nn.Parameter], wanted: Iterable[nn.Parameter]) -> None:
-    """Let the wanted parameters have gradients, and no others of everything that trains."""
     for parameter in everything:
         parameter.requires_grad_(False)
     for parameter in wanted:
@@ -197,28 +188,28 @@ def require_gradients(everything: Iterable[nn.Parameter], wanted: Iterable[nn.Pa
 
 def take_turn(
     turn: Turn,
-    player: Player,
+    optimizer: Optimizer,
     networks: Networks,
     micro_batches: list[Batch],
     factor: float,
     accelerator: Accelerator,
 ) -> tuple[float, bool]:
     """Accumulate gradients, average them over the processes, and step; return the loss and whether a step was taken."""
-    player.optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     count = sum(len(batch) for batch in micro_batches)
     total = torch.zeros((), device=accelerator.device)
     for batch in micro_batches:
         loss = turn.loss(networks, batch).sum() / count
         loss.backward()
         total += loss.detach()
-    gradients = [p.grad for p in player.parameters if p.grad is not None]
+    gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
     average_over_processes([total, *gradients], accelerator)
     usable = bool(torch.nn.utils.get_total_norm(gradients).isfinite() & total.isfinite())
     if usable:
-        for rows in player.optimizer.param_groups:
-            rows["lr"] = player.learning_rate * factor
-        player.optimizer.step()
-    player.optimizer.zero_grad(set_to_none=True)
+        for rows in optimizer.param_groups:
+            rows["lr"] = optimizer.defaults["lr"] * factor
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     return total.item(), usable
 
 
@@ -226,16 +217,15 @@ def average_over_processes(tensors: list[Tensor], accelerator: Accelerator) -> N
     """Replace every tensor by its mean over the processes, in place, bucket by bucket."""
     if accelerator.num_processes == 1:
         return
-    bucket: list[Tensor] = []
-    for place, tensor in enumerate(tensors):
-        bucket.append(tensor)
-        if place + 1 < len(tensors) and sum(t.numel() for t in bucket) + tensors[place + 1].numel() <= BUCKET:
-            continue
-        flat = accelerator.reduce(torch.cat([t.flatten() for t in bucket]), reduction="mean")
-        assert isinstance(flat, Tensor)
-        for t, mean in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
-            t.copy_(mean.view_as(t))
-        bucket = []
+    buckets: list[list[Tensor]] = [[]]
+    for tensor in tensors:
+        if buckets[-1] and sum(t.numel() for t in (*buckets[-1], tensor)) > BUCKET:
+            buckets.append([])
+        buckets[-1].append(tensor)
+    for bucket in buckets:
+        flat: Any = accelerator.reduce(torch.cat([t.flatten() for t in bucket]), reduction="mean")
+        for tensor, mean in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
 
 def schedule(recipe: Recipe, images: int) -> float:
@@ -265,10 +255,9 @@ def restore(
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"The state that should be resumed is of another {name}: {reason}") from error
     for name, optimizer in optimizers.items():
-        moving = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
+        parameters, state = parameters_of(optimizer), defaultdict(dict)
         for key, value in part(f"optimizer.{name}").items():
             index, field = key.split(".")
-            like = moving[int(index)] if value.dim() else value  # fused Adam wants its moments laid out in memory
-            state.setdefault(int(index), {})[field] = torch.empty_like(like).copy_(value)  # as their parameter is
+            like = parameters[int(index)] if value.dim() else value  # fused Adam wants its moments laid out in memory
+            state[int(index)][field] = torch.empty_like(like).copy_(value)  # as their parameter is
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,11 +1,9 @@
-"""How much memory is free, how much was used at most, and how much training adds."""
+"""How much memory is free, and how much a process has used at most."""
 
 import sys
 from pathlib import Path
 
 import torch
-
-from d2o.objectives.objective import Networks
 
 CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 """Limit and use of a container, in bytes."""
@@ -26,7 +24,6 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def read_system(file: str) -> str:
-    """Return the text of a system file, empty where it does not exist."""
     try:
         return Path(file).read_text()
     except OSError:
@@ -44,8 +41,3 @@ def peak_memory(device: torch.device) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def gradient_bytes(networks: Networks) -> int:
-    """Return the bytes of the gradients and of Adam's two moments."""
-    return 3 * sum(p.nbytes for network in networks.by_name().values() for p in network.parameters() if p.requires_grad)

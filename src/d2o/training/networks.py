@@ -15,10 +15,8 @@ from d2o.diffusion.families import EDM
 from d2o.discriminators import Discriminator
 from d2o.objectives.objective import Networks
 
-from .freezing import Share, freeze
+from .freezing import freeze
 from .recipe import Recipe, to_dict
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | None = None) -> Networks:
@@ -29,8 +27,8 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     """
     if not isinstance(teacher, Denoiser):
         raise ValueError(
-            f"A run starts from a denoiser, not {type(teacher).__name__}: load a teacher with d2o.load, or make an "
-            f"untrained one with d2o.untrained."
+            f"A run starts from a denoiser, not {type(teacher).__name__}: use d2o.load, or d2o.untrained for one of "
+            "random weights."
         )
     if not isinstance(discriminator, Discriminator | None):
         name = type(discriminator).__name__
@@ -62,9 +60,8 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
     if isinstance(codec, Autoencoder):
         codec = replace(codec, precision=recipe.precision)
         provenance["codec"] = codec.to_spec()
-    student = student.replace(
-        codec=codec, precision=PRECISIONS[recipe.precision], judged_by=recipe.judged_by, provenance=provenance
-    )
+    precision = getattr(torch, recipe.precision)
+    student = student.replace(codec=codec, precision=precision, judged_by=recipe.judged_by, provenance=provenance)
     return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -88,8 +85,7 @@ def new_denoiser(
         sizes["augmentation_dim"] = AUGMENTATION_DIM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = backbones.build({**backbone, **sizes})
-    return Denoiser(network, EDM(), image_shape, num_classes)
+        return Denoiser(backbones.build({**backbone, **sizes}), EDM(), image_shape, num_classes)
 
 
 def reset_weights(denoiser: Denoiser, seed: int) -> Denoiser:
@@ -109,27 +105,21 @@ def reset_weights(denoiser: Denoiser, seed: int) -> Denoiser:
 def check_fit(denoiser: Denoiser, images: Images) -> None:
     """Raise a ValueError when a model cannot be trained on these images, saying what differs and what to do."""
     check_pixels(denoiser)
-    made, given = denoiser.pixel_shape, images.shape
-    if made[0] != given[0]:
+    (channels, *size), given, name = denoiser.pixel_shape, images.shape, images.name
+    classes = denoiser.num_classes
+    if channels != given[0]:
         raise ValueError(
-            f"The model makes images of {made[0]} channels but {images.name} has {given[0]}: use --channels {made[0]}."
+            f"The model makes images of {channels} channels but {name} has {given[0]}: use --channels {channels}."
         )
-    if made != given:
+    if size != list(given[1:]):
         raise ValueError(
-            f"The model makes {made[1]}x{made[2]} images but those of {images.name} are {given[1]}x{given[2]}: "
-            f"use --resolution {made[1]} --resize area."
+            f"The model makes {size[0]}x{size[1]} images but those of {name} are {given[1]}x{given[2]}: "
+            f"use --resolution {size[0]} --resize area."
         )
-    if denoiser.num_classes and not images.num_classes:
+    if classes and not images.num_classes:
         raise ValueError(
-            f"The model has {denoiser.num_classes} classes but {images.name} has no labels: sort the images into a "
-            "sub-folder for each class, add a dataset.json or, in an .npz, an array `labels`, and leave --labels none "
-            "out; or take a model without classes."
+            f"The model has {classes} classes but {name} has no labels: sort the images into a sub-folder for each "
+            "class, add a dataset.json or an array `labels`, leave --labels none out, or take a model without classes."
         )
-    if images.num_classes > denoiser.num_classes > 0:
-        raise ValueError(f"The model has {denoiser.num_classes} classes but {images.name} has {images.num_classes}.")
-
-
-def share(networks: Networks) -> Share:
-    """Return how many of the student's parameters are frozen."""
-    sizes = [(p.numel(), p.requires_grad) for p in networks.student.parameters()]
-    return Share(sum(n for n, moves in sizes if not moves), sum(n for n, _ in sizes))
+    if images.num_classes > classes > 0:
+        raise ValueError(f"The model has {classes} classes but {name} has {images.num_classes}.")

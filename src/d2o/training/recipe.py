@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from itertools import permutations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
@@ -11,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from d2o.discriminators import DISCRIMINATORS, Projected
 from d2o.objectives import OBJECTIVES
 from d2o.objectives.distance import DISTANCES
-from d2o.records import RECORD, Real, Whole, adapter, nearest, validate
+from d2o.records import RECORD, REGISTER, Real, Whole, adapter, find, nearest, validate
 
 
 def one_of(table: Mapping[str, type], what: str, default: str | None = None) -> Callable[[Any], Any]:
@@ -26,11 +27,8 @@ def one_of(table: Mapping[str, type], what: str, default: str | None = None) -> 
         if not isinstance(value, Mapping):
             raise ValueError(f"it is not a record with the kind of {what}")
         kind = value.get("kind", default)
-        if kind not in table:
-            raise ValueError(
-                f"there is no {what} of the kind {kind!r}: {nearest(kind, table)} --import FILE registers your own"
-            )
-        return adapter(table[kind]).validate_python({**value, "kind": kind})
+        record = find(kind, table, f"{what} of the kind", REGISTER.rstrip("."))
+        return adapter(record).validate_python({**value, "kind": kind})
 
     return validate
 
@@ -59,7 +57,7 @@ class Recipe:
     frozen: tuple[str, ...] = ()
     """What stays frozen: roles (convolution), or name:PATTERN, block:PATTERN, resolution:SIDE, all-but:RULE."""
     backbone: dict[str, Any] | None = None
-    """The network of a recipe that starts from nothing: {"kind": ..., settings}; sizes come from the data."""
+    """The network of a recipe that starts from random weights: {"kind": ..., settings}; sizes come from the data."""
     discriminator: AnyDiscriminator = Projected()
     learning_rate: Rate = 1e-4
     discriminator_learning_rate: Rate = 1e-4
@@ -82,14 +80,13 @@ class Recipe:
         kinds = [objective.kind for objective in self.objectives]
         if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
             raise ValueError(f"the objective {twice} is there twice: name it once, with its weight")
+        for objective, other in permutations(self.objectives, 2):
+            if changed := set(objective.keeps) & set(other.needs):
+                raise ValueError(f"{objective.kind} changes its {min(changed)}, so {other.kind} cannot share it")
+            for name in set(objective.needs) & set(other.needs):
+                if objective.settings_of(name) != other.settings_of(name):
+                    raise ValueError(f"{objective.kind} and {other.kind} share one {name}: give it one setting")
         for objective in self.objectives:
-            others = [other for other in self.objectives if other is not objective]
-            for other in others:
-                if changed := set(objective.keeps) & set(other.needs):
-                    raise ValueError(f"{objective.kind} changes its {min(changed)}, so {other.kind} cannot share it")
-                for name in set(objective.needs) & set(other.needs):
-                    if objective.settings_of(name) != other.settings_of(name):
-                        raise ValueError(f"{objective.kind} and {other.kind} share one {name}: give it one setting")
             if self.duration < objective.shortest * self.batch_size:
                 raise ValueError(
                     f"{objective.kind} needs at least {objective.shortest} iterations: let duration be "
@@ -98,7 +95,6 @@ class Recipe:
 
     @property
     def needs(self) -> set[str]:
-        """The networks that the objectives want besides the student."""
         return {name for objective in self.objectives for name in objective.needs}
 
     @property
@@ -109,7 +105,6 @@ class Recipe:
 
     @property
     def augments(self) -> bool:
-        """Whether the student's network is told how its images were augmented."""
         return any(objective.augments for objective in self.objectives)
 
     @property
@@ -119,7 +114,6 @@ class Recipe:
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Return the JSON form of a recipe."""
     return json.loads(json.dumps(asdict(recipe)))
 
 
@@ -131,22 +125,17 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 def change(recipe: Recipe, path: str, value: Any) -> Recipe:
     """Return the recipe with one field changed, by its dotted path: `learning_rate`, `objectives.0.r1`."""
+
+    def find_key(place: Any, name: str) -> Any:
+        keys = range(len(place)) if isinstance(place, list) else place if isinstance(place, dict) else ()
+        known = {str(key): key for key in keys}
+        if name not in known:
+            raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}")
+        return known[name]
+
     values = place = to_dict(recipe)
     *parents, last = path.split(".")
     for name in parents:
-        place = place[key_of(place, name, path)]
-    place[key_of(place, last, path)] = value
+        place = place[find_key(place, name)]
+    place[find_key(place, last)] = value
     return from_dict(values)
-
-
-def key_of(place: Any, name: str, path: str) -> Any:
-    """Return the key or index that a part of a dotted path means in a record or list; ValueError for none."""
-    known = list(place) if isinstance(place, dict) else []
-    if isinstance(place, list):
-        known = [str(index) for index in range(len(place))]
-    if name not in known:
-        raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}")
-    return name if isinstance(place, dict) else int(name)
-
-
-__all__ = ["Recipe", "change", "from_dict", "replace", "to_dict"]

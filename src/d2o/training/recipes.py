@@ -7,13 +7,13 @@ from d2o.data.augmentation import Augmentation
 from d2o.discriminators import Perceptual, Projected
 from d2o.objectives import Adversarial, Denoising
 from d2o.objectives.distance import Lpips
-from d2o.records import nearest
+from d2o.records import find
 
 from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE
 from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH
 from .recipe import Recipe
 
-# Networks to start from nothing with. `small` learns on two CPU cores; the others are the public EDM checkpoints'.
+# Networks to start from random weights. `small` learns on two CPU cores; the others are the public EDM checkpoints'.
 DDPMPP = {"kind": "song_unet", "embedding": "positional", "encoder": "standard", "resample_filter": [1, 1]}
 NCSNPP = {
     "kind": "song_unet",
@@ -33,6 +33,11 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "adm-64": {**ADM, "dropout": 0.10},
 }
 
+
+def full_size(*networks: str) -> Projected:
+    return Projected(networks=networks, size=224, width=512)
+
+
 # The paper's settings (its released scripts; R1 per image as explained at Adversarial).
 CIFAR10: dict[str, Any] = {
     "batch_size": 256,
@@ -40,15 +45,13 @@ CIFAR10: dict[str, Any] = {
     "discriminator_learning_rate": 1e-4,
     "ema_half_life": 500_000,
     "precision": "bfloat16",
-    "discriminator": Projected(networks=("vgg16_bn", "tf_efficientnet_lite0"), size=224, width=512),
+    "discriminator": full_size("vgg16_bn", "tf_efficientnet_lite0"),
 }
 FACES64: dict[str, Any] = {  # FFHQ and AFHQv2 at 64x64
     **CIFAR10,
     "learning_rate": 2e-5,
     "discriminator_learning_rate": 4e-5,
-    "discriminator": Projected(
-        networks=("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"), size=224, width=512
-    ),
+    "discriminator": full_size("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"),
 }
 IMAGENET64: dict[str, Any] = {
     **FACES64,
@@ -59,12 +62,7 @@ IMAGENET64: dict[str, Any] = {
 }
 
 # A first guess for transformers on latents of 256x256 images, measured nowhere yet: the paper leaves them open.
-DIT256: dict[str, Any] = {
-    **IMAGENET64,
-    "batch_size": 256,
-    "micro_batch_size": 8,
-    "learning_rate": 1e-5,
-}
+DIT256: dict[str, Any] = {**IMAGENET64, "batch_size": 256, "micro_batch_size": 8, "learning_rate": 1e-5}
 
 # Two CPU cores, minutes: the demo's settings for 8x8 digits.
 DIGITS_PRETRAIN: dict[str, Any] = {
@@ -129,23 +127,22 @@ DATA: dict[str, Data] = {  # by the beginning of a recipe's name
 }
 
 
-def on(settings: dict[str, Any], method: str, duration: int) -> Recipe:
+def apply_settings(settings: dict[str, Any], method: str, duration: int) -> Recipe:
     """Return a method with a data set's settings, except for what makes it another method than D2O.
 
     Objectives that distil a teacher compare images by LPIPS, as the paper's baselines do; PD keeps its own distance.
     """
     recipe = METHODS[method]
     own = {field.name for field in fields(recipe) if getattr(recipe, field.name) != getattr(D2O, field.name)}
-    critic, usual = recipe.discriminator, settings["discriminator"]
-    if isinstance(critic, Projected):  # another projection, with the data set's networks and sizes
-        recipe = replace(recipe, discriminator=replace(usual, projection=critic.projection))
-        own.add("discriminator")
-    elif isinstance(critic, Perceptual):
-        recipe = replace(recipe, discriminator=replace(critic, size=usual.size, width=usual.width))
+    discriminator, usual = recipe.discriminator, settings["discriminator"]
+    if isinstance(discriminator, Projected):  # another projection, with the data set's networks and sizes
+        discriminator = replace(usual, projection=discriminator.projection)
+    elif isinstance(discriminator, Perceptual):
+        discriminator = replace(discriminator, size=usual.size, width=usual.width)
     recipe = replace(recipe, **{name: value for name, value in settings.items() if name not in own}, duration=duration)
     measured = ("consistency", "trajectory", "reverse-consistency")
-    objectives = [replace(o, distance=Lpips()) if o.kind in measured else o for o in recipe.objectives]  # type: ignore[call-arg]
-    return replace(recipe, objectives=tuple(objectives))
+    objectives = tuple(replace(o, distance=Lpips()) if o.kind in measured else o for o in recipe.objectives)  # type: ignore[call-arg]
+    return replace(recipe, discriminator=discriminator, objectives=objectives)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -157,18 +154,18 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-small-d2o": replace(D2O, **SMALL),
     "cifar10-small-d2o-f": replace(D2O_F, **SMALL),
     "cifar10-pretrain": replace(PRETRAIN, **EDM_PRETRAIN, backbone=BACKBONES["ncsnpp-32"]),
-    **{f"cifar10-{name}": on(CIFAR10, name, 5_000_000) for name in METHODS if name != "pretrain"},
-    "cifar10-d2o-200k": on(CIFAR10, "d2o", 200_000),
-    "cifar10-d2o-f-200k": on(CIFAR10, "d2o-f", 200_000),
-    "cifar10-d2o-lite0": replace(
-        on(CIFAR10, "d2o", 5_000_000), discriminator=Projected(networks=("tf_efficientnet_lite0",), size=224, width=512)
+    **{f"cifar10-{name}": apply_settings(CIFAR10, name, 5_000_000) for name in METHODS if name != "pretrain"},
+    "cifar10-d2o-200k": apply_settings(CIFAR10, "d2o", 200_000),
+    "cifar10-d2o-f-200k": apply_settings(CIFAR10, "d2o-f", 200_000),
+    "cifar10-d2o-lite0": apply_settings(
+        {**CIFAR10, "discriminator": full_size("tf_efficientnet_lite0")}, "d2o", 5_000_000
     ),
-    "ffhq64-d2o": on(FACES64, "d2o", 10_000_000),
-    "ffhq64-d2o-f": on(FACES64, "d2o-f", 10_000_000),
-    "afhqv2-64-d2o": on(FACES64, "d2o", 10_000_000),
-    "afhqv2-64-d2o-f": on(FACES64, "d2o-f", 10_000_000),
-    "imagenet64-d2o": on(IMAGENET64, "d2o", 10_000_000),
-    "imagenet64-d2o-f": on(IMAGENET64, "d2o-f", 10_000_000),
+    "ffhq64-d2o": apply_settings(FACES64, "d2o", 10_000_000),
+    "ffhq64-d2o-f": apply_settings(FACES64, "d2o-f", 10_000_000),
+    "afhqv2-64-d2o": apply_settings(FACES64, "d2o", 10_000_000),
+    "afhqv2-64-d2o-f": apply_settings(FACES64, "d2o-f", 10_000_000),
+    "imagenet64-d2o": apply_settings(IMAGENET64, "d2o", 10_000_000),
+    "imagenet64-d2o-f": apply_settings(IMAGENET64, "d2o-f", 10_000_000),
     "dit-d2o": replace(D2O, **DIT256, duration=5_000_000),
     "dit-d2o-f": replace(D2O, **DIT256, duration=5_000_000, frozen=QUERIES_MOVE),
     "dit-d2o-f-modulation": replace(D2O, **DIT256, duration=5_000_000, frozen=MODULATION_MOVES),
@@ -187,11 +184,12 @@ PAPER_FID: dict[str, str] = {  # the paper's one-step FID; none of them has been
 }
 
 
-def named(name: str) -> Recipe:
-    """Return a recipe by its name; an unknown one is a ValueError that names the nearest."""
-    if name not in RECIPES:
-        raise ValueError(f"There is no recipe {name!r}: {nearest(name, list(RECIPES))}")
-    return RECIPES[name]
+def find_recipe(name: str) -> Recipe:
+    return find(name, RECIPES, "recipe")
 
 
-__all__ = ["BACKBONES", "D2O", "D2O_F", "METHODS", "PRETRAIN", "RECIPES", "SCRATCH", "Recipe", "named"]
+def find_backbone(name: str) -> dict[str, Any]:
+    return find(name, BACKBONES, "backbone")
+
+
+__all__ = ["BACKBONES", "D2O", "D2O_F", "METHODS", "PRETRAIN", "RECIPES", "SCRATCH", "Recipe", "find_recipe"]

@@ -15,14 +15,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from d2o.checkpoints import native
 from d2o.data.datasets import Images
@@ -42,8 +41,6 @@ SAVE_SECONDS = 300
 
 Evaluate = Callable[[Denoiser], dict[str, Any]]
 """Compares a denoiser with the data: numbers for the log, `kid` among them."""
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors and numbers of the loop, as `Progress.state` returns them."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -88,26 +85,12 @@ class Moment:
         progress = self.progress
         left = max(duration - progress.images, 0) / max(self.images_per_second, 1e-9)
         losses = ", ".join(f"{name} {loss:.3f}" for name, loss in progress.losses.items() if name != "r1")
-        parts = [
-            f"{min(progress.images, duration):,} of {duration:,} images",
-            f"{self.images_per_second:,.0f}/s",
-            f"{timedelta(seconds=round(left))} left",
-            f"loss {losses}",
-        ]
-        if self.evaluation is not None:
-            parts.append(f"KID {self.evaluation['kid']:.3f}")
-        if progress.skipped:
-            parts.append(f"{progress.skipped} steps skipped (gradients not finite)")
-        return ", ".join(parts)
-
-
-@dataclass
-class History:
-    """What a checkpoint keeps of a run beside the state of its loop; `best` is the lowest KID."""
-
-    seconds: float = 0.0
-    best: float | None = None
-    evaluation: dict[str, Any] | None = None
+        kid = f", KID {self.evaluation['kid']:.3f}" if self.evaluation is not None else ""
+        skipped = f", {progress.skipped} steps skipped (gradients not finite)" if progress.skipped else ""
+        return (
+            f"{min(progress.images, duration):,} of {duration:,} images, {self.images_per_second:,.0f}/s, "
+            f"{timedelta(seconds=round(left))} left, loss {losses}{kid}{skipped}"
+        )
 
 
 def run(
@@ -121,7 +104,7 @@ def run(
     evaluate: Evaluate | None = None,
     accelerator: Accelerator | None = None,
 ) -> Iterator[Moment]:
-    """Train in a directory, or continue what stands there; yield after every iteration.
+    """Train in a directory, or continue the run that is there; yield after every iteration.
 
     `origin` says in JSON where weights and data came from and is compared when continuing; the lowest `kid` of
     `evaluate` chooses best.safetensors. Raises Interrupted after Ctrl-C, ValueError for a directory that contains
@@ -132,10 +115,14 @@ def run(
     habits, directory = habits or Habits(), Path(directory)
     checkpoint, log = directory / "checkpoint.safetensors", directory / "metrics.jsonl"
     claimed = claim(directory, recipe, origin or {}, images) if main else nullcontext()
-    with claimed, stoppable(accelerator) as asked_to_stop:
+    with claimed, stoppable(accelerator) as should_stop:
         accelerator.wait_for_everyone()
-        resume, history = read_checkpoint(checkpoint)
-        start, seconds = (resume[1]["images"] if resume else 0), history.seconds
+        resume, start = None, 0
+        history: dict[str, Any] = {"seconds": 0.0, "best": None, "evaluation": None}  # `best` is the lowest KID
+        if checkpoint.exists():
+            resume = _, spec = native.read(checkpoint)
+            history, start = {name: spec[name] for name in history}, spec["images"]
+        seconds = history["seconds"]
         if main:
             truncate_log(log, start)
         caches = () if networks.discriminator is None else networks.discriminator.caches
@@ -155,29 +142,30 @@ def run(
 
         def save() -> None:
             if main and progress is not None and not progress.failing:  # the last good checkpoint stays
-                write_checkpoint(checkpoint, progress, history)
+                tensors, numbers = progress.state()
+                content = {**native.describe(progress.ema), "content": "run", **numbers, **history}
+                native.write(checkpoint, {name: t.detach().contiguous().cpu() for name, t in tensors.items()}, content)
 
         try:
             for progress in train(recipe, networks, batches, resume=resume, accelerator=accelerator):
                 losses.append(progress.losses)
-                history.seconds = seconds + time.monotonic() - began
+                history["seconds"] = seconds + time.monotonic() - began
                 line: dict[str, Any] = {}
                 if due(habits.log_every, 200):
                     line = {
                         "images": progress.images,
                         "iteration": progress.iteration,
-                        "seconds": round(history.seconds, 2),
+                        "seconds": round(history["seconds"], 2),
                         "loss": mean(losses),
                         "learning_rate": progress.learning_rate,
                         "skipped": progress.skipped,
                     }
                     losses.clear()
                 if main and evaluate is not None and due(habits.evaluate_every, 1):
-                    history.evaluation = {"images": progress.images, **evaluate(progress.ema)}
-                    line = {"images": progress.images, **line, "evaluation": history.evaluation}
-                    kid = history.evaluation["kid"]
-                    if history.best is None or kid < history.best:
-                        history.best = kid
+                    evaluation = history["evaluation"] = {"images": progress.images, **evaluate(progress.ema)}
+                    line = {"images": progress.images, **line, "evaluation": evaluation}
+                    if history["best"] is None or evaluation["kid"] < history["best"]:
+                        history["best"] = evaluation["kid"]
                         native.save(directory / "best.safetensors", progress.ema)
                 if main and line:
                     with log.open("a") as file:
@@ -185,8 +173,8 @@ def run(
                 if main and due(habits.sample_every, 10):
                     draw_samples(directory, progress, habits)
                 rate = (progress.images - start) / max(time.monotonic() - began, 1e-9)
-                yield Moment(progress, rate, history.evaluation, logged=bool(line))
-                stopping = asked_to_stop()
+                yield Moment(progress, rate, history["evaluation"], logged=bool(line))
+                stopping = should_stop()
                 if stopping or due(habits.save_every, 10) or time.monotonic() - saved > SAVE_SECONDS:
                     save()
                     saved = time.monotonic()
@@ -196,56 +184,25 @@ def run(
         except Diverged as error:
             good = f"The last good checkpoint is {checkpoint}" if checkpoint.exists() else "Nothing was saved yet"
             raise Diverged(f"{error} {good}.") from error
-        except (ValueError, OSError):  # the data: the networks stand as they stood after the last iteration
+        except (ValueError, OSError):  # of the data: the networks are as they were after the last iteration
             save()
             raise
-        if main and progress is not None:
-            write_results(directory, networks)
-        elif main and resume is not None:
+        if main and progress is None:
             logging.getLogger("d2o").info("%s is already finished.", directory)
-            if not (directory / "ema.safetensors").exists():  # it was killed between its last checkpoint and its end
-                restore_results(networks, resume[0])
-                write_results(directory, networks)
+        # A finished run has no results if it was killed between its last checkpoint and its end.
+        if main and (progress is not None or not (directory / "ema.safetensors").exists()):
+            native.save(directory / "student.safetensors", networks.student)
+            native.save(directory / "ema.safetensors", networks.ema)
     accelerator.wait_for_everyone()
-
-
-def read_checkpoint(file: Path) -> tuple[State | None, History]:
-    """Return the state of the loop in a run's checkpoint, None without one, and the run's history."""
-    if not file.exists():
-        return None, History()
-    tensors, spec = native.read(file)
-    return (tensors, spec), History(spec["seconds"], spec["best"], spec["evaluation"])
-
-
-def write_checkpoint(file: Path, progress: Progress, history: History) -> None:
-    """Replace a run's checkpoint; a reader finds the old one or the new one, whole."""
-    tensors, numbers = progress.state()
-    spec = {**native.describe(progress.ema), "content": "run", **numbers, **asdict(history)}
-    native.write(file, {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, spec)
-
-
-def write_results(directory: Path, networks: Networks) -> None:
-    """Write the student and its average."""
-    native.save(directory / "student.safetensors", networks.student)
-    native.save(directory / "ema.safetensors", networks.ema)
-
-
-def restore_results(networks: Networks, tensors: dict[str, Tensor]) -> None:
-    """Put a finished run's weights back from its checkpoint."""
-    for name, network in (("student.", networks.student), ("ema.", networks.ema)):
-        network.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
 
 
 def mean(losses: list[dict[str, float]]) -> dict[str, float]:
     """Average dictionaries of numbers, each name over the dictionaries that have it."""
     names = dict.fromkeys(name for row in losses for name in row)
-    return {
-        name: sum(row[name] for row in losses if name in row) / sum(name in row for row in losses) for name in names
-    }
+    return {name: sum(values := [row[name] for row in losses if name in row]) / len(values) for name in names}
 
 
 def draw_samples(directory: Path, progress: Progress, habits: Habits) -> None:
-    """Write a grid of the averaged student's images, from the same seeds every time."""
     batches = list(generate(progress.ema, habits.sample_seeds, steps=habits.sample_steps or 1))
     (directory / "samples").mkdir(exist_ok=True)
     write_images(directory / "samples" / f"{progress.images:08d}.png", [to_uint8(torch.cat(batches))])
@@ -265,8 +222,7 @@ def stoppable(accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
     def anyone() -> bool:  # all processes must stop after the same iteration
         if accelerator.num_processes == 1:
             return asked
-        flags = accelerator.reduce(torch.tensor(float(asked), device=accelerator.device))
-        assert isinstance(flags, Tensor)
+        flags: Any = accelerator.reduce(torch.tensor(float(asked), device=accelerator.device))
         return bool(flags > 0)
 
     try:

@@ -1,17 +1,21 @@
 """What is chosen for the machine at hand: the precision of the network, by measurement, and whether it is compiled."""
 
 import json
+import logging
 import shutil
-import time
-from collections.abc import Callable
+import timeit
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
+
+from .recipe import Recipe
 
 Precision = Literal["float32", "bfloat16"]
 GAIN = 1.1
@@ -21,23 +25,35 @@ EMULATED = 2.0
 COMPILERS = ("c++", "g++", "clang++")
 
 
-def choose_precision(denoiser: Denoiser, directory: str | Path, device: torch.device) -> Precision:
-    """Return the precision in which the network trains faster here; a run that is there already keeps its own.
+def settle_precision(
+    recipe: Recipe,
+    denoiser: Denoiser,
+    device: torch.device,
+    automatic: bool,
+    title: str,
+    directory: Path | None = None,
+) -> Recipe:
+    """Return the recipe, in the faster precision if that is `automatic`; log what there is to say of it."""
+    log = logging.getLogger("d2o")
+    if automatic:
+        recipe = replace(recipe, precision=choose_precision(denoiser, device, directory))
+        log.info("%s: trains in %s, which is the faster here or the run's own", title, recipe.precision)
+    elif slow := warn_about_emulation(recipe.precision, device):
+        log.info("%s: %s", title, slow)
+    return recipe
+
+
+def choose_precision(denoiser: Denoiser, device: torch.device, directory: Path | None = None) -> Precision:
+    """Return the precision in which the network trains faster here; a run in the directory keeps its own.
 
     All processes of a run get the first one's choice.
     """
-    recipe = Path(directory) / "recipe.json"
-    if recipe.is_file():
+    if directory is not None and (recipe := directory / "recipe.json").is_file():
         return json.loads(recipe.read_text())["recipe"]["precision"]
-    chosen: list[Any] = [find_faster_precision(denoiser, device)]
+    seconds = {precision: time_step(denoiser, precision, device) for precision in ("float32", "bfloat16")}
+    chosen: list[Any] = ["bfloat16" if seconds["float32"] > GAIN * seconds["bfloat16"] else "float32"]
     broadcast_object_list(chosen)
     return chosen[0]
-
-
-def find_faster_precision(denoiser: Denoiser, device: torch.device) -> Precision:
-    """Return the precision in which the network trains faster here, by trying."""
-    seconds = {precision: time_step(denoiser, precision, device) for precision in ("float32", "bfloat16")}
-    return "bfloat16" if seconds["float32"] > GAIN * seconds["bfloat16"] else "float32"
 
 
 def warn_about_emulation(precision: str, device: torch.device) -> str | None:
@@ -50,34 +66,27 @@ def warn_about_emulation(precision: str, device: torch.device) -> str | None:
 
 
 def time_step(denoiser: Denoiser, precision: str, device: torch.device, count: int = 4) -> float:
-    """Return the seconds of a forward and backward pass of a few images."""
     network = deepcopy(denoiser).replace(precision=getattr(torch, precision)).to(device).requires_grad_(True)
-    x = torch.zeros(count, *network.image_shape, device=device)
-    label = torch.arange(count, device=device) % network.num_classes if network.num_classes else None
 
     def step() -> None:
-        network(x, 1.0, label).sum().backward()
+        predict(network, count, 1.0).sum().backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return best_time(step, 3)
+    return min(timeit.repeat(step, number=1, repeat=3))
 
 
 @torch.no_grad()
 def time_convolution(kind: torch.dtype) -> float:
-    """Return the seconds of a convolution of some images' size."""
     x, weight = torch.ones(8, 64, 16, 16, dtype=kind), torch.ones(64, 64, 3, 3, dtype=kind)
-    return best_time(lambda: torch.nn.functional.conv2d(x, weight, padding=1), 5)
+    return min(timeit.repeat(lambda: torch.nn.functional.conv2d(x, weight, padding=1), number=1, repeat=5))
 
 
-def best_time(function: Callable[[], Any], repeats: int) -> float:
-    """Return the seconds of the fastest of several calls."""
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+def predict(denoiser: Denoiser, count: int, sigma: float) -> Tensor:
+    """Return what a denoiser makes of `count` black images."""
+    device = next(denoiser.parameters()).device
+    label = torch.arange(count, device=device) % denoiser.num_classes if denoiser.num_classes else None
+    return denoiser(torch.zeros(count, *denoiser.image_shape, device=device), sigma, label)
 
 
 def compile_network(denoiser: Denoiser, images: int) -> str | None:
@@ -85,16 +94,13 @@ def compile_network(denoiser: Denoiser, images: int) -> str | None:
 
     Where there is no compiler, or it fails, the network is left as it was, and the reason is returned.
     """
-    device = next(denoiser.parameters()).device
-    if device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
+    if next(denoiser.parameters()).device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
         return "There is no C++ compiler here, so the network runs as it is; install g++ to compile it."
     denoiser.backbone.compile(dynamic=False)
-    x = torch.zeros(images, *denoiser.image_shape, device=device)
-    label = torch.arange(images, device=device) % denoiser.num_classes if denoiser.num_classes else None
     try:
-        found = denoiser(x, denoiser.sigma_max, label)
-        if found.requires_grad:
-            found.sum().backward()
+        x0 = predict(denoiser, images, denoiser.sigma_max)
+        if x0.requires_grad:
+            x0.sum().backward()
     except Exception as error:  # whatever a compiler and its tools raise
         denoiser.backbone._compiled_call_impl = None  # what `compile` sets; torch has no way back of its own
         reason = " ".join(str(error).split())[:200]

@@ -4,12 +4,12 @@ metrics.jsonl stays what counts. `tracked.json` says up to which image its lines
 run that continues sends each line once.
 """
 
-import contextlib
 import hashlib
 import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ SERVICES: dict[str, Callable[[Path], tracking.GeneralTracker]] = {
 
 
 def check_service(name: str) -> None:
-    """Raise a ValueError when there is no such service or its package is missing."""
     if name not in SERVICES:
         raise ValueError(f"Runs cannot be tracked by {name!r}: there are {', '.join(SERVICES)}.")
     if importlib.util.find_spec(name) is None:
@@ -41,15 +40,10 @@ def track(moments: Iterable[Moment], directory: Path, name: str) -> Iterator[Mom
     """Pass the moments of a run on, and send the lines that its log gains to a service."""
     tracker: Any = None
     log, mark = directory / "metrics.jsonl", directory / "tracked.json"
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         for moment in moments:
-            if tracker is None:  # now the directory is this run's, and its log has nothing newer than its checkpoint
-                settings = flatten(json.loads((directory / "recipe.json").read_text()))
-                with contextlib.redirect_stdout(sys.stderr):  # standard output is for the outcome, which may be JSON
-                    tracker = SERVICES[name](directory.resolve())
-                    tracker.start()
-                    tracker.store_init_configuration({key: str(value) for key, value in settings.items()})
-                stack.callback(finish, tracker)
+            # After the first moment the directory is this run's, and its log has nothing newer than its checkpoint.
+            tracker = tracker or stack.enter_context(open_tracker(directory, name))
             if moment.logged:
                 sent = json.loads(mark.read_text()) if mark.exists() else {}
                 last = sent.get(name, {"images": 0})["images"]
@@ -62,10 +56,19 @@ def track(moments: Iterable[Moment], directory: Path, name: str) -> Iterator[Mom
             yield moment
 
 
-def finish(tracker: Any) -> None:
-    """Let a service write what it still keeps."""
-    with contextlib.redirect_stdout(sys.stderr):
-        tracker.finish()
+@contextmanager
+def open_tracker(directory: Path, name: str) -> Iterator[Any]:
+    """Give a service that knows the run's settings, and let it write what it still keeps at the end."""
+    settings = flatten(json.loads((directory / "recipe.json").read_text()))
+    with redirect_stdout(sys.stderr):  # standard output is for the outcome, which may be JSON
+        tracker: Any = SERVICES[name](directory.resolve())
+        tracker.start()
+        tracker.store_init_configuration({key: str(value) for key, value in settings.items()})
+    try:
+        yield tracker
+    finally:
+        with redirect_stdout(sys.stderr):
+            tracker.finish()
 
 
 def numbers(line: dict[str, Any]) -> dict[str, float]:

@@ -11,13 +11,15 @@ examples:
   d2o analyze STUDY --help
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from inspect import getdoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+import d2o
 from d2o.cli.options import DataOptions, Model, parse
 from d2o.cli.progress import counted, say
 from d2o.files import checked_folder
@@ -33,8 +35,8 @@ MOVED = {"parts", "bands", "pretraining"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
-    """Options of every study."""
+class Study:
+    """Options of every study; the docstring of a study is its help."""
 
     out: str
     """Directory of the results: JSON, PNG, SVG, and one HTML page."""
@@ -42,14 +44,14 @@ class Output:
     """cpu, cuda, mps."""
 
     def load(self, model: str) -> "Denoiser":
-        """Return a model on the device."""
-        import d2o
-
         return d2o.load(model, device=self.device)
+
+    def run(self) -> "Report":
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watching(Output):
+class Watching(Study):
     """Options of the way from noise to images."""
 
     model: Model
@@ -64,7 +66,6 @@ class Watching(Output):
     """Images at once: the memory that is needed."""
 
     def sampling(self) -> "Sampling":
-        """Return which images are made while the denoiser is watched, and how."""
         from d2o.analysis.paths import Sampling
         from d2o.data.files import parse_seeds
 
@@ -73,7 +74,12 @@ class Watching(Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Spectrum(Watching):
-    """The options of `d2o analyze spectrum`."""
+    """Which frequencies change between successive outputs, at each noise level.
+
+    examples:
+      d2o analyze spectrum runs/teacher --out why
+      d2o analyze spectrum runs/teacher --student runs/one-step --data digits --seeds 0-255 --out why
+    """
 
     student: str | None = None
     """A one-step student of it, to be compared."""
@@ -86,18 +92,45 @@ class Spectrum(Watching):
     channels: Literal[1, 3] | None = None
     """Convert them to grey (1) or RGB (3)."""
 
+    def run(self) -> "Report":
+        from d2o.analysis.spectrum import spectrum
+        from d2o.analysis.spectrum_report import report
+
+        sizes = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
+        images = d2o.images(self.data, **sizes) if self.data is not None else None
+        student = self.load(self.student) if self.student is not None else None
+        return report(spectrum(self.load(self.model), self.sampling(), student=student, images=images))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks(Watching):
-    """The options of `d2o analyze blocks`."""
+    """Which block of the network works on which frequencies, and what fine-tuning changed.
+
+    examples:
+      d2o analyze blocks runs/teacher --out why
+      d2o analyze blocks runs/teacher --after runs/one-step --steps 18 --out why
+    """
 
     after: str | None = None
     """The same network after fine-tuning."""
 
+    def run(self) -> "Report":
+        from d2o.analysis.blocks import blocks
+        from d2o.analysis.blocks_report import report
+
+        after = self.load(self.after) if self.after is not None else None
+        return report(blocks(self.load(self.model), self.sampling(), after))
+
 
 @dataclass(frozen=True, kw_only=True)
-class Minima(DataOptions, Output):
-    """The options of `d2o analyze minima`. The same command again continues, and does nothing twice."""
+class Minima(DataOptions, Study):
+    """How far a teacher's images are from its students', seed by seed, and both from the data.
+    The same command again continues where it was cut off.
+
+    examples:
+      d2o analyze minima runs/teacher runs/one-step --data digits --out why
+      d2o analyze minima teacher.pkl d2o.safetensors d2o-f.safetensors --data c10.zip --count 5000 --out why
+    """
 
     teacher: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEACHER")]
     """A checkpoint or a run directory."""
@@ -116,49 +149,20 @@ class Minima(DataOptions, Output):
     batch: int = 64
     """Images at once; it does not change the result."""
 
+    def run(self) -> "Report":
+        from d2o.analysis.measurement import Measurement
+        from d2o.analysis.minima import minima
+        from d2o.analysis.minima_report import report
 
-def spectrum(options: Spectrum) -> "Report":
-    """Watch a teacher, and its student and real images where they are given."""
-    from d2o.analysis.spectrum import spectrum
-    from d2o.analysis.spectrum_report import report
-    from d2o.data.datasets import open_images
-
-    images = None
-    if options.data is not None:
-        sizes = {"resolution": options.resolution, "resize": options.resize, "channels": options.channels}
-        images = open_images(options.data, **sizes)
-    student = None if options.student is None else options.load(options.student)
-    return report(spectrum(options.load(options.model), options.sampling(), student=student, images=images))
+        place = Path(self.out) / "trials" / "minima"
+        how = (self.count, self.features, self.weights, self.device, self.batch, counted)
+        measurement = Measurement(place, self.open(), *how)
+        students = {name: self.load(path) for name, path in short_names(self.students).items()}
+        teacher = self.load(self.teacher)
+        return report(minima(teacher, students, measurement, steps=self.steps, repetitions=self.repetitions))
 
 
-def blocks(options: Blocks) -> "Report":
-    """Watch the blocks of a network, and those of a fine-tuned copy where it is given."""
-    from d2o.analysis.blocks import blocks
-    from d2o.analysis.blocks_report import report
-
-    after = None if options.after is None else options.load(options.after)
-    return report(blocks(options.load(options.model), options.sampling(), after))
-
-
-def minima(options: Minima) -> "Report":
-    """Measure teacher and students against each other and the data."""
-    from d2o.analysis.measurement import Measurement
-    from d2o.analysis.minima import minima
-    from d2o.analysis.minima_report import report
-
-    measurement = Measurement(
-        Path(options.out) / "trials" / "minima",
-        options.open(),
-        count=options.count,
-        features=options.features,
-        weights=options.weights,
-        device=options.device,
-        batch_size=options.batch,
-        counted=counted,
-    )
-    students = {name: options.load(path) for name, path in short_names(options.students).items()}
-    teacher = options.load(options.teacher)
-    return report(minima(teacher, students, measurement, steps=options.steps, repetitions=options.repetitions))
+STUDIES: dict[str, type[Study]] = {"spectrum": Spectrum, "blocks": Blocks, "minima": Minima}
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:
@@ -169,60 +173,24 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
         names = ["/".join(Path(path).parts[-depth:]) for path in paths]
         if len(set(names)) == len(paths):
             return dict(zip(names, paths, strict=True))
-    return dict(zip(paths, paths, strict=True))
-
-
-STUDIES: dict[str, tuple[type, Callable[[Any], "Report"], str]] = {
-    "spectrum": (
-        Spectrum,
-        spectrum,
-        """Which frequencies change between successive outputs, at each noise level.
-
-examples:
-  d2o analyze spectrum runs/teacher --out why
-  d2o analyze spectrum runs/teacher --student runs/one-step --data digits --seeds 0-255 --out why
-""",
-    ),
-    "blocks": (
-        Blocks,
-        blocks,
-        """Which block of the network works on which frequencies, and what fine-tuning changed.
-
-examples:
-  d2o analyze blocks runs/teacher --out why
-  d2o analyze blocks runs/teacher --after runs/one-step --steps 18 --out why
-""",
-    ),
-    "minima": (
-        Minima,
-        minima,
-        """How far a teacher's images are from its students', seed by seed, and both from the data.
-The same command again continues where it was cut off.
-
-examples:
-  d2o analyze minima runs/teacher runs/one-step --data digits --out why
-  d2o analyze minima teacher.pkl d2o.safetensors d2o-f.safetensors --data c10.zip --count 5000 --out why
-""",
-    ),
-}
+    return {path: path for path in paths}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o analyze`."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help"):
         print(f"usage: d2o analyze STUDY [OPTIONS]\n\n{__doc__}", end="")
         return
-    name, *rest = arguments
     if name in MOVED:
         raise ValueError(f"`d2o analyze {name}` is now a script: python research/{name}.py --help.")
     if name == "minima" and any(word.startswith("--points") for word in rest):
         raise ValueError("--points is now a script of its own: python research/interpolation.py --help.")
     if name not in STUDIES:
         raise ValueError(f"There is no study {name!r}: {nearest(name, STUDIES)}")
-    record, study, description = STUDIES[name]
-    options = parse(record, f"analyze {name}", rest, description)
+    options = parse(STUDIES[name], f"analyze {name}", rest, getdoc(STUDIES[name]))
     checked_folder(options.out)
-    report = study(options)
+    report = options.run()
     page = report.write(options.out, asdict(options))
     print(report.text())
     say(f"Open {page}")

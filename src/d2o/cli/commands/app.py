@@ -15,6 +15,8 @@ import tyro
 from d2o.cli.options import parse
 from d2o.cli.progress import say
 
+from .serve import NEEDS, Server
+
 GONE = {
     "--runs": "learning curves are shown by a tracker: use `d2o finetune ... --track tensorboard`",
     "--upload-limit": "nothing is uploaded any more: name your model on the command line, as in `d2o app MODEL`",
@@ -23,21 +25,13 @@ PORTS = range(7860, 7960)
 
 
 @dataclass(frozen=True, kw_only=True)
-class App:
+class App(Server):
     """The options of `d2o app`."""
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[MODEL ...]")] = ()
     """Checkpoints, run directories or addresses, besides the models that come with d2o."""
     teacher: str | None = None
     """The diffusion model that is shown beside them."""
-    codec: str | None = None
-    """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
-    host: str = "127.0.0.1"
-    """The address to listen at; 0.0.0.0 lets others on your network in."""
-    allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Another name under which the page may be opened, as often as wanted."""
     port: int | None = None
     """The port; by default the first free one from 7860 on."""
     browser: bool = False
@@ -46,8 +40,7 @@ class App:
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o app`."""
-    for word in arguments:
-        option = word.partition("=")[0].replace("_", "-")
+    for option in (word.partition("=")[0].replace("_", "-") for word in arguments):
         if option in GONE:
             raise ValueError(f"{option} is gone: {GONE[option]}.")
     options = parse(App, "app", arguments, __doc__)
@@ -57,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
         from d2o.server.models import offer_models
         from d2o.server.server import serve
     except ModuleNotFoundError as error:
-        raise ValueError(f"The page needs {error.name}: pip install -e '.[serve]' in d2o's folder.") from error
+        raise ValueError(NEEDS.format(error.name)) from error
     models = offer_models(options.models, options.teacher, options.device, options.codec)
     name, denoiser = next(iter(models.denoisers.items()))
     made = application(denoiser, name, host=options.host, names=options.allow_host, page=models)

@@ -8,21 +8,21 @@ examples:
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 import d2o
 from d2o.checkpoints.places import locate
-from d2o.cli.options import parse
+from d2o.cli.options import FeatureOptions, Preparation, parse
 from d2o.cli.progress import counted
-from d2o.data.datasets import Images, open_images
+from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.report import report
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(Preparation, FeatureOptions):
     """The options of `d2o evaluate`."""
 
     a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
@@ -31,8 +31,6 @@ class Evaluate:
     """The reference: any of these."""
     features: str | None = None
     """Feature space: lite2 (EfficientNet-lite2 at 64 px, no download), inception (real FID), clip, dinov2, pixels."""
-    weights: str = "auto"
-    """File of the feature network's weights, where they are not installed."""
     images: int = 1000
     """Images on each side."""
     steps: int = 1
@@ -41,49 +39,24 @@ class Evaluate:
     """Sampling steps of B, if it is a model."""
     guidance: float = 1.0
     """Scale of A's classifier-free guidance, if it is a model with classes; 1: none."""
-    resolution: int | None = None
-    """Bring data sets to this side, as in training; needs --resize."""
-    resize: Annotated[str | None, tyro.conf.arg(metavar="area|bilinear|lanczos|center-crop")] = None
-    """How images are brought to --resolution."""
-    channels: Literal[1, 3] | None = None
-    """Convert data sets to grey (1) or RGB (3)."""
-    batch: int = 64
-    """Images at once; it does not change the result."""
     codec: str | None = None
     """Folder of the autoencoder (AutoencoderKL) that decodes the images of latent models."""
     base: str | None = None
     """The model that A was fine-tuned from, where its file has only the weights that fine-tuning changed."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
-    json: bool = False
-    """Print JSON instead of a table."""
 
     def source(self, name: str, base: str | None = None) -> str | Images | Denoiser:
         """Return data sets prepared as asked, models with their codec and base, and everything else by its name."""
         place = locate(name) if base is None else locate(name, "model")
-        options = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
         if place.kind == "model" and (self.codec or base):
             return d2o.load(place.path, device=self.device, base=base, codec=self.codec)
-        if place.kind == "data" and any(options.values()):
-            return open_images(place.path, **options)
-        return name
+        return self.prepare(name) if place.kind == "data" else name
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o evaluate`."""
     options = parse(Evaluate, "evaluate", arguments, __doc__)
     reference, source = options.source(options.b), options.source(options.a, options.base)
-    evaluation = d2o.evaluate(
-        source,
-        reference,
-        features=options.features,
-        images=options.images,
-        steps=options.steps,
-        reference_steps=options.reference_steps,
-        guidance=options.guidance,
-        batch_size=options.batch,
-        weights=options.weights,
-        device=options.device,
-        counted=counted,
-    )
+    names = ("features", "images", "steps", "reference_steps", "guidance", "weights", "device")
+    settings = {name: getattr(options, name) for name in names}
+    evaluation = d2o.evaluate(source, reference, batch_size=options.batch, counted=counted, **settings)
     print(json.dumps(evaluation.as_dict(), indent=2) if options.json else report([evaluation]))

@@ -13,7 +13,7 @@ from typing import Any
 from d2o.checkpoints import inspect
 from d2o.cli.options import Model, parse
 from d2o.errors import printable
-from d2o.training.freezing import d2o_f, freeze
+from d2o.training.freezing import default_rules, freeze
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     found = inspect(options.model, key=options.key, sha256=options.sha256, num_heads=options.num_heads)
     record = found.as_dict()
     try:
-        roles = d2o_f(found.denoiser)
+        roles = default_rules(found.denoiser)
         share = freeze(found.denoiser, roles)
         record["d2o_f"] = {"roles": list(roles), "frozen": share.frozen, "total": share.total}
         record["d2o_f"]["share"] = share.frozen / share.total

@@ -14,8 +14,8 @@ import tyro
 from d2o.cli.options import DataOptions, parse
 from d2o.cli.progress import say
 from d2o.cli.training import RunOptions
-from d2o.training.fit import backbone_named, pretrain
-from d2o.training.recipes import BACKBONES
+from d2o.training.fit import pretrain
+from d2o.training.recipes import BACKBONES, find_backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Pretrain(DataOptions, RunOptions):
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o pretrain`."""
     options = parse(Pretrain, "pretrain", arguments, __doc__)
-    backbone = options.backbone and backbone_named(options.backbone)
+    backbone = options.backbone and find_backbone(options.backbone)
     augmentation = {} if options.augment else None
     recipe = options.open_recipe(options.recipe, {"backbone": backbone, "objectives.0.augmentation": augmentation})
     options.check_out()

@@ -14,7 +14,7 @@ import yaml
 
 from d2o.cli.options import parse, tell
 from d2o.training.recipe import Recipe, to_dict
-from d2o.training.recipes import PAPER_FID, RECIPES, named
+from d2o.training.recipes import PAPER_FID, RECIPES, find_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         records = {name: to_dict(recipe) for name, recipe in RECIPES.items()}
         tell(records, "\n".join(row(name, recipe) for name, recipe in RECIPES.items()), options.json)
         return
-    record, fid = to_dict(named(options.name)), PAPER_FID.get(options.name)
+    record, fid = to_dict(find_recipe(options.name)), PAPER_FID.get(options.name)
     comment = f"# The paper's FID in one step: {fid}. Not yet reproduced with d2o.\n" if fid else ""
     tell(record, comment + yaml.safe_dump(record, sort_keys=False).rstrip(), options.json)
 

@@ -6,7 +6,7 @@ examples:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
@@ -14,71 +14,60 @@ import tyro
 from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.cli.options import OWN_IMAGES, Model, parse
 from d2o.cli.progress import say
+from d2o.server.limits import Limits
+
+NEEDS = "The server needs {}: pip install -e '.[serve]' in d2o's folder."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve:
-    """The options of `d2o serve`."""
+class Server:
+    """Where a server listens, and how it opens models."""
 
-    model: Model
-    """A checkpoint or a run directory."""
     host: str = "127.0.0.1"
-    """The address to listen on; by default this machine alone can reach it."""
+    """The address to listen at, by default for this machine alone; 0.0.0.0 lets others on your network in."""
     allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Another name that requests may give this server, as often as wanted; a proxy's, for example."""
-    port: int = 8000
-    """The port to listen on; 0: any free one."""
-    steps: int = 1
-    """Intervals of the sampler: 1 for one-step generators, 18 or more for diffusion models."""
-    batch: int = 16
-    """Images that are made together, of whichever requests."""
-    max_seeds: int = 64
-    """Images of one request."""
-    max_queue: int = 1024
-    """Images that wait, of all requests together."""
-    max_body: int = 65_536
-    """Bytes of a request's body."""
-    timeout: float = 60.0
-    """Seconds from a request to its images; and for those in progress when the server stops."""
     codec: str | None = None
     """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
     device: str = "cpu"
     """cpu, cuda, mps."""
 
-    def check(self) -> None:
-        """Raise a ValueError for numbers that no server can have."""
-        for name in ("steps", "batch", "max_seeds", "max_queue", "max_body", "timeout"):
-            value = getattr(self, name)
-            if not value > 0:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}: it must be above 0.")
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(Server):
+    """The options of `d2o serve`."""
+
+    model: Model
+    """A checkpoint or a run directory."""
+    port: int = 8000
+    """The port to listen on; 0: any free one."""
+    steps: int = 1
+    """Intervals of the sampler: 1 for one-step generators, 18 or more for diffusion models."""
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError("--steps must be above 0.")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o serve`."""
     options = parse(Serve, "serve", arguments, __doc__)
-    options.check()
     try:
         from d2o.server.application import application
         from d2o.server.models import open_model
-        from d2o.server.query import Limits
         from d2o.server.server import serve
     except ModuleNotFoundError as error:
-        raise ValueError(f"Serving needs {error.name}: pip install -e '.[serve]' in d2o's folder.") from error
+        raise ValueError(NEEDS.format(error.name)) from error
     denoiser = open_model(options.model, options.device, options.codec)
     if options.steps == 1 and (sentence := warn_about_one_step(denoiser, OWN_IMAGES)):
         say(sentence)
-    made = application(
-        denoiser,
-        Path(options.model).name or "model",  # where it lies is nobody else's business
-        steps=options.steps,
-        batch=options.batch,
-        limits=Limits(options.max_seeds, options.max_queue, options.max_body, options.timeout),
-        host=options.host,
-        names=options.allow_host,
-    )
+    name = Path(options.model).name or "model"  # where it lies is nobody else's business
+    names = {"host": options.host, "names": options.allow_host}
+    made = application(denoiser, name, steps=options.steps, limits=options.limits, **names)
 
     def ready(address: str) -> None:
         say(f"Serving {options.model} at {address} (Ctrl-C stops)")
 
-    serve(made, options.host, (options.port,), ready=ready, grace=options.timeout)
+    serve(made, options.host, (options.port,), ready=ready, grace=options.limits.timeout)
     say("Stopped.")

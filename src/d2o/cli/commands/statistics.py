@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from d2o.cli.options import DataOptions, parse, tell
+from d2o.cli.options import DataOptions, FeatureOptions, parse, tell
 from d2o.cli.progress import counted
 from d2o.features.embedding import embedding
 from d2o.files import checked_file
@@ -23,7 +23,7 @@ from d2o.metrics.sources import open_source
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statistics(DataOptions):
+class Statistics(DataOptions, FeatureOptions):
     """The options of `d2o statistics`."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
@@ -32,18 +32,10 @@ class Statistics(DataOptions):
     """The file to write."""
     features: str = "lite2"
     """Feature space: lite2 (EfficientNet-lite2 at 64 px, no download), inception (real FID), clip, dinov2, pixels."""
-    weights: str = "auto"
-    """File of the feature network's weights, where they are not installed."""
     images: int | None = None
     """So many of the images, the same that `d2o evaluate --images` chooses; all by default."""
     moments: bool = False
     """Store mean and covariance without the features: a small file, which allows the Frechet distance alone."""
-    batch: int = 64
-    """Images at once; it does not change the result."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
-    json: bool = False
-    """Print JSON instead of text."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """The page to play with one-step models: the same files from a server and in a folder, but for the engine they ask."""
 
 from importlib import resources
+from typing import Any
 
 SCRIPTS = ("page.js", "walk.js", "grid.js", "between.js", "shared.js", "pictures.js", "text.js")
 COMMON = ("index.html", "style.css", *SCRIPTS)
@@ -13,3 +14,12 @@ def play_files(engine: str) -> dict[str, bytes]:
     own = {f"engine-{engine}.js": "engine.js"}
     folder = resources.files(__name__)
     return {own.get(name, name): folder.joinpath(name).read_bytes() for name in (*COMMON, *ENGINES[engine])}
+
+
+def describe(denoiser: Any) -> dict[str, Any]:
+    """Return what the page, whoever makes its images, knows of a denoiser."""
+    return {
+        "image_shape": denoiser.pixel_shape,
+        "num_classes": denoiser.num_classes,
+        "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
+    }

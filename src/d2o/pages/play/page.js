@@ -58,8 +58,7 @@ function listen() {
   change("slider", ({ value }) => go(Number(value)), "input");
   change("steps", ({ value }) => (at("steps-shown").textContent = value), "input");
   change("steps", teach);
-  change("play", () => play(!state.playing), "click");
-  change("run", () => play(!state.playing), "click");
+  ["play", "run"].forEach((id) => change(id, () => play(!state.playing), "click"));
   change("frame", ({ value }) => between.turn(Number(value) - 1), "input");
   change("save", save, "click");
   ["seeds", "start", "end", "count"].forEach((id) => change(id, again));

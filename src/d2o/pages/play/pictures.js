@@ -23,14 +23,9 @@ export function draw(canvas, picture, side) {
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = !pixelated;
   context.imageSmoothingQuality = "high";
-  context.drawImage(asCanvas(picture), 0, 0, canvas.width, canvas.height);
-}
-
-export function asCanvas(picture) {
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [picture.width, picture.height];
-  canvas.getContext("2d").putImageData(picture, 0, 0);
-  return canvas;
+  const source = new OffscreenCanvas(picture.width, picture.height);
+  source.getContext("2d").putImageData(picture, 0, 0);
+  context.drawImage(source, 0, 0, canvas.width, canvas.height);
 }
 
 export function showPixels(wanted) {

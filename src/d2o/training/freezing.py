@@ -76,9 +76,9 @@ def freeze(denoiser: Denoiser, rules: Collection[str]) -> Share:
     if matched and len(matched) == len(traits):
         roles = ", ".join(dict.fromkeys(row.role for row in traits.values()))
         raise ValueError(f"All parameters of this network are frozen ({roles}): leave one out of `frozen`.")
-    for name, parameter in backbone.named_parameters():
+    for name, parameter in denoiser.backbone.named_parameters():
         parameter.requires_grad_(name not in matched)
-    return count_frozen(backbone)
+    return count_frozen(denoiser.backbone)
 
 
 class Traits(NamedTuple):

@@ -38,7 +38,16 @@ def draw_page(
         f"{1 - frozen:.1%}": f"of {parameters:,} parameters were trained",
     }
     squares = "".join(f'<div class="card"><b>{n}</b><small>{escape(text)}</small></div>' for n, text in cards.items())
-    figures = "".join(draw_picture(picture, picture is pictures[-1]) for picture in pictures)
+    figures = "".join(
+        figure(
+            data_address(encode_image(grid(images, COLUMNS))),
+            title,
+            text,
+            kind="student" if images is pictures[-1].images else "",
+            pixelated=True,
+        )
+        for title, text, images in pictures
+    )
     curves = data_address(encode_figure(draw_curves(logs, kid["floor"])))
     return page(
         "d2o: a one-step generator of digits",
@@ -68,11 +77,6 @@ diffusion training left them.</p>
 discriminator uses EfficientNet-lite0, the distances EfficientNet-lite2: relatives that were trained on the same
 photographs, which flatters the student; so look at the pictures and at the classifier too.</p>""",
     )
-
-
-def draw_picture(picture: Picture, student: bool) -> str:
-    source = data_address(encode_image(grid(picture.images, COLUMNS)))
-    return figure(source, picture.title, picture.text, kind="student" if student else "", pixelated=True)
 
 
 def draw_curves(logs: Mapping[str, Log], floor: float | None) -> Any:

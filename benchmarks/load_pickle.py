@@ -61,7 +61,7 @@ def write(path: Path) -> int:
     """Write the file and return the bytes of its weights."""
     sys.path.insert(0, str(ROOT / "tests"))
     from checkpoints import honest
-    from d2o.backbones import DhariwalUNet
+    from d2o.backbones.dhariwal_unet import DhariwalUNet
 
     torch.manual_seed(0)
     made = DhariwalUNet(64, 3, 3, 1000)

@@ -3,6 +3,8 @@
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +149,37 @@ def test_no_folder_and_not_the_whole_outgrow_their_budgets():
     assert {name: size for name, size in sizes.items() if size > BUDGETS["folder"]} == {}
     assert sum(sizes[name] for name in CORE) <= BUDGETS["core"]
     assert lines(SOURCE) <= BUDGETS["all"]
+
+
+IMPORTS = {
+    "--help": 8,
+    "sample digits-small --seeds 0 --out x.png": 35,
+    "inspect digits-small": 37,
+    "evaluate --help": 53,
+    "export --help": 54,
+    "recipes": 58,
+    "finetune --help": 92,
+}
+"""Modules of d2o that a command imports, at most."""
+HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torchvision", "yaml"}
+LIST_IMPORTS = """
+import sys
+from d2o.cli.main import run
+try:
+    assert run(sys.argv[1:]) == 0
+finally:
+    print(" ".join(["imported:", *sys.modules]))
+"""
+
+
+@pytest.mark.parametrize("command", IMPORTS)
+def test_a_command_imports_little(command, tmp_path):
+    program = [sys.executable, "-c", LIST_IMPORTS, *command.split()]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    names = set(done.stdout.rpartition("imported:")[2].split())
+    assert len([name for name in names if name.split(".")[0] == "d2o"]) <= IMPORTS[command]
+    if command.startswith(("--help", "sample", "inspect", "evaluate", "export")):
+        assert not names & HEAVY
 
 
 def test_only_recipes_name_the_class_of_an_objective():

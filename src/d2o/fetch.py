@@ -55,10 +55,6 @@ def fetch(address: str, sha256: str | None = None) -> Path:
     return path
 
 
-def is_address(path: object) -> bool:
-    return isinstance(path, str) and re.match(r"[a-z]+://", path) is not None
-
-
 def cache_folder() -> Path:
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)

@@ -21,8 +21,8 @@ Whole = Annotated[int, BeforeValidator(refuse_truth)]
 Real = Annotated[float, BeforeValidator(refuse_truth)]
 REGISTER = " --import FILE registers your own."
 """The remedy for kinds that a table lacks."""
-RECORD = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""How the fields of records are checked."""
+RECORD = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
+"""How the fields of records are checked; a record is compiled at its first use, since most programs use few."""
 LONGEST = 200
 """Characters of a wrong value that an error quotes: a hostile file's may be endless."""
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from d2o.backbones import DiT, build
+from d2o.backbones import build
+from d2o.backbones.dit import DiT
 
 TINY = {"kind": "dit", "resolution": 8, "in_channels": 3, "out_channels": 3, "num_classes": 4, "patch_size": 2}
 TINY |= {"channels": 24, "num_blocks": 2, "num_heads": 3}

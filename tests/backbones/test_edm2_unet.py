@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from d2o.backbones import Edm2UNet, build
-from d2o.backbones.edm2_unet import MPBlock, MPConv
+from d2o.backbones import build
+from d2o.backbones.edm2_unet import Edm2UNet, MPBlock, MPConv
 
 from .conftest import fill, images
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d2o.backbones import BACKBONES
+from d2o.backbones import BACKBONES, Backbone
 
 # Of d2o's own backbones: the first row (pattern of a module's whole name, place) that matches decides; modules that
 # match none are no blocks.
@@ -55,7 +55,7 @@ def place_of(module_name: str) -> str:
 
 def own_prefix(network: nn.Module) -> str | None:
     """Return what PLACES has before the names of a network's modules; None for a network that is not d2o's."""
-    if isinstance(network, tuple(BACKBONES.values())):
+    if isinstance(network, Backbone) and network.kind in BACKBONES:
         return ""
     return "unet." if type(network).__name__ == "UNet2DModel" else None  # of diffusers, which may not be installed
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -9,32 +10,41 @@ from torch import nn
 from d2o.records import REGISTER, find, nearest
 
 from .backbone import Backbone
-from .dhariwal_unet import DhariwalUNet
-from .diffusers_unet import DiffusersUNet
-from .dit import DiT
-from .edm2_unet import Edm2UNet
-from .song_unet import SongUNet
 
-BACKBONES: dict[str, type[Backbone]] = {
-    "song_unet": SongUNet,
-    "dhariwal_unet": DhariwalUNet,
-    "edm2_unet": Edm2UNet,
-    "diffusers_unet": DiffusersUNet,
-    "dit": DiT,
+BACKBONES: dict[str, type[Backbone] | str] = {
+    "song_unet": "song_unet.SongUNet",
+    "dhariwal_unet": "dhariwal_unet.DhariwalUNet",
+    "edm2_unet": "edm2_unet.Edm2UNet",
+    "diffusers_unet": "diffusers_unet.DiffusersUNet",
+    "dit": "dit.DiT",
 }
-"""Every kind of backbone that a spec can name; one of your own is a further row."""
+"""Every kind of backbone that a spec can name: a class of yours, or where ours stands, imported at first use."""
 
-__all__ = [
-    "BACKBONES", "Backbone", "DhariwalUNet", "DiT", "DiffusersUNet", "Edm2UNet", "SongUNet",
-    "add_augmentation_labels", "build",
-]  # fmt: skip
+
+CLASSES = {str(row).partition(".")[2]: kind for kind, row in BACKBONES.items()}
+
+
+def __getattr__(name: str) -> type[Backbone]:
+    if name not in CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return find_class(CLASSES[name])
+
+
+def find_class(kind: str) -> type[Backbone]:
+    """Return the class of a kind of BACKBONES."""
+    row = BACKBONES[kind]
+    if isinstance(row, str):
+        module, _, name = row.partition(".")
+        row = BACKBONES[kind] = vars(import_module(f".{module}", __name__))[name]
+    return row
 
 
 def build(spec: Mapping[str, Any]) -> Backbone:
     """Build the backbone that `{"kind": name, **config}` describes; a wrong spec is a ValueError that names the fix."""
     options = dict(spec)
     kind = options.pop("kind", None)
-    backbone = find(kind, BACKBONES, "backbone of the kind", REGISTER)
+    find(kind, BACKBONES, "backbone of the kind", REGISTER)
+    backbone = find_class(str(kind))
     known = inspect.signature(backbone).parameters
     for name in options:
         if name not in known:

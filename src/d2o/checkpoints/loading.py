@@ -11,7 +11,7 @@ from d2o.data.codec import attach
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, UnsupportedCheckpointError
 
-from . import delta, native
+from . import native
 from .places import SAVED, Form, Place, locate
 
 KEY = "ema"
@@ -74,7 +74,7 @@ def read(place: Place, request: Request) -> Denoiser:
 
 def is_difference(place: Place) -> bool:
     is_own = place.form == "safetensors" and not native.is_foreign(place.path)
-    return is_own and native.read_header(place.path).get("content") == delta.CONTENT
+    return is_own and native.read_header(place.path).get("content") == native.DELTA
 
 
 def read_run(request: Request) -> Denoiser:
@@ -94,9 +94,11 @@ def read_native(path: Path, request: Request) -> Denoiser:
     tensors, spec = native.read(path, request.meta)
     if spec.get("content") == "run":
         tensors = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}
-    if spec.get("content") == delta.CONTENT:
+    if spec.get("content") == native.DELTA:
         if request.meta:
             return native.build(path, spec).eval()
+        from . import delta
+
         tensors = delta.apply(path, tensors, spec, request.base)
     return native.make(path, spec, tensors)
 

@@ -24,13 +24,13 @@ from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError,
 from d2o.files import atomic
 from d2o.records import validate
 
-from . import delta
-
 FORMAT = 1
 SPEC = "d2o"
 """The metadata key of the JSON description."""
 CONFIG = "config"
-"""That of safetensors files with the names of EDM's classes."""
+"""That of the description in safetensors files with the names of EDM's classes."""
+DELTA = "delta"
+"""The `content` of the description of a difference; its `base` contains the base's hash."""
 MOST_STEPS = 1000
 Size = Annotated[int, Field(strict=True, gt=0)]
 
@@ -40,8 +40,13 @@ def save(path: str | os.PathLike, denoiser: Denoiser, base: Denoiser | None = No
 
     With `base`, the model that it was fine-tuned from, only the tensors that differ: `load` then needs the same base.
     """
-    tensors, about_base = (denoiser.state_dict(), {}) if base is None else delta.diff(denoiser, base)
-    write(path, tensors, describe(denoiser) | about_base)
+    if base is None:
+        write(path, denoiser.state_dict(), describe(denoiser))
+        return
+    from . import delta
+
+    tensors, about_base = delta.diff(denoiser, base)
+    write(path, tensors, describe(denoiser) | {"content": DELTA} | about_base)
 
 
 def describe(denoiser: Denoiser) -> dict[str, Any]:

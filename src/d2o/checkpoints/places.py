@@ -11,9 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, get_args
 
-from d2o.data.sources import BUILT_IN, READERS, find_reader
 from d2o.errors import CheckpointError, MalformedCheckpointError
-from d2o.fetch import fetch, is_address, verify
 from d2o.records import nearest
 
 from .shipped import SHIPPED, shipped
@@ -23,7 +21,7 @@ Form = Literal["run", "safetensors", "pickle", "torch", "diffusers"]
 NOUNS = {"model": "a model", "data": "a data set", "statistics": "stored statistics"}
 EXAMPLES = {
     "model": f"a checkpoint, a run directory, a diffusers folder, an address, or one of {', '.join(SHIPPED)}",
-    "data": f"a folder of images, a zip, .npz or .parquet file, or {', '.join(BUILT_IN)}",
+    "data": "a folder of images, a zip, .npz or .parquet file, or digits",
     "statistics": "an .npz file of mu and sigma",
 }
 SAVED = ("ema.safetensors", "checkpoint.safetensors")
@@ -66,27 +64,35 @@ def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) ->
     An address is fetched first. `sha256` is the hash that the file must have. Raises CheckpointError, a ValueError.
     """
     wanted, asked = wanted or get_args(Kind), os.fspath(name)
-    if asked in BUILT_IN and (wanted != ("model",) or not Path(asked).exists()):
-        place = Place("data", asked, Path(asked))
+    is_address = re.match(r"[a-z]+://", asked) is not None
+    if is_address:
+        from d2o.fetch import fetch
+
+        place = recognise(asked, fetch(asked, sha256))
     else:
-        path = fetch(asked, sha256) if is_address(asked) else find(asked, wanted)
-        place = recognise(asked, path)
+        place = find(asked, wanted)
     if place.kind not in wanted:
         noun = "a folder without a model" if place.kind == "data" and place.path.is_dir() else NOUNS[place.kind]
         raise CheckpointError(f"{asked} is {noun}: {suggest(wanted)}")
     if sha256 and place.path.is_dir():
         raise CheckpointError(f"{asked} is a folder, and sha256 is the hash of a file: leave it out.")
-    if not is_address(asked):
+    if sha256 and not is_address:
+        from d2o.fetch import verify
+
         verify(asked, place.path, sha256)
     return place
 
 
-def find(name: str, wanted: tuple[Kind, ...]) -> Path:
+def find(name: str, wanted: tuple[Kind, ...]) -> Place:
     path = Path(name).expanduser()
+    if name in SHIPPED and not path.exists():  # nothing more is imported for it
+        return Place("model", name, shipped(name), "safetensors")
+    from d2o.data.sources import BUILT_IN
+
+    if name in BUILT_IN and (wanted != ("model",) or not path.exists()):
+        return Place("data", name, Path(name))
     if path.exists() or ("*" in path.name and "data" in wanted):
-        return path
-    if name in SHIPPED:
-        return shipped(name)
+        return recognise(name, path)
     known = [*(SHIPPED if "model" in wanted else ()), *(BUILT_IN if "data" in wanted else ())]
     beside = [there.name for there in path.parent.iterdir()] if path.parent.is_dir() else []
     close = get_close_matches(name, known, n=1)
@@ -99,6 +105,8 @@ def suggest(wanted: tuple[Kind, ...]) -> str:
 
 
 def recognise(name: str, path: Path) -> Place:
+    from d2o.data.sources import READERS, find_reader
+
     if path.suffix in READERS:
         return Place("data", name, path)
     if path.is_dir():

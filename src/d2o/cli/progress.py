@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -37,12 +38,10 @@ class LogHandler(logging.Handler):
     """Prints what the library logs for people: the plan of a run, and why it differs from what was asked for."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record's message."""
         say(record.getMessage())
 
 
 def print_log() -> None:
-    """Print what the library logs from now on."""
     log = logging.getLogger("d2o")
     log.setLevel(logging.INFO)
     log.handlers, log.propagate = [LogHandler()], False
@@ -50,13 +49,10 @@ def print_log() -> None:
 
 def watch(moments: "Iterable[Moment]", duration: int, title: str) -> None:
     """Follow a run to its end, showing images, rate, time left, losses and the newest KID."""
-    status = None
-    for moment in show(
-        moments, duration, title, lambda now, _: now.progress.images, lambda now, _: now.status(duration)
-    ):
-        status = moment.status(duration)
-    if status is not None:
-        say(f"{title}: {status}")
+    shown = show(moments, duration, title, lambda at, _: at.progress.images, lambda at, _: at.status(duration))
+    last = deque((moment.status(duration) for moment in shown), maxlen=1)
+    if last:
+        say(f"{title}: {last[0]}")
 
 
 def counted(items: Iterable[Item], total: int, title: str, unit: str = "images") -> Iterator[Item]:

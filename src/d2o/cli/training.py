@@ -1,6 +1,6 @@
 """What `d2o pretrain`, `d2o finetune` and `d2o estimate` have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +9,8 @@ from d2o.training.fit import Result
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits
 
-from .options import Set, quiet, recipe_from, tell
+from .options import Set, recipe_from, tell
+from .progress import counted, quiet, watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,8 @@ class RunOptions(RecipeOptions):
     """Send the log elsewhere, too; metrics.jsonl stays what counts."""
 
     def check_out(self) -> None:
-        """Raise a ValueError where the run's directory cannot be written to; one of many processes tries."""
-        if not quiet():
+        """Raise a ValueError where the run's directory cannot be written to."""
+        if not quiet():  # one of many processes tries
             checked_folder(self.out)
 
     def open_recipe(self, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
@@ -75,22 +76,13 @@ class RunOptions(RecipeOptions):
         own = {"seed": self.seed, "learning_rate": self.learning_rate}
         return super().open_recipe(name, {**own, **(changes or {})})
 
-    def habits(self) -> Habits:
-        """Return what the run does besides its result."""
-        return Habits(
-            save_every=self.save_every,
-            sample_every=self.sample_every,
-            evaluate_every=self.evaluate_every,
-            evaluate_images=self.evaluate_images,
-            evaluate_features=self.features,
-            track=self.track,
-            compile=self.compile,
-        )
-
-
-def show_result(result: Result, as_json: bool) -> None:
-    """Print what a run has come to."""
-    if as_json:
-        record = {"directory": str(result.directory), "images": result.images, "evaluation": result.evaluation}
-        share = result.share
-        tell({**record, "moved_parameters": share.total - share.frozen, "parameters": share.total}, "", True)
+    def run(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> None:
+        """Call `finetune` or `pretrain` with these options, show its progress, and print what the run has come to."""
+        names = ("save_every", "sample_every", "evaluate_every", "evaluate_images", "track", "compile")
+        habits = Habits(**{name: getattr(self, name) for name in names}, evaluate_features=self.features)
+        named |= {"out": self.out, "habits": habits, "precision": self.precision}
+        result = function(*arguments, **named, watch=watch, counted=counted)
+        if self.json:
+            record = {"directory": str(result.directory), "images": result.images, "evaluation": result.evaluation}
+            share = result.share
+            tell({**record, "moved_parameters": share.total - share.frozen, "parameters": share.total}, "", True)

@@ -38,7 +38,16 @@ def draw_page(
         f"{1 - frozen:.1%}": f"of {parameters:,} parameters were trained",
     }
     squares = "".join(f'<div class="card"><b>{n}</b><small>{escape(text)}</small></div>' for n, text in cards.items())
-    figures = "".join(draw_picture(picture, picture is pictures[-1]) for picture in pictures)
+    figures = "".join(
+        figure(
+            data_address(encode_image(grid(images, COLUMNS))),
+            title,
+            text,
+            kind="student" if images is pictures[-1].images else "",
+            pixelated=True,
+        )
+        for title, text, images in pictures
+    )
     curves = data_address(encode_figure(draw_curves(logs, kid["floor"])))
     return page(
         "d2o: a one-step generator of digits",
@@ -70,12 +79,6 @@ photographs, which flatters the student; so look at the pictures and at the clas
     )
 
 
-def draw_picture(picture: Picture, student: bool) -> str:
-    """Return a grid with its caption as HTML."""
-    source = data_address(encode_image(grid(picture.images, COLUMNS)))
-    return figure(source, picture.title, picture.text, kind="student" if student else "", pixelated=True)
-
-
 def draw_curves(logs: Mapping[str, Log], floor: float | None) -> Any:
     """Return losses and KID against images seen, as a figure of matplotlib."""
     from matplotlib.figure import Figure
@@ -102,6 +105,5 @@ def draw_curves(logs: Mapping[str, Log], floor: float | None) -> Any:
 
 
 def plot_loss(axes: Any, log: Log, name: str, color: str, label: str) -> None:
-    """Plot one loss of a log against the images seen."""
     points = [(row["images"] / 1000, row["loss"][name]) for row in log if name in row.get("loss", {})]
     axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.2)

@@ -41,15 +41,13 @@ def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted:
     began, out, digits = time.monotonic(), checked_folder(out), open_images("digits")
 
     log.info("1/3  Pre-training a diffusion model on %s real handwritten digits", f"{len(digits):,}")
-    name = "digits-pretrain"
-    pretrained = pretrain(digits, name, out=out / "teacher", habits=habits(name, 2), watch=watch, seed=seed)
-    teacher = pretrained.denoiser
+    common = {"watch": watch, "seed": seed}
+    name, folder = "digits-pretrain", out / "teacher"
+    pretrained = pretrain(digits, name, out=folder, habits=habits(name, 2), **common)
 
     log.info("2/3  Turning it into a one-step generator with a GAN loss, most of its weights frozen (D2O-F)")
-    name = "digits-d2o-f"
-    finetuned = finetune(
-        teacher, digits, name, out=out / "student", origin={}, habits=habits(name, 4), watch=watch, seed=seed
-    )
+    name, folder, teacher = "digits-d2o-f", out / "student", pretrained.denoiser
+    finetuned = finetune(teacher, digits, name, out=folder, origin={}, habits=habits(name, 4), **common)
     student = finetuned.denoiser
 
     log.info("3/3  Comparing %s images of each", f"{IMAGES:,}")
@@ -76,13 +74,11 @@ def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted:
         "moved_parameters": share.total - share.frozen,
         "parameters": share.total,
     }
-    logs = {name: read_log(out / name / "metrics.jsonl") for name in ("teacher", "student")}
-    with atomic(out / "report.html") as temporary:
-        temporary.write_text(
-            draw_page(draw_pictures(digits, teacher, student), summary, list(evaluations.values()), logs)
-        )
-    with atomic(out / "report.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    logs = {name: [json.loads(row) for row in (out / name / "metrics.jsonl").open()] for name in both}
+    page = draw_page(draw_pictures(digits, teacher, student), summary, list(evaluations.values()), logs)
+    for name, text in {"report.html": page, "report.json": json.dumps(summary, indent=2) + "\n"}.items():
+        with atomic(out / name) as temporary:
+            temporary.write_text(text)
     log.info("Done in %.0f s. Look at %s", time.monotonic() - began, out / "report.html")
     return summary
 
@@ -96,10 +92,7 @@ def habits(recipe: str, evaluations: int) -> Habits:
 def evaluate_generators(
     digits: Images, teacher: Denoiser, student: Denoiser, judged_by: tuple[str, ...], counted: Counted
 ) -> tuple[dict[str, Evaluation], dict[str, np.ndarray]]:
-    """Compare the teacher in many calls, in one, and the student in one with the digits; return their images, too.
-
-    All start from the same seeds. `counted` follows the teacher in many calls: the others are done long before.
-    """
+    """Compare the teacher in many calls and in one, and the student, from the same seeds; return their images, too."""
     evaluator = Evaluator(digits, images=IMAGES, judged_by=judged_by)
     evaluations, images = {}, {}
     for key, name, denoiser, steps in (
@@ -108,7 +101,8 @@ def evaluate_generators(
         ("student", "D2O-F student, 1 call", student, 1),
     ):
         stream = generate_images(denoiser, evaluator.seeds, steps=steps, batch_size=250)
-        batches = list(counted(stream.batches, stream.count, name) if steps > 1 else stream.batches)
+        shown = steps > 1  # the others are done long before
+        batches = list(counted(stream.batches, stream.count, name) if shown else stream.batches)
         evaluations[key] = evaluator(replace(stream, batches=iter(batches)), name=name)
         images[key] = np.concatenate(batches)
     return evaluations, images
@@ -159,8 +153,3 @@ def draw_pictures(digits: Images, teacher: Denoiser, student: Denoiser) -> list[
         Picture("Teacher, 1 call", "the same weights without fine-tuning: one call gives a blur", one),
         Picture("D2O-F student, 1 call", "fine-tuned with a GAN loss alone, same seeds", draw(student, 1)),
     ]
-
-
-def read_log(log: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log."""
-    return [json.loads(line) for line in log.read_text().splitlines()]

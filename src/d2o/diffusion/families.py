@@ -15,10 +15,11 @@ from torch import Tensor
 from d2o.records import RECORD, REGISTER, find, validate
 
 from .noise import SIGMA_MAX, SIGMA_MIN
-from .schedules import LONGEST, noise_levels
 
 Number = Annotated[float, Field(strict=True, gt=0, lt=1e9)]
 """Of a preconditioning: above every sensible one, and small enough for float32."""
+LONGEST = 100_000
+"""Times of a schedule; real ones have a thousand."""
 Schedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 
 
@@ -129,6 +130,8 @@ class Discrete:
     @property
     def levels(self) -> Tensor:
         """The noise level [steps] of every time, float64."""
+        from .schedules import noise_levels
+
         return noise_levels(self.schedule, self.beta_start, self.beta_end, self.steps, self.betas)
 
     def time(self, sigma: Tensor) -> Tensor:

@@ -7,9 +7,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-LONGEST = 100_000
-"""Times of a schedule; real ones have a thousand."""
-
 
 def line(start: float, end: float, steps: int) -> Tensor:
     return torch.linspace(start, end, steps, dtype=torch.float64, device="cpu")

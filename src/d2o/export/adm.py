@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2o.backbones import DhariwalUNet
-from d2o.backbones.dhariwal_unet import EPS
+from d2o.backbones.dhariwal_unet import EPS, DhariwalUNet
 from d2o.backbones.layers import Block
 
 GROUPS = 32

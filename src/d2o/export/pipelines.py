@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from d2o import backbones
+from d2o.backbones.dhariwal_unet import DhariwalUNet
+from d2o.backbones.diffusers_unet import DiffusersUNet
+from d2o.backbones.dit import DiT
 from d2o.data.codec import Autoencoder
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, Boundary, Epsilon, Velocity, to_spec
@@ -178,10 +180,10 @@ def copy_unet(denoiser: Denoiser) -> Any:
 
 
 STOCK: tuple[tuple[type[nn.Module], tuple[type, ...], Callable[[Denoiser], Parts | str]], ...] = (
-    (backbones.DhariwalUNet, (EDM, Boundary), make_adm_parts),
-    (backbones.DiffusersUNet, (Boundary,), make_consistency_parts),
-    (backbones.DiffusersUNet, (Epsilon, Velocity), make_ddim_parts),
-    (backbones.DiT, (Epsilon, Velocity), make_dit_parts),
+    (DhariwalUNet, (EDM, Boundary), make_adm_parts),
+    (DiffusersUNet, (Boundary,), make_consistency_parts),
+    (DiffusersUNet, (Epsilon, Velocity), make_ddim_parts),
+    (DiT, (Epsilon, Velocity), make_dit_parts),
 )
 """For which backbones and families diffusers may have a pipeline, and what makes it, or says why there is none."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2o.backbones import DiffusersUNet
+from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError

@@ -14,8 +14,8 @@ import tyro
 
 import d2o
 from d2o.cli.options import DataOptions, parse
-from d2o.cli.progress import counted, say, watch
-from d2o.cli.training import RunOptions, show_result
+from d2o.cli.progress import say
+from d2o.cli.training import RunOptions
 from d2o.training.fit import finetune
 
 
@@ -40,16 +40,5 @@ def main(arguments: Sequence[str]) -> None:
     options.check_out()
     images = options.open()
     teacher = d2o.load(options.from_, base=options.base, codec=options.codec)
-    result = finetune(
-        teacher,
-        images,
-        recipe,
-        out=options.out,
-        origin={"from": options.from_},
-        habits=options.habits(),
-        watch=watch,
-        counted=counted,
-        precision=options.precision,
-    )
-    show_result(result, options.json)
+    options.run(finetune, teacher, images, recipe, origin={"from": options.from_})
     say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

@@ -12,8 +12,8 @@ from typing import Annotated
 import tyro
 
 from d2o.cli.options import DataOptions, parse
-from d2o.cli.progress import counted, say, watch
-from d2o.cli.training import RunOptions, show_result
+from d2o.cli.progress import say
+from d2o.cli.training import RunOptions
 from d2o.training.fit import pretrain
 from d2o.training.recipes import BACKBONES, find_backbone
 
@@ -33,22 +33,9 @@ class Pretrain(DataOptions, RunOptions):
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o pretrain`."""
     options = parse(Pretrain, "pretrain", arguments, __doc__)
-    recipe = options.open_recipe(
-        options.recipe,
-        {
-            "backbone": options.backbone and find_backbone(options.backbone),
-            "objectives.0.augmentation": {} if options.augment else None,
-        },
-    )
+    backbone = options.backbone and find_backbone(options.backbone)
+    augmentation = {} if options.augment else None
+    recipe = options.open_recipe(options.recipe, {"backbone": backbone, "objectives.0.augmentation": augmentation})
     options.check_out()
-    result = pretrain(
-        options.open(),
-        recipe,
-        out=options.out,
-        habits=options.habits(),
-        watch=watch,
-        counted=counted,
-        precision=options.precision,
-    )
-    show_result(result, options.json)
+    options.run(pretrain, options.open(), recipe)
     say(f"Next: d2o finetune --from {options.out} --data {options.data} --recipe d2o-f --out {options.out}-one-step")

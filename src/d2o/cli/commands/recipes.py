@@ -30,22 +30,16 @@ class Recipes:
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o recipes`."""
     options = parse(Recipes, "recipes", arguments, __doc__)
-    if options.json:
-        shown = RECIPES if options.name is None else {options.name: find_recipe(options.name)}
-        records = {name: to_dict(recipe) for name, recipe in shown.items()}
-        tell(records if options.name is None else records[options.name], "", as_json=True)
-        return
     if options.name is None:
-        print("\n".join(row(name, recipe) for name, recipe in RECIPES.items()))
+        records = {name: to_dict(recipe) for name, recipe in RECIPES.items()}
+        tell(records, "\n".join(row(name, recipe) for name, recipe in RECIPES.items()), options.json)
         return
-    recipe = find_recipe(options.name)
-    if options.name in PAPER_FID:
-        print(f"# The paper's FID in one step: {PAPER_FID[options.name]}. Not yet reproduced with d2o.")
-    print(yaml.safe_dump(to_dict(recipe), sort_keys=False), end="")
+    record, fid = to_dict(find_recipe(options.name)), PAPER_FID.get(options.name)
+    comment = f"# The paper's FID in one step: {fid}. Not yet reproduced with d2o.\n" if fid else ""
+    tell(record, comment + yaml.safe_dump(record, sort_keys=False).rstrip(), options.json)
 
 
 def row(name: str, recipe: Recipe) -> str:
-    """Return a recipe as one line of the list."""
     objectives = " + ".join(objective.kind for objective in recipe.objectives)
     frozen = f", {' and '.join(recipe.frozen)} frozen" if recipe.frozen else ""
     start = "" if recipe.pretrained else ", from random weights"

@@ -14,7 +14,6 @@ from typing import Annotated, Literal
 import tyro
 
 import d2o
-from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.cli.options import OWN_IMAGES, Model, parse, tell
 from d2o.cli.progress import counted, say
 from d2o.data.codec import check_pixels
@@ -65,8 +64,10 @@ def main(arguments: Sequence[str]) -> None:
     check_pixels(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)
     labels = None if classes is None else classes.tolist()
-    if options.steps == 1 and not options.middle_sigmas and (warning := warn_about_one_step(denoiser, OWN_IMAGES)):
-        say(warning)
+    if options.steps == 1 and not options.middle_sigmas and not denoiser.one_step:
+        from d2o.checkpoints.inspection import warn_about_one_step
+
+        say(str(warn_about_one_step(denoiser, OWN_IMAGES)))
     batches = generate(
         denoiser,
         seeds,

@@ -71,7 +71,7 @@ def read(line: str) -> None:
     """Read a command's options as it does itself, without running it."""
     name, *rest = arguments(line)
     if studies := getattr(import_module(f"d2o.cli.commands.{name}"), "STUDIES", None):
-        record, *_ = studies[rest.pop(0)]
+        record = studies[rest.pop(0)]
     else:
         record = options_of(name)
     parse(record, name, rest, None)

@@ -18,7 +18,7 @@ def write(
     state = dict(denoiser.state_dict())
     tensors, about_base = (state, {}) if base is None else delta.diff(denoiser, base)
     tensors = cast(tensors, options.dtype)
-    native.write(path, tensors, native.describe(denoiser) | {"content": native.DELTA} | about_base)
+    native.write(path, tensors, native.describe(denoiser) | about_base)
     again = load(path, base=base)
     error = compare(denoiser, lambda noise, label: sample_one_step(again, noise, label))
     if base is None:

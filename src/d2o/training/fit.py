@@ -15,6 +15,7 @@ import yaml
 from d2o import checkpoints
 from d2o.checkpoints import native
 from d2o.checkpoints.delta import weights_sha256
+from d2o.checkpoints.places import locate
 from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import is_out_of_memory
@@ -160,7 +161,7 @@ def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None)
         tracking.check_service(habits.track)
     if group().is_main_process:
         checked_folder(out)
-    return data if isinstance(data, Images) else open_images(data)
+    return data if isinstance(data, Images) else open_images(locate(data, "data").path)
 
 
 def open_recipe(recipe: Recipe | str | Path, changes: Mapping[str, Any]) -> Recipe:

@@ -19,7 +19,7 @@ from d2o.checkpoints.delta import weights_sha256
 from d2o.cli.options import DataOptions, Set, recipe_from
 from d2o.cli.progress import counted
 from d2o.diffusion.denoiser import Denoiser
-from d2o.files import atomic, checked_folder
+from d2o.files import atomic, check_folder
 from d2o.metrics.spaces import overlap
 from d2o.objectives.objective import Networks
 from d2o.training.fit import finetune, summarise
@@ -179,7 +179,7 @@ def main(record: type[Any], study: Callable[[Any], None], description: str | Non
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
     options = tyro.cli(record, description=description, config=config)
     try:
-        checked_folder(options.out)
+        check_folder(options.out)
         study(options)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from d2o.files import atomic, checked_file, checked_folder
+from d2o.files import atomic, check_file, check_folder
 from refusal import refused
 
 
@@ -26,33 +26,33 @@ class TestPlacesToWriteTo:
     @pytest.mark.parametrize("name", [".", "new", "a/b/c"])
     def test_a_good_one_is_left_as_it_was(self, tmp_path, monkeypatch, name):
         monkeypatch.chdir(tmp_path)
-        assert checked_folder(name) == Path(name) and checked_file(f"{name}/a.png") == Path(name, "a.png")
-        assert checked_folder(tmp_path / name) == tmp_path / name
+        assert check_folder(name) == Path(name) and check_file(f"{name}/a.png") == Path(name, "a.png")
+        assert check_folder(tmp_path / name) == tmp_path / name
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("name", ["", " "])
     def test_an_empty_name_is_not_the_current_folder(self, name):
         with refused("empty", "directory"):
-            checked_folder(name)
+            check_folder(name)
         with refused("empty", "file"):
-            checked_file(name)
+            check_file(name)
 
     def test_files_in_the_way(self, tmp_path):
         (tmp_path / "file").touch()
         (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
         for name in ("file", "file/deep/in", "nowhere"):
             with refused(name.split("/")[0], "directory"):
-                checked_folder(tmp_path / name)
+                check_folder(tmp_path / name)
         with refused(str(tmp_path), "file"):
-            checked_file(tmp_path)
+            check_file(tmp_path)
 
     def test_what_the_system_refuses_is_named(self, tmp_path, refuse_folders):
         refuse_folders(errno.EACCES)
         with refused(str(tmp_path), "permission denied"):
-            checked_folder(tmp_path)
+            check_folder(tmp_path)
         refuse_folders(errno.ENOSPC)
         with refused("new/one", "no space left on device"):
-            checked_folder(tmp_path / "new" / "one")
+            check_folder(tmp_path / "new" / "one")
 
 
 def test_atomic_replaces_and_makes_folders(tmp_path):

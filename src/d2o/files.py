@@ -43,7 +43,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def checked_folder(folder: str | Path) -> Path:
+def check_folder(folder: str | Path) -> Path:
     """Return a folder that results can be written to, or made in; raises ValueError, after a trial, where they cannot.
 
     For whoever works long before writing. Nothing is left behind, not even the folder.
@@ -65,12 +65,12 @@ def checked_folder(folder: str | Path) -> Path:
     return folder
 
 
-def checked_file(path: str | Path) -> Path:
-    """Return a path that a file can be written to; raises ValueError, as `checked_folder` does, where it cannot."""
+def check_file(path: str | Path) -> Path:
+    """Return a path that a file can be written to; raises ValueError, as `check_folder` does, where it cannot."""
     if not str(path).strip():
         raise ValueError("The name of the output is empty: name a file for it.")
     path = Path(path)
-    checked_folder(path.parent)
+    check_folder(path.parent)
     if path.is_dir():
         raise ValueError(f"{path} is a directory: name a file for the output.")
     return path

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import d2o
-from d2o.checkpoints.shipped import SHIPPED, TEACHERS, shipped
+from d2o.checkpoints.shipped import SHIPPED, TEACHERS, find_shipped
 from d2o.data.codec import Autoencoder
 from d2o.server.models import offer_models, open_model
 
@@ -27,8 +27,8 @@ def test_what_comes_with_d2o_is_offered():
 
 
 def test_what_comes_with_d2o_is_small_and_described():
-    assert sum(shipped(name).stat().st_size for name in SHIPPED) < 20e6
-    card = (shipped("digits-small").parent / "README.md").read_text()
+    assert sum(find_shipped(name).stat().st_size for name in SHIPPED) < 20e6
+    card = (find_shipped("digits-small").parent / "README.md").read_text()
     assert all(f"| `{name}` |" in card for name in SHIPPED)
 
 

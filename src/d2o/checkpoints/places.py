@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from d2o.errors import CheckpointError, MalformedCheckpointError
 from d2o.records import nearest
 
-from .shipped import SHIPPED, shipped
+from .shipped import SHIPPED, find_shipped
 
 Kind = Literal["model", "data", "statistics"]
 Form = Literal["run", "safetensors", "pickle", "torch", "diffusers"]
@@ -86,7 +86,7 @@ def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) ->
 def find(name: str, wanted: tuple[Kind, ...]) -> Place:
     path = Path(name).expanduser()
     if name in SHIPPED and not path.exists():  # nothing more is imported for it
-        return Place("model", name, shipped(name), "safetensors")
+        return Place("model", name, find_shipped(name), "safetensors")
     from d2o.data.sources import BUILT_IN
 
     if name in BUILT_IN and (wanted != ("model",) or not path.exists()):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from d2o.files import checked_folder
+from d2o.files import check_folder
 from d2o.training.fit import Result
 from d2o.training.recipe import Recipe
 from d2o.training.run import Habits
@@ -69,7 +69,7 @@ class RunOptions(RecipeOptions):
     def check_out(self) -> None:
         """Raise a ValueError where the run's directory cannot be written to."""
         if not quiet():  # one of many processes tries
-            checked_folder(self.out)
+            check_folder(self.out)
 
     def open_recipe(self, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
         """Return a recipe with the options that were given on top."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2o.files import atomic, checked_file, checked_folder
+from d2o.files import atomic, check_file, check_folder
 from d2o.pages import encode_image
 
 MAX_SEED = 2**63 - 1  # what a signed 64-bit tensor can hold
@@ -83,10 +83,10 @@ def grid(images: np.ndarray, columns: int | None = None, scale: int | None = Non
     return canvas
 
 
-def checked_images(path: str | Path) -> Path:
+def check_images(path: str | Path) -> Path:
     """Return a path that images can be written to in the form that its name asks for; raises ValueError otherwise."""
     is_folder = Path(path).is_dir() or not Path(path).suffix
-    path = (checked_folder if is_folder else checked_file)(path)
+    path = (check_folder if is_folder else check_file)(path)
     if not is_folder and path.suffix.lower() not in WRITERS:
         raise ValueError(f"Cannot write images to {path}: its name must end in .png, .npz or .zip, or be a folder's.")
     if path.is_dir() and (not path.name or any(path.iterdir())):
@@ -107,7 +107,7 @@ def write_images(
     `seeds` (default 0, 1, 2, ...) and `labels` have one entry per image. Raises ValueError for other suffixes, lists
     that do not fit the images, a folder that is not empty, and, before the first batch, where nothing can be written.
     """
-    path = checked_images(path)
+    path = check_images(path)
     write = WRITERS[path.suffix.lower() if not path.is_dir() else ""]
     with atomic(path) as temporary:
         write(temporary, label_images(path, batches, seeds, labels))

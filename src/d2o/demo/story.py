@@ -15,7 +15,7 @@ from d2o.data.datasets import Images, open_images
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
-from d2o.files import atomic, checked_folder
+from d2o.files import atomic, check_folder
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
 from d2o.metrics.sources import generate_images
@@ -38,7 +38,7 @@ log = logging.getLogger("d2o")
 def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted: Counted = unshown) -> dict[str, Any]:
     """Run the demo in a directory (again: continue it) and return the content of its report.json."""
     torch.set_num_threads(min(THREADS, torch.get_num_threads()))
-    began, out, digits = time.monotonic(), checked_folder(out), open_images("digits")
+    began, out, digits = time.monotonic(), check_folder(out), open_images("digits")
 
     log.info("1/3  Pre-training a diffusion model on %s real handwritten digits", f"{len(digits):,}")
     common = {"watch": watch, "seed": seed}

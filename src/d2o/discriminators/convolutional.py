@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from d2o.features.weights import seeded
+from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
 from .discriminator import Discriminator, Positive
@@ -38,7 +38,7 @@ class Convolutional:
                 f"The discriminator convolutional cannot take {height}x{width} pixels: use square images of at least "
                 f"{SMALLEST}x{SMALLEST}."
             )
-        with seeded(seed):
+        with fix_seed(seed):
             head = Head(channels, height, 0, self.width, num_classes, self.synchronise)
             return ConvolutionalDiscriminator(head, num_classes)
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from d2o.features.perceptual import CHANNELS, SMALLEST, VGG
-from d2o.features.weights import seeded
+from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
 from .discriminator import Discriminator, Positive
@@ -47,7 +47,7 @@ class Perceptual:
         if size < SMALLEST:
             raise ValueError(f"The discriminator perceptual cannot take {size} pixels: use size={2 * SMALLEST}.")
         network = VGG(size, self.weights)
-        with seeded(seed):
+        with fix_seed(seed):
             heads = [
                 Head(channels, size >> depth, depth, self.width, num_classes, self.synchronise)
                 for depth, channels in enumerate(CHANNELS)

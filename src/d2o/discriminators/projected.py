@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from d2o.features.cache import IN_MEMORY, Cached, FeatureCache
 from d2o.features.pyramid import Pyramid
-from d2o.features.weights import seeded
+from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
 from .discriminator import Discriminator, Positive
@@ -67,7 +67,7 @@ class Projected:
         if len(weights) != len(self.networks):
             raise ValueError(f"{len(self.networks)} networks have {len(weights)} weights: give one, or one each.")
         pyramids = [Pyramid(name, size, source) for name, source in zip(self.networks, weights, strict=True)]
-        with seeded(seed):
+        with fix_seed(seed):
             return ProjectedDiscriminator(pyramids, replace(self, size=size, width=width), num_classes)
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from d2o.features.weights import seeded
+from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
 from .discriminator import Discriminator, Positive
@@ -52,7 +52,7 @@ class StyleGAN2:
                 f"The discriminator stylegan2 halves images down to 4x4 and cannot take {height}x{width} pixels: use "
                 f"square images whose side is a power of two, or the discriminator projected."
             )
-        with seeded(seed):
+        with fix_seed(seed):
             return StyleGAN2Discriminator(self, channels, height, num_classes)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
-from d2o.files import atomic, checked_file, checked_folder
+from d2o.files import atomic, check_file, check_folder
 
 from . import pipelines, plain, programs, web
 from .one_step import DTYPES
@@ -88,7 +88,7 @@ def check_output(asked: str, to: str, suffix: str) -> None:
         raise CheckpointError(f"The name {path} is one of another form than {to}: end it in {suffix or 'no suffix'}.")
     if not suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path} exists already: name a new folder.")
-    (checked_file if suffix else checked_folder)(asked)
+    (check_file if suffix else check_folder)(asked)
 
 
 __all__ = ["FORMATS", "Exported", "export"]

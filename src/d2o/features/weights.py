@@ -80,7 +80,7 @@ def network(name: str, weights: str = "auto", **options: Any) -> nn.Module:
     state = find_state(name, weights)
     made: Any
     if state is None:
-        with seeded(random_seed(name, weights)):
+        with fix_seed(random_seed(name, weights)):
             made = timm.create_model(name, **options)
     else:
         try:
@@ -105,7 +105,7 @@ def build(
     not fade to nothing over many layers, as torch's own would.
     """
     state = find_state(name, weights, download)
-    with seeded(random_seed(name, weights)):
+    with fix_seed(random_seed(name, weights)):
         made = make()
         for layer in made.modules():
             if isinstance(layer, nn.Conv2d):
@@ -199,7 +199,7 @@ def precision_for(device: torch.device) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def fix_seed(seed: int) -> Iterator[None]:
     """Seed torch for weights made on the CPU, and leave the global random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the GPUs

@@ -8,7 +8,7 @@ from typing import Any
 
 from d2o.checkpoints import load
 from d2o.checkpoints.inspection import warn_about_one_step
-from d2o.checkpoints.shipped import SHIPPED, TEACHERS, shipped
+from d2o.checkpoints.shipped import SHIPPED, TEACHERS, find_shipped
 from d2o.data.codec import check_pixels
 from d2o.diffusion.denoiser import Denoiser
 from d2o.pages.play import describe
@@ -65,7 +65,7 @@ def offer_models(
             if (own := start_of(denoisers[name])) != (found := start_of(denoisers[beside])):
                 raise ValueError(f"{teacher} is no teacher for {name}: it makes {found}, not {own}.")
             teachers[name] = beside
-    others = {name: load(shipped(name), device=device) for name in SHIPPED if name not in denoisers}
+    others = {name: load(find_shipped(name), device=device) for name in SHIPPED if name not in denoisers}
     return Models({**denoisers, **others}, teachers)
 
 

@@ -19,7 +19,7 @@ from d2o.checkpoints.places import locate
 from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import is_out_of_memory
-from d2o.files import checked_folder
+from d2o.files import check_folder
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
 from d2o.objectives.objective import Networks
@@ -160,7 +160,7 @@ def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None)
     if habits is not None and habits.track is not None:
         tracking.check_service(habits.track)
     if group().is_main_process:
-        checked_folder(out)
+        check_folder(out)
     return data if isinstance(data, Images) else open_images(locate(data, "data").path)
 
 

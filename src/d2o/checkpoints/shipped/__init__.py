@@ -8,7 +8,7 @@ SHIPPED = {name: f"{name}.safetensors" for pair in TEACHERS.items() for name in 
 """Name -> file in this folder."""
 
 
-def shipped(name: str) -> Path:
+def find_shipped(name: str) -> Path:
     """Return the file of a model that comes with d2o; a ValueError for a name that is none."""
     if name not in SHIPPED:
         raise ValueError(f"No model {name!r} comes with d2o; there are {', '.join(SHIPPED)}.")

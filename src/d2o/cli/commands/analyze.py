@@ -22,7 +22,7 @@ import tyro
 import d2o
 from d2o.cli.options import DataOptions, Model, parse
 from d2o.cli.progress import counted, say
-from d2o.files import checked_folder
+from d2o.files import check_folder
 from d2o.records import nearest
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str]) -> None:
     if name not in STUDIES:
         raise ValueError(f"There is no study {name!r}: {nearest(name, STUDIES)}")
     options = parse(STUDIES[name], f"analyze {name}", rest, getdoc(STUDIES[name]))
-    checked_folder(options.out)
+    check_folder(options.out)
     report = options.run()
     page = report.write(options.out, asdict(options))
     print(report.text())

@@ -17,7 +17,7 @@ import d2o
 from d2o.cli.options import OWN_IMAGES, Model, parse, tell
 from d2o.cli.progress import counted, say
 from d2o.data.codec import check_pixels
-from d2o.data.files import checked_images, parse_seeds, to_uint8, write_images
+from d2o.data.files import check_images, parse_seeds, to_uint8, write_images
 from d2o.diffusion.sampling import Churn, generate, labels_for
 
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o sample`."""
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
-    checked_images(options.out)
+    check_images(options.out)
     denoiser = d2o.load(options.model, device=options.device, base=options.base, codec=options.codec)
     check_pixels(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)

@@ -15,7 +15,7 @@ import tyro
 from d2o.cli.options import DataOptions, FeatureOptions, parse, tell
 from d2o.cli.progress import counted
 from d2o.features.embedding import embedding
-from d2o.files import checked_file
+from d2o.files import check_file
 from d2o.metrics import statistics
 from d2o.metrics.distances import SMALLEST
 from d2o.metrics.sample import Stream, embed
@@ -41,7 +41,7 @@ class Statistics(DataOptions, FeatureOptions):
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o statistics`."""
     options = parse(Statistics, "statistics", arguments, __doc__)
-    out = checked_file(options.out)
+    out = check_file(options.out)
     if out.suffix != ".npz":
         raise ValueError(f"The name of {out} does not end in .npz: statistics are stored as numpy arrays.")
     if options.images is not None and options.images < SMALLEST:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import d2o
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -33,6 +35,13 @@ def test_own_backbone_learns_the_covariance() -> None:
 
 def test_own_discriminator_trains() -> None:
     assert run("own_discriminator.py").count("'discriminator'") == 20
+
+
+def test_own_objective_trains_from_the_command_line(tmp_path: Path) -> None:
+    recipe = ["--recipe", "relativistic", "--from", "digits-teacher", "--data", "digits", "--images", "128"]
+    run("-m", "d2o", "finetune", "--import", "own_objective.py", *recipe, "--out", str(tmp_path / "run"))
+    student = d2o.load(tmp_path / "run")
+    assert student.one_step and student.sigma_max == 10
 
 
 def test_toy_mixture_student_beats_its_teacher_in_one_call() -> None:

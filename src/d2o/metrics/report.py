@@ -62,9 +62,9 @@ def describe_pairs(evaluation: Evaluation) -> str:
     classes = pairs.unpaired_pixels is None or any(one.feature_distance_within is not None for one in diversities)
     others = "different seeds of a class" if classes else "different seeds"
     return (
-        f"Same seeds, {evaluation.name} and {evaluation.reference}: pixels {pairs.pixels:.4g} apart ({others} "
-        f"{format_number(pairs.unpaired_pixels, '.4g')}), features {pairs.features:.4g} ({others} "
-        f"{format_number(pairs.unpaired_features, '.4g')})."
+        f"How alike images of the same seeds are, {evaluation.name} and {evaluation.reference}: pixels "
+        f"{pairs.pixels:.4g} apart ({others} {format_number(pairs.unpaired_pixels, '.4g')}), features "
+        f"{pairs.features:.4g} ({others} {format_number(pairs.unpaired_features, '.4g')})."
     )
 
 

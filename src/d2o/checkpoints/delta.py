@@ -11,14 +11,12 @@ from torch import Tensor
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError
 
-from .native import DELTA
-
 
 def diff(denoiser: Denoiser, base: Denoiser) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors that differ from the base's in any bit, and what a description says about the base."""
     tensors, known = denoiser.state_dict(), base.state_dict()
     different = {name: tensor for name, tensor in tensors.items() if not is_equal(tensor, known.get(name))}
-    return different, {"content": DELTA, "base": {"sha256": weights_sha256(base)}}
+    return different, {"base": {"sha256": weights_sha256(base)}}
 
 
 def apply(path: Path, tensors: Mapping[str, Tensor], spec: Mapping[str, Any], base: Denoiser | None) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def save(path: str | os.PathLike, denoiser: Denoiser, base: Denoiser | None = No
     from . import delta
 
     tensors, about_base = delta.diff(denoiser, base)
-    write(path, tensors, describe(denoiser) | about_base)
+    write(path, tensors, describe(denoiser) | {"content": DELTA} | about_base)
 
 
 def describe(denoiser: Denoiser) -> dict[str, Any]:

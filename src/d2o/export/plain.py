@@ -16,9 +16,12 @@ def write(
 ) -> tuple[float, tuple[str, ...]]:
     """Write a safetensors file, or with `base` the difference to it; return the error of its images, and notes."""
     state = dict(denoiser.state_dict())
-    tensors, about_base = (state, {}) if base is None else delta.diff(denoiser, base)
+    tensors, spec = state, native.describe(denoiser)
+    if base is not None:
+        tensors, about_base = delta.diff(denoiser, base)
+        spec |= {"content": native.DELTA} | about_base
     tensors = cast(tensors, options.dtype)
-    native.write(path, tensors, native.describe(denoiser) | about_base)
+    native.write(path, tensors, spec)
     again = load(path, base=base)
     error = compare(denoiser, lambda noise, label: sample_one_step(again, noise, label))
     if base is None:

@@ -5,6 +5,8 @@ from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from d2o.data.files import grid
 from d2o.metrics.evaluation import Evaluation
@@ -15,6 +17,13 @@ COLUMNS = 10
 ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#666666"  # of Okabe and Ito's colour-blind-safe set
 Log = Sequence[dict[str, Any]]
 """The lines of a run's metrics.jsonl."""
+
+
+def enlarge(images: np.ndarray) -> np.ndarray:
+    """Return images uint8 [N,8,8,C] eight times as large and smooth, so that digits can be read."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    smooth = F.interpolate(pixels, scale_factor=8, mode="bicubic").round().clamp(0, 255)
+    return smooth.byte().permute(0, 2, 3, 1).numpy()
 
 
 class Picture(NamedTuple):
@@ -40,11 +49,10 @@ def draw_page(
     squares = "".join(f'<div class="card"><b>{n}</b><small>{escape(text)}</small></div>' for n, text in cards.items())
     figures = "".join(
         figure(
-            data_address(encode_image(grid(images, COLUMNS))),
+            data_address(encode_image(grid(enlarge(images), COLUMNS, gap=3))),
             title,
             text,
             kind="student" if images is pictures[-1].images else "",
-            pixelated=True,
         )
         for title, text, images in pictures
     )

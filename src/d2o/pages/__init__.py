@@ -28,12 +28,11 @@ def page(title: str, body: str) -> str:
     )
 
 
-def figure(source: str, title: str, caption: str = "", *, kind: str = "", pixelated: bool = False) -> str:
+def figure(source: str, title: str, caption: str = "", *, kind: str = "") -> str:
     """Return a picture at a (data) address with its title and caption; `kind` is a class of the style."""
-    style = ' style="image-rendering: pixelated"' if pixelated else ""
     words = f"<b>{escape(title)}</b>" + (f"<br>{escape(caption)}" if caption else "")
     start = f'<figure class="{kind}">' if kind else "<figure>"
-    return f'{start}<img alt="{escape(title)}" src="{source}"{style}><figcaption>{words}</figcaption></figure>'
+    return f'{start}<img alt="{escape(title)}" src="{source}"><figcaption>{words}</figcaption></figure>'
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

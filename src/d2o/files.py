@@ -1,14 +1,17 @@
-"""Files on disk: written whole or not at all, tried before long work, locked, and hashed."""
+"""Files on disk: read within limits, written whole or not at all, tried before long work, and hashed."""
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to ask for it is to set it
@@ -76,6 +79,30 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
+def open_regular(path: str | Path) -> IO[bytes]:
+    """Open a file for reading; raises OSError for pipes, devices and sockets, which may hang or never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return Path(path).open("rb")
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """Return what a regular file contains; raises OSError where that is more than `most` bytes."""
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+    return content
+
+
+def parse_json(text: bytes | str) -> Any:
+    """Return what JSON says, with or without a byte-order mark; all that can be wrong with it is a ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def sha256_of(path: str | Path) -> str:
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

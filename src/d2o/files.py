@@ -81,7 +81,7 @@ def check_file(path: str | Path) -> Path:
 
 def open_regular(path: str | Path) -> IO[bytes]:
     """Open a file for reading; raises OSError for pipes, devices and sockets, which may hang or never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return Path(path).open("rb")
 

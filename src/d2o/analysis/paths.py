@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.noise import karras_sigmas, noise_for
-from d2o.diffusion.sampling import euler_step, heun_step, labels_for, trajectory
+from d2o.diffusion.noise import noise_for
+from d2o.diffusion.sampling import labels_for, trajectory
+from d2o.diffusion.steps import Step, euler_step
 from d2o.metrics.counting import Counted, unshown
 
-STEPS = {"euler": euler_step, "heun": heun_step}
+SAMPLERS = ("euler", "heun")
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class Sampling:
         for option, (value, minimum) in least.items():
             if value < minimum:
                 raise ValueError(f"--{option}: a progression over images needs at least {minimum}, not {value}.")
-        if self.sampler not in STEPS:
-            raise ValueError(f"Unknown sampler {self.sampler!r}; there are {', '.join(STEPS)}.")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"Unknown sampler {self.sampler!r}; there are {', '.join(SAMPLERS)}.")
 
     def levels(self, denoiser: Denoiser) -> tuple[float, ...]:
         """Return the noise levels [steps] that the sampler visits."""
-        return karras_sigmas(self.steps, sigma_max=denoiser.sigma_max)[:-1]
+        return denoiser.preconditioning.sigmas(self.steps)[:-1]
+
+    def step(self, denoiser: Denoiser) -> Step:
+        return denoiser.preconditioning.heun_step if self.sampler == "heun" else euler_step
 
     def batches(self, count: int, title: str) -> Iterator[Sequence[int]]:
         seeds = self.seeds[:count]
@@ -61,7 +65,7 @@ def sampling_paths(teacher: Denoiser, sampling: Sampling) -> Iterator[Path]:
         noise, label = noise_for(seeds, teacher.image_shape, device), labels_for(seeds, teacher.num_classes)
         label = None if label is None else label.to(device)
         denoise = partial(predict, teacher, label=label, who="teacher")
-        points = trajectory(denoise, noise, sigmas, STEPS[sampling.sampler])
+        points = trajectory(denoise, noise, sigmas, sampling.step(teacher))
         yield Path(label, zip(sigmas[:-1], points, strict=False))
 
 

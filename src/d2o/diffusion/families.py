@@ -1,11 +1,12 @@
 """How a network becomes a denoiser: D(x, sigma) = skip * x + output * network(input * x, noise).
 
 A family of diffusion models is one row of four coefficients. `sigma` is a float tensor of any shape; so are the rows.
-Every family has `sigma_max`, the noise level that sampling starts from.
+Every family has `sigma_max`, the noise level that sampling starts from, and levels of its own to sample and train at.
 """
 
+import math
 from dataclasses import asdict, replace
-from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from d2o.records import RECORD, REGISTER, find, validate
 
-from .noise import SIGMA_MAX, SIGMA_MIN
+from .noise import PURE_NOISE, SIGMA_MAX, SIGMA_MIN, flow_sigmas, karras_sigmas
+from .steps import Step, heun_step, timed_heun_step
 
 Number = Annotated[float, Field(strict=True, gt=0, lt=1e9)]
 """Of a preconditioning: above every sensible one, and small enough for float32."""
@@ -32,20 +34,34 @@ class Coefficients(NamedTuple):
     noise: Tensor
 
 
-class Preconditioning(Protocol):
+class Preconditioning:
     """A frozen record of numbers that gives the coefficients at a noise level."""
 
     kind: ClassVar[str]
     __dataclass_fields__: ClassVar[dict]
+    sigma_max: float
+    log_normal: ClassVar[tuple[float, float]] = (-1.2, 1.2)
+    """Mean and deviation of ln(sigma) in training (arXiv 2206.00364, table 1)."""
+
+    def __call__(self, sigma: Tensor) -> Coefficients:
+        raise NotImplementedError
+
+    def sigmas(self, steps: int) -> tuple[float, ...]:
+        """Return the noise levels [steps + 1] of a sampler, from `sigma_max` to 0."""
+        return karras_sigmas(steps, sigma_max=self.sigma_max)
 
     @property
-    def sigma_max(self) -> float: ...
+    def heun_step(self) -> Step:
+        """Heun's step in the time in which this family's paths are nearly straight."""
+        return heun_step
 
-    def __call__(self, sigma: Tensor) -> Coefficients: ...
+    def weight(self, sigma: Tensor) -> Tensor:
+        """Return the weight of |D - x0|^2 that makes it the squared error of the network's own output."""
+        return self(sigma).output ** -2
 
 
 @dataclass(frozen=True, config=RECORD)
-class EDM:
+class EDM(Preconditioning):
     """The preconditioning of EDM teachers (arXiv 2206.00364, table 1)."""
 
     kind: ClassVar[str] = "edm"
@@ -56,9 +72,12 @@ class EDM:
         norm = (sigma**2 + self.sigma_data**2).sqrt()
         return Coefficients(self.sigma_data**2 / norm**2, sigma * self.sigma_data / norm, 1 / norm, sigma.log() / 4)
 
+    def weight(self, sigma: Tensor) -> Tensor:
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2  # without the root of `output`
+
 
 @dataclass(frozen=True, config=RECORD)
-class Boundary:
+class Boundary(Preconditioning):
     """The boundary form of consistency models, used by D2O students: D(x, sigma_min) = x (arXiv 2303.01469, C).
 
     The network's input is time_scale times ln(sigma): EDM's is a quarter, that of OpenAI's consistency models 250.
@@ -78,7 +97,7 @@ class Boundary:
 
 
 @dataclass(frozen=True, config=RECORD)
-class VP:
+class VP(Preconditioning):
     """Variance preserving, continuous time: the network predicts the noise (arXiv 2206.00364, table 1)."""
 
     kind: ClassVar[str] = "vp"
@@ -96,7 +115,7 @@ class VP:
 
 
 @dataclass(frozen=True, config=RECORD)
-class VE:
+class VE(Preconditioning):
     """Variance exploding: the network predicts the negated noise (arXiv 2206.00364, table 1)."""
 
     kind: ClassVar[str] = "ve"
@@ -108,7 +127,7 @@ class VE:
 
 
 @dataclass(frozen=True, config=RECORD)
-class Discrete:
+class Discrete(Preconditioning):
     """Variance preserving, discrete times 0 to steps - 1: the schedule's name and range, or `betas` themselves.
 
     At time t the noise level is sqrt((1 - a) / a), where a is the product of 1 - beta up to t; the network's input is
@@ -162,17 +181,62 @@ class Velocity(Discrete):
         return Coefficients(scale**2, -sigma * scale, scale, self.time(sigma))
 
 
+@dataclass(frozen=True, config=RECORD)
+class Flow(Preconditioning):
+    """The network predicts the velocity of a path from image to noise, at times from 0 to 1 (arXiv 2210.02747).
+
+    The path "linear" is (1 - t) x0 + t noise, "trigonometric" cos(pi t / 2) x0 + sin(pi t / 2) noise, and the velocity
+    its derivative. Where time runs `towards` the "image", the network is told 1 - t and predicts the negated velocity.
+    It is told `time_scale` times the time, or the angle pi t / 2 in place of t with `angular` (TrigFlow, arXiv
+    2410.11081), whose velocity is the derivative by the angle. `shift` and `last_time` are the schedule's (see
+    `flow_sigmas`).
+    """
+
+    kind: ClassVar[str] = "flow"
+    log_normal: ClassVar[tuple[float, float]] = (0.0, 1.0)  # logit-normal times (arXiv 2403.03206, section 3.1)
+    path: Literal["linear", "trigonometric"] = "linear"
+    towards: Literal["noise", "image"] = "noise"
+    time_scale: Number = 1.0
+    angular: bool = False
+    shift: Number = 1.0
+    last_time: Annotated[Number, Field(lt=1)] | None = None
+    sigma_max: Number = PURE_NOISE
+
+    def __call__(self, sigma: Tensor) -> Coefficients:
+        if self.path == "linear":
+            scale = 1 / (1 + sigma)
+            skip, output, time, left = scale, -sigma * scale, sigma * scale, scale
+        else:
+            unit = 1.0 if self.angular else 2 / math.pi
+            scale = (1 + sigma**2).rsqrt()
+            skip, output = scale**2, -unit * sigma * scale
+            time, left = unit * sigma.atan(), unit * torch.atan2(torch.ones_like(sigma), sigma)
+        if self.towards == "image":
+            output, time = -output, left
+        return Coefficients(skip, output, scale, self.time_scale * time)
+
+    def sigmas(self, steps: int) -> tuple[float, ...]:
+        return flow_sigmas(steps, self.shift, self.sigma_max, self.last_time)
+
+    @property
+    def heun_step(self) -> Step:
+        return timed_heun_step
+
+
 def boundary_form(family: Preconditioning) -> Preconditioning:
     """Return the form in which a one-step student of this family is trained: EDM's becomes the boundary form."""
     return Boundary(family.sigma_data, sigma_max=family.sigma_max) if isinstance(family, EDM) else family
 
 
-def start_at(family: Preconditioning, sigma: float) -> Preconditioning:
-    """Return the family with sampling that starts from `sigma`, or its schedule's largest where that is smaller."""
-    return replace(family, sigma_max=sigma)
+def start_at(family: Preconditioning, sigma: float | None) -> Preconditioning:
+    """Return the family with sampling that starts from `sigma`, or its schedule's largest where that is smaller.
+
+    None leaves the start as it is.
+    """
+    return family if sigma is None else replace(family, sigma_max=sigma)  # type: ignore[type-var]
 
 
-PRECONDITIONINGS: dict[str, type] = {family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity)}
+PRECONDITIONINGS: dict[str, type] = {family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity, Flow)}
 
 
 def to_spec(preconditioning: Preconditioning) -> dict:

@@ -9,6 +9,12 @@ from torch import Tensor
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 ONE_STEP = (SIGMA_MAX, 0.0)
 """The list of sigmas of a one-step generator: a single interval."""
+PURE_NOISE = 2.0**29
+"""Stands for an infinite noise level.
+
+As it is a power of two, x = sigma noise and x / (1 + sigma) are exact in float32: a network that sees x / (1 + sigma)
+is given the noise itself, to the bit, at the time 1.
+"""
 
 
 def karras_sigmas(
@@ -25,6 +31,21 @@ def karras_sigmas(
     first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     inner = [float(root**rho) for root in np.linspace(first, last, steps)[1:-1]]
     return (sigma_max, *inner, *([sigma_min] if steps > 1 else []), 0.0)
+
+
+def flow_sigmas(
+    steps: int, shift: float = 1.0, sigma_max: float = PURE_NOISE, last_time: float | None = None
+) -> tuple[float, ...]:
+    """Return `steps` noise levels whose times sigma / (shift + sigma) fall evenly, and a final 0.
+
+    The first is `sigma_max`; the last time before 0 is as long as a step, or `last_time`. `shift` is that of flow
+    models' schedules, t' = shift t / (1 + (shift - 1) t): it multiplies every noise level but pure noise.
+    """
+    if steps < 1:
+        raise ValueError(f"A sampler needs at least one step, not {steps}.")
+    first = 1.0 if sigma_max == PURE_NOISE else sigma_max / (shift + sigma_max)
+    times = np.linspace(first, first / steps if last_time is None else last_time, steps).tolist()
+    return (sigma_max, *(shift * time / (1 - time) for time in times[1:]), 0.0)
 
 
 def log_normal_sigmas(level: Tensor, mean: float = -1.2, deviation: float = 1.2) -> Tensor:

@@ -1,78 +1,14 @@
 """A sampler walks a list of sigmas. A one-step generator is the same walk with one interval: (80, 0)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .denoiser import Denoiser, Guided
-from .noise import ONE_STEP, draw, karras_sigmas, streams
-
-Denoise = Callable[[Tensor, Any], Tensor]
-"""x [N,C,H,W], sigma -> x0 [N,C,H,W]: a denoiser whose label is already chosen."""
-Step = Callable[[Denoise, Tensor, float, float], Tensor]
-"""denoise, x, sigma, sigma_next -> the x at sigma_next."""
-Level = float | Tensor
-"""One noise level for all images, or a tensor [N,1,1,1] of one for each."""
-
-
-def euler_step(denoise: Denoise, x: Tensor, sigma: Level, sigma_next: Level) -> Tensor:
-    """Move x in a straight line towards its denoised image; exactly that image at `sigma_next` = 0."""
-    x0 = denoise(x, sigma)
-    return x0 + (sigma_next / sigma) * (x - x0)
-
-
-def heun_step(denoise: Denoise, x: Tensor, sigma: Level, sigma_next: Level) -> Tensor:
-    """Move x along the mean of the slopes at both ends: second order (arXiv 2206.00364, algorithm 1).
-
-    A tensor `sigma_next` must be positive; the number 0 is reached by an Euler step.
-    """
-    if not isinstance(sigma_next, Tensor) and sigma_next == 0:
-        return euler_step(denoise, x, sigma, sigma_next)
-    slope = (x - denoise(x, sigma)) / sigma
-    guess = x + (sigma_next - sigma) * slope
-    slope_there = (guess - denoise(guess, sigma_next)) / sigma_next
-    return x + (sigma_next - sigma) * (slope + slope_there) / 2
-
-
-def renoise_step(generators: Sequence[np.random.Generator]) -> Step:
-    """Return a step that jumps to the clean image and adds fresh noise: few-step sampling of one-step generators.
-
-    One generator an image, so that every image depends on its own seed only (arXiv 2303.01469, algorithm 1).
-    """
-
-    def step(denoise: Denoise, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
-        x0 = denoise(x, sigma)
-        return x0 + sigma_next * draw(generators, x.shape[1:], x.device) if sigma_next else x0
-
-    return step
-
-
-class Churn(NamedTuple):
-    """How much fresh noise the stochastic sampler adds before each step (arXiv 2206.00364, algorithm 2)."""
-
-    amount: float = 40.0
-    sigma_min: float = 0.05
-    sigma_max: float = 50.0
-    inflation: float = 1.003
-
-
-def add_churn(step: Step, churn: Churn, intervals: int, generators: Sequence[np.random.Generator]) -> Step:
-    """Return `step` preceded by a rise in noise level: the stochastic variant of any sampler."""
-    rise = 1 + min(churn.amount / intervals, 2**0.5 - 1)
-
-    def noisier_step(denoise: Denoise, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
-        if churn.sigma_min <= sigma <= churn.sigma_max:
-            raised = rise * sigma
-            noise = draw(generators, x.shape[1:], x.device)
-            x = x + (raised**2 - sigma**2) ** 0.5 * churn.inflation * noise
-            sigma = raised
-        return step(denoise, x, sigma, sigma_next)
-
-    return noisier_step
+from .noise import ONE_STEP, draw, streams
+from .steps import Churn, Denoise, Step, add_churn, euler_step, renoise_step
 
 
 def trajectory(
@@ -115,7 +51,7 @@ def generate(
 
     Sampling starts at the denoiser's `sigma_max`; latent images are decoded.
     `label` is one class for all or one a seed; by default image i of a conditional model gets class
-    `seed modulo num_classes`. `sampler` "renoise" visits sigma_max and then `middle_sigmas` (or Karras sigmas).
+    `seed modulo num_classes`. `sampler` "renoise" visits `sigma_max` and then `middle_sigmas`, or the family's.
     A generator of several steps visits its own middle sigmas by "renoise" where neither these nor `steps` are given.
     `guidance` is the scale of classifier-free guidance, which takes two calls of the denoiser unless it is 1.
     """
@@ -125,21 +61,21 @@ def generate(
         raise ValueError(f"A batch has at least one image, not {batch_size}.")
     if churn is not None and not churn.amount >= 0:
         raise ValueError(f"Churn adds noise: its amount is 0 or more, not {churn.amount}.")
-    labels, start = labels_for(seeds, denoiser.num_classes, label), denoiser.sigma_max
+    labels, family = labels_for(seeds, denoiser.num_classes, label), denoiser.preconditioning
     predict = denoiser if guidance == 1 else Guided(denoiser, guidance)
     if middle_sigmas is None and steps == 1:
         middle_sigmas, sampler = denoiser.middle_sigmas, "renoise" if denoiser.middle_sigmas else sampler
     middle_sigmas = tuple(middle_sigmas or ())
-    sigmas = (start, *middle_sigmas, 0.0) if middle_sigmas else karras_sigmas(steps, sigma_max=start)
+    sigmas = (family.sigma_max, *middle_sigmas, 0.0) if middle_sigmas else family.sigmas(steps)
     if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
-        raise ValueError(f"Middle sigmas fall from {start:g} towards 0; {middle_sigmas} do not.")
+        raise ValueError(f"Middle sigmas fall from {family.sigma_max:g} towards 0; {middle_sigmas} do not.")
     device = next((p.device for p in denoiser.parameters()), torch.device("cpu"))
     for first in range(0, len(seeds), batch_size):
         part = slice(first, first + batch_size)
         generators = streams(seeds[part])
         noise = draw(generators, denoiser.image_shape, device)
         classes = None if labels is None else labels[part].to(device)
-        step = {"heun": heun_step, "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
+        step = {"heun": family.heun_step, "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
         if churn is not None:
             step = add_churn(step, churn, len(sigmas) - 1, generators)
         yield denoiser.decode(sample(lambda x, sigma, c=classes: predict(x, sigma, c), noise, sigmas, step))

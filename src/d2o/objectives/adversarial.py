@@ -13,7 +13,6 @@ from torch import Tensor
 from d2o.data.diffaugment import DRAWS, Name, augment
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import boundary_form, start_at
-from d2o.diffusion.noise import SIGMA_MAX
 from d2o.diffusion.sampling import sample
 from d2o.records import RECORD, Real, Whole
 
@@ -33,8 +32,8 @@ class Adversarial(Objective):
     `r1` is gamma of the gradient penalty for losses that are means over images (the released code's 1e-4 divided by
     its 64 images per processor); it acts every `r1_every` iterations, that much stronger. With `fresh_fakes` the
     discriminator's turn draws new noise and runs the student again, as the released code does; without, it reuses the
-    generator's images and their features. The student starts from the noise level `sigma`, or from the model's largest
-    where that is smaller. `augmentation` names what is done to real and generated images before they are judged.
+    generator's images and their features. The student starts from the noise level `sigma`, by default the model's own.
+    `augmentation` names what is done to real and generated images before they are judged.
     With `middle_sigmas` it makes images in more steps, back to noise of these levels after each (arXiv 2303.01469,
     algorithm 1); every image of a batch is judged after a random one of its steps, all of which should be real.
     """
@@ -45,15 +44,16 @@ class Adversarial(Objective):
     r1: Annotated[Real, Field(ge=0)] = 1e-4 / 64
     r1_every: Annotated[Whole, Field(ge=1)] = 16
     fresh_fakes: bool = False
-    sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
+    sigma: Annotated[Real, Field(gt=0)] | None = None
     augmentation: tuple[Name, ...] = ()
     middle_sigmas: tuple[Annotated[Real, Field(gt=0)], ...] = ()
 
     needs = ("discriminator",)
 
     def __post_init__(self) -> None:
-        if not all(sigma > sigma_next for sigma, sigma_next in pairwise((self.sigma, *self.middle_sigmas))):
-            raise ValueError(f"middle_sigmas must fall from sigma, {self.sigma:g}, towards 0")
+        sigmas = self.middle_sigmas if self.sigma is None else (self.sigma, *self.middle_sigmas)
+        if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
+            raise ValueError("middle_sigmas must fall from sigma towards 0")
 
     def prepare(self, student: Denoiser) -> Denoiser:
         """Let the student start from `sigma`, an EDM network in the boundary form of consistency models."""
@@ -107,7 +107,7 @@ class Adversarial(Objective):
 
     def generate(self, student: Denoiser, batch: Batch, purpose: str) -> Tensor:
         """Return images of the student [N,C,H,W], in pixels, from the batch's noise."""
-        sigmas = (min(self.sigma, student.sigma_max), *self.middle_sigmas)
+        sigmas = (start_at(student.preconditioning, self.sigma).sigma_max, *self.middle_sigmas)
         noise = [batch.noise(purpose if k == 0 else f"{purpose} {k}", student.image_shape) for k in range(len(sigmas))]
         if len(sigmas) == 1:
             return student.decode(sample(lambda x, sigma: student(x, sigma, batch.label), noise[0], (*sigmas, 0.0)))

@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from d2o.data.augmentation import AUGMENTATION_DRAWS, Augmentation, augment
+from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import log_normal_sigmas
 from d2o.records import RECORD, Real
 
@@ -16,17 +17,18 @@ from .objective import Networks, Objective
 
 @dataclass(frozen=True, config=RECORD)
 class Denoising(Objective):
-    """EDM's loss (arXiv 2206.00364, section 5): squared error, weighted so that every noise level counts alike.
+    """The squared error of the network's own output: EDM's loss (arXiv 2206.00364, section 5), and flow matching.
 
-    ln(sigma) ~ N(sigma_mean, sigma_deviation^2). The loss is the mean over the pixels. `augmentation` needs a backbone
-    with augmentation labels; without them it is off.
+    ln(sigma) ~ N(sigma_mean, sigma_deviation^2), by default the family's own. The loss is the mean over the pixels.
+    With `sigma_data` it is weighted as EDM's, whatever the family. `augmentation` needs a backbone with augmentation
+    labels; without them it is off.
     """
 
     kind: Literal["denoising"] = "denoising"
     weight: Real = 1.0
-    sigma_mean: Real = -1.2
-    sigma_deviation: Annotated[Real, Field(gt=0)] = 1.2
-    sigma_data: Annotated[Real, Field(gt=0)] = 0.5
+    sigma_mean: Real | None = None
+    sigma_deviation: Annotated[Real, Field(gt=0)] | None = None
+    sigma_data: Annotated[Real, Field(gt=0)] | None = None
     augmentation: Augmentation | None = None
 
     dropout = True
@@ -39,8 +41,12 @@ class Denoising(Objective):
         x0, augmentation = networks.student.encode(batch.x0), None
         if self.augmentation is not None:
             x0, augmentation = augment(x0, batch.uniform("augmentation", AUGMENTATION_DRAWS), self.augmentation)
-        sigma = log_normal_sigmas(batch.uniform("level", 1)[:, 0], self.sigma_mean, self.sigma_deviation)
+        family = networks.student.preconditioning
+        mean, deviation = family.log_normal
+        mean = mean if self.sigma_mean is None else self.sigma_mean
+        deviation = deviation if self.sigma_deviation is None else self.sigma_deviation
+        sigma = log_normal_sigmas(batch.uniform("level", 1)[:, 0], mean, deviation)
         noise = sigma.view(-1, 1, 1, 1) * batch.noise("noise", x0.shape[1:])
         error = networks.student(x0 + noise, sigma, batch.label, augmentation) - x0
-        weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
-        return weight * error.square().mean((1, 2, 3))
+        weighting = family if self.sigma_data is None else EDM(self.sigma_data)
+        return weighting.weight(sigma) * error.square().mean((1, 2, 3))

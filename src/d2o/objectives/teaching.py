@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import start_at
-from d2o.diffusion.noise import SIGMA_MAX, karras_sigmas
-from d2o.diffusion.sampling import euler_step, heun_step
+from d2o.diffusion.steps import euler_step
 from d2o.records import RECORD, Real, Whole
 
 from .batch import Batch
@@ -29,10 +28,13 @@ TINY = 1e-8
 
 @dataclass(frozen=True, config=RECORD)
 class Teaching(Objective):
-    """An objective that learns from a teacher, by a distance between images. The student starts from `sigma`."""
+    """An objective that learns from a teacher, by a distance between images.
+
+    The student starts from the noise level `sigma`, by default the teacher's own.
+    """
 
     distance: Distance = PseudoHuber()
-    sigma: Annotated[Real, Field(gt=0)] = SIGMA_MAX
+    sigma: Annotated[Real, Field(gt=0)] | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -59,9 +61,9 @@ class Teaching(Objective):
 class Distillation(Teaching):
     """An objective that compares the student with itself one teacher step on.
 
-    `steps` are the teacher's noise levels, Karras' from `sigma` down to 0.002. The target is an average of the student
-    that forgets half of itself in `target_half_life` images (arXiv 2303.01469: a decay of 0.95 at a batch of 512); with
-    0 it is the student itself.
+    The teacher takes `steps` steps, at the levels of its family from `sigma` on. The target is an average of the
+    student that forgets half of itself in `target_half_life` images (arXiv 2303.01469: a decay of 0.95 at a batch of
+    512); with 0 it is the student itself.
     """
 
     steps: Annotated[Whole, Field(ge=2)] = 18
@@ -73,9 +75,9 @@ class Distillation(Teaching):
         return {"target": self.target_half_life} if self.target_half_life else {}
 
 
-def levels(steps: int, sigma: float, student: Denoiser, x0: Tensor) -> Tensor:
-    """Return `steps` Karras levels from `sigma` or the student's largest to 0.002, and a final 0: [steps + 1]."""
-    return torch.tensor(karras_sigmas(steps, sigma_max=min(sigma, student.sigma_max)), dtype=x0.dtype).to(x0.device)
+def levels(steps: int, sigma: float | None, student: Denoiser, x0: Tensor) -> Tensor:
+    """Return `steps` noise levels of the student's family, from `sigma` or its largest, and a final 0: [steps + 1]."""
+    return torch.tensor(start_at(student.preconditioning, sigma).sigmas(steps), dtype=x0.dtype).to(x0.device)
 
 
 def pick(batch: Batch, purpose: str, count: int | Tensor) -> Tensor:
@@ -101,6 +103,7 @@ def solver_step(
     straight_on = euler_step(denoise, x, here, there)
     if solver == "euler":
         return straight_on
+    heun_step = denoiser.preconditioning.heun_step
     return torch.where(there > 0, heun_step(denoise, x, here, there.clamp(min=TINY)), straight_on)
 
 

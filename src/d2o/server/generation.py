@@ -12,8 +12,8 @@ from torch import Tensor
 
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.noise import karras_sigmas, noise_for
-from d2o.diffusion.sampling import heun_step, sample, trajectory
+from d2o.diffusion.noise import noise_for
+from d2o.diffusion.sampling import sample, trajectory
 
 from .query import Point
 
@@ -79,8 +79,9 @@ def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps:
     def scale(x: Tensor, sigma: float) -> Tensor:
         return x.float() / (1 + sigma**2) ** 0.5
 
-    sigmas = karras_sigmas(steps, sigma_max=denoiser.sigma_max)
-    path = trajectory(denoise, noise_at([point], denoiser.image_shape).to(device), sigmas, heun_step)
+    family = denoiser.preconditioning
+    sigmas = family.sigmas(steps)
+    path = trajectory(denoise, noise_at([point], denoiser.image_shape).to(device), sigmas, family.heun_step)
     shown, seconds, calls = preview(scale(next(path), sigmas[0])), 0.0, 0
     for sigma, sigma_next in pairwise(sigmas):
         began = clock(device)

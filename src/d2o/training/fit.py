@@ -134,11 +134,13 @@ def pretrain(
 ) -> Result:
     """Train a diffusion model on images, as `finetune` does, from random weights.
 
-    Its network is the recipe's `backbone`, which is also a name such as "small", or small. Raises ValueError for a
-    recipe that starts from a model.
+    Its network is the recipe's `backbone`, which is also a name such as "small", or small; its `family` is also a name,
+    "edm" or "flow". Raises ValueError for a recipe that starts from a model.
     """
     if isinstance(name := changes.get("backbone"), str):
         changes["backbone"] = recipes.find_backbone(name)
+    if isinstance(name := changes.get("family"), str):
+        changes["family"] = recipes.find_family(name)
     chosen = open_recipe(recipe, changes)
     if chosen.pretrained or "teacher" in chosen.needs:
         raise ValueError(
@@ -148,7 +150,12 @@ def pretrain(
     images, habits = open_data(data, out, habits), habits or Habits()
     backbone = chosen.backbone or recipes.BACKBONES["small"]
     start = making.new_denoiser(
-        backbone, images.shape, images.num_classes, augmentation=chosen.augments, seed=chosen.seed
+        backbone,
+        images.shape,
+        images.num_classes,
+        family=chosen.family,
+        augmentation=chosen.augments,
+        seed=chosen.seed,
     )
     habits = replace(habits, sample_steps=habits.sample_steps or TEACHER_STEPS)
     options: Any = {"networks": networks, "watch": watch, "counted": counted, "precision": changes.get("precision")}

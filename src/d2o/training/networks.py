@@ -11,7 +11,7 @@ from d2o.data.augmentation import AUGMENTATION_DIM
 from d2o.data.codec import Autoencoder, check_pixels
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import EDM
+from d2o.diffusion.families import from_spec
 from d2o.discriminators import Discriminator
 from d2o.objectives.objective import Networks
 
@@ -72,12 +72,13 @@ def new_denoiser(
     image_shape: tuple[int, int, int],
     num_classes: int = 0,
     *,
+    family: dict[str, Any] | None = None,
     augmentation: bool = False,
     seed: int = 0,
 ) -> Denoiser:
-    """Return an untrained EDM denoiser; `backbone` is {"kind": ..., settings} and sizes are taken from the images.
+    """Return an untrained denoiser; `backbone` is {"kind": ..., settings} and sizes are taken from the images.
 
-    With `augmentation` it takes the labels of augmented images.
+    `family` is {"kind": ..., settings}, EDM's by default. With `augmentation` it takes the labels of augmented images.
     """
     channels, height, width = image_shape
     if height != width:
@@ -87,7 +88,9 @@ def new_denoiser(
         sizes["augmentation_dim"] = AUGMENTATION_DIM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Denoiser(backbones.build({**backbone, **sizes}), EDM(), image_shape, num_classes)
+        return Denoiser(
+            backbones.build({**backbone, **sizes}), from_spec(family or {"kind": "edm"}), image_shape, num_classes
+        )
 
 
 def reset_weights(denoiser: Denoiser, seed: int) -> Denoiser:

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from itertools import permutations
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator
 from pydantic.dataclasses import dataclass
 
+from d2o.diffusion.families import from_spec
 from d2o.discriminators import DISCRIMINATORS, Projected
 from d2o.objectives import OBJECTIVES
 from d2o.objectives.distance import DISTANCES
@@ -31,6 +32,11 @@ def one_of(table: Mapping[str, type], what: str, default: str | None = None) -> 
         return adapter(record).validate_python({**value, "kind": kind})
 
     return validate
+
+
+def check_family(spec: dict[str, Any]) -> dict[str, Any]:
+    from_spec(spec)
+    return spec
 
 
 AnyObjective = Annotated[Any, PlainValidator(one_of(OBJECTIVES, "objective"))]
@@ -58,6 +64,8 @@ class Recipe:
     """What stays frozen: roles (convolution), or name:PATTERN, block:PATTERN, resolution:SIDE, all-but:RULE."""
     backbone: dict[str, Any] | None = None
     """The network of a recipe that starts from random weights: {"kind": ..., settings}; sizes come from the data."""
+    family: Annotated[dict[str, Any], AfterValidator(check_family)] | None = None
+    """How that network predicts: {"kind": ..., settings}; EDM's way by default."""
     discriminator: AnyDiscriminator = Projected()
     learning_rate: Rate = 1e-4
     discriminator_learning_rate: Rate = 1e-4

@@ -33,6 +33,12 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "adm-64": {**ADM, "dropout": 0.10},
 }
 
+FAMILIES: dict[str, dict[str, Any]] = {  # to train from random weights
+    "edm": {"kind": "edm"},
+    "flow": {"kind": "flow", "time_scale": 1000.0},
+    "trigflow": {"kind": "flow", "path": "trigonometric", "angular": True},
+}
+
 
 def full_size(*networks: str) -> Projected:
     return Projected(networks=networks, size=224, width=512)
@@ -148,6 +154,8 @@ def apply_settings(settings: dict[str, Any], method: str, duration: int) -> Reci
 RECIPES: dict[str, Recipe] = {
     **METHODS,
     "digits-pretrain": replace(PRETRAIN, **DIGITS_PRETRAIN),
+    "digits-flow-pretrain": replace(PRETRAIN, **DIGITS_PRETRAIN, family=FAMILIES["flow"]),
+    "digits-flow": replace(D2O_F, **DIGITS),
     "digits-d2o": replace(D2O, **DIGITS),
     "digits-d2o-f": replace(D2O_F, **DIGITS),
     "cifar10-small-pretrain": replace(PRETRAIN, **SMALL_PRETRAIN),
@@ -190,6 +198,10 @@ def find_recipe(name: str) -> Recipe:
 
 def find_backbone(name: str) -> dict[str, Any]:
     return find(name, BACKBONES, "backbone")
+
+
+def find_family(name: str) -> dict[str, Any]:
+    return find(name, FAMILIES, "family to train from random weights")
 
 
 __all__ = ["BACKBONES", "D2O", "D2O_F", "METHODS", "PRETRAIN", "RECIPES", "SCRATCH", "Recipe", "find_recipe"]

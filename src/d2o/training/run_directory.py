@@ -19,6 +19,9 @@ LOCK = ".lock"
 CONTENTS = {"data.name": "data.fingerprint", "data": "fingerprint"}
 """Where records of a run, or of a result, keep the name of their data -> where they keep its fingerprint."""
 
+EDMS_NUMBERS = {"sigma": 80.0, "sigma_mean": -1.2, "sigma_deviation": 1.2, "sigma_data": 0.5}
+"""What 0.1.0 wrote into every objective where the family decides now."""
+
 
 def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Images) -> AbstractContextManager[Any]:
     """Make the directory this run's own, or recognise it as the same run; the context holds its lock.
@@ -71,7 +74,7 @@ def list_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     some not even a name of the data: there it is not compared.
     """
     old, new = flatten(old), flatten(new)
-    keys = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    keys = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not is_left_open(old, new, key)}
     for name, content in CONTENTS.items():
         known = content in old and content in new
         if not known:
@@ -84,6 +87,11 @@ def list_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for name, content in CONTENTS.items()
         if content in keys
     ]
+
+
+def is_left_open(old: dict[str, Any], new: dict[str, Any], key: str) -> bool:
+    """Return whether a number that 0.1.0 wrote is now left to the family, EDM's then."""
+    return new.get(key) is None and old.get(key) == EDMS_NUMBERS.get(key.rpartition(".")[2])
 
 
 def find_leftovers(directory: Path) -> set[Path]:

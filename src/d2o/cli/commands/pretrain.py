@@ -15,7 +15,7 @@ from d2o.cli.options import DataOptions, parse
 from d2o.cli.progress import say
 from d2o.cli.training import RunOptions
 from d2o.training.fit import pretrain
-from d2o.training.recipes import BACKBONES, find_backbone
+from d2o.training.recipes import BACKBONES, FAMILIES, find_backbone, find_family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class Pretrain(DataOptions, RunOptions):
     """A name (see `d2o recipes`) or a .json or .yaml file."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="|".join(BACKBONES))] = None
     """The network, when the recipe names none: small learns on two processor cores."""
+    family: Annotated[str | None, tyro.conf.arg(metavar="|".join(FAMILIES))] = None
+    """How the network predicts: edm, or the velocity of a flow."""
     augment: bool = False
     """Show the network shifted, scaled, turned and mirrored images, and tell it how; not for digits or letters."""
 
@@ -34,8 +36,10 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o pretrain`."""
     options = parse(Pretrain, "pretrain", arguments, __doc__)
     backbone = options.backbone and find_backbone(options.backbone)
+    family = options.family and find_family(options.family)
     augmentation = {} if options.augment else None
-    recipe = options.open_recipe(options.recipe, {"backbone": backbone, "objectives.0.augmentation": augmentation})
+    changes = {"backbone": backbone, "family": family, "objectives.0.augmentation": augmentation}
+    recipe = options.open_recipe(options.recipe, changes)
     options.check_out()
     options.run(pretrain, options.open(), recipe)
     say(f"Next: d2o finetune --from {options.out} --data {options.data} --recipe d2o-f --out {options.out}-one-step")

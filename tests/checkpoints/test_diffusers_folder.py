@@ -258,7 +258,7 @@ SCHEDULERS = {
     "beta": ({"beta_end": 7.5}, "between 0 and 1"),
     "betas": ({"trained_betas": "many"}, "betas"),
     "number": ({"trained_betas": 5}, "unet"),
-    "no signal": ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    "no signal": ({"rescale_betas_zero_snr": True}, "zero_snr"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,9 +99,9 @@ def test_euler_in_sigma_is_euler_in_time(network, steps, shift):
 @pytest.mark.parametrize("steps", [1, 4, 28])
 def test_levels_are_those_of_the_stock_scheduler(steps, shift, last):
     """Some pipelines pass times down to 1 / steps; others leave them to the scheduler, which ends at a thousandth."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=shift)
     given = {"sigmas": np.linspace(1, 1 / steps, steps)} if last == "step" else {"num_inference_steps": steps}
     scheduler.set_timesteps(**given)
     last_time = None if last == "step" else shift * 0.001 / (1 + (shift - 1) * 0.001)
@@ -162,3 +163,29 @@ def test_a_start_of_ones_own_begins_the_levels():
 @pytest.mark.parametrize("family", CONVENTIONS, ids=str)
 def test_it_is_kept_in_a_file(family):
     assert from_spec(to_spec(family)) == family
+
+
+@pytest.mark.parametrize("steps", [1, 4, 10])
+def test_velocity_without_a_last_signal_starts_from_pure_noise(network, steps):
+    """Against stock DDIM with trailing times, which is the walk in sigma without its rounding."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    options = {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    scheduler: Any = DDIMScheduler(**options, clip_sample=False, set_alpha_to_one=True)
+    scheduler.set_timesteps(steps)
+    denoiser = Denoiser(network, Velocity(zero_snr=True, sigma_max=PURE_NOISE), (3, 8, 8))
+    noise = noise_for(range(4), (3, 8, 8))
+    x = noise
+    for time in scheduler.timesteps:
+        x = scheduler.step(network(x, torch.full((4,), float(time))), time, x).prev_sample
+    ours = sample(denoiser, noise, denoiser.preconditioning.sigmas(steps), euler_step)
+    torch.testing.assert_close(ours, x, rtol=0, atol=2e-5)
+    if steps == 1:
+        assert (
+            torch.equal(network.seen[0], noise) and (ours + network(noise, torch.full((4,), 999.0))).abs().max() < 1e-7
+        )
+
+
+def test_noise_cannot_be_predicted_where_there_is_nothing_else():
+    with pytest.raises(ValueError, match="zero_snr"):
+        Epsilon(zero_snr=True)

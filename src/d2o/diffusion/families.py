@@ -53,7 +53,7 @@ class Preconditioning:
     @property
     def heun_step(self) -> Step:
         """Heun's step in the time in which this family's paths are nearly straight."""
-        return heun_step
+        return heun_step if self.sigma_max < PURE_NOISE else timed_heun_step
 
     def weight(self, sigma: Tensor) -> Tensor:
         """Return the weight of |D - x0|^2 that makes it the squared error of the network's own output."""
@@ -132,7 +132,7 @@ class Discrete(Preconditioning):
 
     At time t the noise level is sqrt((1 - a) / a), where a is the product of 1 - beta up to t; the network's input is
     the time whose level is nearest, by `nearest` "ratio" (in ln(sigma)) or "difference" (as EDM does for iDDPM).
-    `sigma_max` is at most the schedule's own.
+    `sigma_max` is at most the schedule's own. With `zero_snr` the schedule ends in pure noise (see `noise_levels`).
     """
 
     schedule: Schedule = "linear"
@@ -142,6 +142,7 @@ class Discrete(Preconditioning):
     betas: Annotated[tuple[Annotated[Number, Field(lt=1)], ...], Field(max_length=LONGEST)] = ()
     sigma_max: Number = SIGMA_MAX
     nearest: Literal["ratio", "difference"] = "ratio"
+    zero_snr: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigma_max", min(self.sigma_max, self.levels[-1].item()))
@@ -151,7 +152,16 @@ class Discrete(Preconditioning):
         """The noise level [steps] of every time, float64."""
         from .schedules import noise_levels
 
-        return noise_levels(self.schedule, self.beta_start, self.beta_end, self.steps, self.betas)
+        return noise_levels(self.schedule, self.beta_start, self.beta_end, self.steps, self.betas, self.zero_snr)
+
+    def sigmas(self, steps: int) -> tuple[float, ...]:
+        """Return Karras' levels, or those of even times down from the last where that is pure noise."""
+        if not self.zero_snr:
+            return super().sigmas(steps)
+        levels = self.levels
+        places = torch.linspace(len(levels), 0, steps + 1, dtype=torch.float64).round().long()[1:-1] - 1
+        inner = [level for level in levels[places].tolist() if level < self.sigma_max]
+        return (self.sigma_max, *inner, 0.0)
 
     def time(self, sigma: Tensor) -> Tensor:
         """Return the time, a whole number of sigma's type, whose noise level is nearest."""
@@ -165,6 +175,11 @@ class Epsilon(Discrete):
     """DDPM: the network predicts the noise (arXiv 2006.11239). Its errors are multiplied by sigma."""
 
     kind: ClassVar[str] = "epsilon"
+
+    def __post_init__(self) -> None:
+        if self.zero_snr:
+            raise ValueError("a network that predicts the noise cannot start where there is nothing else (zero_snr)")
+        super().__post_init__()
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time(sigma))

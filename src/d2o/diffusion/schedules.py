@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .noise import PURE_NOISE
+
 
 def line(start: float, end: float, steps: int) -> Tensor:
     return torch.linspace(start, end, steps, dtype=torch.float64, device="cpu")
@@ -28,10 +30,13 @@ SCHEDULES: dict[str, Callable[[float, float, int], Tensor]] = {
 
 
 @lru_cache(maxsize=16)
-def noise_levels(schedule: str, start: float, end: float, steps: int, betas: tuple[float, ...] = ()) -> Tensor:
+def noise_levels(
+    schedule: str, start: float, end: float, steps: int, betas: tuple[float, ...] = (), zero_snr: bool = False
+) -> Tensor:
     """Return the noise level sqrt((1 - a) / a) of every time, rising; `betas` take the place of the named schedule.
 
-    A variance that is not between 0 and 1 is a ValueError: its noise level would not be finite.
+    With `zero_snr` the root of a is shifted so that no signal is left at the last time (arXiv 2305.08891, algorithm 1),
+    whose level is PURE_NOISE. A variance that is not between 0 and 1 is a ValueError: its level would not be finite.
     """
     variances = (
         torch.tensor(betas, dtype=torch.float64, device="cpu") if betas else SCHEDULES[schedule](start, end, steps)
@@ -41,4 +46,8 @@ def noise_levels(schedule: str, start: float, end: float, steps: int, betas: tup
     signal = (1 - variances).cumprod(0)
     if not signal[-1] > 0:
         raise ValueError("A schedule's betas must leave some signal at the last time.")
+    if zero_snr:
+        root = signal.sqrt()
+        signal = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+        return ((1 - signal) / signal).sqrt().clamp(max=PURE_NOISE)
     return ((1 - signal) / signal).sqrt()

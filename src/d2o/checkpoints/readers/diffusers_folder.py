@@ -12,6 +12,7 @@ from torch import Tensor
 
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.noise import PURE_NOISE
 from d2o.errors import MalformedCheckpointError, UnsupportedCheckpointError, name_file
 
 from . import dit
@@ -160,12 +161,12 @@ def read_scheduler(folder: Folder) -> dict[str, Any]:
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise ValueError(f"its network predicts {str(prediction)[:60]!r}, and d2o knows {' and '.join(PREDICTIONS)}")
-    if config.get("rescale_betas_zero_snr"):
-        raise ValueError("its schedule ends without any signal (rescale_betas_zero_snr), where sigma is infinite")
     if (betas := config.get("trained_betas")) is not None:
         schedule = {"betas": betas, "steps": len(betas)}
     else:
         schedule = {ours: config[theirs] for ours, theirs in SCHEDULE.items() if theirs in config}
+    if config.get("rescale_betas_zero_snr"):
+        schedule |= {"zero_snr": True, "sigma_max": PURE_NOISE}
     return {"kind": PREDICTIONS[prediction], **schedule}
 
 

@@ -15,8 +15,8 @@ from d2o.diffusion.noise import PURE_NOISE, flow_sigmas, noise_for
 from d2o.diffusion.sampling import generate, sample
 from d2o.diffusion.steps import euler_step, heun_step, timed_heun_step
 
-CONVENTIONS = [
-    Flow(path=path, towards=towards, time_scale=scale, angular=angular)
+CONVENTIONS: list[Flow] = [
+    Flow(path=path, towards=towards, time_scale=scale, angular=angular)  # pyright: ignore[reportArgumentType]
     for path, angular in (("linear", False), ("trigonometric", False), ("trigonometric", True))
     for towards in ("noise", "image")
     for scale in (1.0, 1000.0)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import SIGMA_MAX, SIGMA_MIN, noise_for
 from d2o.objectives.objective import Batch, Networks
 
@@ -16,7 +17,7 @@ SHAPE = (1, 4, 4)
 class Exact:
     """What stands in for a denoiser: a function of (x, sigma) or (x, sigma, told), sigma as [N,1,1,1]."""
 
-    image_shape, sigma_max, backbone, preconditioning = SHAPE, SIGMA_MAX, None, None
+    image_shape, sigma_max, backbone, preconditioning = SHAPE, SIGMA_MAX, None, EDM()
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function

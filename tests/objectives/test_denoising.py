@@ -50,7 +50,7 @@ def test_a_worse_denoiser_costs_more(shrink):
     x0 = 0.5 * noise_for(range(10**6, 10**6 + 500), (1, 8, 8))
     batch = Batch(x0, None, range(500))
     exact, wrong = (Denoiser(Nothing(), EDM(d), (1, 8, 8)) for d in (0.5, 0.5 * shrink))
-    loss = Denoising()
+    loss = Denoising(sigma_data=0.5)
     assert loss(Networks(wrong, wrong), batch).mean() > 1.05 * loss(Networks(exact, exact), batch).mean()
 
 

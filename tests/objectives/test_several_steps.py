@@ -91,4 +91,4 @@ def test_a_generator_samples_by_its_own_walk_unless_told_otherwise(tiny_denoiser
 @pytest.mark.parametrize("middle", [(80.0,), (0.8, 5.0), (0.8, 0.8), (-1.0,)])
 def test_middle_sigmas_that_do_not_fall_are_refused(middle):
     with pytest.raises(ValueError, match="middle_sigmas"):
-        Adversarial(middle_sigmas=middle)
+        Adversarial(sigma=80.0, middle_sigmas=middle)

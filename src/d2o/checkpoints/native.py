@@ -67,6 +67,7 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
         "judged_by": list(denoiser.judged_by),
     }
     spec |= {"middle_sigmas": list(denoiser.middle_sigmas)} if denoiser.middle_sigmas else {}
+    spec |= {} if denoiser.clip is None else {"clip": denoiser.clip}
     return spec | ({"codec": denoiser.codec.to_spec()} if isinstance(denoiser.codec, Autoencoder) else {})
 
 
@@ -105,6 +106,7 @@ class Fields:
     judged_by: tuple[StrictStr, ...] = ()
     middle_sigmas: Annotated[tuple[Annotated[float, Field(strict=True)], ...], Field(max_length=MOST_STEPS)] = ()
     codec: Autoencoder | None = None
+    clip: families.Number | None = None
 
 
 def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> None:

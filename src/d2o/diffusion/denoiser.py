@@ -33,7 +33,8 @@ class Denoiser(nn.Module):
     among its weights. With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32.
     `one_step` says that it was trained to make images in one call, or in a few: then it goes back to noise of
     `middle_sigmas` after its first ones. `judged_by` names the frozen networks of the discriminator that it was trained
-    against. `provenance` is JSON-able, travels with the file, and is for people: no code reads it.
+    against. With `clip`, predictions are clamped to [-clip, clip], as some schedulers ask for. `provenance` is
+    JSON-able, travels with the file, and is for people: no code reads it.
 
     All of these stay as they are made; `replace` makes a denoiser with others.
     """
@@ -51,6 +52,7 @@ class Denoiser(nn.Module):
         one_step: bool = False,
         middle_sigmas: tuple[float, ...] = (),
         judged_by: tuple[str, ...] = (),
+        clip: float | None = None,
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
@@ -59,6 +61,7 @@ class Denoiser(nn.Module):
         self.provenance = provenance or {}
         self.codec, self.precision = codec, precision
         self.one_step, self.middle_sigmas, self.judged_by = one_step, middle_sigmas, judged_by
+        self.clip = clip
 
     def replace(self, **changes: Any) -> "Denoiser":
         """Return a denoiser with some of the constructor's arguments changed; it shares the backbone with this one."""
@@ -74,7 +77,8 @@ class Denoiser(nn.Module):
         skip, output, scale = (c.view(-1, 1, 1, 1) for c in coefficients[:3])
         with autocast(x.device, self.precision):
             prediction = self.backbone(scale * x, coefficients.noise, label, augmentation)
-        return skip * x + output * prediction.float()
+        x0 = skip * x + output * prediction.float()
+        return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
     @property
     def sigma_max(self) -> float:

@@ -63,7 +63,8 @@ class Adversarial(Objective):
                 f"The recipe's middle_sigmas begin with {self.middle_sigmas[0]:g}, but this model starts from "
                 f"{family.sigma_max:g}: name smaller ones with --set 'objectives.0.middle_sigmas=[0.8]'."
             )
-        return student.replace(preconditioning=family, one_step=True, middle_sigmas=self.middle_sigmas)
+        changes = {"one_step": True, "middle_sigmas": self.middle_sigmas, "clip": None}  # clipped pixels learn nothing
+        return student.replace(preconditioning=family, **changes)
 
     def turns(self, networks: Networks) -> Sequence[Turn]:
         turn = Turn("discriminator", self.discriminator_loss, "discriminator")

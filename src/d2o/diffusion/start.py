@@ -1,0 +1,55 @@
+"""Where a one-step generator starts: the largest noise level from which its untrained images are images.
+
+One call multiplies the error of a network that predicts the noise by sigma. From 80, the images of a small one are
+noise of many times the images' deviation, which fine-tuning must undo first; from a lower level they are blurred.
+"""
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser
+from .families import start_at
+from .noise import karras_sigmas, noise_for
+from .sampling import labels_for, sample
+
+LEVELS, LOWEST = 24, 1.0
+"""Of the levels that are tried: their number, and the smallest."""
+IMAGES = 64
+TOO_MUCH = 1.2
+"""Times the data's deviation from which one-step images are called noise."""
+USUAL_DEVIATION = 0.5
+"""Of the pixels of data that is not at hand, in image units (arXiv 2206.00364)."""
+
+
+def deviation_of(x0: Tensor) -> float:
+    """Return the standard deviation over images [N,C,H,W], root mean square over pixels."""
+    return x0.var(0).mean().sqrt().item()
+
+
+@torch.no_grad()
+def find_start(denoiser: Denoiser, deviation: float = USUAL_DEVIATION) -> float:
+    """Return the largest noise level from which images of one call deviate about as the data does, or less.
+
+    `deviation` is that of the data, as `deviation_of` tells. The lowest level tried is 1.
+    """
+    device = next((p.device for p in denoiser.parameters()), torch.device("cpu"))
+    noise, label = (
+        noise_for(range(IMAGES), denoiser.image_shape, device),
+        labels_for(range(IMAGES), denoiser.num_classes),
+    )
+    label = None if label is None else label.to(device)
+    own = denoiser.sigma_max
+    tried = (own, *(sigma for sigma in karras_sigmas(LEVELS, LOWEST, 200.0)[:-1] if sigma < own))
+    for sigma in tried:
+        x0 = sample(lambda x, sigma: denoiser(x, sigma, label), noise, (sigma, 0.0))
+        if deviation_of(x0) <= TOO_MUCH * deviation:
+            return sigma
+    return tried[-1]
+
+
+def with_start(denoiser: Denoiser, start: float | str | None, deviation: float = USUAL_DEVIATION) -> Denoiser:
+    """Return the denoiser with sampling that starts from a noise level, or from the one that fits it ("auto")."""
+    if start is None:
+        return denoiser
+    sigma = find_start(denoiser, deviation) if start == "auto" else float(start)
+    return denoiser.replace(preconditioning=start_at(denoiser.preconditioning, sigma))

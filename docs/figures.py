@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import ONE_STEP, karras_sigmas
-from d2o.diffusion.sampling import trajectory
-from d2o.diffusion.steps import euler_step, heun_step
+from d2o.diffusion.sampling import euler_step, heun_step, trajectory
 from d2o.training.freezing import CONVOLUTIONS
 from d2o.training.networks import new_denoiser
 from d2o.training.recipes import BACKBONES

@@ -10,7 +10,7 @@ from own_discriminator import Critic
 import d2o
 from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import karras_sigmas, noise_for
-from d2o.diffusion.steps import heun_step
+from d2o.diffusion.sampling import heun_step
 
 ANGLES = torch.arange(8) * torch.pi / 4
 MODES, SPREAD = 0.7 * torch.stack([ANGLES.cos(), ANGLES.sin()], 1), 0.1

@@ -19,8 +19,7 @@ from d2o.backbones import Backbone, build
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, VE, VP, Boundary, Preconditioning
 from d2o.diffusion.noise import karras_sigmas
-from d2o.diffusion.sampling import sample
-from d2o.diffusion.steps import heun_step
+from d2o.diffusion.sampling import heun_step, sample
 
 from .conftest import fill, images
 

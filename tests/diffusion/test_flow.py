@@ -12,8 +12,7 @@ from torch import nn
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, Epsilon, Flow, Velocity, from_spec, start_at, to_spec
 from d2o.diffusion.noise import PURE_NOISE, flow_sigmas, noise_for
-from d2o.diffusion.sampling import generate, sample
-from d2o.diffusion.steps import euler_step, heun_step, timed_heun_step
+from d2o.diffusion.sampling import euler_step, generate, heun_step, sample, timed_heun_step
 
 CONVENTIONS: list[Flow] = [
     Flow(path=path, towards=towards, time_scale=scale, angular=angular)  # pyright: ignore[reportArgumentType]

@@ -8,8 +8,17 @@ import torch
 
 from d2o.diffusion.denoiser import Guided
 from d2o.diffusion.noise import ONE_STEP, karras_sigmas, noise_for, streams
-from d2o.diffusion.sampling import generate, labels_for, sample, trajectory
-from d2o.diffusion.steps import Churn, add_churn, euler_step, heun_step, renoise_step
+from d2o.diffusion.sampling import (
+    Churn,
+    add_churn,
+    euler_step,
+    generate,
+    heun_step,
+    labels_for,
+    renoise_step,
+    sample,
+    trajectory,
+)
 from refusal import refused
 
 DATA = 0.5

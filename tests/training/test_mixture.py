@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from d2o.diffusion.noise import karras_sigmas, noise_for
-from d2o.diffusion.sampling import sample
-from d2o.diffusion.steps import heun_step
+from d2o.diffusion.sampling import heun_step, sample
 from d2o.objectives import Consistency, Progressive, ReverseConsistency, Trajectory
 from d2o.training.loop import train
 from d2o.training.networks import networks

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.sampling import labels_for, trajectory
-from d2o.diffusion.steps import Step, euler_step
+from d2o.diffusion.sampling import Step, euler_step, heun_of, labels_for, trajectory
 from d2o.metrics.counting import Counted, unshown
 
 SAMPLERS = ("euler", "heun")
@@ -42,7 +41,7 @@ class Sampling:
         return denoiser.preconditioning.sigmas(self.steps)[:-1]
 
     def step(self, denoiser: Denoiser) -> Step:
-        return denoiser.preconditioning.heun_step if self.sampler == "heun" else euler_step
+        return heun_of(denoiser.preconditioning) if self.sampler == "heun" else euler_step
 
     def batches(self, count: int, title: str) -> Iterator[Sequence[int]]:
         seeds = self.seeds[:count]

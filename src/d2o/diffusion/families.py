@@ -16,7 +16,6 @@ from torch import Tensor
 from d2o.records import RECORD, REGISTER, find, validate
 
 from .noise import PURE_NOISE, SIGMA_MAX, SIGMA_MIN, flow_sigmas, karras_sigmas
-from .steps import Step, heun_step, timed_heun_step
 
 Number = Annotated[float, Field(strict=True, gt=0, lt=1e9)]
 """Of a preconditioning: above every sensible one, and small enough for float32."""
@@ -51,9 +50,9 @@ class Preconditioning:
         return karras_sigmas(steps, sigma_max=self.sigma_max)
 
     @property
-    def heun_step(self) -> Step:
-        """Heun's step in the time in which this family's paths are nearly straight."""
-        return heun_step if self.sigma_max < PURE_NOISE else timed_heun_step
+    def timed(self) -> bool:
+        """Whether its paths are nearly straight in the time sigma / (1 + sigma) rather than in sigma."""
+        return self.sigma_max == PURE_NOISE
 
     def weight(self, sigma: Tensor) -> Tensor:
         """Return the weight of |D - x0|^2 that makes it the squared error of the network's own output."""
@@ -234,8 +233,8 @@ class Flow(Preconditioning):
         return flow_sigmas(steps, self.shift, self.sigma_max, self.last_time)
 
     @property
-    def heun_step(self) -> Step:
-        return timed_heun_step
+    def timed(self) -> bool:
+        return True
 
 
 def boundary_form(family: Preconditioning) -> Preconditioning:

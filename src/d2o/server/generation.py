@@ -13,7 +13,7 @@ from torch import Tensor
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.sampling import sample, trajectory
+from d2o.diffusion.sampling import heun_of, sample, trajectory
 
 from .query import Point
 
@@ -81,7 +81,7 @@ def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps:
 
     family = denoiser.preconditioning
     sigmas = family.sigmas(steps)
-    path = trajectory(denoise, noise_at([point], denoiser.image_shape).to(device), sigmas, family.heun_step)
+    path = trajectory(denoise, noise_at([point], denoiser.image_shape).to(device), sigmas, heun_of(family))
     shown, seconds, calls = preview(scale(next(path), sigmas[0])), 0.0, 0
     for sigma, sigma_next in pairwise(sigmas):
         began = clock(device)

@@ -18,8 +18,7 @@ from d2o.cli.options import OWN_IMAGES, Model, parse, tell
 from d2o.cli.progress import counted, say
 from d2o.data.codec import check_pixels
 from d2o.data.files import check_images, parse_seeds, to_uint8, write_images
-from d2o.diffusion.sampling import generate, labels_for
-from d2o.diffusion.steps import Churn
+from d2o.diffusion.sampling import Churn, generate, labels_for
 
 
 @dataclass(frozen=True, kw_only=True)

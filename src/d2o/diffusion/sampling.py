@@ -12,7 +12,6 @@ from .denoiser import Denoiser, Guided
 from .families import Preconditioning
 from .noise import ONE_STEP, draw, streams
 
-
 Denoise = Callable[[Tensor, Any], Tensor]
 """x [N,C,H,W], sigma -> x0 [N,C,H,W]: a denoiser whose label is already chosen."""
 Step = Callable[[Denoise, Tensor, Any, Any], Tensor]

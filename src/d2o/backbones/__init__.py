@@ -21,30 +21,14 @@ BACKBONES: dict[str, type[Backbone] | str] = {
 """Every kind of backbone that a spec can name: a class of yours, or where ours stands, imported at first use."""
 
 
-CLASSES = {str(row).partition(".")[2]: kind for kind, row in BACKBONES.items()}
-
-
-def __getattr__(name: str) -> type[Backbone]:
-    if name not in CLASSES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return find_class(CLASSES[name])
-
-
-def find_class(kind: str) -> type[Backbone]:
-    """Return the class of a kind of BACKBONES."""
-    row = BACKBONES[kind]
-    if isinstance(row, str):
-        module, _, name = row.partition(".")
-        row = BACKBONES[kind] = vars(import_module(f".{module}", __name__))[name]
-    return row
-
-
 def build(spec: Mapping[str, Any]) -> Backbone:
     """Build the backbone that `{"kind": name, **config}` describes; a wrong spec is a ValueError that names the fix."""
     options = dict(spec)
     kind = options.pop("kind", None)
-    find(kind, BACKBONES, "backbone of the kind", REGISTER)
-    backbone = find_class(str(kind))
+    backbone = find(kind, BACKBONES, "backbone of the kind", REGISTER)
+    if isinstance(backbone, str):
+        module, _, name = backbone.partition(".")
+        backbone = BACKBONES[str(kind)] = vars(import_module(f".{module}", __name__))[name]
     known = inspect.signature(backbone).parameters
     for name in options:
         if name not in known:

@@ -11,7 +11,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from d2o.features.cache import IN_MEMORY, Cached, FeatureCache
+from d2o.features.cache import IN_MEMORY, Cached
 from d2o.features.pyramid import Pyramid
 from d2o.features.weights import fix_seed
 from d2o.records import RECORD
@@ -98,8 +98,8 @@ class ProjectedDiscriminator(Discriminator):
             )
 
     @property
-    def caches(self) -> list[FeatureCache]:
-        return [pyramid.cache for pyramid in self.pyramids]
+    def caches(self) -> Sequence[Cached]:
+        return self.pyramids
 
     def features(self, images: Tensor, number: Sequence[int] | None = None) -> list[list[Tensor]]:
         """Return for each network its four projected maps; gradients reach the images unless they have a `number`."""

@@ -8,7 +8,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
 from d2o.pages.play import describe, play_files
 
-from .options import Options
+from .one_step import Options
 from .programs import write_onnx
 from .runtime import runtime_files
 

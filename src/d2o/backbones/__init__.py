@@ -50,10 +50,8 @@ def add_augmentation_labels(backbone: nn.Module, extra: int) -> nn.Module:
         return backbone
     if not isinstance(backbone, Backbone) or "augmentation_dim" not in config:
         kind = getattr(backbone, "kind", type(backbone).__name__)
-        raise ValueError(
-            f"The backbone {kind} has no augmentation labels, which tell trajectory and reverse-consistency where a "
-            f"jump ends: use song_unet or dhariwal_unet, or another objective."
-        )
+        remedy = "use song_unet or dhariwal_unet, or another objective"
+        raise ValueError(f"The backbone {kind} has no augmentation labels, which say where jumps end: {remedy}.")
     before = config["augmentation_dim"]
     wider = build({"kind": backbone.kind, **config, "augmentation_dim": before + extra})
     state, name = dict(backbone.state_dict()), "map_augment.weight"

@@ -97,10 +97,8 @@ def generate_images(
             for first, batch in zip(count(0, batch_size), batches, strict=False):
                 broken = (~batch.isfinite().flatten(1).all(1)).nonzero()
                 if len(broken):
-                    raise ValueError(
-                        f"The generator {name} makes images with NaN or infinite values (seed "
-                        f"{seeds[first + int(broken[0])]}): use an earlier checkpoint, or other weights."
-                    )
+                    seed = seeds[first + int(broken[0])]
+                    raise ValueError(f"{name} makes NaN or infinity of seed {seed}: use an earlier checkpoint.")
                 yield to_uint8(batch)
 
     labels = labels_for(seeds, denoiser.num_classes)

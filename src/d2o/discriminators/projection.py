@@ -30,10 +30,12 @@ class Projection(nn.Module):
         self.mixing = mixing
         self.reassembly = Reassembly(channels) if tokens else None
         channels = REASSEMBLED if tokens else channels
-        mixed = [] if mixing == "none" else zip(channels, MIXED, strict=True)
-        crossed = zip(MIXED, CROSSED, strict=True) if mixing == "full" else []
-        self.channel_mixing = nn.ModuleList(Convolution(*widths, 1) for widths in mixed)
-        self.scale_mixing = nn.ModuleList(Convolution(*widths, 1) for widths in crossed)
+        self.channel_mixing = nn.ModuleList()
+        self.scale_mixing = nn.ModuleList()
+        if mixing != "none":
+            self.channel_mixing.extend(Convolution(*widths, 1) for widths in zip(channels, MIXED, strict=True))
+        if mixing == "full":
+            self.scale_mixing.extend(Convolution(*widths, 1) for widths in zip(MIXED, CROSSED, strict=True))
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight)

@@ -81,7 +81,6 @@ class ProjectedDiscriminator(Discriminator):
     def __init__(self, pyramids: Sequence[Pyramid], spec: Projected, num_classes: int = 0) -> None:
         super().__init__()
         assert spec.width is not None
-        self.spec = spec
         self.num_classes = num_classes
         self.pyramids: Any = nn.ModuleList(Cached(pyramid, IN_MEMORY // len(pyramids)) for pyramid in pyramids)
         self.projections = nn.ModuleList()

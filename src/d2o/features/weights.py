@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from d2o.fetch import fetch
 from d2o.files import sha256_of
 from d2o.kernels.folding import fold_batch_norms
-from d2o.pickles import torch_state
 
 SOURCES = ("auto", "package", "hub", "random", "random:SEED", "PATH", "PATH#SHA256")
 FOLDER_VARIABLE = "D2O_WEIGHTS"  # a folder of NAME.safetensors, NAME.pth or NAME.pt
@@ -151,6 +150,8 @@ def read_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
     """Read a .safetensors or PyTorch file as data (no code in it runs), after comparing its `sha256` where given."""
     if sha256 and (found := sha256_of(path)) != sha256.lower():
         raise ValueError(f"{path} has SHA-256 {found}, not {sha256}: fetch the file again.")
+    from d2o.pickles import torch_state
+
     if path.suffix != ".safetensors":
         return torch_state.read_state(path)
     state = {}

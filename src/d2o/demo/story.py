@@ -4,7 +4,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +92,16 @@ def evaluate_generators(
     digits: Images, teacher: Denoiser, student: Denoiser, judged_by: tuple[str, ...], counted: Counted
 ) -> tuple[dict[str, Evaluation], dict[str, np.ndarray]]:
     """Compare the teacher in many calls and in one, and the student, from the same seeds; return their images, too."""
-    evaluator = Evaluator(digits, images=IMAGES, judged_by=judged_by)
+    evaluator = Evaluator(digits, images=IMAGES, judged_by=judged_by, counted=counted)
     evaluations, images = {}, {}
     for key, name, denoiser, steps in (
         ("teacher", f"teacher, {CALLS} calls", teacher, TEACHER_STEPS),
         ("untuned", "teacher, 1 call", teacher, 1),
         ("student", "D2O-F student, 1 call", student, 1),
     ):
-        stream = generate_images(denoiser, evaluator.seeds, steps=steps, batch_size=250)
-        shown = steps > 1  # the others are done long before
-        batches = list(counted(stream.batches, stream.count, name) if shown else stream.batches)
-        evaluations[key] = evaluator(replace(stream, batches=iter(batches)), name=name)
-        images[key] = np.concatenate(batches)
+        stream = generate_images(denoiser, evaluator.seeds, steps=steps, batch_size=250, name=name)
+        sample = evaluator.measure(stream, keep_pixels=True)
+        evaluations[key], images[key] = evaluator(sample), sample.pixels
     return evaluations, images
 
 

@@ -6,7 +6,8 @@ Shapes: N images, C channels, H height, W width. Images are float in [-1, 1]; `x
 
 import inspect
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,6 +82,10 @@ class Denoiser(nn.Module):
         return self.preconditioning.sigma_max
 
     @property
+    def device(self) -> torch.device:
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    @property
     def pixel_shape(self) -> tuple[int, int, int]:
         """The shape (C, H, W) of decoded images: `image_shape`, unless the denoiser works on latent ones."""
         return self.image_shape if self.codec is None else self.codec.pixel_shape(self.image_shape)
@@ -95,6 +100,18 @@ class Denoiser(nn.Module):
 
 
 FIELDS = tuple(inspect.signature(Denoiser).parameters)
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Keep a network in evaluation mode within the context, and restore the mode of every part."""
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:

@@ -4,7 +4,7 @@ A family of diffusion models is one row of four coefficients. `sigma` is a float
 Every family has `sigma_max`, the noise level that sampling starts from.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
@@ -165,11 +165,6 @@ class Velocity(Discrete):
 def boundary_form(family: Preconditioning) -> Preconditioning:
     """Return the form in which a one-step student of this family is trained: EDM's becomes the boundary form."""
     return Boundary(family.sigma_data, sigma_max=family.sigma_max) if isinstance(family, EDM) else family
-
-
-def start_at(family: Preconditioning, sigma: float) -> Preconditioning:
-    """Return the family with sampling that starts from `sigma`, or its schedule's largest where that is smaller."""
-    return replace(family, sigma_max=sigma)
 
 
 PRECONDITIONINGS: dict[str, type] = {family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity)}

@@ -133,12 +133,12 @@ def generate(
     sigmas = (start, *middle_sigmas, 0.0) if middle_sigmas else karras_sigmas(steps, sigma_max=start)
     if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
         raise ValueError(f"Middle sigmas fall from {start:g} towards 0; {middle_sigmas} do not.")
-    device = next((p.device for p in denoiser.parameters()), torch.device("cpu"))
+
     for first in range(0, len(seeds), batch_size):
         part = slice(first, first + batch_size)
         generators = streams(seeds[part])
-        noise = draw(generators, denoiser.image_shape, device)
-        classes = None if labels is None else labels[part].to(device)
+        noise = draw(generators, denoiser.image_shape, denoiser.device)
+        classes = None if labels is None else labels[part].to(noise.device)
         step = {"heun": heun_step, "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
         if churn is not None:
             step = add_churn(step, churn, len(sigmas) - 1, generators)

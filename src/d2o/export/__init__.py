@@ -14,8 +14,7 @@ from d2o.errors import CheckpointError
 from d2o.files import atomic, check_file, check_folder
 
 from . import pipelines, plain, programs, web
-from .one_step import DTYPES
-from .options import Options
+from .one_step import DTYPES, Options
 
 
 class Format(NamedTuple):

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,20 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 """How numbers may be stored. Whatever they are stored as, they are computed with in float32."""
 TRIALS = 4
 """Images by which a copy is compared with the original."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an export may be asked for besides its form.
+
+    `dtype` is how weights are stored; `codec` the folder of a latent model's autoencoder, for diffusers. For the web,
+    `runtime` is the npm package onnxruntime-web (.tgz or folder), and `title` the page's heading.
+    """
+
+    dtype: str = "float32"
+    codec: str | None = None
+    runtime: str | None = None
+    title: str | None = None
 
 
 class OneStep(nn.Module):

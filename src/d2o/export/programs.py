@@ -17,8 +17,7 @@ from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
 
-from .one_step import OneStep, cast_module, compare, make_trial, silence
-from .options import Options
+from .one_step import OneStep, Options, cast_module, compare, make_trial, silence
 
 MOST_IMAGES = 63
 """Above this number diffusers' U-Nets take another branch with equal results; torch traces only one of them."""
@@ -62,11 +61,8 @@ def prepare(denoiser: Denoiser, options: Options) -> tuple[OneStep, tuple[Tensor
     """Return the one-step module of a copy of the denoiser, inputs to trace it with, and which of their sizes vary."""
     model = OneStep(deepcopy(denoiser).float()).eval().requires_grad_(False)
     cast_module(model.backbone, options.dtype)
-    inputs = {
-        name: tensor
-        for name, tensor in zip(("noise", "label"), make_trial(denoiser), strict=True)
-        if tensor is not None
-    }
+    noise, label = make_trial(denoiser)
+    inputs = {"noise": noise} if label is None else {"noise": noise, "label": label}
     most = MOST_IMAGES if isinstance(denoiser.backbone, DiffusersUNet) else None
     images = torch.export.Dim("images", min=1, max=most)
     return model, tuple(inputs.values()), {name: {0: images} for name in inputs}

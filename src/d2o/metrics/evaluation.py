@@ -93,7 +93,6 @@ class Evaluator:
         *,
         name: str | None = None,
         steps: int = 1,
-        guidance: float = 1.0,
         seeds: Sequence[int] | None = None,
     ) -> Evaluation:
         """Compare images, or those that a generator makes of the seeds in `steps` steps, with the reference.
@@ -101,7 +100,7 @@ class Evaluator:
         Raises ValueError for images of another shape than the reference's and for a generator of NaNs.
         """
         seeds, reference = tuple(self.seeds if seeds is None else seeds), self.reference
-        opened = open_source(source, images=len(seeds), seeds=seeds, steps=steps, guidance=guidance, **self.options)
+        opened = open_source(source, images=len(seeds), seeds=seeds, steps=steps, **self.options)
         opened = replace(opened, name=name or opened.name)
         check_shapes(opened, reference)
         paired = isinstance(opened, Stream) and opened.seeds is not None and opened.seeds == reference.seeds
@@ -164,10 +163,8 @@ def check_shapes(sample: Stream | Sample, reference: Stream | Sample) -> None:
     shapes = [side.image_shape for side in (sample, reference) if side.image_shape]
     if len(set(shapes)) == 2:
         here, there = (f"{w}x{h} with {c} channel{'s' * (c > 1)}" for c, h, w in shapes)
-        raise ValueError(
-            f"The images of {sample.name} are {here} but those of {reference.name} are {there}: "
-            "prepare one of them in the other's size and channels."
-        )
+        differ = f"The images of {sample.name} are {here}, those of {reference.name} {there}"
+        raise ValueError(f"{differ}: prepare one of them in the other's size and channels.")
 
 
 def compare_halves(everything: Features, images: int) -> Distances | None:

@@ -73,9 +73,7 @@ def load(path: str | Path) -> Features:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ("mu", "sigma", "space", "count", "features") if name in stored}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read as stored statistics ({error}): give a .npz file of arrays."
-        ) from error
+        raise ValueError(f"{path} has no stored statistics ({error}): give a .npz file of arrays.") from error
     if missing := {"mu", "sigma"} - set(arrays):
         raise ValueError(f"{path} has no {' or '.join(sorted(missing))}: stored statistics need both mu and sigma.")
     mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))

@@ -1,6 +1,7 @@
 """D2O's only objective: fool a discriminator, in one step from pure noise (arXiv 2506.09376, section 4)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from d2o.data.diffaugment import DRAWS, Name, augment
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import boundary_form, start_at
+from d2o.diffusion.families import boundary_form
 from d2o.diffusion.noise import SIGMA_MAX
 from d2o.diffusion.sampling import sample
 from d2o.records import RECORD, Real, Whole
@@ -57,7 +58,7 @@ class Adversarial(Objective):
 
     def prepare(self, student: Denoiser) -> Denoiser:
         """Let the student start from `sigma`, an EDM network in the boundary form of consistency models."""
-        family = start_at(boundary_form(student.preconditioning), self.sigma)
+        family = replace(boundary_form(student.preconditioning), sigma_max=self.sigma)
         if self.middle_sigmas and self.middle_sigmas[0] >= family.sigma_max:
             raise ValueError(
                 f"The recipe's middle_sigmas begin with {self.middle_sigmas[0]:g}, but this model starts from "

@@ -5,6 +5,7 @@ Every image of a batch has noise levels of its own: sigmas are tensors [N] here.
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,14 +14,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import start_at
 from d2o.diffusion.noise import SIGMA_MAX, karras_sigmas
 from d2o.diffusion.sampling import euler_step, heun_step
 from d2o.records import RECORD, Real, Whole
 
 from .batch import Batch
 from .distance import Distance, Lpips, PseudoHuber
-from .objective import Networks, Objective
+from .objective import Objective
 
 Solver = Literal["heun", "euler"]
 TINY = 1e-8
@@ -39,7 +39,7 @@ class Teaching(Objective):
         return ("teacher", *self.averages, *self.distance.needs)
 
     def prepare(self, student: Denoiser) -> Denoiser:
-        return student.replace(preconditioning=start_at(student.preconditioning, self.sigma), one_step=True)
+        return student.replace(preconditioning=replace(student.preconditioning, sigma_max=self.sigma), one_step=True)
 
     def settings_of(self, name: str) -> Any:
         """Return the distance's settings: objectives that compare by LPIPS share one network."""
@@ -108,8 +108,3 @@ def straight(x: Tensor, sigma: Tensor, x_next: Tensor, sigma_next: Tensor) -> Te
     """Return the x0 for which one Euler step from (x, sigma) ends at (x_next, sigma_next) (arXiv 2202.00512, G)."""
     ratio = per_pixel(sigma_next / sigma)
     return (x_next - ratio * x) / (1 - ratio)
-
-
-def teacher_and_target(networks: Networks) -> tuple[Denoiser, Denoiser]:
-    """Return the teacher, and the network that gives the student's targets: its short average, or itself."""
-    return networks["teacher"], networks["target"] or networks.student

@@ -58,7 +58,7 @@ class AccessControl:
         if scope.get("state", {}).get("full"):
             return 503, "There are too many connections: try again later."
         if not self.knows(host):
-            return 403, f"This server is not known as {host[:100]!r}: ask by its address, or start it with --allow-host."
+            return 403, f"This server is not known as {host[:100]!r}: use its address, or start it with --allow-host."
         # a browser says on which site's behalf it asks; of other sites, only links to the page lead here
         own = {f"{scheme}://{host}" for scheme in ("http", "https")}
         opened = {headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")} - {None}

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import math
 import os
 import secrets
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import h11
 import uvicorn
@@ -27,7 +29,7 @@ class Connection(H11Protocol):
     """
 
     timer: asyncio.TimerHandle | None = None
-    since, untaken = 0.0, 0
+    since, untaken = math.inf, 0
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -35,17 +37,17 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.wait()
-        own = [one for one in self.connections if one.client and self.client and one.client[0] == self.client[0]]
-        for others, most in ((own, (self.most + 1) // 2), (self.connections, self.most)):
-            if len(others) <= most:
-                continue
-            oldest = min((one for one in others if not one.at_work), key=lambda one: one.since)  # type: ignore[attr-defined]
-            if oldest is self:
+        self.timer = self.loop.call_later(0, self.wait)  # when what has come already has been read
+        everyone = cast("set[Connection]", self.connections)
+        own = {one for one in everyone if one.client and self.client and one.client[0] == self.client[0]}
+        for others, most in ((own, (self.most + 1) // 2), (everyone, self.most)):
+            surplus = max(0, len(others) - most)
+            idle = sorted((one for one in others if one.waits), key=lambda one: one.since)[:surplus]
+            for one in idle:
+                everyone.discard(one)
+                one.transport.abort()
+            if len(idle) < surplus:
                 self.app_state = {**self.app_state, "full": True}
-            else:
-                self.connections.discard(oldest)
-                oldest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -57,9 +59,10 @@ class Connection(H11Protocol):
         self.wait()
 
     @property
-    def at_work(self) -> bool:
-        """Whether a whole request waits for its answer."""
-        return self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete)
+    def waits(self) -> bool:
+        """Whether there is no whole request to answer, or an answer that is not taken."""
+        answers = self.cycle and not (self.cycle.more_body or self.cycle.response_complete or self.flow.write_paused)
+        return self.since < math.inf and not answers
 
     def wait(self) -> None:
         self.since = self.loop.time()
@@ -111,8 +114,8 @@ def share_files(most: int) -> tuple[int, int]:
     import resource
 
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = (sys.maxsize if allowed == resource.RLIM_INFINITY else allowed) - len(os.listdir("/dev/fd"))
-    accepted = max(1, min(16, free // 8))
+    free = (sys.maxsize if allowed == resource.RLIM_INFINITY else allowed) - len([*Path("/dev/fd").iterdir()])
+    accepted = max(1, min(16, free // 32, most // 16))
     if (found := min(most, free - 4 * accepted - 8)) < 1:  # closing one takes a few turns of the loop
         raise ValueError(f"Only {allowed} files may be open here: raise the limit, for example by `ulimit -n 1024`.")
     return found, accepted

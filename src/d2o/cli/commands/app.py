@@ -61,7 +61,8 @@ def main(arguments: Sequence[str]) -> None:
 
     def ready(address: str) -> None:
         if options.host not in LOOPBACK:
-            say(f"It listens at {options.host}: whoever reaches this machine{' and has the token' * bool(fragment)} can use it.")
+            known = " and has the token" if fragment else ""
+            say(f"It listens at {options.host}: whoever reaches this machine{known} can use it.")
         say(f"The page is at {address}{fragment} (Ctrl-C stops it).")
         if options.browser:
             webbrowser.open(address + fragment)

@@ -5,7 +5,7 @@ const MOST = 256; // seeds at once
 
 function rounded(milliseconds) {
   // Return a time with as many digits as are shown.
-  if (milliseconds < 1) return Number(milliseconds.toPrecision(1));
+  if (milliseconds < 1) return Number(milliseconds.toPrecision(2));
   const perMillisecond = milliseconds < 20 ? 10 : milliseconds < 10_000 ? 1 : 1 / 100;
   return Math.round(milliseconds * perMillisecond) / perMillisecond;
 }

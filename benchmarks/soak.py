@@ -75,10 +75,11 @@ def serving(model: str, files: int) -> Iterator[Server]:
     options = {"stderr": subprocess.PIPE, "text": True, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files))
     with subprocess.Popen(command, preexec_fn=limit, **options) as process:
-        found, log = re.search(r":(\d+)/", process.stderr.readline()), []
+        assert (told := process.stderr)
+        found, log = re.search(r":(\d+)/", told.readline()), []
         if not found:
-            raise SystemExit(f"The server did not start: {process.stderr.read()}")
-        threading.Thread(target=lambda: log.extend(process.stderr), daemon=True).start()
+            raise SystemExit(f"The server did not start: {told.read()}")
+        threading.Thread(target=lambda: log.extend(told), daemon=True).start()
         try:
             yield Server(int(found[1]), process, log)
         finally:

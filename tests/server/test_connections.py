@@ -162,6 +162,25 @@ def test_who_does_not_read_the_answers_is_left(port):
     assert time.monotonic() - began < 9
 
 
+def test_who_reads_slowly_gets_all():
+    content = bytes(30_000_000)
+
+    async def large(scope, receive, send):
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": content})
+
+    with application_server(large, idle=IDLE) as address, socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        line.connect(("127.0.0.1", urlsplit(address).port))
+        line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received, pause = 0, 3 * IDLE / (len(content) / 65_536)
+        while received < len(content) and (chunk := line.recv(65_536)):
+            received += len(chunk)
+            time.sleep(pause)
+        assert received > len(content)
+
+
 @pytest.mark.parametrize("begun", BEGUN)
 def test_a_crowd_that_ends_nothing_keeps_nobody_out(port, begun):
     with ExitStack() as stack:

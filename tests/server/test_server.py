@@ -113,16 +113,16 @@ def test_wrong_options_are_one_sentence(model, capsys, words):
     assert end.value.code == 2 and re.split("[ =]", words)[0] in capsys.readouterr().err
 
 
-def stop_after(monkeypatch, action):
-    """Let `action` have the address that `d2o serve` announces in this process, in a thread."""
+def stop_after(monkeypatch, action, command="serve"):
+    """Let `action` have the address that a command announces in this process, in a thread."""
 
     def act(sentence):
-        if "http://" in sentence:
-            threading.Thread(target=action, args=(sentence.split()[3],)).start()
+        if found := re.search(r"http://\S+", sentence):
+            threading.Thread(target=action, args=(found[0],)).start()
         else:
             print(sentence)
 
-    monkeypatch.setattr("d2o.cli.commands.serve.say", act)
+    monkeypatch.setattr(f"d2o.cli.commands.{command}.say", act)
 
 
 class TestToken:
@@ -157,6 +157,20 @@ class TestToken:
         assert found == [401, 401, 401, 200, 200, 200, 200]
         log = capsys.readouterr().err
         assert re.search(r"127\.0\.0\.1 GET /images\?seeds=1 200 [\d.]+ ms mine-7\n", log) and "s3cret" not in log
+
+    def test_the_page_is_announced_with_it(self, model, monkeypatch):
+        found = []
+
+        def ask_then_stop(address):
+            found.append(address)
+            found.extend(
+                self.ask(address.partition("#")[0] + path) for path in ("", "page.js", "page/models", "images")
+            )
+            os.kill(os.getpid(), signal.SIGINT)
+
+        stop_after(monkeypatch, ask_then_stop, "app")
+        assert run(["app", model, "--port", "0", "--token", "a+b"]) == 0
+        assert found[0].endswith("/#token=a%2Bb") and found[1:] == [200, 200, 401, 401]
 
 
 def test_a_missing_package_names_the_extra(model, capsys, monkeypatch):

@@ -65,22 +65,17 @@ class Connection(H11Protocol):
         return self.since < math.inf and not answers
 
     def wait(self) -> None:
-        self.since = self.loop.time()
+        self.since, self.untaken = self.loop.time(), self.transport.get_write_buffer_size()
         if self.timer:
             self.timer.cancel()
-        self.look_later()
-
-    def look_later(self) -> None:
-        self.untaken = self.transport.get_write_buffer_size()
         self.timer = self.loop.call_later(self.timeout_keep_alive, self.look)
 
     def look(self) -> None:
-        untaken = self.transport.get_write_buffer_size()
         asks_nothing = self.cycle is None or self.cycle.response_complete
-        if untaken == self.untaken and (untaken or asks_nothing):
+        if self.transport.get_write_buffer_size() == self.untaken and (self.untaken or asks_nothing):
             self.transport.abort()
         else:
-            self.look_later()
+            self.wait()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, in place of the application where that has not begun to answer what came before."""

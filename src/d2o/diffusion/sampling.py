@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser, Guided
+from .denoiser import Denoiser, Guided, use_full_float32
 from .noise import ONE_STEP, draw, karras_sigmas, streams
 
 Denoise = Callable[[Tensor, Any], Tensor]
@@ -134,6 +134,7 @@ def generate(
     if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
         raise ValueError(f"Middle sigmas fall from {start:g} towards 0; {middle_sigmas} do not.")
     device = next((p.device for p in denoiser.parameters()), torch.device("cpu"))
+    use_full_float32()
     for first in range(0, len(seeds), batch_size):
         part = slice(first, first + batch_size)
         generators = streams(seeds[part])

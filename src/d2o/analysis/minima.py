@@ -159,9 +159,9 @@ def growth(study: MinimaStudy, name: str) -> dict[str, Interval]:
     apart = {count: np.array(study.distances[Pair(TEACHER, count, DATA)]["kid"]) for count in study.steps}
     best = min(apart.values(), key=np.mean)
     near = [count for count, kid in apart.items() if kid is best or mean_interval(kid - NEAR * best).high <= 0]
-    title = f"rank correlation of that difference with steps {', '.join(map(str, near))}"
+    title = f"rank correlation of KID between, minus teacher to data, with steps {str(near)[1:-1]}"
     if len(near) < FEWEST_STEPS:
-        title = f"{title}: --steps must name {FEWEST_STEPS} or more at which the teacher is near the data"
+        title = f"{title}: too few are near the data, name more in --steps ({FEWEST_STEPS} are needed)"
         return {title: Interval(math.nan, math.nan, math.nan, len(near))}
     difference = [study.distances[Pair(TEACHER, count, name)]["kid"] - apart[count] for count in near]
     correlations = [spearman(near, row) for row in zip(*difference, strict=True)]

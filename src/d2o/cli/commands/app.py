@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from d2o.cli.options import parse
+from d2o.cli.options import check_inputs, parse
 from d2o.cli.progress import say
 
 from .serve import NEEDS, Server
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         from d2o.server.server import serve
     except ModuleNotFoundError as error:
         raise ValueError(NEEDS.format(error.name)) from error
+    check_inputs(*options.models, options.teacher, codec=options.codec)
     models = offer_models(options.models, options.teacher, options.device, options.codec)
     name, denoiser = next(iter(models.denoisers.items()))
     made = application(denoiser, name, host=options.host, names=options.allow_host, page=models)

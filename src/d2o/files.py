@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -83,9 +84,10 @@ def check_file(path: str | Path) -> Path:
 
 
 def find_alike(path: Path, would_do: Callable[[Path], bool]) -> list[str]:
-    """Return the names beside a path that is not there which are most like its own, of those that would do."""
+    """Return the one name beside a path that is not there which is most like its own, of those that would do, if any."""
     beside = [there.name for there in path.parent.iterdir()] if path.parent.is_dir() else []
-    return [name for name in get_close_matches(path.name, beside, n=5) if would_do(path.with_name(name))]
+    close = get_close_matches(path.name, beside, n=100)
+    return list(islice((name for name in close if would_do(path.with_name(name))), 1))
 
 
 def open_regular(path: str | Path) -> IO[bytes]:

@@ -42,7 +42,7 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
     "server/server": ("app", "serve"),
     "checkpoints/": ("finetune", "sample", "evaluate", "app", "serve", "export", "convert", "inspect", *STUDIES),
 }
-QUOTED = {"--import", "--points", "--runs", "--upload-limit"}
+QUOTED = {"--import", "--points", "--runs", "--version", "--upload-limit"}
 """Of every command, or named because they are gone."""
 OTHERS = {"--set": "cli/options", "--precision": "training/speed", "--steps": "cli/options"}
 """Words that are shown by some of the commands only, those that have the option, and where."""

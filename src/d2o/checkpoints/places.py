@@ -101,7 +101,7 @@ def find(name: str, wanted: tuple[Kind, ...]) -> Place:
         return recognise(name, path)
     known = [*(SHIPPED if "model" in wanted else ()), *(BUILT_IN if "data" in wanted else ())]
     close = get_close_matches(name, known, n=1)
-    close += [str(Path(name).with_name(there)) for there in find_alike(path, lambda there: would_do(there, wanted))][:1]
+    close += [str(Path(name).with_name(there)) for there in find_alike(path, lambda there: would_do(there, wanted))]
     raise CheckpointError(f"There is nothing at {name}: {nearest(name, close) if close else suggest(wanted)}")
 
 

@@ -84,7 +84,7 @@ def check_file(path: str | Path) -> Path:
 
 
 def find_alike(path: Path, would_do: Callable[[Path], bool]) -> list[str]:
-    """Return the one name beside a path that is not there which is most like its own, of those that would do, if any."""
+    """Return the name beside a missing path that is most like its own, of those that would do, or nothing."""
     beside = [there.name for there in path.parent.iterdir()] if path.parent.is_dir() else []
     close = get_close_matches(path.name, beside, n=100)
     return list(islice((name for name in close if would_do(path.with_name(name))), 1))

@@ -72,7 +72,7 @@ def test_folders_with_dots_in_their_names_are_folders(command, name, tmp_path, m
     monkeypatch.chdir(tmp_path)
     Path("results.v2").mkdir()
     places = {"MODEL": "model.safetensors", "RUNTIME": "package"}
-    assert run([*(places.get(word, word) for word in command.split()), name]) == 0
+    assert run([*(str(places.get(word, word)) for word in command.split()), name]) == 0
     made = {path.name for path in Path(name).iterdir()}
     assert ("index.html" in made) if "web" in command else {"000000.png", "000001.png", "dataset.json"} == made
 

@@ -63,9 +63,10 @@ def sentences():
         silent |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
         for node in ast.walk(tree):
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
-            texts = [part.value if isinstance(part, ast.Constant) else "..." for part in parts]
-            if id(node) not in silent and all(isinstance(text, str) for text in texts) and WORD.search("".join(texts)):
-                yield file.relative_to(SOURCE).with_suffix("").as_posix(), "".join(texts)
+            known = [part.value if isinstance(part, ast.Constant) else "..." for part in parts]
+            text = "".join(value for value in known if isinstance(value, str))
+            if id(node) not in silent and isinstance(node, ast.Constant | ast.JoinedStr) and WORD.search(text):
+                yield file.relative_to(SOURCE).with_suffix("").as_posix(), text
 
 
 def test_options_in_remedies_exist():

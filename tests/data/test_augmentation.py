@@ -105,7 +105,7 @@ def invert(kind: str, label: torch.Tensor) -> list[torch.Tensor]:
 def test_labels_mean_what_the_reference_makes_of_them(kind, gates, draw, column):
     """A network that was trained on the reference's labels can go on to be trained here."""
     wanted = PARITY[f"{kind}.labels"].double()
-    random = draws(len(wanted), **dict.fromkeys(gates, True)).double()
+    random = draws(len(wanted), (), **dict.fromkeys(gates, True)).double()
     for place, uniform in enumerate(invert(kind, wanted), draw):
         random[:, 6 + place] = uniform
     moved, label = augment(PARITY["images"], random)

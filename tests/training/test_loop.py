@@ -175,7 +175,7 @@ def measure_images(_denoiser):
 
 @pytest.mark.parametrize("work", [start_training, lambda denoiser: next(generate(denoiser, [0])), measure_images])
 def test_float32_is_not_tf32(tiny_denoiser, work):
-    settings = torch.backends.cuda.matmul, torch.backends.cudnn
+    settings: Any = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [one.allow_tf32 for one in settings]
     try:
         for one in settings:

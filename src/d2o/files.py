@@ -8,13 +8,17 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to ask for it is to set it
+ENDS = ("/", os.sep)
+"""How the name of a folder ends that says so."""
 
 
 @contextmanager
@@ -70,13 +74,20 @@ def check_folder(folder: str | Path) -> Path:
 
 def check_file(path: str | Path) -> Path:
     """Return a path that a file can be written to; raises ValueError, as `check_folder` does, where it cannot."""
-    if not str(path).strip():
+    asked, path = str(path), Path(path)
+    if not asked.strip():
         raise ValueError("The name of the output is empty: name a file for it.")
-    path = Path(path)
     check_folder(path.parent)
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory: name a file for the output.")
+    if path.is_dir() or asked.endswith(ENDS):
+        raise ValueError(f"{asked} is a directory: name a file for the output.")
     return path
+
+
+def find_alike(path: Path, would_do: Callable[[Path], bool]) -> list[str]:
+    """Return the name beside a missing path that is most like its own, of those that would do, or nothing."""
+    beside = [there.name for there in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = get_close_matches(path.name, beside, n=100)
+    return list(islice((name for name in close if would_do(path.with_name(name))), 1))
 
 
 def open_regular(path: str | Path) -> IO[bytes]:

@@ -110,7 +110,7 @@ def test_npz_layouts(tmp_path):
 
 
 def test_missing_path_names_what_is_near(tmp_path):
-    (tmp_path / "cifar10.zip").touch()
+    make_zip(tmp_path / "cifar10.zip", named(random_pixels()))
     refuse(tmp_path / "cifar1O.zip", "did you mean", "cifar10.zip", "digits")
     refuse("digit", "did you mean digits?")
     refuse("/no/such/place.zip", "no images at", "digits")

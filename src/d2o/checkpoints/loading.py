@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from d2o.data.codec import attach
-from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.denoiser import Denoiser, use_full_float32
 from d2o.errors import CheckpointError, UnsupportedCheckpointError
 
 from . import native
@@ -57,6 +57,7 @@ def load(
         denoiser = denoiser.replace(provenance={**denoiser.provenance, "sha256": sha256.lower()})
     if codec is not None:
         denoiser = attach(denoiser, os.fspath(codec))
+    use_full_float32()
     try:
         return denoiser.to(device)
     except (RuntimeError, AssertionError) as error:  # torch's words for no such device, no driver, no memory

@@ -29,6 +29,20 @@ def parse(record: type[T], command: str, arguments: Sequence[str], description: 
     return tyro.cli(record, prog=f"d2o {command}", args=arguments, description=description or "", config=CONFIG)
 
 
+def check_inputs(*models: str | None, data: str | None = None, codec: str | None = None) -> None:
+    """Find what a command will open, so that the last of its inputs is refused before there is work on the first."""
+    from d2o.checkpoints.places import locate
+    from d2o.data.codec import read_config
+
+    for name in models:
+        if name is not None:
+            locate(name, "model")
+    if data is not None:
+        locate(data, "data")
+    if codec is not None:
+        read_config(codec)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
     """How images are prepared."""
@@ -39,14 +53,16 @@ class Preparation:
     """How images are brought to --resolution; never done silently."""
     channels: Literal[1, 3] | None = None
     """Convert them to grey (1) or RGB (3)."""
+    labels: Literal["auto", "none"] = "auto"
+    """none: ignore the data's classes."""
 
-    def prepare(self, data: str, labels: str = "auto") -> "Images":
+    def prepare(self, data: str) -> "Images":
         """Return the images that are named; a model, such as a run with its grids of samples, is refused."""
         from d2o.checkpoints.places import locate
         from d2o.data.datasets import open_images
 
         options = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
-        return open_images(locate(data, "data").path, labels=labels, **options)
+        return open_images(locate(data, "data").path, labels=self.labels, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +71,9 @@ class DataOptions(Preparation):
 
     data: str
     """Images: a folder, an EDM zip, an .npz, .parquet, or the name `digits`."""
-    labels: Literal["auto", "none"] = "auto"
-    """none: ignore the data's classes."""
 
     def open(self) -> "Images":
-        return self.prepare(self.data, self.labels)
+        return self.prepare(self.data)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from d2o.features.embedding import find_space
 from d2o.files import check_folder
 from d2o.training.fit import Result
 from d2o.training.recipe import Recipe
@@ -67,9 +68,11 @@ class RunOptions(RecipeOptions):
     """Send the log elsewhere, too; metrics.jsonl stays what counts."""
 
     def check_out(self) -> None:
-        """Raise a ValueError where the run's directory cannot be written to."""
+        """Raise a ValueError where the run's directory cannot be written to, or there is no such feature space."""
         if not quiet():  # one of many processes tries
             check_folder(self.out)
+        if self.evaluate_every:
+            find_space(self.features, "auto")
 
     def open_recipe(self, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
         """Return a recipe with the options that were given on top."""

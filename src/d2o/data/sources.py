@@ -14,6 +14,8 @@ from typing import IO, Any
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from d2o.files import find_alike
+
 from .parquet import read_parquet
 from .source import LFS, Source, choose_labels, name_damage, wants_labels
 
@@ -63,10 +65,21 @@ def find_reader(path: Path) -> Reader | None:
 
 
 def describe_missing(path: Path) -> str:
-    beside = map(str, path.parent.iterdir()) if path.parent.is_dir() else ()
-    near = difflib.get_close_matches(str(path), [*BUILT_IN, *beside], n=1)
+    near = difflib.get_close_matches(str(path), BUILT_IN, n=1)
+    near += [str(path.with_name(name)) for name in find_alike(path, can_open)]
     remedy = f"did you mean {near[0]}?" if near else "give the path of a zip, folder, npz or parquet file."
     return f"There are no images at {path} (built-in names: {', '.join(BUILT_IN)}); {remedy}"
+
+
+def can_open(path: Path) -> bool:
+    """Return whether there are images at a path, as far as can be told at once."""
+    if path.is_dir():
+        endings = (*SUFFIXES, ".parquet")
+        return any(name.lower().endswith(endings) for _, _, names in os.walk(path) for name in names)
+    try:
+        return path.is_file() and find_reader(path) is not None and bool(find(path, "none").names)
+    except (ValueError, OSError):
+        return False
 
 
 def from_arrays(path: str, pixels: np.ndarray, labels: np.ndarray | None) -> Source:

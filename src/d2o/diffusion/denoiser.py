@@ -121,6 +121,15 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
+def use_full_float32() -> None:
+    """Switch off the TF32 in which CUDA convolves float32 by default, as EDM and D2O do.
+
+    It holds for the process from here on, as backward passes and other networks come later: whatever loads a model,
+    trains, samples or measures begins with it.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
 @dataclass(frozen=True)
 class Guided:
     """Classifier-free guidance as a denoiser that wraps a denoiser (arXiv 2207.12598): scale 1 changes nothing."""

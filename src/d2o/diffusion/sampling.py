@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser, Guided
+from .denoiser import Denoiser, Guided, use_full_float32
 from .noise import ONE_STEP, draw, karras_sigmas, streams
 
 Denoise = Callable[[Tensor, Any], Tensor]
@@ -133,7 +133,7 @@ def generate(
     sigmas = (start, *middle_sigmas, 0.0) if middle_sigmas else karras_sigmas(steps, sigma_max=start)
     if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
         raise ValueError(f"Middle sigmas fall from {start:g} towards 0; {middle_sigmas} do not.")
-
+    use_full_float32()
     for first in range(0, len(seeds), batch_size):
         part = slice(first, first + batch_size)
         generators = streams(seeds[part])

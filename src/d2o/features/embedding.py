@@ -91,6 +91,11 @@ def embedding(name: str = "lite2", weights: str = "auto") -> Embedding:
 
     `weights` is one of `weights.SOURCES`.
     """
+    return Embedding(*find_space(name, weights), weights)
+
+
+def find_space(name: str, weights: str) -> tuple[str, Space, int | None]:
+    """Return key, row and size of a feature space, without its network; what is wrong with its name is a ValueError."""
     key, at, number = name.partition("@")
     space = SPACES.get(key)
     if space is None:
@@ -102,7 +107,8 @@ def embedding(name: str = "lite2", weights: str = "auto") -> Embedding:
         raise ValueError(f"The feature space {key} exists at {space.size} pixels only: write {key!r}.")
     if size is not None and size % space.multiple:
         raise ValueError(f"The size of {key} must be a multiple of {space.multiple}, not {size}.")
-    return Embedding(key, space, size, weights)
+    weight_files.find_file(space.network, weights)
+    return key, space, size
 
 
 def build_convolutional(name: str, weights: str, _size: int | None) -> nn.Module:

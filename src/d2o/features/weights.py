@@ -140,10 +140,15 @@ def find_state(
         return read_state(local)
     if weights in ("auto", "hub"):
         return read_state((download or download_from_hub)(name))
-    path, _, sha256 = weights.partition("#")
-    if not Path(path).is_file():
-        raise ValueError(f"No file {path!r} with weights of {name}: weights is one of {', '.join(SOURCES)}.")
-    return read_state(Path(path), sha256)
+    return read_state(find_file(name, weights), weights.partition("#")[2])
+
+
+def find_file(name: str, weights: str) -> Path:
+    """Return the file that `weights` names, if it is no other of SOURCES; ValueError where there is none."""
+    path = Path(weights.partition("#")[0])
+    if weights not in SOURCES[:3] and weights.partition(":")[0] != "random" and not path.is_file():
+        raise ValueError(f"No file {str(path)!r} with weights of {name}: weights is one of {', '.join(SOURCES)}.")
+    return path
 
 
 def read_state(path: Path, sha256: str = "") -> dict[str, Tensor]:

@@ -6,10 +6,12 @@ evaluator = Evaluator("cifar10.zip", images=1000);  evaluation = evaluator("stud
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from d2o.checkpoints.places import locate
 from d2o.features.embedding import Embedding, embedding
 
 from .counting import Counted, unshown
@@ -152,6 +154,9 @@ def evaluate(
     """
     seeds = tuple(range(images) if seeds is None else seeds)
     common: dict[str, Any] = {"seeds": seeds, "batch_size": batch_size, "device": device}
+    for name in (a, b):
+        if isinstance(name, str | Path):
+            locate(name)
     reference = open_source(b, images=2 * len(seeds), steps=reference_steps or steps, **common)
     sample = open_source(a, images=len(seeds), steps=steps, guidance=guidance, **common)
     check_shapes(sample, reference)

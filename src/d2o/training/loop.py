@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from d2o.diffusion.denoiser import Denoiser
+from d2o.backbones import Backbone
+from d2o.diffusion.denoiser import Denoiser, use_full_float32
 from d2o.objectives.batch import Batch
 from d2o.objectives.objective import Networks, Step, Turn
 
@@ -123,6 +124,7 @@ def train(
             )
     accelerator = accelerator or group()
     device = accelerator.device
+    use_full_float32()
     for network in networks.by_name().values():
         network.to(device)
     rows = turns(recipe, networks)
@@ -145,9 +147,11 @@ def train(
         micro_batches = batch.split(recipe.micro_batch_size or len(batch))
         if dropout:  # the only randomness that is not the batch's own
             torch.manual_seed(crc32(f"{recipe.seed} {images} {accelerator.process_index}".encode()))
+        if isinstance(networks.student.backbone, Backbone):
+            networks.student.backbone.constrain_weights()
         factor, losses = schedule(recipe, images), {}
         for row in rows:
-            if iteration % row.every:
+            if iteration % row.every or (iteration == 0 and row.every > 1):
                 continue
             optimizer = optimizers[row.network]
             require_gradients(everything, parameters_of(optimizer))

@@ -113,8 +113,8 @@ def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[
     if heads is None:
         published = ", ".join(map(str, HEADS))
         raise ValueError(
-            f"its width {channels} is none of the published {published}: give its attention heads as num_heads=... "
-            "(--num-heads)"
+            f"its width {channels} is none of the published {published}: give its attention heads as num_heads=..., "
+            "or once with `d2o convert FILE OUT.safetensors --num-heads N`"
         )
     backbone = {
         "kind": "dit",

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import tyro
 
-from d2o.cli.options import parse
+from d2o.cli.options import check_inputs, parse
 from d2o.cli.progress import say
 
 from .serve import NEEDS, Server
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str]) -> None:
         from d2o.server.server import make_server, serve
     except ModuleNotFoundError as error:
         raise ValueError(NEEDS.format(error.name)) from error
+    check_inputs(*options.models, options.teacher, codec=options.codec)
     models = offer_models(options.models, options.teacher, options.device, options.codec)
     name, denoiser = next(iter(models.denoisers.items()))
     access = options.access()

@@ -13,7 +13,7 @@ import tyro
 
 from d2o.checkpoints import load, save
 from d2o.checkpoints.places import locate
-from d2o.cli.options import Model, parse, tell
+from d2o.cli.options import Model, check_inputs, parse, tell
 from d2o.cli.progress import say
 from d2o.files import check_file, sha256_of
 
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     if not options.out.endswith(".safetensors"):
         raise ValueError(f"The name {options.out} must end in .safetensors: that is what convert writes.")
     check_file(options.out)
+    check_inputs(options.base)
     path = locate(options.model, "model", sha256=options.sha256).path
     sha256 = None if path.is_dir() else sha256_of(path)
     denoiser = load(path, key=options.key, sha256=sha256, base=options.base, num_heads=options.num_heads)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from d2o.records import validate
 FORMAT = 1
 SPEC = "d2o"
 """The metadata key of the JSON description."""
+CHECKSUM = "crc32"
+"""That of the checksum of description and tensors, by which damage is noticed; versions up to 0.1.0 wrote none."""
 CONFIG = "config"
 """That of the description in safetensors files with the names of EDM's classes."""
 DELTA = "delta"
@@ -160,8 +163,23 @@ def fill(path: Path, module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> 
 
 
 def read(path: Path, meta: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and description; a MalformedCheckpointError where they do not have the checksum of the file."""
     with open_file(path) as file:
-        return read_tensors(file, meta), read_description(path, file.metadata())
+        tensors, metadata = read_tensors(file, meta), file.metadata() or {}
+    wanted = None if meta else metadata.get(CHECKSUM)
+    if wanted is not None and wanted != checksum(tensors, metadata.get(SPEC, "")):
+        remedy = "take another copy of it, or make it again (the command of its run does that)"
+        raise MalformedCheckpointError(f"{path} is damaged, its content does not have the file's checksum: {remedy}.")
+    return tensors, read_description(path, metadata)
+
+
+def checksum(tensors: Mapping[str, Tensor], description: str) -> str:
+    """Return the CRC-32 of a description and of contiguous tensors with their names, types and shapes."""
+    found = zlib.crc32(description.encode())
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), found)
+    return f"{found:08x}"
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -206,5 +224,6 @@ def open_file(path: Path) -> Iterator[Any]:
 def write(path: str | os.PathLike, tensors: Mapping[str, Tensor], spec: Mapping[str, Any]) -> None:
     """Write tensors and their description to one file, completely or not at all."""
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    description = json.dumps(spec)
     with atomic(Path(path)) as temporary:
-        save_file(plain, temporary, {SPEC: json.dumps(spec)})
+        save_file(plain, temporary, {SPEC: description, CHECKSUM: checksum(plain, description)})

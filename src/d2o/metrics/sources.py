@@ -15,6 +15,7 @@ from d2o.data.datasets import Images, open_images
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser, Guided
 from d2o.diffusion.sampling import generate, labels_for
+from d2o.errors import Diverged
 
 from . import statistics
 from .distances import SMALLEST
@@ -99,10 +100,8 @@ def generate_images(
             for first, batch in zip(count(0, batch_size), batches, strict=False):
                 broken = (~batch.isfinite().flatten(1).all(1)).nonzero()
                 if len(broken):
-                    raise ValueError(
-                        f"The generator {name} makes images with NaN or infinite values (seed "
-                        f"{seeds[first + int(broken[0])]}): use an earlier checkpoint, or other weights."
-                    )
+                    seed = seeds[first + int(broken[0])]
+                    raise Diverged(f"The generator {name} makes images with NaN or infinite values (seed {seed})")
                 yield to_uint8(batch)
         finally:
             denoiser.train(training)

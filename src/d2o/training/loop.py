@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from d2o.diffusion.denoiser import Denoiser
+from d2o.errors import Diverged
 from d2o.objectives.batch import Batch
 from d2o.objectives.objective import Networks, Step, Turn
 
@@ -23,10 +24,6 @@ PATIENCE = 5
 """Steps in a row that may be left out because their gradients are not finite."""
 BUCKET = 1 << 23
 """Numbers of gradients that are averaged over processes at once."""
-
-
-class Diverged(ValueError):
-    """The gradients are no longer finite."""
 
 
 @dataclass
@@ -157,7 +154,7 @@ def train(
             if failures[row.name] >= PATIENCE:
                 raise Diverged(
                     f"The gradients of the {row.name} have not been finite for {PATIENCE} steps in a row, up to image "
-                    f"{images:,}: lower the learning rate or use precision float32."
+                    f"{images:,}"
                 )
         require_gradients(everything, everything)
         iteration += 1

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -179,16 +180,17 @@ def find_state(directory: Path) -> State | None:
 
 
 def replace_checkpoint(directory: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
-    """Write a checkpoint, and keep the one before it."""
+    """Write a checkpoint, and keep the one before it; at any moment there is a whole one."""
     checkpoint = directory / CHECKPOINT
-    with atomic(checkpoint) as temporary:
-        native.write(temporary, tensors, content)
-        if checkpoint.exists():
-            with atomic(directory / PREVIOUS) as kept:
-                try:
-                    os.link(checkpoint, kept)
-                except OSError:  # a file system without links: for a moment there is only the previous one
-                    checkpoint.replace(kept)
+    if not checkpoint.exists():
+        native.write(checkpoint, tensors, content)
+        return
+    with atomic(directory / PREVIOUS) as kept:
+        try:
+            os.link(checkpoint, kept)
+        except OSError:  # a file system without links
+            shutil.copyfile(checkpoint, kept)
+        native.write(checkpoint, tensors, content)
 
 
 def is_sound(file: Path) -> bool:

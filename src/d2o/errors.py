@@ -1,4 +1,4 @@
-"""What can be wrong with a checkpoint: each error says what the file contains and what to do."""
+"""What can be wrong with a checkpoint or its model: each error says what it is and what to do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +34,15 @@ class MismatchError(CheckpointError):
 
 class UnsafeCheckpointError(CheckpointError):
     """The file asks for something that weights never need; nothing of it was run and nothing was loaded."""
+
+
+class Diverged(ValueError):
+    """A model gives numbers that are not finite: `fact` says which, `start` from where to train again."""
+
+    def __init__(self, fact: str, start: str = "an earlier checkpoint") -> None:
+        self.fact = fact
+        remedy = f"start again from {start}, with a lower learning rate or in precision float32"
+        super().__init__(f"{fact}: training has diverged; {remedy}.")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -19,6 +20,15 @@ UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to ask for it is to set it
 ENDS = ("/", os.sep)
 """How the name of a folder ends that says so."""
+FULL = "the disk is full; free some space or choose another place"
+REFUSALS = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: "your quota is used up; free some space or choose another place",
+    errno.EFBIG: "a file may not become that large here; raise the limit (ulimit -f) or choose another place",
+    errno.EROFS: "nothing can be written to this file system; choose another place",
+    errno.EIO: "the disk does not take it; look at the disk or choose another place",
+}
+"""What keeps a file from being written, whichever library notices."""
 
 
 @contextmanager
@@ -26,28 +36,76 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, of the same suffix, and put it in the place of `path` when all went well.
 
     The block may create a file or a folder there. If the block fails, `path` stays as it was and nothing is left over.
+    A file is on the disk before it takes its place, also if the power fails; of a folder's files the system decides.
     Missing parent folders are made. Raises OSError with a clear sentence when the disk is full or not writable.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary.is_file():  # some libraries let nobody else read what they write
-            temporary.chmod(0o666 & ~UMASK)
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full; free some space or choose another place"
-        elif error.filename and Path(error.filename) in (temporary, path, *path.parents):
-            reason = (error.strerror or "the system refused").lower()
-        else:
-            raise  # not about this file
-        raise OSError(error.errno, f"Cannot write {path}: {reason}") from error
+        with explain_refusal(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary.is_file():  # some libraries let nobody else read what they write
+                temporary.chmod(0o666 & ~UMASK)
+                synchronise(temporary)
+            temporary.replace(path)
+            synchronise(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
             temporary.unlink()
+
+
+def append(path: Path, text: str) -> None:
+    """Add text to the end of a file, or none of it; raises OSError as `atomic` does."""
+    size = path.stat().st_size if path.exists() else 0
+    with explain_refusal(path):
+        try:
+            with path.open("a") as file:
+                file.write(text)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, size)
+            raise
+
+
+@contextmanager
+def explain_refusal(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Turn the system's refusal to write `path`, or what stands for it meanwhile, into an OSError of one sentence."""
+    try:
+        yield
+    except Exception as error:
+        number, reason = find_errno(error), "the system refused"
+        if number in REFUSALS:
+            reason = REFUSALS[number]
+        elif isinstance(error, OSError) and error.filename and is_about(Path(error.filename), path, temporary):
+            reason = (error.strerror or reason).lower()
+        else:
+            raise  # not about this file
+        raise OSError(number, f"Cannot write {path}: {reason}.") from error
+
+
+def find_errno(error: Exception) -> int | None:
+    """Return the system's number of an error, which libraries written in Rust (safetensors) only put into the text."""
+    hidden = re.search(r"\(os error (\d+)\)", str(error))
+    return error.errno if isinstance(error, OSError) else int(hidden[1]) if hidden else None
+
+
+def is_about(found: Path, path: Path, temporary: Path | None) -> bool:
+    return found in (path, *path.parents) or temporary in (found, *found.parents)
+
+
+def synchronise(path: Path) -> None:
+    """Wait until a file or folder is on the disk, as far as its file system knows how to."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno in REFUSALS:
+            raise
 
 
 def check_folder(folder: str | Path) -> Path:

@@ -12,6 +12,7 @@ from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser, evaluation_mode
 from d2o.diffusion.noise import karras_sigmas, noise_for
 from d2o.diffusion.sampling import euler_step, heun_step, labels_for, trajectory
+from d2o.errors import Diverged
 from d2o.metrics.counting import Counted, unshown
 
 STEPS = {"euler": euler_step, "heun": heun_step}
@@ -78,9 +79,9 @@ def noising_paths(denoiser: Denoiser, images: Images, sampling: Sampling) -> Ite
 
 @torch.no_grad()
 def predict(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, who: str) -> Tensor:
-    """Return D(x, sigma, label) in evaluation mode; NaN or infinity is a ValueError that names `who`."""
+    """Return D(x, sigma, label) in evaluation mode; NaN or infinity is a Diverged that names `who`."""
     with evaluation_mode(denoiser):
         x0 = denoiser(x, sigma, label)
     if not x0.isfinite().all():
-        raise ValueError(f"The {who} gives NaN or infinity at sigma {sigma:.3g}: use an earlier checkpoint.")
+        raise Diverged(f"The {who} gives NaN or infinity at sigma {sigma:.3g}")
     return x0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from d2o.records import validate
 FORMAT = 1
 SPEC = "d2o"
 """The metadata key of the JSON description."""
+CHECKSUM = "crc32"
+"""A key of the description: the checksum of all else and of the tensors; 0.1.0 wrote none."""
 CONFIG = "config"
 """That of the description in safetensors files with the names of EDM's classes."""
 DELTA = "delta"
@@ -160,13 +163,29 @@ def fill(path: Path, module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> 
 
 
 def read(path: Path, meta: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and description; a MalformedCheckpointError where they do not have the checksum of the file."""
     with open_file(path) as file:
-        return read_tensors(file, meta), read_description(path, file.metadata())
+        tensors, spec = read_tensors(file, meta), read_description(path, file.metadata())
+    wanted = spec.pop(CHECKSUM, None)
+    if not meta and wanted is not None and wanted != checksum(tensors, spec):
+        remedy = "take another copy of it, or make it again (the command of its run does that)"
+        raise MalformedCheckpointError(f"{path} is damaged, its content does not have the file's checksum: {remedy}.")
+    return tensors, spec
+
+
+def checksum(tensors: Mapping[str, Tensor], spec: Mapping[str, Any]) -> str:
+    """Return the CRC-32 of a description and of contiguous tensors with their names, types and shapes."""
+    found = zlib.crc32(json.dumps(spec).encode())
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), found)
+    return f"{found:08x}"
 
 
 def read_header(path: Path) -> dict[str, Any]:
     with open_file(path) as file:
-        return read_description(path, file.metadata())
+        spec = read_description(path, file.metadata())
+    return {name: value for name, value in spec.items() if name != CHECKSUM}
 
 
 def is_foreign(path: Path) -> bool:
@@ -206,5 +225,6 @@ def open_file(path: Path) -> Iterator[Any]:
 def write(path: str | os.PathLike, tensors: Mapping[str, Tensor], spec: Mapping[str, Any]) -> None:
     """Write tensors and their description to one file, completely or not at all."""
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    description = json.dumps({**spec, CHECKSUM: checksum(plain, spec)})
     with atomic(Path(path)) as temporary:
-        save_file(plain, temporary, {SPEC: json.dumps(spec)})
+        save_file(plain, temporary, {SPEC: description})

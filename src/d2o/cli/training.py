@@ -66,6 +66,8 @@ class RunOptions(RecipeOptions):
     """Feature space of the evaluations."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Send the log elsewhere, too; metrics.jsonl stays what counts."""
+    accept_data: bool = False
+    """Continue a run although its images have changed, for example after a damaged one was removed."""
 
     def check_out(self) -> None:
         """Raise a ValueError where the run's directory cannot be written to, or there is no such feature space."""
@@ -84,6 +86,7 @@ class RunOptions(RecipeOptions):
         names = ("save_every", "sample_every", "evaluate_every", "evaluate_images", "track", "compile")
         habits = Habits(**{name: getattr(self, name) for name in names}, evaluate_features=self.features)
         named |= {"out": self.out, "habits": habits, "precision": self.precision}
+        named |= {"accept_data": self.accept_data}
         result = function(*arguments, **named, watch=watch, counted=counted)
         if self.json:
             record = {"directory": str(result.directory), "images": result.images, "evaluation": result.evaluation}

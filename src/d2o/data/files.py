@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2o.errors import Diverged
 from d2o.files import ENDS, atomic, check_file, check_folder
 from d2o.pages import encode_image
 
@@ -46,14 +47,14 @@ def parse_seeds(text: str, most: int = MAX_SEEDS) -> list[int]:
     return seeds
 
 
-def to_uint8(images: Tensor) -> np.ndarray:
+def to_uint8(images: Tensor, model: str = "The model") -> np.ndarray:
     """Turn images [N, C, H, W] in [-1, 1] into uint8 [N, H, W, C]: clamped, halves rounded away from zero.
 
-    Raises ValueError when a value is not a number.
+    Raises Diverged, which names the `model` that made them, when a value is not a number.
     """
     images = images.detach().float()
     if images.isnan().any():
-        raise ValueError("The images have values that are not numbers (NaN); check the weights they were made with.")
+        raise Diverged(f"{model} makes images with values that are not numbers (NaN)")
     levels = ((images + 1) * 127.5).clamp(0, 255).add(0.5).floor().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

@@ -21,6 +21,7 @@ from d2o.metrics.sources import generate_images
 from d2o.training import recipes
 from d2o.training.fit import TEACHER_STEPS, Watch, finetune, pretrain, print_progress
 from d2o.training.run import Habits
+from d2o.training.run_directory import read_log
 
 from .page import Picture, draw_page
 
@@ -73,7 +74,7 @@ def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted:
         "moved_parameters": share.total - share.frozen,
         "parameters": share.total,
     }
-    logs = {name: [json.loads(row) for row in (out / name / "metrics.jsonl").open()] for name in both}
+    logs = {name: list(read_log(out / name / "metrics.jsonl")) for name in both}
     page = draw_page(draw_pictures(digits, teacher, student), summary, list(evaluations.values()), logs)
     for name, text in {"report.html": page, "report.json": json.dumps(summary, indent=2) + "\n"}.items():
         with atomic(out / name) as temporary:

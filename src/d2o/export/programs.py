@@ -6,6 +6,7 @@ see MOST_IMAGES.
 
 import json
 from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ def write_torch(denoiser: Denoiser, path: Path, options: Options) -> tuple[float
     """Write an exported program of torch, load it, and return how far its images are from the denoiser's, and notes."""
     model, inputs, shapes = prepare(denoiser, options)
     with silence():
-        torch.export.save(torch.export.export(model, inputs, dynamic_shapes=shapes), path)
+        content = BytesIO()  # torch's own writer ends the process where the disk is full
+        torch.export.save(torch.export.export(model, inputs, dynamic_shapes=shapes), content)
+        path.write_bytes(content.getbuffer())
         module = torch.export.load(path).module()
     most = f"1 to {MOST_IMAGES}" if isinstance(denoiser.backbone, DiffusersUNet) else "any number of"
     note = f"torch.export.load(...).module()({', '.join(shapes)}); {most} images at once"

@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -62,18 +63,28 @@ class Cached(nn.Module):
         memory, disk = self.stores
         place = len(self.rows)
         store, place = (memory, place) if place < len(memory) else (disk, place - len(memory))
-        if number not in self.rows and place < len(store):
+        if number in self.rows or place >= len(store):
+            return
+        if store is memory:
             store[place] = row
-            self.rows[number] = store[place]
+        else:
+            try:  # a write to a map of a full disk would end the process
+                self.file.seek(place * row.nbytes)
+                if self.file.write(row.data) < row.nbytes:
+                    raise OSError
+            except OSError:
+                self.stores = (memory, disk[:0])
+                return
+        self.rows[number] = store[place]
 
     def open_stores(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the two stores for rows of `row` bytes; both take room only where they are written."""
         memory, disk = (np.empty((count, row // 4), np.float32) for count in (self.memory // row, 0))
         if self.disk and self.folder is not None:
-            count = min(self.disk, shutil.disk_usage(self.folder).free // 3) // row
-            if count:
-                with tempfile.TemporaryFile(dir=self.folder) as file:
-                    disk = np.memmap(file, np.float32, "w+", shape=(count, row // 4))
+            with suppress(OSError):  # a disk that takes nothing
+                count = min(self.disk, shutil.disk_usage(self.folder).free // 3) // row
+                self.file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115
+                disk = np.memmap(self.file, np.float32, "w+", shape=(count, row // 4)) if count else disk
         return memory, disk
 
     def pack(self, maps: list[Tensor]) -> np.ndarray:

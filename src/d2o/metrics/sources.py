@@ -15,6 +15,7 @@ from d2o.data.datasets import Images, open_images
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser, Guided, evaluation_mode
 from d2o.diffusion.sampling import generate, labels_for
+from d2o.errors import Diverged
 
 from . import statistics
 from .distances import SMALLEST
@@ -98,7 +99,7 @@ def generate_images(
                 broken = (~batch.isfinite().flatten(1).all(1)).nonzero()
                 if len(broken):
                     seed = seeds[first + int(broken[0])]
-                    raise ValueError(f"{name} makes NaN or infinity of seed {seed}: use an earlier checkpoint.")
+                    raise Diverged(f"The generator {name} makes images with NaN or infinite values (seed {seed})")
                 yield to_uint8(batch)
 
     labels = labels_for(seeds, denoiser.num_classes)

@@ -14,6 +14,7 @@ from torch.optim import Adam, Optimizer
 
 from d2o.backbones import Backbone
 from d2o.diffusion.denoiser import Denoiser, use_full_float32
+from d2o.errors import Diverged
 from d2o.objectives.batch import Batch
 from d2o.objectives.objective import Networks, Step, Turn
 
@@ -24,10 +25,6 @@ PATIENCE = 5
 """Steps in a row that may be left out because their gradients are not finite."""
 BUCKET = 1 << 23
 """Numbers of gradients that are averaged over processes at once."""
-
-
-class Diverged(ValueError):
-    """The gradients are no longer finite."""
 
 
 @dataclass
@@ -161,7 +158,7 @@ def train(
             if failures[row.name] >= PATIENCE:
                 raise Diverged(
                     f"The gradients of the {row.name} have not been finite for {PATIENCE} steps in a row, up to image "
-                    f"{images:,}: lower the learning rate or use precision float32."
+                    f"{images:,}"
                 )
         require_gradients(everything, everything)
         iteration += 1

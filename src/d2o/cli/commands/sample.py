@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         batch_size=options.batch,
     )
     began = time.monotonic()
-    pixels = counted((to_uint8(images) for images in batches), len(seeds), options.out)
+    pixels = counted((to_uint8(images, options.model) for images in batches), len(seeds), options.out)
     write_images(options.out, pixels, seeds, labels)
     seconds = time.monotonic() - began
     if options.json:

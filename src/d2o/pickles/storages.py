@@ -1,6 +1,5 @@
 """The numbers of a torch file: where each tensor lies, checked before memory is taken, and read once when wanted."""
 
-import io
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -88,7 +87,7 @@ def open_bytes(source: Source, content: Any) -> Source:
         decoded = None
     if decoded is None:
         raise source.malformed("something else stands where bytes should")
-    return Source(source.path, io.BytesIO(decoded), 0, len(decoded))
+    return source.nested(decoded)
 
 
 def read_all(state: Mapping[str, Stored], source: Source, meta: bool = False) -> dict[str, Tensor]:

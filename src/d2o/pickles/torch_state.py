@@ -16,7 +16,7 @@ from torch import Tensor
 from d2o.errors import UnsupportedCheckpointError
 
 from .machine import Node, Program, run
-from .source import Source, Span
+from .source import Source, Span, open_source
 from .storages import (
     MOST_PARTS,
     STORAGE_NAMES,
@@ -62,8 +62,7 @@ def read_tensors(content: Content, key: str = "ema", meta: bool = False) -> dict
 
 @contextmanager
 def open_file(path: Path) -> Iterator[Content]:
-    with path.open("rb") as file:
-        source = Source(path, file, 0, path.stat().st_size)
+    with open_source(path) as source:
         zipped = source.take(len(ZIP_START)) == ZIP_START
         program, storages = read_zip(source) if zipped else read_legacy(source, Span(0, source.end), NAMES)
         yield Content(source, program.value, storages)

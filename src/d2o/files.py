@@ -9,12 +9,13 @@ import secrets
 import shutil
 import stat
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to ask for it is to set it
@@ -29,6 +30,8 @@ REFUSALS = {
     errno.EIO: "the disk does not take it; look at the disk or choose another place",
 }
 """What keeps a file from being written, whichever library notices."""
+LONGEST_LIST = 1 << 23
+"""Bytes of a zip's list of its entries: those of 50,000 take about 5 million."""
 
 
 @contextmanager
@@ -153,6 +156,21 @@ def open_regular(path: str | Path) -> IO[bytes]:
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return Path(path).open("rb")
+
+
+def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
+    """Open a zip file whose list of entries is read within limits: a long one is a BadZipFile, as if damaged."""
+
+    class Limited:
+        seek, tell = file.seek, file.tell
+
+        def read(self, count: int = -1) -> bytes:
+            content = file.read(LONGEST_LIST + 1 if count < 0 else min(count, LONGEST_LIST + 1))
+            if len(content) > LONGEST_LIST:
+                raise zipfile.BadZipFile(f"its list of entries has more than {LONGEST_LIST:,} bytes")
+            return content
+
+    return zipfile.ZipFile(cast("IO[bytes]", Limited()))
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:

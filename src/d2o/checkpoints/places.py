@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from d2o.errors import CheckpointError, MalformedCheckpointError
-from d2o.files import find_alike
+from d2o.files import find_alike, open_regular, open_zip
 from d2o.records import nearest
 
 from .shipped import SHIPPED, find_shipped
@@ -136,7 +136,7 @@ def recognise(name: str, path: Path) -> Place:
     if not path.is_file():
         raise CheckpointError(f"{name} is neither a file nor a folder: save what it gives to a file first.")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(START)
     except OSError as error:
         raise CheckpointError(f"{name} cannot be read: {error.strerror or error}.") from error
@@ -166,7 +166,7 @@ def recognise_folder(name: str, path: Path) -> Place:
 def recognise_zip(name: str, path: Path, start: bytes) -> Place:
     """Return what a zip file is: of torch.save, stored statistics, or else images. A damaged one is left to readers."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, open_zip(file) as archive:
             entries = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
         entries = [start.decode("latin-1")]  # the name of the first entry

@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib import import_module
 
 import d2o
-from d2o.errors import is_out_of_memory
+from d2o.errors import is_out_of_memory, printable
 
 from .plugins import import_plugin, split_imports
 from .progress import print_log
@@ -137,5 +137,5 @@ def load_command(name: str):
 
 
 def complain(sentence: str) -> int:
-    print(f"d2o: {sentence}", file=sys.stderr)
+    print(f"d2o: {printable(sentence)}", file=sys.stderr)
     return 2

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from d2o.errors import printable
+
 from .progress import quiet
 
 if TYPE_CHECKING:
@@ -117,4 +119,4 @@ def read_setting(setting: str) -> tuple[str, Any]:
 def tell(record: Any, text: str, as_json: bool) -> None:
     """Print the outcome of a command: as text for people, or as JSON for machines."""
     if not quiet():
-        print(json.dumps(record, indent=2) if as_json else text)
+        print(json.dumps(record, indent=2) if as_json else "\n".join(map(printable, text.split("\n"))))

@@ -2,19 +2,24 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
 import shutil
 import stat
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to ask for it is to set it
+MOST_VALUES = 4_000_000  # of JSON: the labels of a million images
+MOST_ENTRIES = 1_500_000  # of a zip: Python takes about 600 bytes for each
+LONGEST_DIRECTORY = 1 << 28  # bytes of the list of a zip's entries
 
 
 @contextmanager
@@ -79,10 +84,16 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def open_regular(path: str | Path) -> IO[bytes]:
-    """Open a file for reading; raises OSError for pipes, devices and sockets, which may hang or never end."""
-    if not stat.S_ISREG(Path(path).stat().st_mode):
+def open_regular(path: str | Path, most: int | None = None) -> io.BufferedReader:
+    """Open a file for reading; raises OSError for pipes, devices and sockets, which may hang or never end.
+
+    So does a file of more than `most` bytes.
+    """
+    found = Path(path).stat()
+    if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if most is not None and found.st_size > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
     return Path(path).open("rb")
 
 
@@ -97,10 +108,30 @@ def read_bytes(path: str | Path, most: int) -> bytes:
 
 def parse_json(text: bytes | str) -> Any:
     """Return what JSON says, with or without a byte-order mark; all that can be wrong with it is a ValueError."""
+    raw = text.encode() if isinstance(text, str) else text
+    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        raise ValueError(f"it has more than {MOST_VALUES:,} values")
     try:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+class ZipReader(io.BufferedReader):
+    """A zip's file, which is read by pieces but for the list of entries: that is counted before it is unpacked."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > LONGEST_DIRECTORY:
+            raise zipfile.BadZipFile(f"its directory claims more than {LONGEST_DIRECTORY:,} bytes")
+        content = super().read(size)
+        if content.count(b"PK\1\2") > MOST_ENTRIES:
+            raise zipfile.BadZipFile(f"it has more than {MOST_ENTRIES:,} entries")
+        return content
+
+
+def open_zip(path: str | Path) -> zipfile.ZipFile:
+    """Open a regular file as a zip of not too many entries; zipfile's errors are many."""
+    return zipfile.ZipFile(ZipReader(open_regular(path).detach()))
 
 
 def sha256_of(path: str | Path) -> str:

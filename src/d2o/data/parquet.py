@@ -1,39 +1,51 @@
 """Parquet files of Hugging Face."""
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from .source import Source, choose_labels, name_damage
+from d2o.files import open_regular
+
+from .source import LARGEST, MOST_IMAGES, Source, check_room, choose_labels, list_names, name_damage
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+    from pyarrow.parquet import ParquetFile
 
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
+MOST_DESCRIPTION, MOST_GROUPS = 1 << 26, 1 << 17  # bytes at the end of a file, and items of each list there
+BATCH = 1 << 27  # bytes that are unpacked at once
 
 
 def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
     """Read rows of encoded images, or of their paths, from the files that `path` stands for."""
     import pyarrow as arrow
-    import pyarrow.parquet as parquet
 
     splits = sorted({file.stem.split("-")[0] for file in files if "-of-" in file.stem})
     if len(splits) > 1:
         example = files[-1].with_name(files[-1].stem.split("-")[0] + "-*")
         raise ValueError(f"{path} mixes the splits {', '.join(splits)}; name one, for example '{example}'.")
-    remedy = "download it again; all files must have the same columns"
-    with name_damage(path, remedy, arrow.ArrowException):
-        schema = parquet.read_schema(files[0])
-    pictures = [field.name for field in schema if contains_images(field.type)]
+    with name_damage(path, "download it again; all files must have the same columns"):
+        opened = [open_table(file) for file in files]
+        schema = opened[0].schema_arrow
+        count = sum(table.metadata.num_rows for table in opened)
+    kinds = dict(zip(schema.names, schema.types, strict=True))
+    pictures = [name for name, kind in kinds.items() if contains_images(kind)]
     if not pictures:
-        raise ValueError(f"{files[0]} has no column of images, only {', '.join(schema.names)}; give another file.")
+        raise ValueError(f"{files[0]} has no column of images, only {list_names(kinds)}; give another file.")
+    if not 0 < count <= MOST_IMAGES:
+        raise ValueError(f"{path} has {count or 'no'} rows, not 1 to {MOST_IMAGES}; choose another file.")
     picture = next((name for name in IMAGE_COLUMNS if name in pictures), pictures[0])
-    column = choose_labels(path, labels, schema.names)
-    with name_damage(path, remedy, arrow.ArrowException):
-        tables = [parquet.read_table(file, columns=[picture, *([column] if column else [])]) for file in files]
-        table = arrow.concat_tables(tables)
-    if not len(table):
-        raise ValueError(f"{path} has no rows; choose another file.")
-    rows = [(file, row) for file, part in zip(files, tables, strict=True) for row in range(len(part))]
-    images = table[picture]
+    column = choose_labels(path, labels, list(kinds))
+    if column and not arrow.types.is_integer(kinds[column]):
+        raise ValueError(f"{path}: {column!r} has the type {kinds[column]}, not an integer; add --labels none.")
+    with name_damage(path, "download it again; all files must have the same columns"):
+        batches = read_batches(files, opened, [picture, *([column] if column else [])])
+        table = arrow.Table.from_batches(batches)
+        images, found = table[picture], table[column].to_pylist() if column else None
+    rows = [(file, row) for file, part in zip(files, opened, strict=True) for row in range(part.metadata.num_rows)]
 
     def open_row(index: int) -> IO[bytes]:
         stored, folder = images[index].as_py(), rows[index][0].parent.resolve()
@@ -44,10 +56,34 @@ def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
             raise OSError("it has neither bytes nor a path")
         if not (folder / name).resolve().is_relative_to(folder):
             raise OSError(f"its path {name!r} leads out of the folder of the parquet file")
-        return (folder / name).open("rb")
+        return open_regular(folder / name, LARGEST)
 
-    found = table[column].to_pylist() if column else None
     return Source(str(path), [f"row {row} of {file.name}" for file, row in rows], open_row, found)
+
+
+def open_table(path: Path) -> "ParquetFile":
+    """Open a file, whose description is of bounded length."""
+    from pyarrow.parquet import ParquetFile
+
+    with open_regular(path) as file:
+        file.seek(-8, os.SEEK_END)
+        if int.from_bytes(file.read(4), "little") > MOST_DESCRIPTION:
+            raise OSError(f"its description takes more than {MOST_DESCRIPTION:,} bytes")
+    return ParquetFile(path, thrift_container_size_limit=MOST_GROUPS)
+
+
+def read_batches(files: Sequence[Path], tables: "Sequence[ParquetFile]", columns: Sequence[str]) -> "list[RecordBatch]":
+    """Read the columns by a few rows at a time: a value that is stored once may stand in each of a million rows."""
+    batches, stored, taken = [], sum(file.stat().st_size for file in files), 0
+    for table in tables:
+        groups = (table.metadata.row_group(i) for i in range(table.num_row_groups))
+        longest = max((group.total_byte_size for group in groups), default=0)  # a row has no more, unless by reference
+        check_room(files, stored, longest)
+        for batch in table.iter_batches(max(1, min(64, BATCH // max(1, longest))), columns=columns):
+            taken += batch.nbytes
+            check_room(files, stored, taken)
+            batches.append(batch)
+    return batches
 
 
 def contains_images(kind: Any) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from d2o.errors import CheckpointError, MalformedCheckpointError
+from d2o.files import open_zip
 from d2o.records import nearest
 
 from .shipped import SHIPPED, find_shipped
@@ -146,7 +147,7 @@ def recognise_folder(name: str, path: Path) -> Place:
 def recognise_zip(name: str, path: Path, start: bytes) -> Place:
     """Return what a zip file is: of torch.save, stored statistics, or else images. A damaged one is left to readers."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             entries = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
         entries = [start.decode("latin-1")]  # the name of the first entry

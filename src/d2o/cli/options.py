@@ -39,13 +39,16 @@ class Preparation:
     """How images are brought to --resolution; never done silently."""
     channels: Literal[1, 3] | None = None
     """Convert them to grey (1) or RGB (3)."""
+    background: Annotated[str | None, tyro.conf.arg(metavar="white|black|grey|#rrggbb|none")] = None
+    """Show transparent images on this colour; none drops transparency and keeps the colours beneath."""
 
     def prepare(self, data: str, labels: str = "auto") -> "Images":
         """Return the images that are named; a model, such as a run with its grids of samples, is refused."""
         from d2o.checkpoints.places import locate
         from d2o.data.datasets import open_images
 
-        options = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
+        names = ("resolution", "resize", "channels", "background")
+        options = {name: getattr(self, name) for name in names}
         return open_images(locate(data, "data").path, labels=labels, **options)
 
 

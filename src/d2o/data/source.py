@@ -53,7 +53,9 @@ def name_damage(path: str | Path, remedy: str) -> Iterator[None]:
 
 def describe(error: Exception) -> str:
     """Return what a library says of a broken file, on one line of bounded length."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    reason = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename:
+        reason = f"{error.filename}: {error.strerror}"
     return printable(reason.strip().rstrip("."))[:LONGEST]
 
 

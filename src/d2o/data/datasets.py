@@ -201,7 +201,7 @@ def read_labels(source: Source, num_classes: int | None) -> np.ndarray | None:
     limit = num_classes or MOST_CLASSES
     for index, label in enumerate(source.labels):
         if isinstance(label, bool | np.bool_) or not hasattr(label, "__index__"):
-            raise ValueError(f"{source.image(index)} has the label {label!r}, not an integer; add --labels none.")
+            raise ValueError(f"{source.image(index)} has the label {label!r:.99}, not an integer; add --labels none.")
         if not 0 <= operator.index(label) < limit:
             raise ValueError(f"{source.image(index)} has the label {label}, not one from 0 to {limit - 1}; correct it.")
     return np.array(source.labels, np.int64)

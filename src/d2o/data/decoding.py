@@ -22,7 +22,6 @@ KINDS = dict.fromkeys(("1", "L", "LA"), "grey") | dict.fromkeys(("P", "PA", "RGB
 CHANNELS = {"grey": 1, "colour": 3}
 CONVERTED = {
     "CMYK": "the colours of print (CMYK); add --channels 3, which converts them without a colour profile",
-    "YCbCr": "brightness and two differences of colours (YCbCr); add --channels 3, which converts them as JPEG does",
     "RGBX": "a fourth channel that does not say what it is (RGBX); add --channels 3, which drops it",
 }
 """What images of other modes have, and what --channels does with it; of the rest nothing is sure."""
@@ -203,6 +202,8 @@ def open_image(source: Source, index: int, whole: bool = False) -> tuple[Header,
                 raise OSError("it is a git-LFS pointer: run `git lfs pull`")
             stored.seek(0)
             content = stored.read(LARGEST + 1) if whole else b""
+            if len(content) > LARGEST:
+                raise OSError(f"it is larger than {LARGEST:,} bytes")
             pieces = Pieces(io.BytesIO(content) if whole else stored, HEADER >> 4 if start[:2] in TIFF else HEADER)
             image = PIL.Image.open(pieces, formats=FORMATS)  # pyright: ignore[reportArgumentType]
             wrong = find_fault(image, content.count(b"\xff\xda"))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
-MOST_DESCRIPTION, MOST_GROUPS = 1 << 26, 1 << 17  # bytes at the end of a file, and items of each list there
+MOST_DESCRIPTION, MOST_GROUPS = 1 << 26, 1 << 15  # bytes at the end of a file, and items of each list there
 BATCH = 1 << 27  # bytes that are unpacked at once
 
 

@@ -55,7 +55,7 @@ def describe(error: Exception) -> str:
     """Return what a library says of a broken file, on one line of bounded length."""
     reason = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename:
-        reason = f"{error.filename}: {error.strerror}"
+        reason = f"{error.strerror}: {error.filename}"
     return printable(reason.strip().rstrip("."))[:LONGEST]
 
 

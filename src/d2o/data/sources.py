@@ -45,7 +45,7 @@ def find(name: str | Path, labels: str = "auto") -> Source:
     except PermissionError as error:
         raise ValueError(f"{error.filename or path} may not be read by this user; change its permissions.") from error
     except OSError as error:
-        raise ValueError(f"{error.filename or path} cannot be read ({describe(error)}); move or remove it.") from error
+        raise ValueError(f"{path} cannot be read ({describe(error)}); move or remove it.") from error
     if not path.exists():
         raise ValueError(describe_missing(path))
     raise ValueError(

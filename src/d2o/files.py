@@ -99,7 +99,7 @@ def open_regular(path: str | Path, most: int | None = None) -> io.BufferedReader
 
 def read_bytes(path: str | Path, most: int) -> bytes:
     """Return what a regular file contains; raises OSError where that is more than `most` bytes."""
-    with open_regular(path) as file:
+    with open_regular(path, most) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))

@@ -65,6 +65,12 @@ def npy(header: str, data: bytes = b"") -> bytes:
     return b"\x93NUMPY\2\0" + struct.pack("<I", len(header)) + header.encode() + data
 
 
+def packed_array(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
 def described(shape: object, kind: object = "|u1") -> bytes:
     return npy(f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}", bytes(64))
 

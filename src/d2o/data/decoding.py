@@ -226,8 +226,10 @@ def open_image(source: Source, index: int, whole: bool = False) -> tuple[Header,
 def find_fault(image: Image, passes: int) -> str | None:
     """Return what forbids decoding an image of which the header is read, and what to do."""
     pixels, format = image.width * image.height, image.format or ""
-    if pixels > MOST_PIXELS.get(format, MOST_OTHERS) or pixels * passes > MOST_PASSED:
+    if pixels > MOST_PIXELS.get(format, MOST_OTHERS):
         return f"has {image.width}x{image.height} pixels, more than is safe to unpack; shrink it"
+    if pixels * passes > MOST_PASSED:
+        return f"goes {passes} times over its pixels; save it anew"
     if image.mode[0] in "IF" or ";16" in str(getattr(image, "tile", "")):  # PIL makes 8 bits of 16-bit colour, silently
         return "does not have 8 bits per channel; convert it to 8 bits"
     if format != "MPO" and getattr(image, "is_animated", False):  # MPO is a JPEG with previews behind it

@@ -52,7 +52,7 @@ def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
         content, name = (stored["bytes"], stored.get("path")) if isinstance(stored, dict) else (stored, None)
         if content is not None:
             return io.BytesIO(content)
-        if name is None:
+        if not isinstance(name, str):
             raise OSError("it has neither bytes nor a path")
         if not (folder / name).resolve().is_relative_to(folder):
             raise OSError(f"its path {name!r} leads out of the folder of the parquet file")
@@ -90,5 +90,7 @@ def contains_images(kind: Any) -> bool:
     """Return whether a column's type is that of encoded images, or of Hugging Face's records of bytes and path."""
     from pyarrow import types
 
-    is_record = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    return is_record or types.is_binary(kind) or types.is_large_binary(kind)
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+        return types.is_null(kind) or contains_images(kind)
+    return types.is_binary(kind) or types.is_large_binary(kind)

@@ -1,4 +1,4 @@
-"""Hostile data: what is no file, what unpacks to more than it says, what is counted in millions, what refers to itself."""
+"""Hostile data: what is no file, what unpacks to more than it says, counts in millions, or refers to itself."""
 
 import bz2
 import io
@@ -39,12 +39,16 @@ def pack(piece: bytes, times: int) -> bytes:
     return once * times + packer.flush()
 
 
+def end_of_zip(size: int, offset: int = 4, count: int = 1) -> bytes:
+    return b"PK\5\6" + struct.pack("<4H2IH", 0, 0, count, count, size, offset, 0)
+
+
 def raw_zip(path: Path, name: str, packed: bytes, size: int, method: int = 8, flags: int = 0) -> Path:
     """Write a zip of one entry, of which everything may be a lie."""
     common = struct.pack("<HHHHIIIHH", flags, method, 0, 0, 0, len(packed), size, len(name), 0)
     local = b"PK\3\4" + struct.pack("<H", 20) + common + name.encode() + packed
     central = b"PK\1\2" + struct.pack("<HH", 20, 20) + common + struct.pack("<HHHII", 0, 0, 0, 0, 0) + name.encode()
-    path.write_bytes(local + central + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(central), len(local), 0))
+    path.write_bytes(local + central + end_of_zip(len(central), len(local)))
     return path
 
 
@@ -56,7 +60,7 @@ def with_image(path: Path) -> Path:
 
 def many_entries(path: Path, count: int) -> Path:
     central = b"PK\1\2" + struct.pack("<HHHHHHIIIHHHHHII", *(20, 20, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)) + b"a"
-    end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 0xFFFE, 0xFFFE, count * len(central), 4, 0)
+    end = end_of_zip(count * len(central), 4, 0xFFFE)
     path.write_bytes(b"PK\3\4" + central * count + end)
     return path
 
@@ -162,7 +166,9 @@ def same_value(path: Path, size: int, count: int) -> Path:
 
 def groups(path: Path, content: bytes, count: int) -> Path:
     table = arrow.table({"image": arrow.array([content])})
-    with parquet.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=False) as writer:
+    with parquet.ParquetWriter(
+        path, table.schema, compression="zstd", use_dictionary=False, write_statistics=False
+    ) as writer:
         for _ in range(count):
             writer.write_table(table)
     return path
@@ -218,3 +224,33 @@ def packed_image(content: Callable[[], bytes]) -> Callable[[Path], Path]:
 
 def bomb(path: Path) -> Path:
     return raw_zip(path, "a.png", bz2.compress(bytes(8 << 20)), 1000, method=12)
+
+
+def hole(path: Path) -> Path:
+    """Write an array file of which the array is a hole, and takes nothing on disk."""
+    head = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (4000, 1000, 1000), }")
+    raw_zip(path, "images.npy", head, 4_000_000_000)
+    content = path.read_bytes().replace(
+        struct.pack("<HIII", 8, 0, 0, len(head)), struct.pack("<HIII", 0, 0, 0, 4_000_000_000)
+    )
+    place = content.index(b"PK\1\2")
+    end = content[place:-6] + struct.pack("<IH", 4_000_000_000, 0)
+    return sparse(path, 4_000_000_000 + len(end), content[:place], end)
+
+
+def saved_arrays(folder: Path, **arrays: np.ndarray) -> Path:
+    np.savez_compressed(folder / "a.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    return folder / "a.npz"
+
+
+def webp(side: int) -> bytes:
+    content = saved("WEBP", Image.new("RGB", (16, 16)), lossless=True)
+    place = content.index(b"VP8L") + 9
+    bits = int.from_bytes(content[place : place + 4], "little") >> 28 << 28 | side - 1 | (side - 1) << 14
+    return content[:place] + bits.to_bytes(4, "little") + content[place + 4 :]
+
+
+def twice(path: Path) -> Path:
+    table = arrow.table([arrow.array([GOOD])] * 2, names=["image", "image"])
+    parquet.write_table(table, path)
+    return path

@@ -17,7 +17,9 @@ PIL.Image.init()
 assert pyarrow.parquet  # imported before it is measured
 
 USES = {
-    "images": lambda path: open_images(path, resolution=8, resize="center-crop", channels=3, background="none").pixels([0]),
+    "images": lambda path: open_images(path, resolution=8, resize="center-crop", channels=3, background="none").pixels(
+        [0]
+    ),
     "statistics": statistics.load,
     "codec": lambda path: read_config(str(path)),
 }

@@ -42,7 +42,9 @@ UPRIGHT = {1: "0123", 2: "1032", 3: "3210", 4: "2301", 5: "0213", 6: "2031", 7: 
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_every_orientation_is_set_upright(tmp_path, orientation, kind):
     options = {"LZW": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True}, "JPEG": {"quality": 100}}.get(kind, {})
-    folder = save(tmp_path / "a" / "a.png", QUADRANTS, "TIFF" if kind == "LZW" else kind, exif=tag(orientation), **options)
+    folder = save(
+        tmp_path / "a" / "a.png", QUADRANTS, "TIFF" if kind == "LZW" else kind, exif=tag(orientation), **options
+    )
     found = open_images(folder).pixels([0])[0, 4::8, 4::8, 0].ravel()
     expected = QUADRANTS[::8, ::8, 0].ravel()[[int(place) for place in UPRIGHT[orientation]]]
     assert np.abs(found.astype(int) - expected).max() <= 4, found
@@ -85,7 +87,10 @@ def test_every_suffix_is_read(tmp_path, suffix):
     Image.init()
     kind = Image.EXTENSION.get(suffix, "JPEG")  # Pillow does not know .jif
     save(tmp_path / "a" / f"x{suffix.upper()}", QUADRANTS, kind)
-    for path in (tmp_path / "a", make_zip(tmp_path / "a.zip", {f"x{suffix}": (tmp_path / "a" / f"x{suffix.upper()}").read_bytes()})):
+    for path in (
+        tmp_path / "a",
+        make_zip(tmp_path / "a.zip", {f"x{suffix}": (tmp_path / "a" / f"x{suffix.upper()}").read_bytes()}),
+    ):
         images = open_images(path)
         assert np.abs(images.pixels([0])[0, 4::8, 4::8].astype(int) - QUADRANTS[4::8, 4::8]).max() <= 8
 
@@ -158,7 +163,9 @@ def test_transparency_is_asked_about(tmp_path, mode):
 @pytest.mark.parametrize("kind", ["WEBP", "GIF", "TIFF"])
 def test_transparency_of_other_formats(tmp_path, kind):
     image, options = with_alpha("P" if kind == "GIF" else "RGBA", COLOURS, ALPHA)
-    folder = save(tmp_path / "a" / "a.png", image, kind, **options | ({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+    folder = save(
+        tmp_path / "a" / "a.png", image, kind, **options | ({"lossless": True, "exact": True} if kind == "WEBP" else {})
+    )
     refuse(folder, "a.png", "--background")
     expected = np.where(ALPHA[..., None], SHOWN[0], 255).repeat(3, 2)
     assert np.array_equal(open_images(folder, background="white").pixels([0])[0], expected)
@@ -178,7 +185,9 @@ def test_arrays_with_alpha(tmp_path):
 def test_every_blend_is_rounded_to_the_nearest(tmp_path, level):
     colour, alpha = np.meshgrid(np.arange(256), np.arange(256))
     pixels = np.dstack([colour] * 3 + [alpha]).astype(np.uint8)
-    found = open_images(make_folder(tmp_path / "a", {"a.png": encode(pixels)}), background=f"#{level:02x}{level:02x}{level:02x}")
+    found = open_images(
+        make_folder(tmp_path / "a", {"a.png": encode(pixels)}), background=f"#{level:02x}{level:02x}{level:02x}"
+    )
     exact = (colour * alpha + level * (255 - alpha)) / 255
     assert np.array_equal(found.pixels([0])[0], np.floor(exact + 0.5)[..., None].repeat(3, 2))
 

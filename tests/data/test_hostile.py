@@ -1,7 +1,6 @@
 """Whatever a stranger's data hold ends in one sentence, within 5 s of processor time and 1 GiB of memory."""
 
 import json
-import struct
 import subprocess
 import zlib
 from collections.abc import Callable
@@ -45,14 +44,15 @@ SPECIAL: dict[str, tuple[Maker, str]] = {
         lambda d: h.sparse(d / "a.parquet", h.HOLES, b"PAR1", b"\xff\xff\xff\xffPAR1"), "a.parquet",
     ),
     "a zip whose directory is 4 GB of nothing": (
-        lambda d: h.sparse(d / "a.zip", h.HOLES, b"PK\3\4", b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, 2**32 - 2, 4, 0)),
+        lambda d: h.sparse(d / "a.zip", h.HOLES, b"PK\3\4", b"PK\5\6" + h.end_of_zip(2**32 - 2)),
         "a.zip",
     ),
 }  # fmt: skip
 ZIPS: dict[str, tuple[Maker, str]] = {
     "3,000,000 entries": (lambda d: h.many_entries(d / "a.zip", 3_000_000), "entries"),
     "labels of 4 GB in 4 MB": (
-        lambda d: h.with_image(h.raw_zip(d / "a.zip", "dataset.json", h.pack(b" " * 2**20, 4090), 4090 << 20)), "dataset.json",
+        lambda d: h.with_image(h.raw_zip(d / "a.zip", "dataset.json", h.pack(b" " * 2**20, 4090), 4090 << 20)),
+        "dataset.json",
     ),
     "an image of 900 MB": (
         lambda d: h.raw_zip(d / "a.zip", "a.png", h.pack(h.GOOD + bytes(2**20), 900), 900 << 20), "unpacked",
@@ -71,20 +71,20 @@ ARRAYS: dict[str, tuple[Maker, str]] = {
     "an array of 100 GB, packed": (
         lambda d: h.raw_zip(d / "a.npz", "images.npy", h.pack(bytes(2**20), 1000), 4_000 << 20), "unpacked",
     ),
-    "an array of 4 GB of nothing": (lambda d: hole(d / "a.npz"), "unpacked"),
+    "an array of 4 GB of nothing": (lambda d: h.hole(d / "a.npz"), "unpacked"),
     "an array that is a text": (lambda d: h.arrays(d / "a.npz", images=b"hello"), "a.npz"),
     "an empty array file": (lambda d: h.arrays(d / "a.npz", images=b""), "a.npz"),
-    "objects": (lambda d: saved_arrays(d, images=np.array([None, {}], object)), "a.npz"),
+    "objects": (lambda d: h.saved_arrays(d, images=np.array([None, {}], object)), "a.npz"),
     "a shape of 10^27": (lambda d: h.arrays(d / "a.npz", images=h.described((10**9, 10**9, 10**9))), "a.npz"),
     "a shape that overflows to 0": (lambda d: h.arrays(d / "a.npz", images=h.described((2**32, 2**32, 1))), "a.npz"),
     "a negative shape": (lambda d: h.arrays(d / "a.npz", images=h.described((-1, 8, 8))), "a.npz"),
     "a shape of texts": (lambda d: h.arrays(d / "a.npz", images=h.described(("8", "8", "8"))), "a.npz"),
     "a deep header": (lambda d: h.arrays(d / "a.npz", images=h.npy("(" * 9000)), "a.npz"),
     "a header of 400 MB": (lambda d: h.arrays(d / "a.npz", images=b"\x93NUMPY\2\0\0\0\0\x18" + bytes(99)), "a.npz"),
-    "records": (lambda d: saved_arrays(d, images=np.zeros(9, "i4,f8")), "a.npz"),
-    "20,000,000 images": (lambda d: saved_arrays(d, images=np.zeros((20_000_000, 1, 1), np.uint8)), "20000000"),
+    "records": (lambda d: h.saved_arrays(d, images=np.zeros(9, "i4,f8")), "a.npz"),
+    "20,000,000 images": (lambda d: h.saved_arrays(d, images=np.zeros((20_000_000, 1, 1), np.uint8)), "20000000"),
     "20,000,000 labels": (
-        lambda d: saved_arrays(d, images=random_pixels(), labels=np.zeros(20_000_000, np.uint8)), "20000000",
+        lambda d: h.saved_arrays(d, images=random_pixels(), labels=np.zeros(20_000_000, np.uint8)), "20000000",
     ),
 }  # fmt: skip
 LISTINGS: dict[str, tuple[Maker, str]] = {
@@ -102,7 +102,10 @@ LISTINGS: dict[str, tuple[Maker, str]] = {
     }.items()
 }
 LABELS: dict[str, tuple[Maker, str]] = {
-    f"the label {label!r:.20}": (lambda d, label=label: h.listed(d, json.dumps({"labels": [["a.png", label]]}).encode()), "a.png")
+    f"the label {label!r:.20}": (
+        lambda d, label=label: h.listed(d, json.dumps({"labels": [["a.png", label]]}).encode()),
+        "a.png",
+    )
     for label in (2**40, -1, 1.5, float("nan"), float("inf"), "0", True, {"a": 1}, None, "x" * 1_000_000)
 }
 IMAGES: dict[str, tuple[Maker, str]] = {
@@ -127,13 +130,13 @@ IMAGES: dict[str, tuple[Maker, str]] = {
         h.image(lambda: h.segments(0xE1, b"Exif\0\0" + h.overlapping(5000, 65_000), 500)), "a.png",
     ),
     "a GIF of 65,535 x 65,535": (h.image(lambda: h.gif(size=(65535, 65535))), "a.png"),
-    "a GIF of a comment of 50 MB": (h.image(lambda: h.gif(b"!\xfe" + (b"\xff" + b"x" * 255) * 200_000 + b"\0")), "a.png"),
+    "a GIF of a comment of 50 MB": (h.image(lambda: h.gif(b"!\xfe" + (b"\xff" * 256) * 200_000 + b"\0")), "a.png"),
     "a TIFF of 2^31 x 2^31": (h.image(lambda: h.plain_tiff(2**31 - 1)), "a.png"),
     "a TIFF of 10,000,000 strips": (
         h.image(lambda: h.plain_tiff(strips=(10_000_000, 110), behind=bytes(21_000_000))), "a.png",
     ),
     "a TIFF of 60,000 tags": (h.image(lambda: h.overlapping(60_000, 50 << 20)), "a.png"),
-    "a WebP of 16,383 x 16,383": (h.image(lambda: webp(16383)), "a.png"),
+    "a WebP of 16,383 x 16,383": (h.image(lambda: h.webp(16383)), "a.png"),
     "an AVIF of 30,000 x 30,000": (h.image(lambda: h.resized_avif(30_000)), "a.png"),
     "an AVIF of 6,000 x 6,000": (h.image(lambda: h.resized_avif(6_000)), "a.png"),
     "a web page": (h.image(lambda: b"<!doctype html>" * 1000), "not one of"),
@@ -158,46 +161,20 @@ TABLES: dict[str, tuple[Maker, str]] = {
     "labels that are texts": (
         lambda d: make_parquet(d / "a.parquet", {"image": [h.GOOD], "label": ["cat"]}), "--labels none",
     ),
-    "two columns of one name": (lambda d: twice(d / "a.parquet"), "a.parquet"),
+    "two columns of one name": (lambda d: h.twice(d / "a.parquet"), "a.parquet"),
     "files of other columns": (
         lambda d: make_parquet(h.cells([h.GOOD])(d).with_name("b.parquet"), {"other": [1]}).parent, "columns",
     ),
 }  # fmt: skip
 
 
-def hole(path: Path) -> Path:
-    """Write an array file of which the array is a hole, and takes nothing on disk."""
-    head = h.npy("{'descr': '|u1', 'fortran_order': False, 'shape': (4000, 1000, 1000), }")
-    h.raw_zip(path, "images.npy", head, 4_000_000_000)
-    content = path.read_bytes().replace(struct.pack("<HIII", 8, 0, 0, len(head)), struct.pack("<HIII", 0, 0, 0, 4_000_000_000))
-    place = content.index(b"PK\1\2")
-    end = content[place:-6] + struct.pack("<IH", 4_000_000_000, 0)
-    return h.sparse(path, 4_000_000_000 + len(end), content[:place], end)
-
-
-def saved_arrays(folder: Path, **arrays: np.ndarray) -> Path:
-    np.savez_compressed(folder / "a.npz", **arrays)  # pyright: ignore[reportArgumentType]
-    return folder / "a.npz"
-
-
-def webp(side: int) -> bytes:
-    content = h.saved("WEBP", Image.new("RGB", (16, 16)), lossless=True)
-    place = content.index(b"VP8L") + 9
-    bits = int.from_bytes(content[place : place + 4], "little") >> 28 << 28 | side - 1 | (side - 1) << 14
-    return content[:place] + bits.to_bytes(4, "little") + content[place + 4 :]
-
-
-def twice(path: Path) -> Path:
-    table = h.arrow.table([h.arrow.array([h.GOOD])] * 2, names=["image", "image"])
-    h.parquet.write_table(table, path)
-    return path
-
-
 def check(use: str, path: Path, *words: str) -> None:
     try:
         error, seconds, taken = measure(use, path)
     finally:
-        subprocess.run(["rm", "-rf", path if path.is_dir() else path.parent], check=True)  # some are too deep for Python
+        subprocess.run(
+            ["rm", "-rf", path if path.is_dir() else path.parent], check=True
+        )  # some are too deep for Python
     assert error is not None, "nothing was wrong with it"
     assert not error.startswith("undeclared"), error
     assert error.isprintable() and len(error) < 1500
@@ -209,7 +186,8 @@ def check(use: str, path: Path, *words: str) -> None:
 ALL = {
     f"{kind}: {name}": case
     for kind, cases in {
-        "special": SPECIAL, "zip": ZIPS, "array": ARRAYS, "listing": LISTINGS, "label": LABELS, "image": IMAGES, "table": TABLES,
+        "special": SPECIAL, "zip": ZIPS, "array": ARRAYS, "listing": LISTINGS, "label": LABELS, "image": IMAGES,
+        "table": TABLES,
     }.items()
     for name, case in cases.items()
 }  # fmt: skip
@@ -287,5 +265,7 @@ def test_what_looks_hostile_may_be_honest(tmp_path):
     assert seconds < SECONDS and taken < BYTES
     large = Image.effect_noise((800, 800), 99).convert("RGB")
     content = h.saved("JPEG", large, icc_profile=bytes(500_000), comment=b"c" * 60_000, progressive=True, quality=95)
-    error, _, _ = measure("images", make_folder(tmp_path / "photos", {"a.jpg": content, "b.png": encode(np.asarray(large))}))
+    error, _, _ = measure(
+        "images", make_folder(tmp_path / "photos", {"a.jpg": content, "b.png": encode(np.asarray(large))})
+    )
     assert error is None

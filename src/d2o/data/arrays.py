@@ -28,7 +28,9 @@ def load_arrays(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]
 def read_npz(path: Path, arrays: Sequence[str], labels: str) -> Source:
     key = next((name for name in ARRAY_NAMES if name in arrays), None)
     if key is None:
-        raise ValueError(f"{path} has no array {' or '.join(ARRAY_NAMES)}, only {list_names(arrays)}; name it `images`.")
+        raise ValueError(
+            f"{path} has no array {' or '.join(ARRAY_NAMES)}, only {list_names(arrays)}; name it `images`."
+        )
     column = choose_labels(path, labels, arrays)
     found = load_arrays(path, [key, column] if column else [key])
     pixels, classes = found[key], found[column] if column else None

@@ -17,7 +17,7 @@ from d2o.errors import printable
 from .source import LARGEST, LFS, TIFF, Source, describe
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
-KINDS = dict.fromkeys(("1", "L", "LA"), "grey") | dict.fromkeys(("P", "PA", "RGB", "RGBA"), "colour")
+KINDS = {"1": "grey", "L": "grey", "LA": "grey", "P": "colour", "PA": "colour", "RGB": "colour", "RGBA": "colour"}
 """Of the modes that need no decision by the user, but perhaps one on transparency."""
 CHANNELS = {"grey": 1, "colour": 3}
 CONVERTED = {
@@ -28,14 +28,9 @@ CONVERTED = {
 BACKGROUNDS = ("white", "black", "grey")
 REMEDY = "add --resolution N --resize center-crop"
 UPRIGHT = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
+}  # fmt: skip
 """What sets an image upright, by EXIF's orientation; from 5 on width and height change places."""
 ORIENTATION, LONGEST_EXIF = 0x0112, 1 << 16
 MOST_PIXELS = {"WEBP": 1 << 25, "AVIF": 1 << 25}  # their decoders keep several copies of an image
@@ -126,7 +121,9 @@ class Decoder:
             rest = f"the colour mode {image.kind}, which is not converted here; save it as RGB or grey"
             wrong = f"{image.name} has {CONVERTED.get(image.kind, rest)}"
         elif image.alpha and self.background is None:
-            wrong = f"{image.name} has transparency; add --background white, black, grey or #rrggbb to show it on that, or "
+            wrong = (
+                f"{image.name} has transparency; add --background white, black, grey or #rrggbb to show it on that, or "
+            )
             wrong += "--background none to drop it"
         elif self.channels is None and image.kind != first.kind:
             wrong = f"{first.name} is {first.kind} but {image.name} is {image.kind}; add --channels 3 or --channels 1"
@@ -248,5 +245,7 @@ def find_orientation(image: Image) -> int:
 
 
 def make_header(source: Source, index: int, image: Image, orientation: int) -> Header:
-    size = image.size[:: -1 if orientation in (5, 6, 7, 8) else 1]
-    return Header(printable(source.names[index]), size, KINDS.get(image.mode, image.mode), image.has_transparency_data)
+    width, height = reversed(image.size) if orientation in (5, 6, 7, 8) else image.size
+    return Header(
+        printable(source.names[index]), (width, height), KINDS.get(image.mode, image.mode), image.has_transparency_data
+    )

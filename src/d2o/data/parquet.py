@@ -28,24 +28,25 @@ def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
         example = files[-1].with_name(files[-1].stem.split("-")[0] + "-*")
         raise ValueError(f"{path} mixes the splits {', '.join(splits)}; name one, for example '{example}'.")
     with name_damage(path, "download it again; all files must have the same columns"):
-        opened = [open_table(file) for file in files]
-        schema = opened[0].schema_arrow
-        count = sum(table.metadata.num_rows for table in opened)
+        descriptions = [open_table(file).metadata for file in files]
+        schema, counts = (
+            descriptions[0].schema.to_arrow_schema(),
+            [description.num_rows for description in descriptions],
+        )
     kinds = dict(zip(schema.names, schema.types, strict=True))
     pictures = [name for name, kind in kinds.items() if contains_images(kind)]
     if not pictures:
         raise ValueError(f"{files[0]} has no column of images, only {list_names(kinds)}; give another file.")
-    if not 0 < count <= MOST_IMAGES:
-        raise ValueError(f"{path} has {count or 'no'} rows, not 1 to {MOST_IMAGES}; choose another file.")
+    if not 0 < sum(counts) <= MOST_IMAGES:
+        raise ValueError(f"{path} has {sum(counts) or 'no'} rows, not 1 to {MOST_IMAGES}; choose another file.")
     picture = next((name for name in IMAGE_COLUMNS if name in pictures), pictures[0])
     column = choose_labels(path, labels, list(kinds))
     if column and not arrow.types.is_integer(kinds[column]):
         raise ValueError(f"{path}: {column!r} has the type {kinds[column]}, not an integer; add --labels none.")
     with name_damage(path, "download it again; all files must have the same columns"):
-        batches = read_batches(files, opened, [picture, *([column] if column else [])])
-        table = arrow.Table.from_batches(batches)
+        table = arrow.Table.from_batches(read_batches(files, [picture, *([column] if column else [])]))
         images, found = table[picture], table[column].to_pylist() if column else None
-    rows = [(file, row) for file, part in zip(files, opened, strict=True) for row in range(part.metadata.num_rows)]
+    rows = [(file, row) for file, part in zip(files, counts, strict=True) for row in range(part)]
 
     def open_row(index: int) -> IO[bytes]:
         stored, folder = images[index].as_py(), rows[index][0].parent.resolve()
@@ -72,10 +73,10 @@ def open_table(path: Path) -> "ParquetFile":
     return ParquetFile(path, thrift_container_size_limit=MOST_GROUPS)
 
 
-def read_batches(files: Sequence[Path], tables: "Sequence[ParquetFile]", columns: Sequence[str]) -> "list[RecordBatch]":
+def read_batches(files: Sequence[Path], columns: Sequence[str]) -> "list[RecordBatch]":
     """Read the columns by a few rows at a time: a value that is stored once may stand in each of a million rows."""
     batches, stored, taken = [], sum(file.stat().st_size for file in files), 0
-    for table in tables:
+    for table in map(open_table, files):
         groups = (table.metadata.row_group(i) for i in range(table.num_row_groups))
         longest = max((group.total_byte_size for group in groups), default=0)  # a row has no more, unless by reference
         check_room(files, stored, longest)

@@ -1,6 +1,5 @@
 """A `Source`: images as they are stored, before any is decoded, and what the readers of all formats share."""
 
-import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,9 +18,7 @@ TIFF = (b"II", b"MM")  # how it begins
 LARGEST = 1 << 26  # bytes of an image file
 MOST_IMAGES = 1 << 22  # of an array or table, each with a name and a label
 ROOM, MOST_PACKED = 1 << 29, 8  # bytes that arrays may take, however small they are packed; beyond, how often the file
-DAMAGED = (
-    OSError, EOFError, SyntaxError, RuntimeError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile
-)  # fmt: skip
+DAMAGED = (OSError, EOFError, SyntaxError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile)
 """What libraries raise for files that are broken, encrypted or of an unknown kind."""
 
 

@@ -134,6 +134,7 @@ class Archive:
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise OSError("it is packed by another method than deflate, whose result cannot be bounded")
         file = archive.open(entry)
+        assert isinstance(file, zipfile.ZipExtFile)
         if entry.file_size > WHOLE and file.peek(2)[:2] not in TIFF:
             return file
         with file:  # whose sum is checked at its end; a TIFF is read back and forth, each time unpacked from its start
@@ -183,9 +184,7 @@ def read_folder(path: Path, labels: str) -> Source:
     if wants_labels(path, labels):
         listing = path / "dataset.json"
         found = (
-            read_listing(path, read_bytes(listing, LISTING), names)
-            if listing.exists()
-            else number_folders(path, names)
+            read_listing(path, read_bytes(listing, LISTING), names) if listing.exists() else number_folders(path, names)
         )
     return Source(str(path), names, lambda index: open_regular(path / names[index], LARGEST), found)
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to ask for it is to set it
@@ -30,8 +31,9 @@ REFUSALS = {
     errno.EIO: "the disk does not take it; look at the disk or choose another place",
 }
 """What keeps a file from being written, whichever library notices."""
-LONGEST_LIST = 1 << 23
-"""Bytes of a zip's list of its entries: those of 50,000 take about 5 million."""
+MOST_VALUES = 4_000_000  # of JSON: the labels of a million images
+MOST_ENTRIES = 1_500_000  # of a zip: Python takes about 600 bytes for each
+LONGEST_DIRECTORY = 1 << 28  # bytes of the list of a zip's entries
 
 
 @contextmanager
@@ -151,31 +153,22 @@ def find_alike(path: Path, would_do: Callable[[Path], bool]) -> list[str]:
     return list(islice((name for name in close if would_do(path.with_name(name))), 1))
 
 
-def open_regular(path: str | Path) -> IO[bytes]:
-    """Open a file for reading; raises OSError for pipes, devices and sockets, which may hang or never end."""
-    if not stat.S_ISREG(Path(path).stat().st_mode):
+def open_regular(path: str | Path, most: int | None = None) -> io.BufferedReader:
+    """Open a file for reading; raises OSError for pipes, devices and sockets, which may hang or never end.
+
+    So does a file of more than `most` bytes.
+    """
+    found = Path(path).stat()
+    if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if most is not None and found.st_size > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
     return Path(path).open("rb")
-
-
-def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
-    """Open a zip file whose list of entries is read within limits: a long one is a BadZipFile, as if damaged."""
-
-    class Limited:
-        seek, tell = file.seek, file.tell
-
-        def read(self, count: int = -1) -> bytes:
-            content = file.read(LONGEST_LIST + 1 if count < 0 else min(count, LONGEST_LIST + 1))
-            if len(content) > LONGEST_LIST:
-                raise zipfile.BadZipFile(f"its list of entries has more than {LONGEST_LIST:,} bytes")
-            return content
-
-    return zipfile.ZipFile(cast("IO[bytes]", Limited()))
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
     """Return what a regular file contains; raises OSError where that is more than `most` bytes."""
-    with open_regular(path) as file:
+    with open_regular(path, most) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
@@ -184,10 +177,34 @@ def read_bytes(path: str | Path, most: int) -> bytes:
 
 def parse_json(text: bytes | str) -> Any:
     """Return what JSON says, with or without a byte-order mark; all that can be wrong with it is a ValueError."""
+    raw = text.encode() if isinstance(text, str) else text
+    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        raise ValueError(f"it has more than {MOST_VALUES:,} values")
     try:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+class ZipReader(io.BufferedReader):
+    """A zip's file, which is read by pieces but for the list of entries: that is counted before it is unpacked."""
+
+    most: int
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > LONGEST_DIRECTORY:
+            raise zipfile.BadZipFile(f"its directory claims more than {LONGEST_DIRECTORY:,} bytes")
+        content = super().read(size)
+        if content.count(b"PK\1\2") > self.most:
+            raise zipfile.BadZipFile(f"it has more than {self.most:,} entries")
+        return content
+
+
+def open_zip(path: str | Path, most: int = MOST_ENTRIES) -> zipfile.ZipFile:
+    """Open a regular file as a zip of at most so many entries; zipfile's errors are many."""
+    reader = ZipReader(open_regular(path).detach())
+    reader.most = most
+    return zipfile.ZipFile(reader)
 
 
 def sha256_of(path: str | Path) -> str:

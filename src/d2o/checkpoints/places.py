@@ -166,7 +166,7 @@ def recognise_folder(name: str, path: Path) -> Place:
 def recognise_zip(name: str, path: Path, start: bytes) -> Place:
     """Return what a zip file is: of torch.save, stored statistics, or else images. A damaged one is left to readers."""
     try:
-        with open_regular(path) as file, open_zip(file) as archive:
+        with open_zip(path) as archive:
             entries = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
         entries = [start.decode("latin-1")]  # the name of the first entry

@@ -57,13 +57,16 @@ class Preparation:
     """Convert them to grey (1) or RGB (3)."""
     labels: Literal["auto", "none"] = "auto"
     """none: ignore the data's classes."""
+    background: Annotated[str | None, tyro.conf.arg(metavar="white|black|grey|#rrggbb|none")] = None
+    """Show transparent images on this colour; none drops transparency and keeps the colours beneath."""
 
     def prepare(self, data: str) -> "Images":
         """Return the images that are named; a model, such as a run with its grids of samples, is refused."""
         from d2o.checkpoints.places import locate
         from d2o.data.datasets import open_images
 
-        options = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
+        names = ("resolution", "resize", "channels", "background")
+        options = {name: getattr(self, name) for name in names}
         return open_images(locate(data, "data").path, labels=self.labels, **options)
 
 

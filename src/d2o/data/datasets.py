@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decoding import Decoder, make_decoder, open_image, read_header
+from .decoding import Decoder, make_decoder, open_image
 from .files import to_float
 from .source import Source
 from .sources import find
@@ -167,21 +167,23 @@ def open_images(
     resize: str | None = None,
     labels: str = "auto",
     channels: int | None = None,
+    background: str | None = None,
     num_classes: int | None = None,
     cache_bytes: int = 4 << 30,
 ) -> Images:
     """Open a data set: the built-in `digits`, an EDM zip, a folder, an .npz file or Hugging Face parquet files.
 
     `resize` (area, bilinear, lanczos, center-crop) brings the images to `resolution`; `channels` makes them all grey
-    (1) or colour (3). `labels` is "auto", "none", or the name of the array or column that holds them; `num_classes` is
+    (1) or colour (3); transparent ones are shown on a `background` (white, black, grey, #rrggbb), or lose their alpha
+    ("none"). `labels` is "auto", "none", or the name of the array or column that holds them; `num_classes` is
     one more than the largest label unless given. Up to `cache_bytes` of decoded images are kept in memory.
     Raises ValueError, naming the file and the remedy, for whatever does not fit.
     """
     found = find(source, labels)
-    decode = make_decoder(found, resolution, resize, channels)
+    decode = make_decoder(found, resolution, resize, channels, background)
     for index in spread(len(found.names), CHECKED):
-        with open_image(found, index) as image:
-            decode.check(read_header(found, index, image))
+        header, _ = open_image(found, index)
+        decode.check(header)
     classes = read_labels(found, num_classes)
     count = 0 if classes is None else num_classes or int(classes.max()) + 1
     order, cache = np.arange(len(found.names)), Cache(decode, cache_bytes)
@@ -199,7 +201,7 @@ def read_labels(source: Source, num_classes: int | None) -> np.ndarray | None:
     limit = num_classes or MOST_CLASSES
     for index, label in enumerate(source.labels):
         if isinstance(label, bool | np.bool_) or not hasattr(label, "__index__"):
-            raise ValueError(f"{source.image(index)} has the label {label!r}, not an integer; add --labels none.")
+            raise ValueError(f"{source.image(index)} has the label {label!r:.99}, not an integer; add --labels none.")
         if not 0 <= operator.index(label) < limit:
             raise ValueError(f"{source.image(index)} has the label {label}, not one from 0 to {limit - 1}; correct it.")
     return np.array(source.labels, np.int64)

@@ -7,23 +7,24 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from d2o.files import find_alike
+from d2o.files import find_alike, open_regular, open_zip, parse_json, read_bytes
 
+from .arrays import from_arrays, read_npz
 from .parquet import read_parquet
-from .source import LFS, Source, choose_labels, name_damage, wants_labels
+from .source import LARGEST, LFS, TIFF, Source, describe, name_damage, wants_labels
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = tuple(
+    ".png .jpg .jpeg .jfif .jpe .jif .webp .bmp .dib .tif .tiff .gif .avif".split()  # noqa: SIM905
+)
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX)")
-ARRAY_NAMES = ("images", "arr_0", "x")
 WHOLE = 1 << 20  # a file of a zip up to this many bytes is read at once, which also checks its sum
-LARGEST = 1 << 30  # a compressed image larger than this many bytes is a bomb
+LISTING = 1 << 27  # bytes of a dataset.json: the labels of millions of images
 
 Reader = Callable[[Path, str], Source]
 """path, labels ("auto", "none" or the name of a column) -> the images there. What is wrong is a ValueError."""
@@ -43,6 +44,8 @@ def find(name: str | Path, labels: str = "auto") -> Source:
             return read(path, labels)
     except PermissionError as error:
         raise ValueError(f"{error.filename or path} may not be read by this user; change its permissions.") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({describe(error)}); move or remove it.") from error
     if not path.exists():
         raise ValueError(describe_missing(path))
     raise ValueError(
@@ -59,7 +62,7 @@ def find_reader(path: Path) -> Reader | None:
         return read_folder
     if not path.exists():
         return read_pattern if "*" in path.name else None
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(64)
     return next((READERS[key] for key in READERS if isinstance(key, bytes) and start.startswith(key)), None)
 
@@ -82,12 +85,6 @@ def can_open(path: Path) -> bool:
         return False
 
 
-def from_arrays(path: str, pixels: np.ndarray, labels: np.ndarray | None) -> Source:
-    """Return uint8 images [N, H, W, C] in memory, with labels [N] or None, as a source."""
-    names = [f"image {i}" for i in range(len(pixels))]
-    return Source(path, names, pixels.__getitem__, None if labels is None else list(labels))
-
-
 def read_digits(labels: str) -> Source:
     """Read scikit-learn's 8x8 digits from its file: importing scikit-learn takes longer than a short run."""
     package = find_spec("sklearn")
@@ -95,26 +92,6 @@ def read_digits(labels: str) -> Source:
     table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
     pixels = np.floor(table[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16) + 0.5).astype(np.uint8)
     return from_arrays("digits", pixels, table[:, -1].astype(np.int64) if wants_labels("digits", labels) else None)
-
-
-def read_npz(path: Path, arrays: Sequence[str], labels: str) -> Source:
-    key = next((name for name in ARRAY_NAMES if name in arrays), None)
-    if key is None:
-        raise ValueError(f"{path} has no array {' or '.join(ARRAY_NAMES)}, only {', '.join(arrays)}; name it `images`.")
-    column = choose_labels(path, labels, arrays)
-    damage = name_damage(path, "save plain uint8 arrays with numpy.savez", ValueError)
-    with damage, np.load(path, allow_pickle=False) as file:
-        pixels, found = file[key], file[column] if column else None
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"{path}: `{key}` has the type {pixels.dtype}; save the pixels as uint8 from 0 to 255.")
-    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-    if pixels.ndim == 4 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[1] in (1, 3, 4):
-        pixels = pixels.transpose(0, 2, 3, 1)
-    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3, 4) or 0 in pixels.shape:
-        raise ValueError(f"{path}: `{key}` has the shape {pixels.shape}; save images [N, H, W, C] of 1 or 3 channels.")
-    if found is not None and found.ndim != 1:
-        raise ValueError(f"{path}: `{column}` has the shape {found.shape}; expected one integer per image.")
-    return from_arrays(str(path), pixels, found)
 
 
 def find_images(path: Path, names: Iterable[str]) -> list[str]:
@@ -134,8 +111,8 @@ class Listing(BaseModel):
 def read_listing(path: Path, text: bytes, names: Sequence[str]) -> list[Any] | None:
     """Return the labels of EDM's dataset.json in the order of `names`; None where it says that there are none."""
     try:
-        labels = Listing.model_validate_json(text).labels
-    except ValidationError as error:
+        labels = Listing.model_validate(parse_json(text)).labels
+    except ValueError as error:
         wanted = '{"labels": [["name.png", 0], ...]} or null'
         raise ValueError(f"dataset.json in {path} cannot be read; write {wanted}, or add --labels none.") from error
     if labels is None:
@@ -156,16 +133,23 @@ class Archive:
 
     def get(self) -> zipfile.ZipFile:
         if self.process != os.getpid():
-            self.zip, self.process = zipfile.ZipFile(self.path), os.getpid()
+            self.zip, self.process = open_zip(self.path), os.getpid()
         return self.zip
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str, most: int = LARGEST) -> IO[bytes]:
         """Open one file of the zip; raises OSError for a bomb."""
         archive = self.get()
-        size = archive.getinfo(name).file_size
-        if size > LARGEST:
-            raise OSError(f"unpacked it would take {size:,} bytes")
-        return io.BytesIO(archive.read(name)) if size <= WHOLE else archive.open(name)
+        entry = archive.getinfo(name)
+        if entry.file_size > most:
+            raise OSError(f"unpacked it would take {entry.file_size:,} bytes, more than {most:,}")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise OSError("it is packed by another method than deflate, whose result cannot be bounded")
+        file = archive.open(entry)
+        assert isinstance(file, zipfile.ZipExtFile)
+        if entry.file_size > WHOLE and file.peek(2)[:2] not in TIFF:
+            return file
+        with file:  # whose sum is checked at its end; a TIFF is read back and forth, each time unpacked from its start
+            return io.BytesIO(file.read(entry.file_size))
 
 
 def read_zip(path: Path, labels: str) -> Source:
@@ -173,30 +157,32 @@ def read_zip(path: Path, labels: str) -> Source:
     archive = Archive(path)
     with name_damage(path, "copy or download it again"):
         entries = archive.get().namelist()
-        listed = "dataset.json" in entries and wants_labels(path, labels)
-        listing = archive.get().read("dataset.json") if listed else None
     if entries and all(name.endswith(".npy") for name in entries):
         return read_npz(path, [name.removesuffix(".npy") for name in entries], labels)
-    names = find_images(path, entries)
-    found = None if listing is None else read_listing(path, listing, names)
+    names, found = find_images(path, entries), None
+    if "dataset.json" in entries and wants_labels(path, labels):
+        with name_damage(path, "repair its dataset.json, or add --labels none"):
+            listing = archive.open("dataset.json", LISTING).read()
+        found = read_listing(path, listing, names)
     return Source(str(path), names, lambda index: archive.open(names[index]), found)
 
 
 def list_files(root: Path) -> list[str]:
     """List the files below a folder by their relative names with /, following links but no circle of links."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    files: dict[str, list[str]] = {}  # by real folder
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=refuse):
-        real = os.path.realpath(folder)
-        if real in files:
-            folders.clear()
+    files, seen, waiting = [], set(), [""]
+    while waiting:
+        prefix = waiting.pop()
+        found = (root / prefix).stat()
+        if (found.st_dev, found.st_ino) in seen:
             continue
-        prefix = Path(folder).relative_to(root).as_posix() + "/"
-        files[real] = [f"{prefix}{name}".removeprefix("./") for name in names]
-    return list(chain(*files.values()))
+        seen.add((found.st_dev, found.st_ino))
+        with os.scandir(root / prefix) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry).is_dir()):
+                    waiting.append(f"{prefix}{entry.name}/")
+                else:
+                    files.append(prefix + entry.name)
+    return files
 
 
 def read_folder(path: Path, labels: str) -> Source:
@@ -208,8 +194,10 @@ def read_folder(path: Path, labels: str) -> Source:
     names, found = find_images(path, files), None
     if wants_labels(path, labels):
         listing = path / "dataset.json"
-        found = read_listing(path, listing.read_bytes(), names) if listing.exists() else number_folders(path, names)
-    return Source(str(path), names, lambda index: (path / names[index]).open("rb"), found)
+        found = (
+            read_listing(path, read_bytes(listing, LISTING), names) if listing.exists() else number_folders(path, names)
+        )
+    return Source(str(path), names, lambda index: open_regular(path / names[index], LARGEST), found)
 
 
 def number_folders(path: Path, names: Sequence[str]) -> list[int] | None:

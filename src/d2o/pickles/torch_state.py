@@ -145,7 +145,7 @@ def read_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:
 def locate_entries(source: Source) -> dict[str, Span]:
     """Return where the files of a zip lie; torch stores them as they are, so compression is an error."""
     try:
-        with open_zip(source.file) as archive:
+        with open_zip(source.path, MOST_PARTS) as archive:
             listed = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError) as error:
         raise source.malformed(f"its zip directory is unreadable ({type(error).__name__})") from error

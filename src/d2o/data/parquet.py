@@ -1,9 +1,12 @@
 """Parquet files of Hugging Face."""
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from d2o.files import parse_json
 
 from .source import Source, choose_labels, name_damage
 
@@ -15,10 +18,6 @@ def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
-    splits = sorted({file.stem.split("-")[0] for file in files if "-of-" in file.stem})
-    if len(splits) > 1:
-        example = files[-1].with_name(files[-1].stem.split("-")[0] + "-*")
-        raise ValueError(f"{path} mixes the splits {', '.join(splits)}; name one, for example '{example}'.")
     remedy = "download it again; all files must have the same columns"
     with name_damage(path, remedy, arrow.ArrowException):
         schema = parquet.read_schema(files[0])
@@ -47,7 +46,18 @@ def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
         return (folder / name).open("rb")
 
     found = table[column].to_pylist() if column else None
-    return Source(str(path), [f"row {row} of {file.name}" for file, row in rows], open_row, found)
+    names = [f"row {row} of {file.name}" for file, row in rows]
+    return Source(str(path), names, open_row, found, read_class_names(schema.metadata, column))
+
+
+def read_class_names(metadata: Mapping[bytes, bytes] | None, column: str | None) -> dict[int, str]:
+    """Return the names of classes that Hugging Face's description has, if any, of a column."""
+    try:
+        names = parse_json((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
+        counts = Counter(names)
+        return {i: name if counts[name] == 1 else f"{name} {i}" for i, name in enumerate(names)}
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def contains_images(kind: Any) -> bool:

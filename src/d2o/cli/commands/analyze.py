@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 import d2o
-from d2o.cli.options import DataOptions, Model, parse
+from d2o.cli.options import DataOptions, Model, Preparation, parse
 from d2o.cli.progress import counted, say
 from d2o.files import check_folder
 from d2o.records import nearest
@@ -73,7 +73,7 @@ class Watching(Study):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum(Watching):
+class Spectrum(Preparation, Watching):
     """Which frequencies change between successive outputs, at each noise level.
 
     examples:
@@ -85,21 +85,15 @@ class Spectrum(Watching):
     """A one-step student of it, to be compared."""
     data: str | None = None
     """Real images to be compared: a folder, an EDM zip, an .npz, .parquet, or `digits`."""
-    resolution: int | None = None
-    """Bring the images to this side; needs --resize."""
-    resize: Annotated[str | None, tyro.conf.arg(metavar="area|bilinear|lanczos|center-crop")] = None
-    """How images are brought to --resolution."""
-    channels: Literal[1, 3] | None = None
-    """Convert them to grey (1) or RGB (3)."""
 
     def run(self) -> "Report":
         from d2o.analysis.spectrum import spectrum
         from d2o.analysis.spectrum_report import report
 
-        sizes = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
-        images = d2o.images(self.data, **sizes) if self.data is not None else None
+        teacher = self.load(self.model)
+        images = self.prepare(self.data, teacher) if self.data is not None else None
         student = self.load(self.student) if self.student is not None else None
-        return report(spectrum(self.load(self.model), self.sampling(), student=student, images=images))
+        return report(spectrum(teacher, self.sampling(), student=student, images=images))
 
 
 @dataclass(frozen=True, kw_only=True)

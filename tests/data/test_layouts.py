@@ -1,6 +1,7 @@
 """What trees of files mean, one by one; and a zip of any files is the same data set as their folder."""
 
 import json
+import os
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2o.data.datasets import Images, open_images
+from d2o.data.datasets import open_images
 from refusal import refused
 
 from .making import encode, make_folder, make_zip, random_pixels
@@ -61,8 +62,8 @@ LAYOUTS: dict[str, tuple[dict[str, bytes], dict[str, Any], list[Any] | None, tup
     "wrapped buckets": (tree("ffhq/00000/0", "ffhq/01000/0"), {}, None, ()),
     "buckets in a split": (tree("train/00000/0", "train/01000/0", "val/00000/1"), {}, None, ()),
     "buckets as classes": (tree("ffhq/00000/0", "ffhq/01000/0"), {"labels": "folders"}, [0, 1], ("00000", "01000")),
-    "numbers": (tree("3/0", "10/0", "5/0"), {}, [0, 1, 2], ("3", "5", "10")),
-    "numbers of a model": (tree("3/0", "10/0", "5/0"), {"num_classes": 11}, [3, 5, 10], tuple(map(str, range(11)))),
+    "numbers": (tree("3/0", "10/0", "5/0"), {}, [2, 0, 1], ("3", "5", "10")),
+    "numbers of a model": (tree("3/0", "10/0", "5/0"), {"num_classes": 11}, [10, 3, 5], tuple(map(str, range(11)))),
     "long numbers": (tree("20230101/0", "20240101/0"), {}, [0, 1], ("20230101", "20240101")),
     "numbers that are the same": (tree("1/0", "01/0"), {}, [0, 1], ("01", "1")),
     "list": (tree(*FLAT, **{"dataset.json": listed(FLAT)}), {}, [0, 1, 2, 0, 1, 2], ("0", "1", "2")),
@@ -124,10 +125,6 @@ LAYOUTS: dict[str, tuple[dict[str, bytes], dict[str, Any], list[Any] | None, tup
 }
 
 
-def found(images: Images) -> tuple[Any, ...]:
-    return images.labels and images.labels.tolist(), images.classes, images.describe().partition(":")[2], images.fingerprint
-
-
 def outcome(path: Path, **options: Any) -> Any:
     """What opening gives, or the sentence by which it is refused."""
     try:
@@ -142,29 +139,142 @@ def zip_as_windows(path: Path, files: dict[str, bytes]) -> Path:
     return make_zip(path, {name.replace("/", "\\"): content for name, content in files.items()})
 
 
+class Unsaid(zipfile.ZipInfo):
+    """A name in UTF-8, decomposed, without the flag that says so."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802
+        return unicodedata.normalize("NFD", self.filename).encode(), self.flag_bits & ~0x800
+
+
 def zip_as_macos(path: Path, files: dict[str, bytes]) -> Path:
-    """Decomposed accents in UTF-8 that is not said to be, folders, and a shadow of each file."""
     with zipfile.ZipFile(path, "w") as archive:
+        for folder in {folder for name in files for folder in Path(name).parents[:-1]}:
+            archive.writestr(Unsaid(f"{folder}/"), b"")
         for name, content in files.items():
-            raw = unicodedata.normalize("NFD", name).encode()
-            archive.writestr(zipfile.ZipInfo(raw.decode("cp437")), content)
-            archive.writestr(f"__MACOSX/{Path(name).parent}/._{Path(name).name}", b"\0\5\x16\7")
-            if "/" in name:
-                archive.writestr(f"{name.split('/')[0]}/", b"")
-    plain = path.read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():  # as the system writes it: the same bytes, without the flag
-            said = entry.orig_filename.encode() if entry.flag_bits & 0x800 else b""
-            plain = plain.replace(said, said.decode().encode("cp437")) if said else plain
+            archive.writestr(Unsaid(name), content)
+            archive.writestr(Unsaid(f"__MACOSX/{Path(name).with_name('._' + Path(name).name)}"), b"\0\5\x16\7")
     return path
+
+
+def zip_with_dots(path: Path, files: dict[str, bytes]) -> Path:
+    return make_zip(path, {f"./{name}": content for name, content in reversed(files.items())})
+
+
+ZIPS = (make_zip, zip_as_windows, zip_as_macos, zip_with_dots)
+
+
+def check_zips(place: Path, files: dict[str, bytes], **options: Any) -> None:
+    """A folder of these files, and zips of it made in all ways, are the same."""
+    folder = outcome(make_folder(place / "data", files), **options)
+    for i, make in enumerate(ZIPS):
+        (place / str(i)).mkdir()
+        assert outcome(make(place / str(i) / "data.zip", files), **options) == (
+            folder if isinstance(folder, tuple) else folder.replace("data in", "data.zip in")
+        ), make.__name__
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout(layout, tmp_path):
     files, options, labels, classes = LAYOUTS[layout]
-    folder = make_folder(tmp_path / "data", files)
-    images = open_images(folder, **options)
+    images = open_images(make_folder(tmp_path / "data", files), **options)
     assert (None if images.labels is None else images.labels.tolist()) == labels
     assert images.classes == classes
-    for zipped in (make_zip(tmp_path / "data.zip", files), zip_as_windows(tmp_path / "windows/data.zip", files)):
-        assert outcome(zipped, **options) == outcome(folder, **options)
+    check_zips(tmp_path, files, **options)
+
+
+FOLDERS = st.sampled_from(["train", "Val", "00000", "01000", "3", "03", "été", "cat", "a-b", "images"])
+NAMES = st.builds(
+    lambda folders, name: "/".join([*folders, name]), st.lists(FOLDERS, max_size=3), st.sampled_from("xyz")
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    names=st.lists(NAMES, min_size=1, max_size=8, unique=True),
+    where=st.none() | st.integers(0, 3),
+    labels=st.sampled_from(["auto", "none", "folders"]),
+    split=st.sampled_from([None, "train", "val", "all"]),
+)
+def test_any_zip_is_its_folder(tmp_path_factory, names, where, labels, split):
+    """`where` is how far inside the first image's folders a dataset.json lies."""
+    files, inside = tree(*names), names[0].split("/")[:-1][:where]
+    if where is not None:
+        around = "/".join([*inside, ""])
+        below = [name.removeprefix(around) for name in names if name.startswith(around)]
+        files |= tree(**{f"{around}dataset.json": listed(below)})
+    check_zips(tmp_path_factory.mktemp("any"), files, labels=labels, split=split)
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "says"),
+    [
+        (tree("test/0", "val/0"), {}, ("test, val", "--split")),
+        (tree(*SPLIT), {"split": "test"}, ("test", "train, val", "--split all")),
+        (tree(*ANIMALS), {"split": "train"}, ("no splits", "--split")),
+        (tree("test/0"), {"split": "train"}, ("train", "test")),
+        (tree("train/cat/0", "train/dog/0", "val/0"), {"split": "all"}, ("train, val", "--split", "--labels none")),
+        (tree(*ANIMALS, "0"), {}, ("0.png", "--labels none")),
+        (tree(*ANIMALS, "0"), {"labels": "folders"}, ("0.png", "--labels none")),
+        (tree(*ANIMALS, "0"), {"labels": "animals"}, ("'animals'", "auto", "none", "folders")),
+        (tree("cat/0", **{"dataset.json": [["0.png", 1]]}), {}, ("cat/0.png", "--labels none")),
+        (tree("0", **{"dataset.json": [["0.png", 1], ["0.png", 2]]}), {}, ("two labels", "0.png")),
+        (tree("0", **{"dataset.json": [["0.png", 1]] * 5000}), {}, ("longer", "--labels none")),
+        ({**tree("0"), "dataset.json": b"[" * 100_000}, {}, ("dataset.json", "--labels none")),
+        ({**tree("0"), "dataset.json": b" " * (64 << 20) + b"{}"}, {}, ("longer", "--labels none")),
+        ({"a.npy": b"", "b.mp4": b"", "c.mp4": b""}, {}, ("no images", "2 .mp4, 1 .npy files")),
+    ],
+)
+def test_a_layout_that_is_refused(files, options, says, tmp_path):
+    with refused(*says):
+        open_images(make_folder(tmp_path / "data", files), **options)
+    if options.get("labels") == "auto":
+        assert open_images(tmp_path / "data", labels="none").labels is None
+
+
+def test_a_byte_order_mark_and_accents(tmp_path):
+    files = tree("été/a", "été/b", **{"été/dataset.json": [["a.png", 1], ["b.png", 0]]})
+    for form in ("NFC", "NFD"):
+        text = b"\xef\xbb\xbf" + json.dumps({"labels": listed(["été/a", "été/b"])}).encode()
+        place = make_folder(tmp_path / form, {unicodedata.normalize(form, name): data for name, data in files.items()})
+        (place / "dataset.json").write_bytes(text)
+        assert outcome(place)[0] == [0, 1]
+        assert "dataset.json (" in outcome(place)[2], "the other one is named"
+
+
+def test_a_pipe_is_no_list_of_labels(tmp_path):
+    os.mkfifo(make_folder(tmp_path, tree(*FLAT)) / "dataset.json")
+    with refused("dataset.json", "regular file", "--labels none"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layout", "says"),
+    [
+        ("splits", ["4 images", "2 classes: 0 = cat (2), 1 = dog (2)", "val (4 images; --split val or all)"]),
+        ("buckets", ["no classes", "00000 to 12000", "--labels folders"]),
+        ("numbers of a model", ["3 (1), 5 (1), 10 (1)", "classes 0, 1, 2, 4, 6, 7, 8, 9 have no images"]),
+        ("list aside", ["labels/dataset.json"]),
+        ("list ignored", ["dataset.json (--labels none)"]),
+        ("other files", ["1 .txt", "1 suffixless"]),
+        ("flat", ["6 images of 3x4x4; no classes; ignored: nothing"]),
+    ],
+)
+def test_what_was_found_is_said(layout, says, tmp_path, caplog):
+    files, options, _, _ = LAYOUTS[layout]
+    with caplog.at_level("INFO", "d2o"):
+        images = open_images(make_folder(tmp_path / "data", files), **options)
+    assert caplog.messages == [images.describe()]
+    for words in says:
+        assert words in images.describe()
+
+
+def test_many_classes_are_shortened(tmp_path):
+    folder = make_folder(tmp_path / "many", tree(*(f"n{i:03}/0" for i in range(200)), "n000/1"))
+    assert "200 classes: 0 = n000 (2), 1 = n001 (1)," in open_images(folder).describe()
+    assert "199 = n199 (1)" in open_images(folder).describe() and len(open_images(folder).describe()) < 400
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".jpe", ".jfif", ".jif"])
+def test_jpegs_of_other_suffixes_are_images(suffix, tmp_path):
+    image = np.full((4, 4, 3), 100, np.uint8)
+    assert len(open_images(make_folder(tmp_path / "data", {f"a{suffix}": encode(image, kind="JPEG")}))) == 1

@@ -72,7 +72,7 @@ def read_tree(
         used.add(listing)
         stored |= zip(part, values, strict=True)
     reason = "it is not the outermost one above all images" if labels == "auto" else f"--labels {labels}"
-    ignored += [f"{name} ({reason})" for folder, name in listings.items() if folder not in used]
+    ignored += [f"{'/'.join((*folder, LISTING))} ({reason})" for folder in listings if folder not in used]
     ignored += [others] if others else []
     if len(kinds) > 1:
         raise LabelError(f"{path} has labels of different kinds in {', '.join(chosen)}; choose one with --split")
@@ -159,7 +159,7 @@ def label_by_folders(tree: Tree, part: Places, labels: str, ignored: list[str]) 
     if labels == "none" or not any(folders):
         return nothing
     if not all(folders):
-        alone = list(part)[folders.index("")]
+        alone = "/".join(list(part.values())[folders.index("")])
         raise LabelError(f"{tree.path} has images in class folders and outside ({alone}); move them")
     first, last = min(folders), max(folders)
     if labels == "auto" and first[0] == "0" and all(re.fullmatch("[0-9]{5,}", name) for name in set(folders)):
@@ -170,7 +170,7 @@ def label_by_folders(tree: Tree, part: Places, labels: str, ignored: list[str]) 
 
 def read_listing(tree: Tree, folder: Place, part: Places) -> Labels:
     """Return the labels in EDM's dataset.json: those of images by their names relative to its folder."""
-    name, depth = f"{tree.listings[folder]} in {tree.path}", len(folder)
+    name, depth = f"{'/'.join((*folder, LISTING))} in {tree.path}", len(folder)
     try:
         with tree.open(tree.listings[folder]) as file:
             text = file.read(LISTING_BYTES + 1)

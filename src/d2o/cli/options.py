@@ -45,7 +45,6 @@ class Preparation:
     00000, and train where there is no --split; NAME an array or column; none no classes."""
     split: Annotated[str | None, tyro.conf.arg(metavar="NAME|all")] = None
     """The split, where the folders or parquet files are train, val, test; by default train."""
-
     classes: Annotated[str | None, tyro.conf.arg(metavar="NAME=NUMBER,...")] = None
     """The number of each class of the data, such as cat=3,dog=5, where a model's are not the same."""
 
@@ -70,7 +69,7 @@ class DataOptions(Preparation):
     """Which images are opened, and how."""
 
     data: str
-    """Images: a folder, an EDM zip, an .npz, .parquet, or the name `digits`."""
+    """Images: a folder or zip, an .npz, .parquet, or the name `digits`."""
 
     def open(self, model: "Denoiser | None" = None) -> "Images":
         return self.prepare(self.data, model)

@@ -1,6 +1,7 @@
 """Class numbers: those that are stored, or a model's, or else counted from 0 over the classes that have images."""
 
 import operator
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,14 +13,11 @@ from .source import MOST_CLASSES, LabelError, Source
 
 def parse_classes(text: str) -> dict[str, int]:
     """Read class numbers such as "cat=3,dog=5"."""
-    numbers: dict[str, int] = {}
-    for part in text.split(","):
-        name, _, number = part.rpartition("=")
-        if not name.strip() or not number.strip().isdecimal() or int(number) >= MOST_CLASSES or name.strip() in numbers:
-            raise ValueError(
-                f"--classes {text}: {part!r} is not a class and its number; write for example cat=3,dog=5."
-            )
-        numbers[name.strip()] = int(number)
+    parts = text.split(",")
+    pairs = [pair for part in parts if (pair := re.fullmatch(r"\s*(.*\S)\s*=\s*([0-9]{1,6})\s*", part))]
+    numbers = {name: int(number) for name, number in (pair.groups() for pair in pairs)}
+    if len(numbers) < len(parts):
+        raise ValueError(f"--classes {text} does not give each class a number once; write for example cat=3,dog=5.")
     return numbers
 
 

@@ -17,28 +17,26 @@ from d2o.files import parse_json
 from .source import DAMAGED, MOST_CLASSES, LabelError, Source, wants_labels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif")
-HIDDEN = (".", "__MACOSX")
+HIDDEN = re.compile(r"(^|/)(\.|__MACOSX)")
 TRAIN = ("train", "training")
 SPLITS = {*TRAIN, "val", "valid", "validation", "dev", "test", "testing"}
 LISTING = "dataset.json"
 LISTING_BYTES = 64 << 20  # ImageNet's has 41 MB
 MOST_SUFFIXES = 5  # that are named among what is ignored
 
-Place = tuple[str, ...]
-"""The folders of a file, and its name."""
-Places = Mapping[str, Place]
-"""Files, by the names that their folder or zip knows them by."""
+Places = Mapping[str, str]
+"""Files by the names that their folder or zip knows them by, and these names as `normalise` gives them."""
 Labels = tuple[Literal["folders", "listing"] | None, Sequence[Any]]
 """What gives the images of a split their labels, and the labels."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """The images of a folder or zip, and the dataset.json files by the folders that they lie in."""
+    """The images of a folder or zip, and by the folders that they lie in (empty, or ending in /) dataset.json files."""
 
     path: Path
     images: Places
-    listings: Mapping[Place, str]
+    listings: Places
     open: Callable[[str], IO[bytes]]
 
 
@@ -53,9 +51,10 @@ def read_tree(
     """
     wants_labels(path, labels, "folders")
     places = find_places(files)
-    images = {name: place for name, place in places.items() if place[-1].lower().endswith(SUFFIXES)}
-    listings = {place[:-1]: name for name, place in places.items() if place[-1] == LISTING}
-    others = count_files(name for name in places if name not in images and places[name][-1] != LISTING)
+    images = {name: place for name, place in places.items() if place.lower().endswith(SUFFIXES)}
+    rest = {place: name for name, place in places.items() if name not in images}
+    listings = {place.removesuffix(LISTING): name for place, name in rest.items() if PurePath(place).name == LISTING}
+    others = count_files(place for place in rest if PurePath(place).name != LISTING)
     if not images:
         found = f"contains no images ({', '.join(SUFFIXES)}), only {others or 'nothing'}"
         raise ValueError(f"{path} {found}: give a folder or a zip of images.")
@@ -72,7 +71,7 @@ def read_tree(
         used.add(listing)
         stored |= zip(part, values, strict=True)
     reason = "it is not the outermost one above all images" if labels == "auto" else f"--labels {labels}"
-    ignored += [f"{'/'.join((*folder, LISTING))} ({reason})" for folder in listings if folder not in used]
+    ignored += [f"{folder}{LISTING} ({reason})" for folder in listings if folder not in used]
     ignored += [others] if others else []
     if len(kinds) > 1:
         raise LabelError(f"{path} has labels of different kinds in {', '.join(chosen)}; choose one with --split")
@@ -84,17 +83,16 @@ def read_tree(
     return Source(str(path), names, lambda index: open_file(names[index]), labelled, classes, numbered, ignored)
 
 
-def to_place(name: str) -> Place:
-    """Return folders and name of a file, alike for Linux, Windows (backslashes) and macOS (decomposed accents)."""
-    parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")
-    return tuple(part for part in parts if part not in ("", "."))
+def normalise(name: str) -> str:
+    """Return the relative name of a file, alike for Linux, Windows (backslashes) and macOS (decomposed accents)."""
+    return re.sub(r"(^|/)(\.?/)+", r"\1", unicodedata.normalize("NFC", name).replace("\\", "/"))
 
 
 def find_places(files: Iterable[str]) -> Places:
     """Return the files that are not hidden, sorted; names that end with / are folders."""
-    places = {name: to_place(name) for name in files if name[-1:] not in ("/", "\\")}
-    shown = [name for name, place in places.items() if not any(part.startswith(HIDDEN) for part in place)]
-    return {name: places[name] for name in sorted(shown, key=lambda name: "/".join(places[name])) if places[name]}
+    places = ((name, normalise(name)) for name in files)
+    shown = ((name, place) for name, place in places if not place.endswith("/") and not HIDDEN.search(place))
+    return dict(sorted(shown, key=lambda pair: pair[1]))
 
 
 def count_files(names: Iterable[str]) -> str:
@@ -105,23 +103,28 @@ def count_files(names: Iterable[str]) -> str:
     return f"{', '.join(words + ([f'{rest:,} other'] if rest else []))} files" if counts else ""
 
 
-def find_common(images: Places) -> Place:
-    """Return the folders, one in another, that contain all images."""
-    first, last = (choose(place[:-1] for place in images.values()) for choose in (min, max))
-    return tuple(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+def find_common(images: Places) -> str:
+    """Return the folders that contain all images, one in another: empty, or ending in /."""
+    pairs = zip(min(images.values()), max(images.values()), strict=False)
+    same = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return same[: same.rfind("/") + 1]
+
+
+def find_folders(images: Places, around: str) -> list[str]:
+    """Return the folder below `around` that each image is in; empty where it is in none."""
+    return [place[len(around) :].rpartition("/")[0].partition("/")[0] for place in images.values()]
 
 
 def find_splits(images: Places) -> dict[str, Places]:
     """Return the images of each split, by its name in lower case; none where the folders are no splits."""
     around = find_common(images)
-    level = len(around)
-    splits: dict[str, dict[str, Place]] = {}
-    for name, place in images.items():
-        splits.setdefault(place[level].lower() if len(place) > level + 1 else "", {})[name] = place
+    splits: dict[str, dict[str, str]] = {}
+    for (name, place), folder in zip(images.items(), find_folders(images, around), strict=True):
+        splits.setdefault(folder.lower(), {})[name] = place
     if "" not in splits and (len(SPLITS & splits.keys()) > 1 or splits.keys() <= SPLITS):
         return dict(splits)
-    inner = next((name.lower() for name in reversed(around) if name.lower() in SPLITS), None)
-    return {inner: images} if inner else {}
+    inner = [folder for folder in around.lower().split("/") if folder in SPLITS][-1:]
+    return dict.fromkeys(inner, images)
 
 
 def choose_split(path: Path, splits: Mapping[str, str], split: str | None) -> tuple[list[str], list[str]]:
@@ -144,22 +147,21 @@ def choose_split(path: Path, splits: Mapping[str, str], split: str | None) -> tu
     return [chosen], rest
 
 
-def find_listing(tree: Tree, part: Places) -> Place | None:
+def find_listing(tree: Tree, part: Places) -> str | None:
     """Return the outermost folder around all images of a split that contains a dataset.json."""
     around = find_common(part)
-    return min((folder for folder in tree.listings if around[: len(folder)] == folder), key=len, default=None)
+    return min((folder for folder in tree.listings if around.startswith(folder)), key=len, default=None)
 
 
 def label_by_folders(tree: Tree, part: Places, labels: str, ignored: list[str]) -> Labels:
-    around = find_common(part)
-    level, nothing = len(around), (None, [None] * len(part))
-    folders = [place[level] if len(place) > level + 1 else "" for place in part.values()]
+    around, nothing = find_common(part), (None, [None] * len(part))
+    folders = find_folders(part, around)
     if labels == "folders" and around and not any(folders):
-        folders = [around[-1]] * len(part)
+        folders = [around.split("/")[-2]] * len(part)
     if labels == "none" or not any(folders):
         return nothing
     if not all(folders):
-        alone = "/".join(list(part.values())[folders.index("")])
+        alone = list(part.values())[folders.index("")]
         raise LabelError(f"{tree.path} has images in class folders and outside ({alone}); move them")
     first, last = min(folders), max(folders)
     if labels == "auto" and first[0] == "0" and all(re.fullmatch("[0-9]{5,}", name) for name in set(folders)):
@@ -168,9 +170,9 @@ def label_by_folders(tree: Tree, part: Places, labels: str, ignored: list[str]) 
     return "folders", folders
 
 
-def read_listing(tree: Tree, folder: Place, part: Places) -> Labels:
+def read_listing(tree: Tree, folder: str, part: Places) -> Labels:
     """Return the labels in EDM's dataset.json: those of images by their names relative to its folder."""
-    name, depth = f"{'/'.join((*folder, LISTING))} in {tree.path}", len(folder)
+    name = f"{folder}{LISTING} in {tree.path}"
     try:
         with tree.open(tree.listings[folder]) as file:
             text = file.read(LISTING_BYTES + 1)
@@ -185,18 +187,15 @@ def read_listing(tree: Tree, folder: Place, part: Places) -> Labels:
         raise LabelError(f"{name} cannot be read ({error or 'names are no text'}); write {wanted}") from error
     if labels is None:
         return None, [None] * len(part)
-    given: dict[Place, Any] = {}
+    given: dict[str, Any] = {}
     for image, label in labels:
-        if given.setdefault(to_place(image), label) != label:
+        if given.setdefault(folder + normalise(image), label) != label:
             raise LabelError(f"{name} gives two labels for {image}; correct it")
-    wanted = [place[depth:] for place in part.values()]
-    without = next((place for place in wanted if place not in given), None)
-    unknown = given.keys() - {place[depth:] for place in tree.images.values() if place[:depth] == folder}
-    if without or unknown:
-        wrong = f"gives no label for {'/'.join(without)}" if without else None
-        wrong = wrong or f"labels {'/'.join(min(unknown))}, which is not there as an image"
-        raise LabelError(f"{name} {wrong}; complete it")
-    return "listing", [given[place] for place in wanted]
+    if without := next((place for place in part.values() if place not in given), None):
+        raise LabelError(f"{name} gives no label for {without.removeprefix(folder)}; complete it")
+    if unknown := given.keys() - tree.images.values():
+        raise LabelError(f"{name} labels {min(unknown).removeprefix(folder)}, which is not there; correct it")
+    return "listing", [given[place] for place in part.values()]
 
 
 def number_folders(folders: Sequence[str]) -> tuple[list[int], dict[int, str], bool]:

@@ -25,7 +25,10 @@ LARGEST = 1 << 30  # a compressed image larger than this many bytes is a bomb
 UTF8 = 0x800  # the flag of names that are UTF-8; Python takes others for the code page of DOS
 
 Reader = Callable[..., Source]
-"""path, labels ("auto", "none" or the name of a column) -> the images there. What is wrong is a ValueError."""
+"""path, labels ("auto", "none" or the name of a column) -> the images there. What is wrong is a ValueError.
+
+Those in DIVIDED also take the name of a split.
+"""
 
 
 def find(name: str | Path, labels: str = "auto", split: str | None = None) -> Source:
@@ -183,27 +186,24 @@ def read_tables(path: Path, files: Sequence[Path], labels: str, split: str | Non
     splits: dict[str, list[Path]] = {}
     for file in files:
         splits.setdefault(name_split(file.relative_to(path) if path.is_dir() else Path(file.name)), []).append(file)
-    splits = splits if len(splits) > 1 or "" not in splits else {}
+    if len(splits) - ("other" in splits) < 2 and "other" in splits:
+        splits = {}
     chosen, ignored = choose_split(path, {name: f"{len(part)} files" for name, part in splits.items()}, split)
     source = read_parquet(path, [file for name in chosen for file in splits[name]] or files, labels)
     return replace(source, ignored=ignored)
 
 
 def name_split(file: Path) -> str:
-    """Return the split of a parquet file, by Hugging Face's names (train-00000-of-00002) or folders; else empty."""
+    """Return the split of a parquet file, by Hugging Face's names (train-00000-of-00002) or folders."""
     first = file.stem.lower().split("-")[0]
     folders = (folder.lower() for folder in reversed(file.parts[:-1]))
-    return first if "-of-" in file.stem or first in SPLITS else next((one for one in folders if one in SPLITS), "")
+    return first if "-of-" in file.stem or first in SPLITS else next((one for one in folders if one in SPLITS), "other")
 
 
 def read_pattern(path: Path, labels: str, split: str | None = None) -> Source:
     if files := sorted(path.parent.glob(path.name)):
         return read_tables(path, files, labels, split)
     raise ValueError(describe_missing(path))
-
-
-def read_one_table(path: Path, labels: str, split: str | None = None) -> Source:
-    return read_tables(path, [path], labels, split)
 
 
 def refuse_pointer(path: Path, _labels: str) -> Source:
@@ -213,12 +213,11 @@ def refuse_pointer(path: Path, _labels: str) -> Source:
 BUILT_IN: dict[str, Callable[[str], Source]] = {"digits": read_digits}
 READERS: dict[bytes | str, Reader] = {
     b"PK": read_zip,
-    b"PAR1": read_one_table,
+    b"PAR1": lambda path, labels: read_parquet(path, [path], labels),
     LFS: refuse_pointer,
 }
 """How a file begins (bytes), or the suffix of a name (text) -> what reads it.
 
 A format of your own is a function and a line, `READERS[".h5"] = read_hdf5`, in a module named with `--import`.
 """
-DIVIDED = {read_zip, read_folder, read_pattern, read_one_table}
-"""Readers that also take the name of a split."""
+DIVIDED: set[Reader] = {read_zip, read_folder, read_pattern}

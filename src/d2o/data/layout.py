@@ -18,6 +18,7 @@ from .source import DAMAGED, MOST_CLASSES, LabelError, Source, wants_labels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif")
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX)")
+IDLE = re.compile(r"(^|/)(\.?/)+")  # ./ and //
 TRAIN = ("train", "training")
 SPLITS = {*TRAIN, "val", "valid", "validation", "dev", "test", "testing"}
 LISTING = "dataset.json"
@@ -85,7 +86,8 @@ def read_tree(
 
 def normalise(name: str) -> str:
     """Return the relative name of a file, alike for Linux, Windows (backslashes) and macOS (decomposed accents)."""
-    return re.sub(r"(^|/)(\.?/)+", r"\1", unicodedata.normalize("NFC", name).replace("\\", "/"))
+    name = (name if name.isascii() else unicodedata.normalize("NFC", name)).replace("\\", "/")
+    return IDLE.sub(r"\1", name) if IDLE.search(name) else name
 
 
 def find_places(files: Iterable[str]) -> Places:
@@ -112,7 +114,8 @@ def find_common(images: Places) -> str:
 
 def find_folders(images: Places, around: str) -> list[str]:
     """Return the folder below `around` that each image is in; empty where it is in none."""
-    return [place[len(around) :].rpartition("/")[0].partition("/")[0] for place in images.values()]
+    parts = (place[len(around) :].partition("/") for place in images.values())
+    return [folder if slash else "" for folder, slash, _ in parts]
 
 
 def find_splits(images: Places) -> dict[str, Places]:

@@ -84,7 +84,7 @@ class Spectrum(Preparation, Watching):
     student: str | None = None
     """A one-step student of it, to be compared."""
     data: str | None = None
-    """Real images to be compared: a folder, an EDM zip, an .npz, .parquet, or `digits`."""
+    """Real images to be compared: a folder or zip, an .npz, .parquet, or `digits`."""
 
     def run(self) -> "Report":
         from d2o.analysis.spectrum import spectrum

@@ -76,7 +76,7 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
         "one_step": denoiser.one_step,
         "judged_by": list(denoiser.judged_by),
     }
-    spec |= {"middle_sigmas": list(denoiser.middle_sigmas)} if denoiser.middle_sigmas else {}
+    spec |= {name: list(row) for name in ("middle_sigmas", "class_names") if (row := getattr(denoiser, name))}
     return spec | ({"codec": denoiser.codec.to_spec()} if isinstance(denoiser.codec, Autoencoder) else {})
 
 
@@ -115,6 +115,7 @@ class Fields:
     judged_by: tuple[StrictStr, ...] = ()
     middle_sigmas: Annotated[tuple[Annotated[float, Field(strict=True)], ...], Field(max_length=MOST_STEPS)] = ()
     codec: Autoencoder | None = None
+    class_names: tuple[StrictStr, ...] = ()
 
 
 def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> None:
@@ -125,6 +126,8 @@ def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> 
     for name, value in (*sizes, ("num_classes", given.num_classes)):
         if value != config.get(name, value):
             raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
+    if len(given.class_names) not in (0, given.num_classes):
+        raise ValueError(f"it names {len(given.class_names)} classes of {given.num_classes}")
     if not all(a > b > 0 for a, b in pairwise([sigma_max, *given.middle_sigmas])):
         raise ValueError(f"its middle_sigmas, {given.middle_sigmas}, do not fall from {sigma_max:g} to above 0")
 

@@ -13,6 +13,7 @@ from .progress import quiet
 
 if TYPE_CHECKING:
     from d2o.data.datasets import Images
+    from d2o.diffusion.denoiser import Denoiser
     from d2o.training.recipe import Recipe
 
 T = TypeVar("T")
@@ -55,19 +56,31 @@ class Preparation:
     """How images are brought to --resolution; never done silently."""
     channels: Literal[1, 3] | None = None
     """Convert them to grey (1) or RGB (3)."""
-    labels: Literal["auto", "none"] = "auto"
-    """none: ignore the data's classes."""
     background: Annotated[str | None, tyro.conf.arg(metavar="white|black|grey|#rrggbb|none")] = None
     """Show transparent images on this colour; none drops transparency and keeps the colours beneath."""
+    labels: Annotated[str, tyro.conf.arg(metavar="auto|none|folders|NAME")] = "auto"
+    """Classes: auto takes dataset.json, class folders or an array of labels; folders takes folders of any names, also
+    00000, and train where there is no --split; NAME an array or column; none no classes."""
+    split: Annotated[str | None, tyro.conf.arg(metavar="NAME|all")] = None
+    """The split, where the folders or parquet files are train, val, test; by default train."""
+    classes: Annotated[str | None, tyro.conf.arg(metavar="NAME=NUMBER,...")] = None
+    """The number of each class of the data, such as cat=3,dog=5, where a model's are not the same."""
 
-    def prepare(self, data: str) -> "Images":
-        """Return the images that are named; a model, such as a run with its grids of samples, is refused."""
+    def prepare(self, data: str, model: "Denoiser | None" = None) -> "Images":
+        """Return the images that are named, with the class numbers of a model that has classes.
+
+        A model in their place, such as a run with its grids of samples, is refused.
+        """
         from d2o.checkpoints.places import locate
+        from d2o.data.classes import parse_classes
         from d2o.data.datasets import open_images
 
-        names = ("resolution", "resize", "channels", "background")
+        names = ("resolution", "resize", "channels", "background", "labels", "split")
         options = {name: getattr(self, name) for name in names}
-        return open_images(locate(data, "data").path, labels=self.labels, **options)
+        options["classes"] = None if self.classes is None else parse_classes(self.classes)
+        if model is not None:
+            options |= {"num_classes": model.num_classes or None, "class_names": model.class_names}
+        return open_images(locate(data, "data").path, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +88,10 @@ class DataOptions(Preparation):
     """Which images are opened, and how."""
 
     data: str
-    """Images: a folder, an EDM zip, an .npz, .parquet, or the name `digits`."""
+    """Images: a folder or zip, an .npz, .parquet, or the name `digits`."""
 
-    def open(self) -> "Images":
-        return self.prepare(self.data)
+    def open(self, model: "Denoiser | None" = None) -> "Images":
+        return self.prepare(self.data, model)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,12 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from d2o.files import open_regular
+from d2o.files import open_regular, parse_json
 
 from .source import LARGEST, MOST_IMAGES, Source, check_room, choose_labels, list_names, name_damage
 
@@ -23,10 +24,6 @@ def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
     """Read rows of encoded images, or of their paths, from the files that `path` stands for."""
     import pyarrow as arrow
 
-    splits = sorted({file.stem.split("-")[0] for file in files if "-of-" in file.stem})
-    if len(splits) > 1:
-        example = files[-1].with_name(files[-1].stem.split("-")[0] + "-*")
-        raise ValueError(f"{path} mixes the splits {', '.join(splits)}; name one, for example '{example}'.")
     with name_damage(path, "download it again; all files must have the same columns"):
         descriptions = [open_table(file).metadata for file in files]
         schema, counts = (
@@ -59,7 +56,18 @@ def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
             raise OSError(f"its path {name!r} leads out of the folder of the parquet file")
         return open_regular(folder / name, LARGEST)
 
-    return Source(str(path), [f"row {row} of {file.name}" for file, row in rows], open_row, found)
+    names = [f"row {row} of {file.name}" for file, row in rows]
+    return Source(str(path), names, open_row, found, read_class_names(schema.metadata, column))
+
+
+def read_class_names(metadata: Mapping[bytes, bytes] | None, column: str | None) -> dict[int, str]:
+    """Return the names of classes that Hugging Face's description has, if any, of a column."""
+    try:
+        names = parse_json((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
+        counts = Counter(names)
+        return {i: name if counts[name] == 1 else f"{name} {i}" for i, name in enumerate(names)}
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def open_table(path: Path) -> "ParquetFile":

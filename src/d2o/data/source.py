@@ -2,9 +2,9 @@
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from d2o.errors import LONGEST, printable
 
 LABEL_NAMES = ("labels", "label", "y", "fine_label", "class", "target")
+MOST_CLASSES = 1 << 20  # a larger label is not a class number
 LFS = b"version https://git-lfs"
 TIFF = (b"II", b"MM")  # how it begins
 LARGEST = 1 << 26  # bytes of an image file
@@ -27,16 +28,24 @@ class Source:
     """Images as they are stored.
 
     `open(i)` returns image i as an encoded file or as uint8 pixels [H, W, C]; `names[i]` names it in errors; `labels`
-    are the class numbers as stored, not yet checked, or None.
+    are the class numbers as stored, not yet checked, or None. `classes` are names of the numbers, where there are any;
+    not `numbered`, the numbers only count the sorted names. `ignored` says in words what else is there.
     """
 
     path: str
     names: Sequence[str]
     open: Callable[[int], IO[bytes] | np.ndarray]
     labels: Sequence[Any] | None
+    classes: Mapping[int, str] = field(default_factory=dict)
+    numbered: bool = True
+    ignored: Sequence[str] = ()
 
     def image(self, index: int) -> str:
         return printable(f"{self.names[index]} in {self.path}")
+
+
+class LabelError(ValueError):
+    """What is wrong with labels, and what mends it; without a full stop, since doing without labels may be added."""
 
 
 @contextmanager
@@ -67,11 +76,11 @@ def check_room(files: Iterable[str | Path], packed: int, unpacked: int) -> None:
         raise OSError(f"unpacked it would take {unpacked:,} bytes, suspiciously many for its size")
 
 
-def wants_labels(path: str | Path, labels: str) -> bool:
+def wants_labels(path: str | Path, labels: str, *others: str) -> bool:
     """Return whether labels are wanted of a format in which they have no name to choose by."""
-    if labels not in ("auto", "none"):
-        raise ValueError(f"{path} has no label column {labels!r} to choose; use --labels auto or --labels none.")
-    return labels == "auto"
+    if labels not in (known := ("auto", "none", *others)):
+        raise ValueError(f"{path} has no labels named {labels!r} to choose; use --labels {' or '.join(known)}.")
+    return labels != "none"
 
 
 def choose_labels(path: Path, labels: str, columns: Sequence[str]) -> str | None:

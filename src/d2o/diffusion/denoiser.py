@@ -30,8 +30,9 @@ class Codec(Protocol):
 class Denoiser(nn.Module):
     """Predict the clean image behind a noisy one, whatever family the network comes from.
 
-    `image_shape` is (C, H, W); `num_classes` is 0 without labels. A denoiser of latent images has a `codec`, not
-    among its weights. With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32.
+    `image_shape` is (C, H, W); `num_classes` is 0 without labels, and `class_names` are empty where they are not known.
+    A denoiser of latent images has a `codec`, not among its weights. With `precision` bfloat16 the backbone runs under
+    autocast; weights and sums stay float32.
     `one_step` says that it was trained to make images in one call, or in a few: then it goes back to noise of
     `middle_sigmas` after its first ones. `judged_by` names the frozen networks of the discriminator that it was trained
     against. `provenance` is JSON-able, travels with the file, and is for people: no code reads it.
@@ -52,12 +53,13 @@ class Denoiser(nn.Module):
         one_step: bool = False,
         middle_sigmas: tuple[float, ...] = (),
         judged_by: tuple[str, ...] = (),
+        class_names: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
         self.backbone, self.preconditioning = backbone, preconditioning
         self.image_shape, self.num_classes = (channels, height, width), num_classes
-        self.provenance = provenance or {}
+        self.class_names, self.provenance = class_names, provenance or {}
         self.codec, self.precision = codec, precision
         self.one_step, self.middle_sigmas, self.judged_by = one_step, middle_sigmas, judged_by
 

@@ -98,6 +98,7 @@ def finetune(
     else:
         origin = {"from": str(teacher)} if origin is None else origin
         teacher = checkpoints.load(teacher)
+    images = images.for_model(teacher.num_classes, teacher.class_names)
     making.check_fit(teacher, images)
     accelerator, automatic = group(), changes.get("precision") == "auto"
     chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
@@ -154,6 +155,8 @@ def pretrain(
     start = making.new_denoiser(
         backbone, images.shape, images.num_classes, augmentation=chosen.augments, seed=chosen.seed
     )
+    if images.classes != tuple(map(str, range(images.num_classes))):
+        start = start.replace(class_names=images.classes)
     habits = replace(habits, sample_steps=habits.sample_steps or TEACHER_STEPS)
     options: Any = {"networks": networks, "watch": watch, "counted": counted, "precision": changes.get("precision")}
     return finetune(start, images, chosen, out=out, origin={}, habits=habits, accept_data=accept_data, **options)

@@ -86,16 +86,17 @@ class Spectrum(Preparation, Watching):
     student: str | None = None
     """A one-step student of it, to be compared."""
     data: str | None = None
-    """Real images to be compared: a folder, an EDM zip, an .npz, .parquet, or `digits`."""
+    """Real images to be compared: a folder or zip, an .npz, .parquet, or `digits`."""
 
     def run(self) -> "Report":
         from d2o.analysis.spectrum import spectrum
         from d2o.analysis.spectrum_report import report
 
         check_inputs(self.model, self.student, data=self.data, codec=self.codec)
-        images = self.prepare(self.data) if self.data is not None else None
+        teacher = self.load(self.model)
+        images = self.prepare(self.data, teacher) if self.data is not None else None
         student = self.load(self.student) if self.student is not None else None
-        return report(spectrum(self.load(self.model), self.sampling(), student=student, images=images))
+        return report(spectrum(teacher, self.sampling(), student=student, images=images))
 
 
 @dataclass(frozen=True, kw_only=True)

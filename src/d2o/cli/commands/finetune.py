@@ -39,7 +39,6 @@ def main(arguments: Sequence[str]) -> None:
     recipe = options.open_recipe(options.recipe)
     options.check_out()
     check_inputs(options.from_, options.base, data=options.data, codec=options.codec)
-    images = options.open()
     teacher = d2o.load(options.from_, base=options.base, codec=options.codec)
-    options.run(finetune, teacher, images, recipe, origin={"from": options.from_})
+    options.run(finetune, teacher, options.open(teacher), recipe, origin={"from": options.from_})
     say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

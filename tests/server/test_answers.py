@@ -34,7 +34,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("path", ANSWERS)
 def test_it_has_an_id_of_its_own_and_is_not_sniffed(client, path, monkeypatch):
-    monkeypatch.setattr("d2o.server.application.describe", None)  # a fault of the program
+    monkeypatch.setitem(application.__globals__, "describe", None)  # a fault of the program
     answers = [client.get(path), client.get(path)]
     for answer in answers:
         assert answer.status_code == ANSWERS[path] and answer.headers["x-content-type-options"] == "nosniff"

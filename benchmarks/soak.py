@@ -75,7 +75,8 @@ def serving(model: str, files: int) -> Iterator[Server]:
     options = {"stderr": subprocess.PIPE, "text": True, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files))
     with subprocess.Popen(command, preexec_fn=limit, **options) as process:
-        assert (told := process.stderr)
+        told = process.stderr
+        assert told
         found, log = re.search(r":(\d+)/", told.readline()), []
         if not found:
             raise SystemExit(f"The server did not start: {told.read()}")

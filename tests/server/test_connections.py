@@ -199,6 +199,15 @@ def test_where_all_are_at_work_new_ones_are_asked_to_come_again(port):
     assert head.startswith(b"http/1.1 503") and b"retry-after: 1" in head and b"x-request-id" in head
 
 
+def test_who_asks_without_end_keeps_nobody_out(port):
+    with ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(send(port, b"GET /images HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100))
+        wait_until(lambda: status(ask(port, "/health")) == 200)
+        found = [status(ask(port, "/health")) for _ in range(5)]
+    assert found.count(200) >= 4
+
+
 NOISE = [
     b"\x16\x03\x01\x02\x00\x01\x00",
     b"GET\r\n\r\n",

@@ -25,7 +25,7 @@ class Connection(H11Protocol):
     A client that has sent no whole request within `timeout_keep_alive` seconds, or has taken nothing of an answer, is
     left. When `limit_concurrency` connections are open, or one address has half of them, a new one takes the place of
     that which has waited longest for its request, so that nobody can keep others out by asking nothing; where all are
-    at work, the application is told to refuse it (`full` in the scope's state).
+    at work, the application is told to refuse it (`full` in the scope's state), and they end with their answers.
     """
 
     timer: asyncio.TimerHandle | None = None
@@ -48,6 +48,9 @@ class Connection(H11Protocol):
                 one.transport.abort()
             if len(idle) < surplus:
                 self.app_state = {**self.app_state, "full": True}
+                for one in others:
+                    if one.cycle:
+                        one.cycle.keep_alive = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

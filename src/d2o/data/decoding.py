@@ -20,11 +20,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
 KINDS = {"1": "grey", "L": "grey", "LA": "grey", "P": "colour", "PA": "colour", "RGB": "colour", "RGBA": "colour"}
 """Of the modes that need no decision by the user, but perhaps one on transparency."""
 CHANNELS = {"grey": 1, "colour": 3}
-CONVERTED = {
-    "CMYK": "the colours of print (CMYK); add --channels 3, which converts them without a colour profile",
-    "RGBX": "a fourth channel that does not say what it is (RGBX); add --channels 3, which drops it",
-}
-"""What images of other modes have, and what --channels does with it; of the rest nothing is sure."""
 BACKGROUNDS = ("white", "black", "grey")
 REMEDY = "add --resolution N --resize center-crop"
 UPRIGHT = {
@@ -117,9 +112,14 @@ class Decoder:
             wrong = f"{here}, which is not square; {REMEDY}"
         elif self.resize is None and self.resolution not in (None, width):
             wrong = f"{here}, not {self.resolution}x{self.resolution}; add --resize {' or '.join(RESIZE)}"
-        elif image.kind not in CHANNELS and not (self.channels and image.kind in CONVERTED):
-            rest = f"the colour mode {image.kind}, which is not converted here; save it as RGB or grey"
-            wrong = f"{image.name} has {CONVERTED.get(image.kind, rest)}"
+        elif image.kind == "CMYK" and self.channels is None:
+            wrong = (
+                f"{image.name} has the colours of print (CMYK); add --channels 3, which converts them without a profile"
+            )
+        elif image.kind not in (*CHANNELS, "CMYK"):
+            wrong = (
+                f"{image.name} has the colour mode {image.kind}, which is not converted here; save it as RGB or grey"
+            )
         elif image.alpha and self.background is None:
             wrong = (
                 f"{image.name} has transparency; add --background white, black, grey or #rrggbb to show it on that, or "

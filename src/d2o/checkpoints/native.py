@@ -38,7 +38,7 @@ DELTA = "delta"
 MOST_STEPS = 1000
 MOST_NUMBERS = 1 << 26
 """Of an image: those of 4096 x 4096 pixels in four channels."""
-MOST_TENSORS = 100_000
+MOST_TENSORS = 50_000
 LONGEST_HEADER = 1 << 23
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """Types of weights that may stand for each other."""

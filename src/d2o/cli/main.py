@@ -94,9 +94,7 @@ def run(arguments: list[str]) -> int:
     except (RuntimeError, MemoryError) as error:
         if os.environ.get("D2O_TRACEBACK") or not is_out_of_memory(error):
             raise
-        return complain(
-            "the memory does not suffice: give fewer images at once, by --micro-batch in training, else by --batch."
-        )
+        return complain("the memory does not suffice: give fewer images at once, by --micro-batch or --batch.")
     except (ValueError, OSError) as error:
         if os.environ.get("D2O_TRACEBACK"):
             raise

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from d2o.analysis.frequency import Band, octaves, rings
 from d2o.analysis.network import watch_blocks
-from d2o.analysis.paths import device_of, predict
+from d2o.analysis.paths import predict
 from d2o.diffusion.denoiser import Denoiser
 
 IMAGE = "image"
@@ -58,7 +58,7 @@ def filter_gradient(student: Denoiser, band: Band, keep: bool) -> None:
 
 def bands_of(student: Denoiser) -> dict[str, list[Band]]:
     """Return the octaves of the image, and of the map of every block."""
-    x = torch.zeros(1, *student.image_shape, device=device_of(student))
+    x = torch.zeros(1, *student.image_shape, device=student.device)
     label = torch.zeros(1, dtype=torch.long, device=x.device) if student.num_classes else None
     with torch.no_grad(), watch_blocks(student.backbone) as seen:
         predict(student, x, student.sigma_max, label, "student")

@@ -18,12 +18,11 @@ from trials import cell, kids, main, measure, write
 from d2o.analysis.figures import draw_panels, error_bars
 from d2o.analysis.intervals import mean_interval
 from d2o.analysis.measurement import remember
-from d2o.analysis.paths import device_of, evaluation_mode
 from d2o.analysis.report import Table, show_mean
 from d2o.analysis.weight_change import check_alike
 from d2o.checkpoints.delta import weights_sha256
 from d2o.data.datasets import Images
-from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.denoiser import Denoiser, evaluation_mode
 from d2o.objectives.batch import Batch
 from d2o.objectives.denoising import Denoising
 from d2o.objectives.objective import Networks
@@ -59,7 +58,7 @@ def interpolate(teacher: Denoiser, student: Denoiser, share: float) -> Denoiser:
 def denoising_losses(denoiser: Denoiser, images: Images, count: int, batch_size: int) -> list[float]:
     """Return EDM's loss of every one of `count` real images, each with a noise and a level of its own."""
     found: list[float] = []
-    device = device_of(denoiser)
+    device = denoiser.device
     for real in images.batches(batch_size):
         rest = count - len(found)
         if rest <= 0:

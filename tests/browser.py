@@ -76,14 +76,13 @@ def folder_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def application_server(application: Any) -> Iterator[str]:
-    """Serve an application in a thread of this process, and give the address."""
-    import uvicorn
-
-    from d2o.server.server import listen
+def application_server(application: Any, **options: Any) -> Iterator[str]:
+    """Serve an application in a thread of this process, within limits (`d2o.server.limits`), and give the address."""
+    from d2o.server.limits import Limits
+    from d2o.server.server import listen, make_server
 
     with listen("127.0.0.1", (0,)) as listener:
-        server = uvicorn.Server(uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=1))
+        server = make_server(application, Limits(**options), grace=1)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -2,11 +2,21 @@
 
 import errno
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from d2o.files import atomic, check_file, check_folder
+from d2o.files import (
+    MOST_VALUES,
+    atomic,
+    check_file,
+    check_folder,
+    open_regular,
+    open_zip,
+    parse_json,
+    read_bytes,
+)
 from refusal import refused
 
 
@@ -106,3 +116,33 @@ def test_what_is_written_can_be_read_by_whom_the_system_lets(tmp_path: Path) -> 
         temporary.write_text("")
         temporary.chmod(0o600)
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+class TestLimits:
+    """What is too large is refused before it is read."""
+
+    def test_files(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"12345")
+        assert read_bytes(tmp_path / "a", 5) == b"12345"
+        with open_regular(tmp_path / "a", 5) as file:
+            assert file.read() == b"12345"
+        for read in (read_bytes, open_regular):
+            with pytest.raises(OSError, match="larger than 4 bytes"):
+                read(tmp_path / "a", 4)
+
+    def test_json_is_counted_before_it_is_read(self) -> None:
+        assert parse_json("[1, {}]") == parse_json(b"\xef\xbb\xbf[1, {}]") == [1, {}]
+        for text in ("[" + "0," * MOST_VALUES + "0]", b"[" + b"[]," * MOST_VALUES + b"0]", "[" * 100_000):
+            with pytest.raises(ValueError, match=r"values|deeply"):
+                parse_json(text)
+
+    def test_zips(self, tmp_path: Path, monkeypatch) -> None:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            for i in range(9):
+                archive.writestr(str(i), b"PK\1\2" * 20)
+        monkeypatch.setattr("d2o.files.MOST_ENTRIES", 20)
+        with open_zip(tmp_path / "a.zip") as archive:
+            assert len(archive.namelist()) == 9 and archive.testzip() is None
+        monkeypatch.setattr("d2o.files.MOST_ENTRIES", 8)
+        with pytest.raises(zipfile.BadZipFile, match="entries"):
+            open_zip(tmp_path / "a.zip")

@@ -1,15 +1,17 @@
-"""What can be wrong with a checkpoint: each error says what the file contains and what to do."""
+"""What can be wrong with a checkpoint or its model: each error says what it is and what to do."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 LONGEST = 300
-"""Characters that are quoted of what is wrong with a description: a hostile one may be endless."""
+"""Characters that are quoted of a word, or of what is wrong with a description: a hostile one may be endless."""
 
 
 def printable(text: str) -> str:
-    """Return a text whose control characters are spelled out: a file's own words could steer a terminal."""
+    """Return a text with control characters spelled out and endless words cut: a file's own could steer a terminal."""
+    text = re.sub(rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:LONGEST]}...", text)
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
@@ -34,6 +36,15 @@ class MismatchError(CheckpointError):
 
 class UnsafeCheckpointError(CheckpointError):
     """The file asks for something that weights never need; nothing of it was run and nothing was loaded."""
+
+
+class Diverged(ValueError):
+    """A model gives numbers that are not finite: `fact` says which, `start` from where to train again."""
+
+    def __init__(self, fact: str, start: str = "an earlier checkpoint") -> None:
+        self.fact = fact
+        remedy = f"start again from {start}, with a lower learning rate or in precision float32"
+        super().__init__(f"{fact}: training has diverged; {remedy}.")
 
 
 @contextmanager

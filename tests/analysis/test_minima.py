@@ -10,7 +10,7 @@ import pytest
 import d2o
 from d2o.analysis import measurement as measuring
 from d2o.analysis.measurement import Measurement
-from d2o.analysis.minima import DATA, MEASURES, TEACHER, MinimaStudy, Pair, comparisons, minima
+from d2o.analysis.minima import DATA, MEASURES, TEACHER, MinimaStudy, Pair, comparisons, growth, minima
 from d2o.analysis.minima_report import report
 from d2o.analysis.report import plain
 
@@ -55,17 +55,20 @@ class TestDistances:
                 replace(measurement, **options)
 
 
-def made_up(between, data, student, *, frechet=None):
-    """Return a study with these KIDs, one a repetition, at 2 to 5 steps; `frechet` [steps][repetitions] between."""
-    steps = range(2, 6)
-    frechet = frechet or [between] * len(steps)
-    rows = {Pair("s", 1, DATA): (student, student), Pair("s", 1, "s"): (student, student)}
-    rows |= {Pair(TEACHER, n, DATA): (data, data) for n in steps}
-    rows |= {Pair(TEACHER, n, "s"): (row, between) for n, row in zip(steps, frechet, strict=True)}
-    rows |= {Pair(TEACHER, n, "s", True): (row, between) for n, row in zip(steps, frechet, strict=True)}
-    distances = {pair: {what: [] for what in MEASURES} | {"frechet": list(f), "kid": list(k)}
-                 for pair, (f, k) in rows.items()}  # fmt: skip
-    return MinimaStudy(distances, ("s",), tuple(steps), "pixels", 12, len(between))
+def made_up(between, data, student, *, steps=range(2, 7)):
+    """Return a study with these KIDs: of a teacher [steps][repetitions], or one row for all, and of a student."""
+    between, data = ([row] * len(steps) if np.ndim(row) == 1 else row for row in (between, data))
+    kids = {Pair("s", 1, DATA): student, Pair("s", 1, "s"): student}
+    for n, apart, to_data in zip(steps, between, data, strict=True):
+        kids |= {Pair(TEACHER, n, DATA): to_data, Pair(TEACHER, n, "s"): apart, Pair(TEACHER, n, "s", True): apart}
+    distances = {pair: {what: [] for what in MEASURES} | {"frechet": [1.0] * len(row), "kid": list(row)}
+                 for pair, row in kids.items()}  # fmt: skip
+    return MinimaStudy(distances, ("s",), tuple(steps), "pixels", 12, len(student))
+
+
+def growth_of(*arguments, **options):
+    ((name, found),) = growth(made_up(*arguments, **options), "s").items()
+    return name, found
 
 
 class TestComparisons:
@@ -86,25 +89,42 @@ class TestComparisons:
         assert all(math.isnan(one.low) for one in found.values())
 
     def test_growth_counts_repetitions_and_not_steps(self):
-        rising = [tuple(n + 0.1 * i for i in range(4)) for n in range(4)]
-        found = comparisons(made_up(*((1.0,) * 4,) * 3, frechet=rising), "s")
-        (growth,) = (one for name, one in found.items() if "steps 2, 3, 4, 5" in name)
-        assert growth.size == 4 and growth.value == pytest.approx(1) and growth.low > 0.5
-        mixed = [tuple(n * (-1) ** i for i in range(4)) for n in range(4)]
-        found = comparisons(made_up(*((1.0,) * 4,) * 3, frechet=mixed), "s")
-        (growth,) = (one for name, one in found.items() if "steps" in name)
-        assert growth.low < 0 < growth.high
+        ones = (1.0,) * 4
+        name, found = growth_of([[n + 0.1 * i for i in range(4)] for n in range(5)], ones, ones)
+        assert found.size == 4 and found.value == pytest.approx(1) and found.low > 0.5 and "2, 3, 4, 5, 6" in name
+        mixed = [[n * (-1) ** i for i in range(4)] for n in range(5)]
+        assert growth_of(mixed, ones, ones)[1].low < 0 < growth_of(mixed, ones, ones)[1].high
 
-    def test_steps_whose_images_are_broken_do_not_count(self):
-        study = made_up((1.0,) * 4, (1.0,) * 4, (1.0,) * 4)
-        study.distances[Pair(TEACHER, 2, DATA)]["frechet"] = [8.0] * 4
-        assert any(name.endswith("steps 3, 4, 5") for name in comparisons(study, "s"))
-        study.distances[Pair(TEACHER, 3, DATA)]["frechet"] = [8.0] * 4  # two numbers of steps have no order
-        assert not any("steps" in name for name in comparisons(study, "s"))
+    def test_what_moves_the_teacher_from_data_and_student_alike_is_no_growth(self):
+        """As more steps make its images better, they come nearer to both."""
+        noise = np.random.default_rng(0).normal(1, 0.001, (5, 4))
+        falling = [[1 - 0.02 * n + 0.0001 * i for i in range(4)] for n in range(5)]
+        assert growth_of(falling, (1.0,) * 4, (1.0,) * 4)[1].high < 0
+        found = growth_of(np.add(falling, noise), falling, (1.0,) * 4)[1]
+        assert found.low < 0 < found.high
+
+    def test_a_teacher_that_is_not_shown_to_be_near_the_data_does_not_count(self):
+        ones = (1.0,) * 4
+        for far in ((2.4,) * 4, (1.3,) * 4, (0.5, 1.6, 0.9, 1.2)):
+            name, _ = growth_of(ones, [far, *[ones] * 5], ones, steps=range(2, 8))
+            assert name.endswith("steps 3, 4, 5, 6, 7")
+
+    @pytest.mark.parametrize("steps", [1, 3, 4])
+    def test_fewer_than_five_steps_have_no_order_to_speak_of(self, steps):
+        rising = [[n + 0.1 * i for i in range(4)] for n in range(steps)]
+        name, found = growth_of(rising, (1.0,) * 4, (1.0,) * 4, steps=range(1, steps + 1))
+        assert math.isnan(found.value) and math.isnan(found.low) and "--steps" in name and "5" in name
+
+    @pytest.mark.parametrize("steps", [5, 7])
+    def test_growth_is_found_where_there_is_none_as_rarely_as_the_interval_says(self, steps):
+        generator = np.random.default_rng(steps)
+        unrelated = generator.normal(1, 0.1, (500, steps, 4))
+        found = [growth_of(rows, (1.0,) * 4, (1.0,) * 4, steps=range(1, steps + 1))[1] for rows in unrelated]
+        assert 0.02 < np.mean([not one.low <= 0 <= one.high for one in found]) < 0.08
 
     def test_pairs_are_measured_by_those_of_other_seeds(self):
         study = made_up((1.0,) * 4, (1.0,) * 4, (1.0,) * 4)
-        pairs = study.distances[Pair(TEACHER, 5, "s", True)]
+        pairs = study.distances[Pair(TEACHER, 6, "s", True)]
         pairs["pixels"], pairs["unpaired_pixels"] = [1.0] * 4, [4.0] * 4
         (found,) = (one for name, one in comparisons(study, "s").items() if "pixels" in name)
         assert found.value == 0.25

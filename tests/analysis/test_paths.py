@@ -9,9 +9,9 @@ from torch import nn
 
 import d2o
 from d2o.analysis.blocks import blocks
-from d2o.analysis.paths import Sampling, evaluation_mode, noising_paths, sampling_paths
+from d2o.analysis.paths import Sampling, noising_paths, sampling_paths
 from d2o.analysis.spectrum import spectrum
-from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.denoiser import Denoiser, evaluation_mode
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import generate
 

@@ -179,14 +179,15 @@ def test_dropout_acts_in_training_only(batch: dict[str, Any]) -> None:
     assert distance(network(**batch), network(**batch)) > 1e-2
 
 
-def test_training_normalises_the_weights_that_it_trains_and_no_others(batch: dict[str, Any]) -> None:
+def test_constraints_normalise_the_weights_that_are_trained_and_no_others(batch: dict[str, Any]) -> None:
     network = make()
     before, expected = {name: value.clone() for name, value in network.state_dict().items()}, network(**batch)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), "not in evaluation"
+    network.train()(**batch)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), "by no forward pass"
     frozen = {name for name, _ in network.named_parameters() if network.role(name) == "convolution"}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    network.train()
+    network.constrain_weights()
     assert distance(network(**batch), expected) < 3e-2  # the formula's weights are small: the epsilon of norms counts
     for name, parameter in network.named_parameters():
         if name in frozen or parameter.dim() == 0:
@@ -196,7 +197,7 @@ def test_training_normalises_the_weights_that_it_trains_and_no_others(batch: dic
 
 
 def test_two_passes_before_one_step(batch: dict[str, Any]) -> None:
-    """Objectives may call the student twice: the second normalisation must not spoil what the first pass saved."""
+    """Objectives may call the student twice."""
     network = make().train()
     (network(**batch) - network(**batch | {"label": None})).square().sum().backward()
     untouched = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]

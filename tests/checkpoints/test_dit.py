@@ -19,7 +19,7 @@ from d2o.diffusion.noise import noise_for
 from d2o.errors import MismatchError, UnsupportedCheckpointError, name_file
 from d2o.export.dit import to_diffusers
 
-PATH = Path("model.pt")
+PATH = Path("DiT.pt")
 WIDTH = 384  # the smallest of which the number of heads is known
 
 
@@ -99,13 +99,13 @@ class TestOriginal:
 
     def test_heads_of_an_unpublished_width_must_be_told(self):
         state = original(channels=24, num_heads=2)
-        with pytest.raises(UnsupportedCheckpointError, match=r"model\.pt .*width 24.*num_heads=") as error:
+        with pytest.raises(UnsupportedCheckpointError, match=r"DiT\.pt .*width 24.*num_heads=") as error:
             dit.from_state(state, PATH)
         assert isinstance(error.value, CheckpointError)
         assert options(dit.from_state(state, PATH, num_heads=2))["num_heads"] == 2
 
     def test_they_are_told_on_the_command_line_too(self, tmp_path, capsys):
-        path, out = tmp_path / "narrow.pt", tmp_path / "narrow.safetensors"
+        path, out = tmp_path / "DiT-narrow.pt", tmp_path / "narrow.safetensors"
         torch.save(original(channels=24, num_heads=2), path)
         assert run(["inspect", str(path)]) == 2 and "--num-heads" in capsys.readouterr().err
         assert run(["convert", str(path), str(out), "--num-heads", "2"]) == 0

@@ -1,6 +1,8 @@
 """One rule says what a name stands for: models, data and statistics, by content; every other name is an error."""
 
 import os
+import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -78,13 +80,44 @@ def test_what_is_on_disk_goes_before_the_names_of_models(there):
         ("digit", (), "digits"),
         ("modl.npz", ("model",), "model.npz"),
         ("./run.safetensor", (), "run.safetensors"),
-        ("faces.v1", ("data",), "faces.v2"),
+        ("image.npz", ("data",), "images.npz"),
     ],
 )
 @pytest.mark.usefixtures("there")
 def test_a_mistyped_name_gets_the_nearest_one(name, wanted, meant):
     with pytest.raises(CheckpointError, match=rf"{name}.*'{meant}'"):
         locate(name, *wanted)
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("kind", ["model", "data", "statistics"])
+def test_what_is_offered_would_do(kind):
+    """Everything here has the name of the file that is asked for, but for its last letter."""
+    names = {"model": "thing1", "data": "thing2", "statistics": "thing3"}
+    shutil.copy("model.npz", "thing1")
+    shutil.copy("images.npz", "thing2")
+    shutil.copy("statistics.npz", "thing3")
+    Path("thing4").mkdir()  # neither images nor a model
+    Path("thing5").write_text("notes")
+    Path("thing6").touch()
+    with pytest.raises(CheckpointError) as caught:
+        locate("thing", kind)
+    offered = re.findall(r"'([^']*)'", str(caught.value))
+    assert offered == [names[kind]] and locate(offered[0], kind)
+    if kind == "data":
+        with pytest.raises(ValueError, match="did you mean thing2"):
+            d2o.images("thing")
+
+
+def test_a_folder_without_images_is_not_offered(there):
+    (there / "photos").mkdir()
+    for open_it in (lambda name: locate(name, "data"), d2o.images):
+        with pytest.raises(ValueError) as caught:
+            open_it("photo")
+        assert "photos" not in str(caught.value)
+    (there / "photos" / "a.png").touch()
+    with pytest.raises(CheckpointError, match="'photos'"):
+        locate("photo", "data")
 
 
 def test_a_run_is_known_from_its_beginning(there, tiny_denoiser):

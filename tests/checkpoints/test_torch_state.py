@@ -63,7 +63,7 @@ class TestWhatTorchWrites:
 
     def test_unknown_networks_are_named(self, tmp_path, zipped):
         path = self.save(tmp_path, nn.Linear(2, 2).state_dict(), zipped)
-        with pytest.raises(UnsupportedCheckpointError, match="weight, bias"):
+        with pytest.raises(UnsupportedCheckpointError, match=r"weight.*bias"):
             d2o.load(path)
 
     @pytest.mark.parametrize("content", [3, [1], {}, {"a": 1}, {"ema": {"a": 1}}, torch.zeros(3)])

@@ -8,15 +8,17 @@ import pytest
 import d2o
 from conftest import make_denoiser
 from d2o.cli.main import run
+from d2o.export.runtime import FILES
 
 COMMANDS = {  # the command, how the name of its output ends, and what may not begin
     "pretrain --data DATA --out": ("", "d2o.cli.commands.pretrain:pretrain"),
     "finetune --from MODEL --data DATA --out": ("", "d2o:load"),
-    "sample MODEL --out": (".png", "d2o.cli.commands.sample:generate"),
+    "sample MODEL --out": (".png", "d2o:load"),
     "sample MODEL --seeds 0 --out": ("", "d2o.cli.commands.sample:generate"),
     "convert MODEL": (".safetensors", "d2o.cli.commands.convert:load"),
-    "export MODEL --to torch": (".pt2", "d2o.export:deepcopy"),
-    "export MODEL --to web": ("", "d2o.export:deepcopy"),
+    "export MODEL --to torch": (".pt2", "d2o.cli.commands.export:load"),
+    "export MODEL --to safetensors": (".safetensors", "d2o.cli.commands.export:load"),
+    "export MODEL --to web": ("", "d2o.cli.commands.export:load"),
     "demo --out": ("", "d2o.demo.story:open_images"),
     "analyze spectrum MODEL --out": ("", "d2o.analysis.spectrum:spectrum"),
     "analyze blocks MODEL --out": ("", "d2o.analysis.blocks:blocks"),
@@ -48,6 +50,37 @@ def complaint(tmp_path, tiny_data, monkeypatch, capsys):
 def test_a_place_that_cannot_be_written_to_is_told_before_the_work(command, complaint):
     sentence = complaint(command, f"/proc/new{COMMANDS[command][0]}")
     assert "/proc" in sentence and "cannot be" in sentence and "choose another directory" in sentence
+
+
+def test_a_name_with_a_slash_at_its_end_is_no_files(complaint):
+    for command in ("export MODEL --to torch", "export MODEL --to safetensors"):
+        sentence = complaint(command, "new.v2/")
+        assert "new.v2/ is a directory" in sentence and "file" in sentence
+
+
+@pytest.mark.parametrize("name", ["results.v2", "run1.5/", "faces.jpg/", "new/", "plain"])
+@pytest.mark.parametrize("command", ["sample MODEL --seeds 0-1 --out", "export MODEL --to web --runtime RUNTIME"])
+def test_folders_with_dots_in_their_names_are_folders(command, name, tmp_path, monkeypatch):
+    if "web" in command:
+        pytest.importorskip("onnxscript")
+    d2o.save(tmp_path / "model.safetensors", make_denoiser(classes=2))
+    package = tmp_path / "package"
+    (package / "dist").mkdir(parents=True)
+    (package / "package.json").write_text('{"name": "onnxruntime-web", "version": "1"}')
+    for file in FILES:
+        (package / "dist" / file).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    Path("results.v2").mkdir()
+    places = {"MODEL": "model.safetensors", "RUNTIME": "package"}
+    assert run([*(str(places.get(word, word)) for word in command.split()), name]) == 0
+    made = {path.name for path in Path(name).iterdir()}
+    assert ("index.html" in made) if "web" in command else {"000000.png", "000001.png", "dataset.json"} == made
+
+
+@pytest.mark.parametrize("name", ["faces.jpg", "run1.5"])
+def test_a_suffix_that_no_images_have_is_refused_with_what_would_do(name, complaint):
+    sentence = complaint("sample MODEL --out", name)
+    assert name in sentence and ".png" in sentence and "/" in sentence
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,13 +1,16 @@
 """The augmentation moves images as its label says, and leaves alone what it does not move."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from d2o.data.augmentation import AUGMENTATION_DRAWS, Augmentation, augment
 from refusal import refused
 
+PARITY = load_file(Path(__file__).parents[1] / "fixtures/parity/augment.safetensors")
 NEVER, ALWAYS = 0.999, 0.0
 GATES = {"x_flip": 0, "y_flip": 1, "scale": 2, "rotation": 3, "anisotropy": 4, "translation": 5}
 
@@ -65,11 +68,49 @@ def test_whole_translations_are_rolls_inside(images, right, down):
 
 
 @pytest.mark.parametrize(("turns", "uniform"), [(2, 1.0), (1, 0.75), (-1, 0.25)])
-def test_quarter_turns_are_exact(images, turns, uniform):
-    moved, label = augment(images, draws(how=(1, 1, 0.5, uniform), rotation=True))
-    assert torch.allclose(moved, torch.rot90(images, -turns, (-2, -1)), atol=1e-4)
+def test_quarter_turns_are_counter_clockwise_for_positive_angles(turns, uniform):
+    images = smooth()
+    moved, label = augment(images, draws(1, how=(1, 1, 0.5, uniform), rotation=True))
+    inside = (..., slice(3, -3), slice(3, -3))
+    assert torch.allclose(moved[inside], torch.rot90(images, turns, (-2, -1))[inside], atol=0.05)
     angle = torch.tensor(turns * math.pi / 2)
     assert torch.allclose(label[0, 3:5], torch.stack([angle.cos() - 1, angle.sin()]), atol=1e-5)
+
+
+def invert(kind: str, label: torch.Tensor) -> list[torch.Tensor]:
+    """The uniform numbers, from the place of `kind` on, that draw these columns of a label."""
+    first, second = label[:, 0], label[:, -1]
+    if kind == "flips":
+        return [1 - first, 1 - second]
+    if kind == "rotation":
+        return [torch.atan2(second, first + 1) / math.pi / 2 + 0.5]
+    if kind != "stretch":
+        return [torch.special.ndtr(column) for column in label.unbind(1)]
+    turned, sign = second != 0, torch.tensor([1, 1, 1, -1])  # a label leaves open whether both are the other way round
+    strength = torch.where(turned, label.norm(dim=1) * sign, first)
+    direction = torch.atan2(second * sign, first * sign)
+    return [torch.special.ndtr(strength), torch.where(turned, direction / math.pi / 4 + 0.25, 0.9)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "gates", "draw", "column"),
+    [
+        ("flips", ["x_flip", "y_flip"], 0, 0),
+        ("scale", ["scale"], 2, 2),
+        ("rotation", ["rotation"], 3, 3),
+        ("stretch", ["anisotropy"], 4, 5),
+        ("shift", ["translation"], 6, 7),
+    ],
+)
+def test_labels_mean_what_the_reference_makes_of_them(kind, gates, draw, column):
+    """A network that was trained on the reference's labels can go on to be trained here."""
+    wanted = PARITY[f"{kind}.labels"].double()
+    random = draws(len(wanted), (), **dict.fromkeys(gates, True)).double()
+    for place, uniform in enumerate(invert(kind, wanted), draw):
+        random[:, 6 + place] = uniform
+    moved, label = augment(PARITY["images"], random)
+    assert torch.allclose(label[:, column : column + wanted.shape[1]], wanted, atol=1e-6)
+    assert torch.allclose(moved, PARITY[f"{kind}.out"], atol=2e-5)
 
 
 def test_zoom_follows_its_formula():
@@ -120,7 +161,7 @@ def test_kinds_happen_as_often_as_asked():
     _, label = augment(torch.zeros(20_000, 1, 2, 2), random)
     share = (label != 0).float().mean(0)
     assert torch.allclose(share[[0, 1]], torch.tensor([0.5, 0.06]), atol=0.015)
-    assert torch.allclose(share[2:], torch.full((7,), 0.12), atol=0.015)
+    assert torch.allclose(share[2:], torch.tensor([0.12] * 4 + [0.06] + [0.12] * 2), atol=0.01), "half are turned"
     moved = label[label[:, 2] != 0, 2]
     assert abs(moved.std() - 1) < 0.05 and abs(moved.mean()) < 0.07
 

@@ -110,7 +110,7 @@ def test_npz_layouts(tmp_path):
 
 
 def test_missing_path_names_what_is_near(tmp_path):
-    (tmp_path / "cifar10.zip").touch()
+    make_zip(tmp_path / "cifar10.zip", named(random_pixels()))
     refuse(tmp_path / "cifar1O.zip", "did you mean", "cifar10.zip", "digits")
     refuse("digit", "did you mean digits?")
     refuse("/no/such/place.zip", "no images at", "digits")
@@ -234,8 +234,9 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
 def test_written_json_of_a_folder_is_used(tmp_path):
     make_folder(tmp_path, {**named(PIXELS, "00000/img{}.png"), "dataset.json": b""})
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [[f"00000/{n}", 4] for n in NAMES]}))
-    images = open_images(tmp_path)
-    assert images.labels is not None and images.labels.tolist() == [4] * 6 and images.num_classes == 5
+    images = open_images(tmp_path, num_classes=10)
+    assert images.labels is not None and images.labels.tolist() == [4] * 6 and images.num_classes == 10
+    assert open_images(tmp_path).classes == ("4",)
 
 
 class TestOwnFormats:

@@ -35,7 +35,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.skipif("D2O_PARITY" not in os.environ, reason="D2O_PARITY names no folder of reference arrays")
 def test_equals_the_reference() -> None:
     arrays = load_file(Path(os.environ["D2O_PARITY"]) / "projected.safetensors")
-    discriminator = Projected(size=128, weights="random").build((3, 32, 32)).eval()
+    discriminator = Projected(size=128, width=512, weights="random").build((3, 32, 32)).eval()
     state = {ours(name): array for name, array in arrays.items() if name.startswith(("projection.", "heads."))}
     discriminator.load_state_dict(state)
     with torch.no_grad():

@@ -191,6 +191,7 @@ PROGRAMS = {
     r"benchmarks/steps\.py": steps,
     r"benchmarks/generation\.py": generation,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,
+    r"benchmarks/soak\.py": lambda *_: None,  # run by tests/server/test_soak.py
     r"-m http\.server": http_server,
     r"research/\w+\.py": research,
     r"^pytest ": is_a_test_here,

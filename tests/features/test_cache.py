@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from d2o.features.cache import CHUNK, FeatureCache
+from d2o.features.cache import CHUNK, Cached
 from d2o.features.pyramid import Pyramid
 
 
@@ -15,14 +15,15 @@ def images(numbers: list[int]) -> Tensor:
     return torch.stack([torch.full((1, 4, 4), float(number)) for number in numbers])
 
 
-class Look:
+class Look(nn.Module):
     """Two maps of an image, and a count of the images looked at."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seen: list[float] = []
         self.sizes: set[int] = set()
 
-    def __call__(self, batch: Tensor) -> list[Tensor]:
+    def forward(self, batch: Tensor) -> list[Tensor]:
         self.sizes.add(len(batch))
         self.seen += sorted(set(batch[:, 0, 0, 0].tolist()))
         return [batch.expand(-1, 3, -1, -1) + 0.5, batch[:, :, ::2, ::2] * 2]
@@ -35,17 +36,17 @@ def check(maps: list[Tensor], numbers: list[int]) -> None:
 
 
 def test_an_image_is_looked_at_once() -> None:
-    cache, look = FeatureCache(), Look()
+    cache = Cached(look := Look())
     for numbers in ([3, 1, 2], [2, 4, 3], [4, 4, 1]):
-        check(cache.find(images(numbers), numbers, look), numbers)
+        check(cache(images(numbers), numbers), numbers)
     assert sorted(look.seen) == [1, 2, 3, 4]
 
 
 def test_always_as_many_are_computed_at_once_and_no_more_than_asked_for() -> None:
     for count, chunk in ((4, 4), (CHUNK, CHUNK), (CHUNK + 8, CHUNK)):
-        cache, look = FeatureCache(), Look()
-        cache.find(images(list(range(count))), list(range(count)), look)
-        cache.find(images([0, 100]), [0, 100], look)  # one of them is new
+        cache = Cached(look := Look())
+        cache(images(list(range(count))), list(range(count)))
+        cache(images([0, 100]), [0, 100])  # one of them is new
         assert look.sizes == {chunk}
 
 
@@ -54,21 +55,21 @@ ROW = 4 * (3 * 16 + 4)  # bytes
 
 @pytest.mark.parametrize(("memory", "disk", "remembered"), [(2, 0, 2), (2, 3, 5), (0, 0, 0), (0, 2, 2)])
 def test_what_does_not_fit_is_looked_at_again(tmp_path: Path, memory: int, disk: int, remembered: int) -> None:
-    store, look = FeatureCache(memory * ROW), Look()
+    store = Cached(look := Look(), memory * ROW)
     store.use_disk(tmp_path, disk * ROW)
     numbers = list(range(7))
     for _ in range(3):
-        check(store.find(images(numbers), numbers, look), numbers)
+        check(store(images(numbers), numbers), numbers)
     assert len(look.seen) == 7 + 2 * (7 - remembered)
     assert list(tmp_path.iterdir()) == []
     assert sum(isinstance(row, np.memmap) for row in store.rows.values()) == disk
 
 
 def test_an_emptied_memory_knows_nothing() -> None:
-    cache, look = FeatureCache(), Look()
-    cache.find(images([1]), [1], look)
+    cache = Cached(look := Look())
+    cache(images([1]), [1])
     cache.clear()
-    cache.find(images([1]), [1], look)
+    cache(images([1]), [1])
     assert look.seen == [1, 1]
 
 
@@ -77,9 +78,9 @@ def test_what_is_remembered_does_not_depend_on_the_company() -> None:
     pyramid = Pyramid("tf_efficientnet_lite0", 32, "random")
     pictures = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        whole, memory = FeatureCache(), FeatureCache()
-        whole.find(pictures[:10], range(10), pyramid)  # as many as the other's first
-        expected = whole.find(pictures, range(50), pyramid)
+        whole, memory = Cached(pyramid), Cached(pyramid)
+        whole(pictures[:10], range(10))  # as many as the other's first
+        expected = whole(pictures, range(50))
         for start, stop in ((40, 50), (0, 3), (0, 50)):
-            found = memory.find(pictures[start:stop], range(start, stop), pyramid)
+            found = memory(pictures[start:stop], range(start, stop))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -176,12 +176,16 @@ class TestFire:
             assert "log" in line["error"] and "NaN" not in line["error"]
             assert client.get("/page/models").status_code == 200
 
-    def test_too_much_at_once_asks_to_come_again(self, models, monkeypatch):
+    @pytest.mark.parametrize(("limit", "status"), [("max_queue", 503), ("max_client", 429)])
+    def test_too_much_at_once_asks_to_come_again(self, models, limit, status):
         testclient = pytest.importorskip("starlette.testclient")
         from d2o.server.application import application
+        from d2o.server.limits import Limits
 
-        monkeypatch.setattr("d2o.server.network.WAITING", 0)
-        made = application(models.denoisers[MODEL], MODEL, page=models)
+        made = application(models.denoisers[MODEL], MODEL, page=models, limits=Limits(**{limit: 1}))
         with testclient.TestClient(made, "http://localhost") as client:
-            answer = post(client, "/page/images", IMAGES)
-            assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+            for answer in (post(client, "/page/images", IMAGES), client.get("/page/movie", params=MOVIE)):
+                assert answer.status_code == status and answer.headers["retry-after"] == "1"
+            (line,) = stages(post(client, "/page/stages", STAGES))
+            assert "later" in line["error"]
+            assert post(client, "/page/images", {**IMAGES, "points": [[1, 1, 0]]}).status_code == 200

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 
 import pytest
@@ -70,14 +71,7 @@ def test_ctrl_c_is_a_good_end(model, capsys, monkeypatch):
         answers.extend(urllib.request.urlopen(f"{address}{door}").read() for door in ("images?seeds=1", "health", ""))
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(
-        "d2o.cli.commands.serve.say",
-        lambda sentence: (
-            threading.Thread(target=ask_then_stop, args=(sentence.split()[3],)).start()
-            if "http://" in sentence
-            else print(sentence)
-        ),
-    )
+    stop_after(monkeypatch, ask_then_stop)
     before = signal.getsignal(signal.SIGINT)
     assert run(["serve", model, "--port", "0"]) == 0
     assert b'"model":"model.safetensors"' in answers[1] and not any(b"/model.safetensors" in text for text in answers)
@@ -106,11 +100,77 @@ def test_a_port_that_none_is_one_sentence(model, capsys):
     assert "--port" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["--steps 0", "--batch 0", "--max-seeds -1", "--timeout nan"])
+WRONG = [
+    *("--steps 0", "--batch 0", "--max-seeds -1", "--timeout nan", "--timeout inf", "--idle 0", "--max-connections 0"),
+    *("--max-client 0", "--proxy example.org", "--proxy *", "--token a,b", "--token s\u00e9cret", "--token="),
+]
+
+
+@pytest.mark.parametrize("words", WRONG)
 def test_wrong_options_are_one_sentence(model, capsys, words):
     with pytest.raises(SystemExit) as end:
         run(["serve", model, *words.split()])
-    assert end.value.code == 2 and words.split()[0] in capsys.readouterr().err
+    assert end.value.code == 2 and re.split("[ =]", words)[0] in capsys.readouterr().err
+
+
+def stop_after(monkeypatch, action, command="serve"):
+    """Let `action` have the address that a command announces in this process, in a thread."""
+
+    def act(sentence):
+        if found := re.search(r"http://\S+", sentence):
+            threading.Thread(target=action, args=(found[0],)).start()
+        else:
+            print(sentence)
+
+    monkeypatch.setattr(f"d2o.cli.commands.{command}.say", act)
+
+
+class TestToken:
+    """Of the command: those who have it get images, others a sentence; the list of processes need not show it."""
+
+    def ask(self, address, **headers):
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=60) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    @pytest.mark.parametrize("way", ["option", "variable"])
+    def test_only_its_owners_are_answered(self, model, monkeypatch, capsys, way):
+        command = ["serve", model, "--port", "0", "--access-log"]
+        if way == "option":
+            command += ["--token", "s3cret"]
+        else:
+            monkeypatch.setenv("D2O_TOKEN", "s3cret")
+        found = []
+
+        def ask_then_stop(address):
+            try:
+                bearer = {"Authorization": "Bearer s3cret", "X-Request-Id": "mine-7"}
+                found.extend(self.ask(f"{address}{path}") for path in ("images", "", "metrics", "health"))
+                found.extend(self.ask(f"{address}{path}", **bearer) for path in ("images?seeds=1", "", "metrics"))
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        stop_after(monkeypatch, ask_then_stop)
+        assert run(command) == 0
+        assert found == [401, 401, 401, 200, 200, 200, 200]
+        log = capsys.readouterr().err
+        assert re.search(r"127\.0\.0\.1 GET /images\?seeds=1 200 [\d.]+ ms mine-7\n", log) and "s3cret" not in log
+
+    def test_the_page_is_announced_with_it(self, model, monkeypatch):
+        found = []
+
+        def ask_then_stop(address):
+            found.append(address)
+            found.extend(
+                self.ask(address.partition("#")[0] + path) for path in ("", "page.js", "page/models", "images")
+            )
+            os.kill(os.getpid(), signal.SIGINT)
+
+        stop_after(monkeypatch, ask_then_stop, "app")
+        assert run(["app", model, "--port", "0", "--token", "a+b"]) == 0
+        assert found[0].endswith("/#token=a%2Bb") and found[1:] == [200, 200, 401, 401]
 
 
 def test_a_missing_package_names_the_extra(model, capsys, monkeypatch):

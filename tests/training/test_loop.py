@@ -4,12 +4,15 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from d2o.objectives.adversarial import Adversarial
-from d2o.objectives.denoising import Denoising
+from d2o.diffusion.sampling import generate
+from d2o.features.embedding import embedding
+from d2o.metrics.sample import Stream, measure
+from d2o.objectives import Adversarial, Consistency, Denoising, Progressive
 from d2o.training import loop
 from d2o.training import networks as makers
 from d2o.training.loop import PATIENCE, Diverged, make_optimizers, schedule, train, turns
@@ -70,7 +73,7 @@ def test_the_yielded_networks_are_whole_and_free_of_gradients(tiny_denoiser):
         assert {n: p.requires_grad for n, p in made.student.named_parameters()} == moving
         assert all(p.grad is None for p in [*made.student.parameters(), *made.discriminator.parameters()])
         assert (progress.iteration, progress.images, progress.skipped) == (iteration, iteration * BATCH, 0)
-        assert set(progress.losses) == {"student", "discriminator"} | ({"r1"} if iteration % 2 else set())
+        assert set(progress.losses) == {"student", "discriminator"} | ({"r1"} if iteration in (3, 5) else set())
     assert iteration * BATCH == recipe.duration
 
 
@@ -126,6 +129,62 @@ def test_lazy_r1_shortens_the_memory_of_the_discriminators_optimiser(tiny_denois
     assert optimizers["discriminator"].defaults["betas"] == (0.5 ** (16 / 17), 0.99 ** (16 / 17))
     assert optimizers["discriminator"].defaults["lr"] == pytest.approx(1e-3 * 16 / 17)
     assert optimizers["student"].defaults["betas"] == (0.5, 0.99)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_r1_is_left_out_of_the_first_iteration_unless_it_is_in_all(tiny_denoiser, every):
+    recipe = replace(ADVERSARIAL, objectives=(Adversarial(r1=1e-3, r1_every=every),), duration=7 * BATCH)
+    taken = ["r1" in progress.losses for progress in train(recipe, networks(recipe, tiny_denoiser()), stream())]
+    assert taken == [every == 1 or (number > 0 and number % every == 0) for number in range(7)]
+
+
+EDM2 = {"kind": "edm2_unet", "channels": 16, "channel_multipliers": [1], "num_blocks": 1, "head_channels": 8}
+STUDENTS = {
+    "pretraining": RECIPES["pretrain"],
+    "d2o": ADVERSARIAL,
+    "d2o-f": RECIPES["d2o-f"],
+    "cd": replace(ADVERSARIAL, objectives=(Consistency(),)),
+    "pd": replace(ADVERSARIAL, objectives=(Progressive(steps=4),)),
+}
+
+
+@pytest.mark.parametrize("recipe", STUDENTS.values(), ids=STUDENTS)
+def test_weights_of_edm2_keep_their_magnitude_in_every_training(recipe):
+    """Gradients are orthogonal to weights that are divided by their norm, so that these would grow with each step."""
+    teacher = makers.new_denoiser(EDM2, (1, 8, 8), 2)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.fill_(0.8) if parameter.dim() == 0 else parameter.mul_(1.5)
+    recipe = replace(recipe, pretrained=True, learning_rate=0.03)
+    made = networks(recipe, teacher)
+    trained = {name for name, p in made.student.named_parameters() if p.requires_grad and p.dim() > 0}
+    last(recipe, made)
+    norms = {name: p.flatten(1).square().mean(1).sqrt() for name, p in made.student.named_parameters() if p.dim() > 0}
+    assert all((norms[name] - 1).abs().max() < 0.05 for name in trained), "about 0.03 in the last step"
+    before = dict(teacher.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in made.student.named_parameters() if not p.requires_grad)
+
+
+def start_training(denoiser):
+    next(train(RECIPES["d2o"], networks(RECIPES["d2o"], denoiser), stream()))
+
+
+def measure_images(_denoiser):
+    measure(Stream("black", 8, (1, 8, 8), iter([np.zeros((8, 8, 8, 1), np.uint8)])), embedding("pixels"))
+
+
+@pytest.mark.parametrize("work", [start_training, lambda denoiser: next(generate(denoiser, [0])), measure_images])
+def test_float32_is_not_tf32(tiny_denoiser, work):
+    settings: Any = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [one.allow_tf32 for one in settings]
+    try:
+        for one in settings:
+            one.allow_tf32 = True
+        work(tiny_denoiser(classes=2))
+        assert [one.allow_tf32 for one in settings] == [False, False]
+    finally:
+        for one, value in zip(settings, before, strict=True):
+            one.allow_tf32 = value
 
 
 RESUMED = {

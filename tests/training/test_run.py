@@ -2,13 +2,8 @@
 
 import json
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -23,46 +18,13 @@ from d2o.data.files import write_images
 from d2o.training import run as runs
 from d2o.training.run_directory import LOCK
 
-JUDGE = [f"--set=discriminator.{setting}" for setting in ("weights=random", "size=32", "width=16")]
-IMAGES, BATCH, SAVE = 240, 8, 16
-
-
-def arguments(teacher: Path, data: Path, out: Path) -> list[str]:
-    options = {"--from": teacher, "--data": data, "--out": out, "--images": IMAGES, "--batch": BATCH}
-    options |= {"--save-every": SAVE, "--sample-every": 120, "--recipe": "d2o-f", "--learning-rate": 1e-3}
-    return ["finetune", *(str(word) for option in options.items() for word in option), *JUDGE]
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    from conftest import make_denoiser
-
-    file = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    d2o.save(file, make_denoiser(classes=2))
-    return file
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, teacher, tiny_data):
-    """Return the directory of a run that nothing disturbed."""
-    out = tmp_path_factory.mktemp("runs") / "finished"
-    assert run(arguments(teacher, tiny_data, out)) == 0
-    return out
-
-
-def assert_same_result(out: Path, finished: Path) -> None:
-    for name in ("ema.safetensors", "student.safetensors"):
-        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
-    lines, expected = (map(json.loads, (f / "metrics.jsonl").read_text().splitlines()) for f in (out, finished))
-    assert [line["images"] for line in lines] == [line["images"] for line in expected]
-    assert {f.name for f in (out / "samples").iterdir()} == {f.name for f in (finished / "samples").iterdir()}
-    assert {file.name for file in out.rglob(".*")} == {LOCK}
+from .command import BATCH, IMAGES, arguments, assert_same_result
 
 
 def test_a_run_leaves_what_it_promises(finished, teacher):
     assert {f.name for f in finished.iterdir()} == {
-        ".lock", "recipe.json", "metrics.jsonl", "samples", "checkpoint.safetensors", "ema.safetensors",
-        "student.safetensors",
+        ".lock", "recipe.json", "metrics.jsonl", "samples", "checkpoint.safetensors", "previous.safetensors",
+        "ema.safetensors", "student.safetensors",
     }  # fmt: skip
     lines = [json.loads(row) for row in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["images"] for line in lines] == list(range(BATCH, IMAGES + 1, BATCH))
@@ -79,34 +41,12 @@ def test_a_run_leaves_what_it_promises(finished, teacher):
     assert ema.preconditioning.kind == "boundary" and ema.provenance["recipe"] == asked["recipe"]
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, finished, teacher, tiny_data):
-    words = arguments(teacher, tiny_data, tmp_path / "killed")
-    process = subprocess.Popen([sys.executable, "-m", "d2o", *words], stderr=subprocess.DEVNULL)
-    try:
-        limit = time.monotonic() + 120
-        while not (tmp_path / "killed/checkpoint.safetensors").exists():
-            assert process.poll() is None and time.monotonic() < limit
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.3))
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed/ema.safetensors").exists()
-    for leftover in (tmp_path / "killed").rglob(".*"):  # of a file that was being written at that moment
-        leftover.unlink()
-    with (tmp_path / "killed/metrics.jsonl").open("a") as log:  # as if it had been killed in its next line
-        log.write(f'{{"images": {IMAGES}}}\n{{"imag')
-    assert d2o.load(tmp_path / "killed").num_classes == 2  # a run can be looked at before its end
-    assert run(words) == 0
-    assert_same_result(tmp_path / "killed", finished)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
     tmp_path, finished, teacher, tiny_data, monkeypatch, capsys, number
 ):
     words, draw = arguments(teacher, tiny_data, tmp_path / "stopped"), runs.draw_samples
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    handlers = [signal.getsignal(one) for one in runs.STOPPING]
 
     def interrupt(directory, progress, habits):
         draw(directory, progress, habits)
@@ -116,7 +56,7 @@ def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
     capsys.readouterr()
     assert run(words) == 130
     assert "same command again continues" in capsys.readouterr().err
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert [signal.getsignal(one) for one in runs.STOPPING] == handlers
     assert native.read_header(tmp_path / "stopped/checkpoint.safetensors")["images"] == 120
     if number == signal.SIGINT:
         monkeypatch.undo()
@@ -133,6 +73,24 @@ def test_a_second_interrupt_acts_at_once(tmp_path, teacher, tiny_data, monkeypat
     monkeypatch.setattr(runs, "draw_samples", interrupt_twice)
     assert run(arguments(teacher, tiny_data, tmp_path / "run")) == 130
     assert "Stopped." in capsys.readouterr().err
+
+
+def test_signals_that_come_twice_are_one_and_what_nohup_ignores_stays_ignored(
+    tmp_path, teacher, tiny_data, monkeypatch
+):
+    def terminate(*_):
+        signal.raise_signal(signal.SIGHUP)
+        for _ in range(count):
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(runs, "draw_samples", terminate)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        for count, code in ((0, 0), (2, 130)):
+            assert run([*arguments(teacher, tiny_data, tmp_path / str(count)), "--sample-every", "240"]) == code
+            assert native.read_header(tmp_path / str(count) / "checkpoint.safetensors")["images"] == 240
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_finished_run_is_left_alone(finished, teacher, tiny_data, capsys):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
 
-from .frequency import Band, band_means, centroid, normalise, octaves, ring_power, ring_sizes
+from .frequency import Band, by_octave, centroid, normalise, octaves, ring_power, ring_sizes
 from .intervals import Interval, rank_correlation
 from .network import places, watch_blocks
 from .paths import Sampling, predict, sampling_paths
@@ -58,7 +58,7 @@ class BlockSpectra:
     @property
     def response_band(self) -> Band | str | None:
         """The octave of the largest response; FLAT where all respond alike, None where none does."""
-        means = band_means(self.response).mean(0)
+        means = by_octave(np.mean, self.response).mean(0)
         if not means.any():
             return None
         beyond = means[1:]  # ring 0 is left out

@@ -3,6 +3,7 @@
 All are in cycles per image, so that feature maps of any size share one axis.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -66,12 +67,6 @@ def octaves(count: int) -> list[Band]:
     return [Band(0, 0), *(Band(low, 2 * low - 1) for low in lows)]
 
 
-def band_energies(power: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return the energy [..., B] in every octave of ring powers [..., K] on rings of these sizes [K]."""
-    energy = power * sizes
-    return np.stack([energy[..., band.low : band.high + 1].sum(-1) for band in octaves(len(sizes))], -1)
-
-
-def band_means(response: np.ndarray) -> np.ndarray:
-    """Return the mean [..., B] over the rings of every octave of a response [..., K] that is not an energy."""
-    return np.stack([response[..., b.low : b.high + 1].mean(-1) for b in octaves(response.shape[-1])], -1)
+def by_octave(combine: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
+    """Return every octave [..., B] of values [..., K] on rings: the sum of energies, the mean of what is none."""
+    return np.stack([combine(values[..., b.low : b.high + 1], axis=-1) for b in octaves(values.shape[-1])], -1)

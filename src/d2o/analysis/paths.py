@@ -1,18 +1,18 @@
 """Where a denoiser is watched: the noisy images x_t that a sampler visits, or real images with as much noise."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from d2o.data.datasets import Images
-from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.denoiser import Denoiser, evaluation_mode
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import Step, euler_step, heun_of, labels_for, trajectory
+from d2o.errors import Diverged
 from d2o.metrics.counting import Counted, unshown
 
 SAMPLERS = ("euler", "heun")
@@ -59,7 +59,7 @@ class Path(NamedTuple):
 @torch.no_grad()
 def sampling_paths(teacher: Denoiser, sampling: Sampling) -> Iterator[Path]:
     """Yield the paths of the images that a teacher makes."""
-    sigmas, device = (*sampling.levels(teacher), 0.0), device_of(teacher)
+    sigmas, device = (*sampling.levels(teacher), 0.0), teacher.device
     for seeds in sampling.batches(len(sampling.seeds), "from noise to images"):
         noise, label = noise_for(seeds, teacher.image_shape, device), labels_for(seeds, teacher.num_classes)
         label = None if label is None else label.to(device)
@@ -71,7 +71,7 @@ def sampling_paths(teacher: Denoiser, sampling: Sampling) -> Iterator[Path]:
 @torch.no_grad()
 def noising_paths(denoiser: Denoiser, images: Images, sampling: Sampling) -> Iterator[tuple[Path, Tensor]]:
     """Yield the paths x0 + sigma_t noise of real images, each at most once, and x0 [N,C,H,W]; seed i is image i's."""
-    sigmas, device = sampling.levels(denoiser), device_of(denoiser)
+    sigmas, device = sampling.levels(denoiser), denoiser.device
     stream = images.batches(sampling.batch_size)
     for seeds, batch in zip(sampling.batches(len(images), "real images"), stream, strict=False):
         x0 = denoiser.encode(batch.x0[: len(seeds)].to(device))
@@ -82,25 +82,9 @@ def noising_paths(denoiser: Denoiser, images: Images, sampling: Sampling) -> Ite
 
 @torch.no_grad()
 def predict(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, who: str) -> Tensor:
-    """Return D(x, sigma, label) in evaluation mode; NaN or infinity is a ValueError that names `who`."""
+    """Return D(x, sigma, label) in evaluation mode; NaN or infinity is a Diverged that names `who`."""
     with evaluation_mode(denoiser):
         x0 = denoiser(x, sigma, label)
     if not x0.isfinite().all():
-        raise ValueError(f"The {who} gives NaN or infinity at sigma {sigma:.3g}: use an earlier checkpoint.")
+        raise Diverged(f"The {who} gives NaN or infinity at sigma {sigma:.3g}")
     return x0
-
-
-@contextmanager
-def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Keep a network in evaluation mode within the context, and restore the mode of every part."""
-    modes = [(part, part.training) for part in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
-def device_of(denoiser: Denoiser) -> torch.device:
-    return next((parameter.device for parameter in denoiser.parameters()), torch.device("cpu"))

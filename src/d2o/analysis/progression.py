@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from .frequency import Band, band_energies, centroid, normalise, octaves, ring_power
+from .frequency import Band, by_octave, centroid, normalise, octaves, ring_power
 from .intervals import Interval, mean_rank_correlation, spearman
 
 
@@ -37,7 +37,7 @@ class Progression:
     @cached_property
     def energies(self) -> np.ndarray:
         """The shares [N, T, B] of the octave bands in the energy of the changes."""
-        return normalise(band_energies(self.power, self.ring_sizes))
+        return normalise(by_octave(np.sum, self.power * self.ring_sizes))
 
     @property
     def frequencies(self) -> np.ndarray:

@@ -21,30 +21,14 @@ BACKBONES: dict[str, type[Backbone] | str] = {
 """Every kind of backbone that a spec can name: a class of yours, or where ours stands, imported at first use."""
 
 
-CLASSES = {str(row).partition(".")[2]: kind for kind, row in BACKBONES.items()}
-
-
-def __getattr__(name: str) -> type[Backbone]:
-    if name not in CLASSES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return find_class(CLASSES[name])
-
-
-def find_class(kind: str) -> type[Backbone]:
-    """Return the class of a kind of BACKBONES."""
-    row = BACKBONES[kind]
-    if isinstance(row, str):
-        module, _, name = row.partition(".")
-        row = BACKBONES[kind] = vars(import_module(f".{module}", __name__))[name]
-    return row
-
-
 def build(spec: Mapping[str, Any]) -> Backbone:
     """Build the backbone that `{"kind": name, **config}` describes; a wrong spec is a ValueError that names the fix."""
     options = dict(spec)
     kind = options.pop("kind", None)
-    find(kind, BACKBONES, "backbone of the kind", REGISTER)
-    backbone = find_class(str(kind))
+    backbone = find(kind, BACKBONES, "backbone of the kind", REGISTER)
+    if isinstance(backbone, str):
+        module, _, name = backbone.partition(".")
+        backbone = BACKBONES[str(kind)] = vars(import_module(f".{module}", __name__))[name]
     known = inspect.signature(backbone).parameters
     for name in options:
         if name not in known:
@@ -66,10 +50,8 @@ def add_augmentation_labels(backbone: nn.Module, extra: int) -> nn.Module:
         return backbone
     if not isinstance(backbone, Backbone) or "augmentation_dim" not in config:
         kind = getattr(backbone, "kind", type(backbone).__name__)
-        raise ValueError(
-            f"The backbone {kind} has no augmentation labels, which tell trajectory and reverse-consistency where a "
-            f"jump ends: use song_unet or dhariwal_unet, or another objective."
-        )
+        remedy = "use song_unet or dhariwal_unet, or another objective"
+        raise ValueError(f"The backbone {kind} has no augmentation labels, which say where jumps end: {remedy}.")
     before = config["augmentation_dim"]
     wider = build({"kind": backbone.kind, **config, "augmentation_dim": before + extra})
     state, name = dict(backbone.state_dict()), "map_augment.weight"

@@ -26,6 +26,9 @@ class Backbone(nn.Module):
                 return role
         raise ValueError(f"No role is known for the parameter {parameter_name!r}.")
 
+    def constrain_weights(self) -> None:
+        """Bring trainable weights back to where they belong, which every training iteration begins with: anywhere."""
+
     def forward(
         self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:

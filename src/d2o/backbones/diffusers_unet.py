@@ -133,7 +133,5 @@ def unet_model() -> Callable[..., nn.Module]:
     try:
         from diffusers.models.unets.unet_2d import UNet2DModel
     except ImportError as error:
-        raise ValueError(
-            "This network needs the package diffusers: pip install -e '.[diffusers]' in d2o's folder"
-        ) from error
+        raise ValueError("This network needs diffusers: pip install -e '.[diffusers]' in d2o's folder") from error
     return UNet2DModel

@@ -16,6 +16,8 @@ from .conditioning import check_label, full_precision, waves
 from .options import check_options
 
 EPS = 1e-6
+MOST_NUMBERS = 1 << 26
+"""Of all tokens of an image."""
 WAVES = 256
 """Cosines and sines of the time."""
 
@@ -64,6 +66,8 @@ class DiT(Backbone):
                 raise ValueError(f"The backbone option {name} = {part} must divide {whole} without remainder.")
         if channels % 4:
             raise ValueError(f"The backbone option channels must be a multiple of 4, not {channels}.")
+        if (resolution // patch_size) ** 2 * channels > MOST_NUMBERS:
+            raise ValueError(f"The backbone option resolution = {resolution} needs more than {MOST_NUMBERS:,} numbers.")
         self.num_classes, self.patch_size = num_classes, patch_size
 
         self.x_embedder = chain(proj=nn.Conv2d(in_channels, channels, patch_size, stride=patch_size))

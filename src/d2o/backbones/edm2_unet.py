@@ -63,21 +63,14 @@ class MPFourier(nn.Module):
 
 
 class MPConv(nn.Module):
-    """A convolution, or with kernel 0 a linear layer, that depends on the direction of each output's weights only.
-
-    In training the stored weights are normalised too: otherwise they would grow, and slow learning down, unseen.
-    """
+    """A convolution, or with kernel 0 a linear layer, that depends on the direction of each output's weights only."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
-        self.in_channels, self.out_channels = in_channels, out_channels
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *([kernel, kernel] if kernel else [])))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         dims = range(1, self.weight.dim())
-        if self.training and self.weight.requires_grad:
-            # Without autograd: what an earlier pass of the same step saved differs by rounding only.
-            self.weight.data.copy_(normalise(self.weight.data, dims))
         weight = normalise(self.weight, dims) * (gain / math.sqrt(self.weight[0].numel()))
         return F.linear(x, weight) if len(dims) == 1 else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
@@ -196,6 +189,13 @@ class Edm2UNet(UNet):
         self.dec = nn.ModuleDict({place.name: MPBlock(style, place, "decoder") for place in layout.decoder()})
         self.out_conv = MPConv(stem, out_channels, 3)
         self.out_gain = nn.Parameter(torch.zeros([]))
+
+    @torch.no_grad()
+    def constrain_weights(self) -> None:
+        """Normalise the stored weights: otherwise they would grow, and slow learning down, unseen."""
+        for layer in self.modules():
+            if isinstance(layer, MPConv) and layer.weight.requires_grad:
+                layer.weight.copy_(normalise(layer.weight, range(1, layer.weight.dim())))
 
     def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
         embedding = add_augmentation(self.emb_noise(self.emb_fourier(noise)), augmentation)

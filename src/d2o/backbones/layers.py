@@ -80,9 +80,7 @@ def group_norm(channels: int, eps: float) -> GroupNorm:
     """Return a normalisation over at most 32 groups of at least 4 channels."""
     groups = max(min(32, channels // 4), 1)
     if channels % groups:
-        raise ValueError(
-            f"{channels} channels do not split into {groups} groups: take multiples of 4, above 128 of 32."
-        )
+        raise ValueError(f"{channels} channels do not form {groups} groups: take multiples of 4, above 128 of 32.")
     return GroupNorm(groups, channels, eps)
 
 

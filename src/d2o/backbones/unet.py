@@ -87,11 +87,8 @@ class Layout:
 
 def check_halvings(resolution: int, levels: int, option: str) -> None:
     """Raise ValueError where images of this side cannot be halved between so many levels, given by `option`."""
-    if resolution % 2 ** (levels - 1):
-        raise ValueError(
-            f"The backbone halves its images {levels - 1} times: resolution {resolution} must be a multiple of "
-            f"{2 ** (levels - 1)}, or {option} shorter."
-        )
+    if resolution % (least := 2 ** (levels - 1)):
+        raise ValueError(f"The backbone's resolution {resolution} must be a multiple of {least}, or {option} shorter.")
 
 
 def attend(qkv: Tensor, num_heads: int, normalise: Callable[[Tensor], Tensor] | None = None) -> Tensor:

@@ -22,7 +22,7 @@ def diff(denoiser: Denoiser, base: Denoiser) -> tuple[dict[str, Tensor], dict[st
 def apply(path: Path, tensors: Mapping[str, Tensor], spec: Mapping[str, Any], base: Denoiser | None) -> dict[str, Any]:
     """Return a file's tensors with all others copied from the base; an error where it is not the file's own base."""
     if base is None:
-        remedy = "name the model that it started from as base (--base MODEL)"
+        remedy = "name its base, the model that it started from (`d2o convert FILE OUT.safetensors --base MODEL`)"
         raise CheckpointError(f"{path} contains only the weights that fine-tuning changed: {remedy}.")
     match spec.get("base"):
         case {"sha256": str(wanted)}:

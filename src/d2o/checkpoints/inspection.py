@@ -56,11 +56,16 @@ class Inspection:
 
 
 def inspect(
-    path: str | os.PathLike, *, key: str = KEY, sha256: str | None = None, num_heads: int | None = None
+    path: str | os.PathLike,
+    *,
+    key: str = KEY,
+    sha256: str | None = None,
+    num_heads: int | None = None,
+    family: str | None = None,
 ) -> Inspection:
     """Return what a file, folder, address or shipped name is, after the same checks as `load`, without its tensors."""
     place = locate(path, "model", sha256=sha256)
-    denoiser = read(place, Request(place.path, key, meta=True, num_heads=num_heads))
+    denoiser = read(place, Request(place.path, key, meta=True, num_heads=num_heads, family=family))
     kind = NAMES[str(place.form)]
     if place.form == "safetensors" and native.is_foreign(place.path):
         kind = "safetensors with EDM's names"

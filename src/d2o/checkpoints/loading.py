@@ -1,6 +1,7 @@
 """Load any model: one reader for each form of checkpoint, all given the same request."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,20 +9,24 @@ from pathlib import Path
 import torch
 
 from d2o.data.codec import attach
-from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.denoiser import Denoiser, use_full_float32
 from d2o.errors import CheckpointError, UnsupportedCheckpointError
+from d2o.records import find
 
 from . import native
 from .places import SAVED, Form, Place, locate
 
 KEY = "ema"
+FAMILIES = {"consistency": "boundary", "epsilon": "epsilon"}
+"""What a user may say that a state dict's network predicts, where its weights do not -> the kind of the family."""
 
 
 @dataclass(frozen=True)
 class Request:
     """What to read: `key` chooses among several networks; with `meta` no tensor is read, only types and shapes.
 
-    `base` completes a file that contains a difference; `num_heads` are the attention heads of a DiT's state dict.
+    `base` completes a file that contains a difference; `num_heads` are the attention heads of a DiT's state dict, and
+    `family`, one of FAMILIES, what a state dict's network predicts.
     """
 
     path: Path
@@ -29,6 +34,7 @@ class Request:
     meta: bool = False
     base: Denoiser | None = None
     num_heads: int | None = None
+    family: str | None = None
 
 
 def load(
@@ -39,24 +45,26 @@ def load(
     device: torch.device | str = "cpu",
     base: Denoiser | str | os.PathLike | None = None,
     num_heads: int | None = None,
+    family: str | None = None,
     codec: str | os.PathLike | None = None,
 ) -> Denoiser:
     """Read a denoiser from a file, folder, address (https://, hf://) or shipped name, in eval mode; as data only.
 
     `key` chooses among the networks of one file ("ema" or "net"); `sha256` is the hash that the file must have. `base`,
     a model or its path, completes a file that contains only the weights that fine-tuning changed; `num_heads` are those
-    of a DiT's state dict of no published width; `codec` is the folder of a latent model's autoencoder. Bad input is a
-    CheckpointError or another ValueError.
+    of a DiT's state dict of no published width; `family` is "consistency" or "epsilon" where a state dict does not tell
+    which; `codec` is the folder of a latent model's autoencoder. Bad input is a CheckpointError or another ValueError.
     """
     place = locate(path, "model", sha256=sha256)
     if base is not None and not is_difference(place):
         raise CheckpointError(f"{place.path} is complete and needs no base: leave it out.")
     base = base if base is None or isinstance(base, Denoiser) else load(base)
-    denoiser = read(place, Request(place.path, key, base=base, num_heads=num_heads))
+    denoiser = read(place, Request(place.path, key, base=base, num_heads=num_heads, family=family))
     if sha256:
         denoiser = denoiser.replace(provenance={**denoiser.provenance, "sha256": sha256.lower()})
     if codec is not None:
         denoiser = attach(denoiser, os.fspath(codec))
+    use_full_float32()
     try:
         return denoiser.to(device)
     except (RuntimeError, AssertionError) as error:  # torch's words for no such device, no driver, no memory
@@ -66,9 +74,13 @@ def load(
 
 def read(place: Place, request: Request) -> Denoiser:
     assert place.form is not None, place
+    if request.family is not None:
+        find(request.family, FAMILIES, "family")
     denoiser = READERS[place.form](request)
     if request.num_heads not in (None, denoiser.backbone.config.get("num_heads")):  # type: ignore[union-attr]
         raise CheckpointError(f"{request.path} tells itself what its network is: leave num_heads out.")
+    if request.family is not None and FAMILIES[request.family] != denoiser.preconditioning.kind:
+        raise CheckpointError(f"{request.path} is of the family {denoiser.preconditioning.kind}: leave family out.")
     return denoiser
 
 
@@ -130,13 +142,15 @@ def read_torch(request: Request) -> Denoiser:
         if objects.list_classes():
             return nvidia.read_objects(objects, request.key, request.meta)
         state = torch_state.read_tensors(content, request.key, request.meta)
+        model = torch_state.read_arguments(content).get("model")
     if dit.recognise(state):
-        return dit.from_state(state, path, request.num_heads)
+        return dit.from_state(state, path, request.num_heads, request.family, model)
     if consistency.recognise(state):
-        return consistency.from_state(state, path)
-    shown = ", ".join(name[:60] for name in list(state)[:5])
+        return consistency.from_state(state, path, request.family)
+    counts = Counter(name.partition(".")[0][:60] for name in state).most_common(5)
+    shown = ", ".join(f"{first} ({count})" for first, count in counts)
     known = "d2o knows those of DiT and consistency_models"
-    raise UnsupportedCheckpointError(f"{path} contains weights of an unknown network ({shown}); {known}.")
+    raise UnsupportedCheckpointError(f"{path} contains weights of an unknown network, of the parts {shown}; {known}.")
 
 
 READERS: dict[Form, Callable[[Request], Denoiser]] = {

@@ -1,7 +1,9 @@
 """Our own format: one safetensors file with a denoiser's weights and, as JSON in its header, its description."""
 
 import json
+import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,17 +23,25 @@ from d2o.data.codec import Autoencoder
 from d2o.diffusion import families
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError, name_file
-from d2o.files import atomic
+from d2o.files import atomic, open_regular, parse_json
 from d2o.records import validate
 
 FORMAT = 1
 SPEC = "d2o"
 """The metadata key of the JSON description."""
+CHECKSUM = "crc32"
+"""A key of the description: the checksum of all else and of the tensors; 0.1.0 wrote none."""
 CONFIG = "config"
 """That of the description in safetensors files with the names of EDM's classes."""
 DELTA = "delta"
 """The `content` of the description of a difference; its `base` contains the base's hash."""
 MOST_STEPS = 1000
+MOST_NUMBERS = 1 << 26
+"""Of an image: those of 4096 x 4096 pixels in four channels."""
+MOST_TENSORS = 50_000
+LONGEST_HEADER = 1 << 23
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+"""Types of weights that may stand for each other."""
 Size = Annotated[int, Field(strict=True, gt=0)]
 
 
@@ -66,7 +76,7 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
         "one_step": denoiser.one_step,
         "judged_by": list(denoiser.judged_by),
     }
-    spec |= {"middle_sigmas": list(denoiser.middle_sigmas)} if denoiser.middle_sigmas else {}
+    spec |= {name: list(row) for name in ("middle_sigmas", "class_names") if (row := getattr(denoiser, name))}
     spec |= {} if denoiser.clip is None else {"clip": denoiser.clip}
     return spec | ({"codec": denoiser.codec.to_spec()} if isinstance(denoiser.codec, Autoencoder) else {})
 
@@ -107,14 +117,19 @@ class Fields:
     middle_sigmas: Annotated[tuple[Annotated[float, Field(strict=True)], ...], Field(max_length=MOST_STEPS)] = ()
     codec: Autoencoder | None = None
     clip: families.Number | None = None
+    class_names: tuple[StrictStr, ...] = ()
 
 
 def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> None:
     """Raise a ValueError for sizes of other images than the network's, and for noise levels that do not fall."""
+    if math.prod(given.image_shape) > MOST_NUMBERS:
+        raise ValueError(f"its images of shape {given.image_shape} have more than {MOST_NUMBERS:,} numbers")
     sizes = zip(("in_channels", "resolution", "resolution"), given.image_shape, strict=True)
     for name, value in (*sizes, ("num_classes", given.num_classes)):
         if value != config.get(name, value):
             raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
+    if len(given.class_names) not in (0, given.num_classes):
+        raise ValueError(f"it names {len(given.class_names)} classes of {given.num_classes}")
     if not all(a > b > 0 for a, b in pairwise([sigma_max, *given.middle_sigmas])):
         raise ValueError(f"its middle_sigmas, {given.middle_sigmas}, do not fall from {sigma_max:g} to above 0")
 
@@ -142,6 +157,14 @@ def derive_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def rows(state: Mapping[str, Tensor], name: str, axis: int = 0) -> int:
+    """Return a tensor's size; a ValueError where it is missing or has too few dimensions."""
+    tensor = state.get(name)
+    if tensor is None or tensor.dim() <= axis:
+        raise ValueError(f"{name} {'is missing' if tensor is None else f'has shape {list(tensor.shape)}'}")
+    return tensor.shape[axis]
+
+
 def rename(name: str, modules: Mapping[str, str]) -> str:
     """Return a parameter's name with its module called as a table says; of a module that is not there, as it is."""
     module, _, kind = name.rpartition(".")
@@ -155,6 +178,8 @@ def fill(path: Path, module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> 
     problems += [f"{name} is not part of the network" for name in tensors if name not in wanted]
     shapes = {name: (list(tensors[name].shape), list(wanted[name].shape)) for name in wanted if name in tensors}
     problems += [f"{name} has shape {a}, not {b}" for name, (a, b) in shapes.items() if a != b]
+    types = {name: (tensors[name].dtype, wanted[name].dtype) for name in shapes}
+    problems += [f"{name} has numbers of type {a}" for name, (a, b) in types.items() if a != b and not {a, b} <= FLOATS]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise MismatchError(f"{path} does not fit the network that it describes: {'; '.join(problems[:5])}{more}.")
@@ -162,13 +187,29 @@ def fill(path: Path, module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> 
 
 
 def read(path: Path, meta: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and description; a MalformedCheckpointError where they do not have the checksum of the file."""
     with open_file(path) as file:
-        return read_tensors(file, meta), read_description(path, file.metadata())
+        tensors, spec = read_tensors(file, meta), read_description(path, file.metadata())
+    wanted = spec.pop(CHECKSUM, None)
+    if not meta and wanted is not None and wanted != checksum(tensors, spec):
+        remedy = "take another copy of it, or make it again (the command of its run does that)"
+        raise MalformedCheckpointError(f"{path} is damaged, its content does not have the file's checksum: {remedy}.")
+    return tensors, spec
+
+
+def checksum(tensors: Mapping[str, Tensor], spec: Mapping[str, Any]) -> str:
+    """Return the CRC-32 of a description and of contiguous tensors with their names, types and shapes."""
+    found = zlib.crc32(json.dumps(spec).encode())
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), found)
+    return f"{found:08x}"
 
 
 def read_header(path: Path) -> dict[str, Any]:
     with open_file(path) as file:
-        return read_description(path, file.metadata())
+        spec = read_description(path, file.metadata())
+    return {name: value for name, value in spec.items() if name != CHECKSUM}
 
 
 def is_foreign(path: Path) -> bool:
@@ -179,16 +220,24 @@ def is_foreign(path: Path) -> bool:
 
 
 def read_tensors(file: Any, meta: bool = False) -> dict[str, Tensor]:
-    names = file.keys()
+    if len(names := file.keys()) > MOST_TENSORS:
+        raise OSError(f"it has more than {MOST_TENSORS:,} tensors")
     if meta:
-        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
+        return {name: read_shape(file, name) for name in names}
     return {name: file.get_tensor(name) for name in names}
+
+
+def read_shape(file: Any, name: str) -> Tensor:
+    part = file.get_slice(name)
+    shape = part.get_shape()
+    dtype = (part[:0] if shape else file.get_tensor(name)).dtype
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def read_description(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     try:
-        spec = json.loads((metadata or {})[SPEC])
-    except (KeyError, ValueError, RecursionError) as error:
+        spec = parse_json((metadata or {})[SPEC])
+    except (KeyError, ValueError) as error:
         raise UnsupportedCheckpointError(f"{path} has no description of its network that d2o can read.") from error
     if not isinstance(spec, dict) or spec.get("format") != FORMAT:
         raise UnsupportedCheckpointError(f"{path} has a description of another format than this version's, {FORMAT}.")
@@ -199,6 +248,9 @@ def read_description(path: Path, metadata: Mapping[str, str] | None) -> dict[str
 def open_file(path: Path) -> Iterator[Any]:
     """Open a safetensors file; what is wrong with it is a MalformedCheckpointError."""
     try:
+        with open_regular(path) as start:
+            if int.from_bytes(start.read(8), "little") > LONGEST_HEADER:
+                raise OSError(f"its header has more than {LONGEST_HEADER:,} bytes")
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
@@ -208,5 +260,6 @@ def open_file(path: Path) -> Iterator[Any]:
 def write(path: str | os.PathLike, tensors: Mapping[str, Tensor], spec: Mapping[str, Any]) -> None:
     """Write tensors and their description to one file, completely or not at all."""
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    description = json.dumps({**spec, CHECKSUM: checksum(plain, spec)})
     with atomic(Path(path)) as temporary:
-        save_file(plain, temporary, {SPEC: json.dumps(spec)})
+        save_file(plain, temporary, {SPEC: description})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from d2o.errors import CheckpointError, MalformedCheckpointError
+from d2o.files import find_alike, open_regular, open_zip
 from d2o.records import nearest
 
 from .shipped import SHIPPED, find_shipped
@@ -57,6 +58,11 @@ class Place:
     path: Path
     form: Form | None = None
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is a run of which the last checkpoint is taken, as it has not ended."""
+        return self.form == "run" and not (self.path / SAVED[0]).is_file()
+
 
 def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) -> Place:
     """Return what a path, an address or a name stands for; an error where it is none of the kinds `wanted` (or any).
@@ -94,10 +100,24 @@ def find(name: str, wanted: tuple[Kind, ...]) -> Place:
     if path.exists() or ("*" in path.name and "data" in wanted):
         return recognise(name, path)
     known = [*(SHIPPED if "model" in wanted else ()), *(BUILT_IN if "data" in wanted else ())]
-    beside = [there.name for there in path.parent.iterdir()] if path.parent.is_dir() else []
     close = get_close_matches(name, known, n=1)
-    close += [str(Path(name).with_name(there)) for there in get_close_matches(path.name, beside, n=1)]
+    close += [str(Path(name).with_name(there)) for there in find_alike(path, lambda there: would_do(there, wanted))]
     raise CheckpointError(f"There is nothing at {name}: {nearest(name, close) if close else suggest(wanted)}")
+
+
+def would_do(path: Path, wanted: tuple[Kind, ...]) -> bool:
+    """Return whether something on disk is of a kind that is wanted, as far as can be told without reading it whole."""
+    from d2o.data.sources import can_open
+
+    from . import native
+
+    try:
+        place = recognise(str(path), path)
+        if place.form == "safetensors" and not native.is_foreign(path):
+            native.read_header(path)
+    except CheckpointError:
+        return False
+    return place.kind in wanted and (place.kind != "data" or can_open(path))
 
 
 def suggest(wanted: tuple[Kind, ...]) -> str:
@@ -116,7 +136,7 @@ def recognise(name: str, path: Path) -> Place:
     if not path.is_file():
         raise CheckpointError(f"{name} is neither a file nor a folder: save what it gives to a file first.")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(START)
     except OSError as error:
         raise CheckpointError(f"{name} cannot be read: {error.strerror or error}.") from error
@@ -146,7 +166,7 @@ def recognise_folder(name: str, path: Path) -> Place:
 def recognise_zip(name: str, path: Path, start: bytes) -> Place:
     """Return what a zip file is: of torch.save, stored statistics, or else images. A damaged one is left to readers."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             entries = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
         entries = [start.decode("latin-1")]  # the name of the first entry

@@ -2,6 +2,7 @@
 
 import atexit
 import difflib
+import errno
 import gc
 import os
 import sys
@@ -10,10 +11,11 @@ from contextlib import suppress
 from importlib import import_module
 
 import d2o
-from d2o.errors import is_out_of_memory
+from d2o.errors import is_out_of_memory, printable
 
 from .plugins import import_plugin, split_imports
 from .progress import print_log
+from .streams import Undelivered, guard_streams
 
 COMMANDS = {
     "demo": "Train a one-step generator of digits in minutes and show it beside its teacher.",
@@ -38,6 +40,7 @@ GONE = {
 """Commands of earlier versions, and what took their place."""
 COMPLETION = "--tyro-print-completion"
 INTERRUPTED = 130  # the shell's code for Ctrl-C
+UNREAD = 141  # and for output that nobody reads on: SIGPIPE
 
 
 def usage() -> str:
@@ -62,6 +65,7 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 2 bad input (one sentence says what and how to mend it), 130 interrupted."""
+    guard_streams()
     codes: list[int] = []
     atexit.register(lambda: codes and leave(codes[0]))  # the first that is registered is the last that is called
     codes.append(run(list(sys.argv[1:] if arguments is None else arguments)))
@@ -78,13 +82,15 @@ def leave(code: int) -> None:
 
 def run(arguments: list[str]) -> int:
     try:
-        return run_command(arguments)
+        try:
+            return run_command(arguments)
+        finally:
+            sys.stdout.flush()
+    except Undelivered as error:  # `d2o recipes | head`: the reader has seen enough
+        return UNREAD if error.errno == errno.EPIPE else complain(str(error.strerror))
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `d2o recipes | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (RuntimeError, MemoryError) as error:
         if os.environ.get("D2O_TRACEBACK") or not is_out_of_memory(error):
             raise
@@ -92,7 +98,7 @@ def run(arguments: list[str]) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("D2O_TRACEBACK"):
             raise
-        return complain(str(error))
+        return complain(str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] "))
 
 
 def run_command(arguments: list[str]) -> int:
@@ -129,5 +135,5 @@ def load_command(name: str):
 
 
 def complain(sentence: str) -> int:
-    print(f"d2o: {sentence}", file=sys.stderr)
+    print(f"d2o: {printable(sentence)}", file=sys.stderr)
     return 2

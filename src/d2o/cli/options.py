@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from d2o.errors import printable
+
 from .progress import quiet
 
 if TYPE_CHECKING:
     from d2o.data.datasets import Images
+    from d2o.diffusion.denoiser import Denoiser
     from d2o.training.recipe import Recipe
 
 T = TypeVar("T")
@@ -29,6 +32,20 @@ def parse(record: type[T], command: str, arguments: Sequence[str], description: 
     return tyro.cli(record, prog=f"d2o {command}", args=arguments, description=description or "", config=CONFIG)
 
 
+def check_inputs(*models: str | None, data: str | None = None, codec: str | None = None) -> None:
+    """Find what a command will open, so that the last of its inputs is refused before there is work on the first."""
+    from d2o.checkpoints.places import locate
+    from d2o.data.codec import read_config
+
+    for name in models:
+        if name is not None:
+            locate(name, "model")
+    if data is not None:
+        locate(data, "data")
+    if codec is not None:
+        read_config(codec)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
     """How images are prepared."""
@@ -39,14 +56,31 @@ class Preparation:
     """How images are brought to --resolution; never done silently."""
     channels: Literal[1, 3] | None = None
     """Convert them to grey (1) or RGB (3)."""
+    background: Annotated[str | None, tyro.conf.arg(metavar="white|black|grey|#rrggbb|none")] = None
+    """Show transparent images on this colour; none drops transparency and keeps the colours beneath."""
+    labels: Annotated[str, tyro.conf.arg(metavar="auto|none|folders|NAME")] = "auto"
+    """Classes: auto takes dataset.json, class folders or an array of labels; folders takes folders of any names, also
+    00000, and train where there is no --split; NAME an array or column; none no classes."""
+    split: Annotated[str | None, tyro.conf.arg(metavar="NAME|all")] = None
+    """The split, where the folders or parquet files are train, val, test; by default train."""
+    classes: Annotated[str | None, tyro.conf.arg(metavar="NAME=NUMBER,...")] = None
+    """The number of each class of the data, such as cat=3,dog=5, where a model's are not the same."""
 
-    def prepare(self, data: str, labels: str = "auto") -> "Images":
-        """Return the images that are named; a model, such as a run with its grids of samples, is refused."""
+    def prepare(self, data: str, model: "Denoiser | None" = None) -> "Images":
+        """Return the images that are named, with the class numbers of a model that has classes.
+
+        A model in their place, such as a run with its grids of samples, is refused.
+        """
         from d2o.checkpoints.places import locate
+        from d2o.data.classes import parse_classes
         from d2o.data.datasets import open_images
 
-        options = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
-        return open_images(locate(data, "data").path, labels=labels, **options)
+        names = ("resolution", "resize", "channels", "background", "labels", "split")
+        options = {name: getattr(self, name) for name in names}
+        options["classes"] = None if self.classes is None else parse_classes(self.classes)
+        if model is not None:
+            options |= {"num_classes": model.num_classes or None, "class_names": model.class_names}
+        return open_images(locate(data, "data").path, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +88,10 @@ class DataOptions(Preparation):
     """Which images are opened, and how."""
 
     data: str
-    """Images: a folder, an EDM zip, an .npz, .parquet, or the name `digits`."""
-    labels: Literal["auto", "none"] = "auto"
-    """none: ignore the data's classes."""
+    """Images: a folder or zip, an .npz, .parquet, or the name `digits`."""
 
-    def open(self) -> "Images":
-        return self.prepare(self.data, self.labels)
+    def open(self, model: "Denoiser | None" = None) -> "Images":
+        return self.prepare(self.data, model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,4 +135,4 @@ def read_setting(setting: str) -> tuple[str, Any]:
 def tell(record: Any, text: str, as_json: bool) -> None:
     """Print the outcome of a command: as text for people, or as JSON for machines."""
     if not quiet():
-        print(json.dumps(record, indent=2) if as_json else text)
+        print(json.dumps(record, indent=2) if as_json else "\n".join(map(printable, text.split("\n"))))

@@ -4,10 +4,13 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
+
+from d2o.errors import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
@@ -31,7 +34,7 @@ def quiet() -> bool:
 def say(sentence: str) -> None:
     """Print a line of information, from one process only."""
     if not quiet():
-        print(sentence, file=sys.stderr, flush=True)
+        print(printable(sentence), file=sys.stderr, flush=True)
 
 
 class LogHandler(logging.Handler):
@@ -45,6 +48,7 @@ def print_log() -> None:
     log = logging.getLogger("d2o")
     log.setLevel(logging.INFO)
     log.handlers, log.propagate = [LogHandler()], False
+    warnings.showwarning = lambda message, *_, **__: say(str(message))
 
 
 def watch(moments: "Iterable[Moment]", duration: int, title: str) -> None:

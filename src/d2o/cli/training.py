@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from d2o.features.embedding import find_space
 from d2o.files import check_folder
 from d2o.training.fit import Result
 from d2o.training.recipe import Recipe
@@ -65,11 +66,15 @@ class RunOptions(RecipeOptions):
     """Feature space of the evaluations."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Send the log elsewhere, too; metrics.jsonl stays what counts."""
+    accept_data: bool = False
+    """Continue a run although its images have changed, for example after a damaged one was removed."""
 
     def check_out(self) -> None:
-        """Raise a ValueError where the run's directory cannot be written to."""
+        """Raise a ValueError where the run's directory cannot be written to, or there is no such feature space."""
         if not quiet():  # one of many processes tries
             check_folder(self.out)
+        if self.evaluate_every:
+            find_space(self.features, "auto")
 
     def open_recipe(self, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
         """Return a recipe with the options that were given on top."""
@@ -81,6 +86,7 @@ class RunOptions(RecipeOptions):
         names = ("save_every", "sample_every", "evaluate_every", "evaluate_images", "track", "compile")
         habits = Habits(**{name: getattr(self, name) for name in names}, evaluate_features=self.features)
         named |= {"out": self.out, "habits": habits, "precision": self.precision}
+        named |= {"accept_data": self.accept_data}
         result = function(*arguments, **named, watch=watch, counted=counted)
         if self.json:
             record = {"directory": str(result.directory), "images": result.images, "evaluation": result.evaluation}

@@ -14,7 +14,11 @@ from torch.nn import functional as F
 
 AUGMENTATION_DIM = 9  # x-flip, y-flip, scale, rotation (cos - 1, sin), anisotropy (2), translation (2)
 AUGMENTATION_DRAWS = 14  # uniform numbers per image: 6 choose the kinds, 8 their parameters
-LOBES = 3  # of the Lanczos kernel that doubles the resolution
+SYMLET = (  # the low-pass filter of the wavelet sym6: orthonormal, so that doubling and halving again changes nothing
+    0.015404109327027, 0.003490712084217, -0.117990111148191, -0.048311742585633, 0.491055941926747, 0.787641141030194,
+    0.337929421727622, -0.072637522786463, -0.021060292512300, 0.044724901770666, 0.001767711864243, -0.007800708325034,
+)  # fmt: skip
+FIRST = 5  # taps of the filter before its middle
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Augmentation:
     """Which transformations happen, how often and how far.
 
     Each kind is drawn with `probability`, independently, the x-flip always; a flip that is drawn is a fair coin.
+    Half of all stretches are along the rows, the others along any direction (anisotropy).
     Switch flips and rotation off where they change the meaning, as in digits and text. The deviations are those of the
     exponents of 2 (scale, anisotropy) and of the shift as a share of the image's size (translation).
     """
@@ -60,7 +65,8 @@ def augment(images: Tensor, random: Tensor, settings: Augmentation = Augmentatio
     x_flip, y_flip = (how[:, :2] < 0.5).logical_and(whether[:, :2]).unbind(1)
     scale = normal[:, 2] * whether[:, 2]
     angle = turn[:, 3] * whether[:, 3]
-    stretch, direction = normal[:, 4] * whether[:, 4], turn[:, 5] * whether[:, 4]
+    stretch, turned = normal[:, 4] * whether[:, 4], how[:, 5] < 0.5
+    direction = (how[:, 5] * 4 - 1) * math.pi * (whether[:, 4] & turned)
     shift = normal[:, 6:8] * whether[:, 5:6]
     rotation, anisotropy = (angle.cos() - 1, angle.sin()), (stretch * direction.cos(), stretch * direction.sin())
     label = torch.stack([x_flip.to(how), y_flip.to(how), scale, *rotation, *anisotropy, *shift.unbind(1)], dim=1)
@@ -73,13 +79,13 @@ def augment(images: Tensor, random: Tensor, settings: Augmentation = Augmentatio
         squeeze = torch.exp2(-settings.anisotropy_deviation * stretch)
         axes = torch.diag_embed(zoom[:, None] * torch.stack([squeeze, 1 / squeeze], 1))
         # From a point of the result to its origin: undo the stretch and zoom along its direction, then the rotation.
-        backward = rotate(-angle) @ rotate(direction) @ axes @ rotate(-direction)
+        backward = rotate(angle) @ rotate(-direction) @ axes @ rotate(direction)
         moved[warped] = warp(moved[warped], backward[warped], settings.translation_deviation * shift[warped])
     return moved, label
 
 
 def rotate(angle: Tensor) -> Tensor:
-    """Rotate (x, y) by angles [N]: [N, 2, 2], clockwise on the screen, where y points down."""
+    """Return matrices [N, 2, 2] that rotate (x, y) by angles [N], clockwise on the screen, where y points down."""
     rows = [angle.cos(), -angle.sin(), angle.sin(), angle.cos()]
     return torch.stack(rows, 1).reshape(-1, 2, 2)
 
@@ -90,28 +96,36 @@ def warp(images: Tensor, backward: Tensor, shift: Tensor) -> Tensor:
     The look-up happens at twice the resolution, which keeps frequencies that a rotation or zoom creates from folding.
     """
     height, width = images.shape[-2:]
-    size = backward.new_tensor([width, height])  # grid_sample's unit is half the width or height; rotations need pixels
-    linear = backward * size[None, :] / size[:, None]
-    offset = -(linear @ (2 * shift)[:, :, None])
     (up_y, down_y), (up_x, down_x) = (build_doubling(side) for side in (height, width))
+    size = backward.new_tensor([width, height])
+    # Half the sides, in pixels, of what is looked up and of where: the units of grid_sample.
+    seen, known = (size + FIRST) / 2, 3 * (size - 1) / 2
+    offset = -(backward @ (shift * size)[:, :, None])
+    theta = torch.cat([backward * seen, offset], 2) / known[:, None]
     fine = up_y.to(images) @ images @ up_x.to(images).T
-    places = F.affine_grid(torch.cat([linear, offset], 2).to(images), list(fine.shape), align_corners=False)
-    fine = F.grid_sample(fine, places, mode="bicubic", padding_mode="reflection", align_corners=False)
+    shape = [*images.shape[:2], down_y.shape[1], down_x.shape[1]]
+    places = F.affine_grid(theta.to(images), shape, align_corners=True)
+    fine = F.grid_sample(fine, places, mode="bilinear", padding_mode="zeros", align_corners=True)
     return down_y.to(images) @ fine @ down_x.to(images).T
 
 
 @lru_cache(maxsize=16)
 def build_doubling(side: int) -> tuple[Tensor, Tensor]:
-    """Return matrices that double a mirrored signal of length S, and bring it back: [2S, S] and [S, 2S].
+    """Return matrices that double a signal of length S and halve another, [6S - 5, S] and [S, 2S + 11].
 
-    Up is Lanczos interpolation; down is its least-squares inverse, so that up and down again changes nothing.
+    The doubled one goes on mirrored (around its first and last value) for S - 1 values on both sides; the halved one
+    begins and ends with the values that the filter sees beyond the borders.
     """
-    fine = (torch.arange(2 * side, dtype=torch.float64) + 0.5) / 2 - 0.5
-    coarse = torch.arange(-LOBES - 1, side + LOBES + 1)
-    distance = fine[:, None] - coarse[None, :]
-    weights = torch.sinc(distance) * torch.sinc(distance / LOBES) * (distance.abs() < LOBES)
-    mirrored = coarse % (2 * side)
-    mirrored = torch.minimum(mirrored, 2 * side - 1 - mirrored)
-    up = torch.zeros(2 * side, side, dtype=torch.float64).index_add_(1, mirrored, weights)
-    up /= up.sum(1, keepdim=True)
-    return up, torch.linalg.pinv(up)
+    last = side - 1
+    beyond = torch.arange(-last, side + last)
+    mirrored = last - (last - beyond.abs()).abs()
+    up = torch.zeros(6 * side - 5, side, dtype=torch.float64)
+    up.index_add_(1, mirrored, 2 * low_pass(torch.arange(-2 * last, 4 * last + 1), beyond))
+    return up, low_pass(torch.arange(-FIRST - 1, 2 * side + FIRST), torch.arange(side)).T
+
+
+def low_pass(fine: Tensor, coarse: Tensor) -> Tensor:
+    """Return the filter's weights [len(fine), len(coarse)] between places of two resolutions."""
+    taps = torch.tensor(SYMLET, dtype=torch.float64) / 2**0.5
+    tap = fine[:, None] - 2 * coarse + FIRST
+    return torch.where((tap >= 0) & (tap < len(taps)), taps[tap.clamp(0, len(taps) - 1)], 0.0)

@@ -8,10 +8,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor
+
+from d2o.files import parse_json, read_bytes
+from d2o.records import Real, Whole
+
+CONFIG = 1 << 20  # bytes of a config.json
+Width = Annotated[Whole, Field(gt=0, le=4096)]
+
+
+class Config(BaseModel):
+    """What is relied upon of a folder's config.json."""
+
+    kind: Literal["AutoencoderKL"] = Field(alias="_class_name")
+    out_channels: Annotated[Whole, Field(gt=0, le=16)]
+    block_out_channels: Annotated[list[Width], Field(min_length=1, max_length=8)]
+    scaling_factor: Annotated[Real, Field(gt=0)] | None = None
+    shift_factor: Real | None = None
+
 
 FIELDS = ("folder", "scale", "bias", "pixel_range")
 """What a file says of a codec."""
@@ -98,14 +116,15 @@ def read_config(folder: str) -> dict[str, Any]:
     """Return the configuration of the AutoencoderKL in a folder, without opening its weights."""
     file = Path(folder) / "config.json"
     try:
-        config = json.loads(file.read_text())
-        if config["_class_name"] == "AutoencoderKL" and config["out_channels"] and config["block_out_channels"]:
-            return config
+        config = parse_json(read_bytes(file, CONFIG))
+        Config.model_validate(config)
     except OSError as error:
-        raise ValueError(f"There is no autoencoder at {folder}: name its folder with --codec.") from error
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(f"{file} does not describe an AutoencoderKL of diffusers: name another --codec.")
+        raise ValueError(f"There is no autoencoder at {folder} ({error}): name its folder with --codec.") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{file} does not describe an AutoencoderKL of diffusers of a usual size: name another --codec."
+        ) from error
+    return config
 
 
 @lru_cache(maxsize=2)

@@ -2,8 +2,8 @@
 
 import hashlib
 import itertools
-import operator
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -13,14 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decoding import Decoder, make_decoder, open_image, read_header
+from d2o.errors import printable
+
+from .classes import describe_classes, number_classes
+from .decoding import Decoder, make_decoder, open_image
 from .files import to_float
-from .source import Source
+from .source import LabelError
 from .sources import find
 
 CHECKED = 2_000  # images whose headers are read at opening
 FINGERPRINTED = 64  # images whose pixels are hashed
-MOST_CLASSES = 1 << 20  # a larger label is not a class number
+log = logging.getLogger("d2o")
 
 
 class Triple(NamedTuple):
@@ -75,18 +78,47 @@ class Cache:
 class Images:
     """A data set of images of one shape (C, H, W), decoded when they are needed.
 
-    `labels` are int64 [N] or None; `num_classes` is 0 without labels, and stays that of the whole set in a subset.
+    `labels` are int64 [N] or None; `classes` are the names of their numbers, none without labels, and stay those of the
+    whole set in a subset.
     """
 
     name: str
     shape: tuple[int, int, int]
     labels: np.ndarray | None = field(repr=False)
-    num_classes: int
+    classes: tuple[str, ...]
     order: np.ndarray = field(repr=False)  # which images of the cache are ours
     cache: Cache = field(repr=False)
+    given: Mapping[str, int] | None = field(default=None, repr=False)  # the numbers of classes that the user gave
 
     def __len__(self) -> int:
         return len(self.order)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How many images each class has, int64 [K]."""
+        return np.bincount(() if self.labels is None else self.labels, minlength=self.num_classes)
+
+    def describe(self) -> str:
+        """Return in a sentence what was found: images, their shape, classes, and what was ignored."""
+        channels, height, width = self.shape
+        found = f"{self.name}: {len(self):,} images of {channels}x{height}x{width}"
+        classes = "no classes" if self.labels is None else describe_classes(self.classes, self.counts.tolist())
+        return printable(f"{found}; {classes}; ignored: {', '.join(self.cache.decode.source.ignored) or 'nothing'}")
+
+    def for_model(self, num_classes: int, names: Sequence[str] = ()) -> "Images":
+        """Return the images with the class numbers of a model, as `open_images` would open them for it."""
+        if self.labels is None or not num_classes:
+            return self
+        labels, classes = number_classes(self.cache.decode.source, num_classes, self.given, names)
+        if labels is None or classes == self.classes:
+            return self
+        images = replace(self, labels=labels[self.order], classes=classes)
+        log.info("%s", images.describe())
+        return images
 
     @cached_property
     def fingerprint(self) -> str:
@@ -166,40 +198,34 @@ def open_images(
     resolution: int | None = None,
     resize: str | None = None,
     labels: str = "auto",
+    split: str | None = None,
     channels: int | None = None,
+    background: str | None = None,
     num_classes: int | None = None,
+    classes: Mapping[str, int] | None = None,
+    class_names: Sequence[str] = (),
     cache_bytes: int = 4 << 30,
 ) -> Images:
-    """Open a data set: the built-in `digits`, an EDM zip, a folder, an .npz file or Hugging Face parquet files.
+    """Open a data set: the built-in `digits`, a zip or folder of images, an .npz file or Hugging Face parquet files.
 
     `resize` (area, bilinear, lanczos, center-crop) brings the images to `resolution`; `channels` makes them all grey
-    (1) or colour (3). `labels` is "auto", "none", or the name of the array or column that holds them; `num_classes` is
-    one more than the largest label unless given. Up to `cache_bytes` of decoded images are kept in memory.
+    (1) or colour (3); transparent ones are shown on a `background` (white, black, grey, #rrggbb), or lose their alpha
+    ("none"). `labels` is "auto", "none", "folders", or the name of the array or column that holds them;
+    `split` the name of a split or "all", by default the one for training. The classes are those that have images, or
+    `num_classes` of a model, `class_names` if it knows them; `classes` says which number each name has. Up to
+    `cache_bytes` of decoded images are kept in memory. What was found is logged.
     Raises ValueError, naming the file and the remedy, for whatever does not fit.
     """
-    found = find(source, labels)
-    decode = make_decoder(found, resolution, resize, channels)
+    try:
+        found = find(source, labels, split)
+        numbers, names = number_classes(found, num_classes, classes, class_names)
+    except LabelError as error:
+        raise ValueError(f"{error}{'' if num_classes else ', or add --labels none'}.") from error
+    decode = make_decoder(found, resolution, resize, channels, background)
     for index in spread(len(found.names), CHECKED):
-        with open_image(found, index) as image:
-            decode.check(read_header(found, index, image))
-    classes = read_labels(found, num_classes)
-    count = 0 if classes is None else num_classes or int(classes.max()) + 1
+        header, _ = open_image(found, index)
+        decode.check(header)
     order, cache = np.arange(len(found.names)), Cache(decode, cache_bytes)
-    return Images(Path(found.path).stem, decode.shape, classes, count, order, cache)
-
-
-def read_labels(source: Source, num_classes: int | None) -> np.ndarray | None:
-    """Return the labels as int64 [N]; raises ValueError unless each image has a class number in range."""
-    if source.labels is None:
-        if num_classes:
-            raise ValueError(f"{source.path} has no labels, but {num_classes} classes are asked for; add labels to it.")
-        return None
-    if len(source.labels) != len(source.names):
-        raise ValueError(f"{source.path} has {len(source.names)} images but {len(source.labels)} labels; repair it.")
-    limit = num_classes or MOST_CLASSES
-    for index, label in enumerate(source.labels):
-        if isinstance(label, bool | np.bool_) or not hasattr(label, "__index__"):
-            raise ValueError(f"{source.image(index)} has the label {label!r}, not an integer; add --labels none.")
-        if not 0 <= operator.index(label) < limit:
-            raise ValueError(f"{source.image(index)} has the label {label}, not one from 0 to {limit - 1}; correct it.")
-    return np.array(source.labels, np.int64)
+    images = Images(Path(found.path).stem, decode.shape, numbers, names, order, cache, classes)
+    log.info("%s", images.describe())
+    return images

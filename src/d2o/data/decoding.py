@@ -1,21 +1,40 @@
 """From a stored image to uint8 pixels: nothing is resized, cropped or recoloured unless the user asked for it."""
 
 import io
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import PIL.Image
-from PIL.Image import Image, Resampling
+from PIL.Image import Image, Resampling, Transpose
 
-from .source import DAMAGED, LFS, Source
+from d2o.errors import printable
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-KINDS = {"1": "grey", "L": "grey", "RGB": "colour", "P": "colour"}  # of the modes that need no decision by the user
+from .source import LARGEST, LFS, TIFF, Source, describe
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
+KINDS = {"1": "grey", "L": "grey", "LA": "grey", "P": "colour", "PA": "colour", "RGB": "colour", "RGBA": "colour"}
+"""Of the modes that need no decision by the user, but perhaps one on transparency."""
 CHANNELS = {"grey": 1, "colour": 3}
+BACKGROUNDS = ("white", "black", "grey")
 REMEDY = "add --resolution N --resize center-crop"
+UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
+}  # fmt: skip
+"""What sets an image upright, by EXIF's orientation; from 5 on width and height change places."""
+ORIENTATION, LONGEST_EXIF = 0x0112, 1 << 16
+MOST_PIXELS = {"WEBP": 1 << 25, "AVIF": 1 << 25}  # their decoders keep several copies of an image
+MOST_OTHERS = 1 << 26
+HEADER, WHOLE, PIECE = 1 << 24, 1 << 28, 1 << 10  # what reading may cost, of a header and of an image, and each time
+EXIF = 192  # times as much: each of its entries may refer to all of it
+MOST_PASSED = 1 << 31  # pixels times passes of a progressive JPEG, each of which takes a few bytes and goes through all
+
+warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # such images are refused here
 
 
 def resize_area(image: Image, side: int) -> Image:
@@ -52,6 +71,7 @@ class Header(NamedTuple):
     name: str
     size: tuple[int, int]  # width, height
     kind: str  # grey, colour, or PIL's name of another mode
+    alpha: bool
 
 
 @dataclass(frozen=True)
@@ -63,6 +83,7 @@ class Decoder:
     resolution: int | None
     resize: str | None
     channels: int | None
+    background: str | None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,11 +91,12 @@ class Decoder:
         return (self.channels or CHANNELS[self.first.kind], side, side)
 
     def __call__(self, index: int) -> np.ndarray:
-        image = open_image(self.source, index, whole=True)
-        self.check(read_header(self.source, index, image))
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # where PIL wants to see it before it is dropped
-        image = image.convert("L" if self.shape[0] == 1 else "RGB")
+        header, image = open_image(self.source, index, whole=True)
+        self.check(header)
+        if header.alpha:
+            image = flatten(image, self.background)
+        mode = "L" if self.shape[0] == 1 else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
         if self.resize and self.resolution:
             image = RESIZE[self.resize](image, self.resolution)
         return np.asarray(image).reshape(self.shape[1], self.shape[2], self.shape[0])
@@ -90,15 +112,41 @@ class Decoder:
             wrong = f"{here}, which is not square; {REMEDY}"
         elif self.resize is None and self.resolution not in (None, width):
             wrong = f"{here}, not {self.resolution}x{self.resolution}; add --resize {' or '.join(RESIZE)}"
-        elif self.channels is None and image.kind not in CHANNELS:
-            wrong = f"{image.name} has the colour mode {image.kind}; add --channels 3 or 1, which drops transparency"
+        elif image.kind == "CMYK" and self.channels is None:
+            wrong = (
+                f"{image.name} has the colours of print (CMYK); add --channels 3, which converts them without a profile"
+            )
+        elif image.kind not in (*CHANNELS, "CMYK"):
+            wrong = (
+                f"{image.name} has the colour mode {image.kind}, which is not converted here; save it as RGB or grey"
+            )
+        elif image.alpha and self.background is None:
+            wrong = (
+                f"{image.name} has transparency; add --background white, black, grey or #rrggbb to show it on that, or "
+            )
+            wrong += "--background none to drop it"
         elif self.channels is None and image.kind != first.kind:
             wrong = f"{first.name} is {first.kind} but {image.name} is {image.kind}; add --channels 3 or --channels 1"
         if wrong:
             raise ValueError(f"{self.source.path} cannot be used as it is: {wrong}.")
 
 
-def make_decoder(source: Source, resolution: int | None, resize: str | None, channels: int | None) -> Decoder:
+def flatten(image: Image, background: str | None) -> Image:
+    """Show an image on a background: (colour * alpha + background * (255 - alpha)) / 255, rounded to the nearest.
+
+    Of 255ths none lies half-way. On "none", alpha is dropped and leaves the colours beneath.
+    """
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
+    if background in (None, "none"):
+        return image.convert("RGB")
+    shown = PIL.Image.new("RGB", image.size, background)
+    shown.paste(image, mask=image)
+    return shown
+
+
+def make_decoder(
+    source: Source, resolution: int | None, resize: str | None, channels: int | None, background: str | None
+) -> Decoder:
     """Return the decoder of a source; raises ValueError for options that make no sense."""
     if resize not in (None, *RESIZE):
         raise ValueError(f"--resize {resize} is unknown; choose {', '.join(RESIZE)}.")
@@ -108,41 +156,96 @@ def make_decoder(source: Source, resolution: int | None, resize: str | None, cha
         raise ValueError(f"--resolution {resolution} is out of range; choose 1 to 4096.")
     if channels not in (None, 1, 3):
         raise ValueError(f"--channels {channels} is not possible; choose 1 (grey) or 3 (colour).")
-    first = read_header(source, 0, open_image(source, 0))
-    decoder = Decoder(source, first, resolution, resize, channels)
+    if background not in (None, "none", *BACKGROUNDS) and not re.fullmatch("#[0-9a-fA-F]{6}", background):
+        raise ValueError(f"--background {background} is no colour; choose {', '.join(BACKGROUNDS)}, #rrggbb or none.")
+    first, _ = open_image(source, 0)
+    decoder = Decoder(source, first, resolution, resize, channels, background)
     decoder.check(first)
     return decoder
 
 
-def read_header(source: Source, index: int, image: Image) -> Header:
-    return Header(source.names[index], image.size, KINDS.get(image.mode, image.mode))
+class Pieces:
+    """A file as Pillow reads it: of a hostile one it would follow millions of pieces, and keep what it finds.
 
-
-def open_image(source: Source, index: int, whole: bool = False) -> Image:
-    """Open image `index` of a source with PIL, which reads its header, or all of it when `whole`.
-
-    Raises ValueError, naming the image, when it is damaged, too large, or not of 8 bits.
+    Each reading costs its bytes and PIECE, and there is an end of both.
     """
+
+    def __init__(self, file: IO[bytes], budget: int):
+        self.file, self.budget, self.seek, self.tell = file, budget, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.file.read(LARGEST + 1 if size < 0 else size)
+        self.budget -= PIECE + (len(content) if size >= 0 else 0)
+        self.budget -= EXIF * len(content) if content.startswith(b"Exif\0") else 0
+        if self.budget < 0 or len(content) > LARGEST:
+            raise OSError("it has too many or too large parts")
+        return content
+
+
+def open_image(source: Source, index: int, whole: bool = False) -> tuple[Header, Image]:
+    """Open image `index` of a source with PIL, which reads its header, or all of it, set upright, when `whole`.
+
+    Raises ValueError, naming the image, when it is damaged, too large, or not of 8 bits, or more than one.
+    """
+    name = source.image(index)
     try:
         stored = source.open(index)
         if isinstance(stored, np.ndarray):
-            return PIL.Image.fromarray(stored[..., 0] if stored.shape[-1] == 1 else stored)
+            image = PIL.Image.fromarray(stored[..., 0] if stored.shape[-1] == 1 else stored)
+            return make_header(source, index, image, 1), image
         with stored:
             start = stored.read(len(LFS))
             if start == LFS:
                 raise OSError("it is a git-LFS pointer: run `git lfs pull`")
             stored.seek(0)
-            image = PIL.Image.open(io.BytesIO(stored.read()) if whole else stored, formats=FORMATS)
-            if image.width * image.height > (PIL.Image.MAX_IMAGE_PIXELS or 2**27):
-                raise OSError(f"{image.width}x{image.height} pixels are more than is safe to unpack")
-            deep = image.mode[0] in "IF" or ";16" in str(image.tile)  # PIL makes 8 bits of 16-bit colour, silently
-            if whole:
+            content = stored.read(LARGEST + 1) if whole else b""
+            if len(content) > LARGEST:
+                raise OSError(f"it is larger than {LARGEST:,} bytes")
+            pieces = Pieces(io.BytesIO(content) if whole else stored, HEADER >> 4 if start[:2] in TIFF else HEADER)
+            image = PIL.Image.open(pieces, formats=FORMATS)  # pyright: ignore[reportArgumentType]
+            wrong = find_fault(image, content.count(b"\xff\xda"))
+            pieces.budget = WHOLE
+            if whole and not wrong:
                 image.load()
+            orientation = 1 if wrong else find_orientation(image)
+            header = make_header(source, index, image, orientation)
+            if whole and orientation in UPRIGHT:
+                image = image.transpose(UPRIGHT[orientation])
     except PIL.UnidentifiedImageError as error:
-        raise ValueError(f"{source.image(index)} is damaged or not one of {', '.join(FORMATS)}; remove it.") from error
-    except (*DAMAGED, ValueError, PIL.Image.DecompressionBombError) as error:
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"{source.image(index)} cannot be read ({reason}); remove or repair it.") from error
-    if deep:
-        raise ValueError(f"{source.image(index)} does not have 8 bits per channel; convert it to 8 bits.")
-    return image
+        raise ValueError(f"{name} is damaged or not one of {', '.join(FORMATS)}; remove it.") from error
+    except Exception as error:  # Pillow's are of many kinds
+        raise ValueError(f"{name} cannot be read ({describe(error)}); remove or repair it.") from error
+    if wrong:
+        raise ValueError(f"{name} {wrong}.")
+    return header, image
+
+
+def find_fault(image: Image, passes: int) -> str | None:
+    """Return what forbids decoding an image of which the header is read, and what to do."""
+    pixels, format = image.width * image.height, image.format or ""
+    if pixels > MOST_PIXELS.get(format, MOST_OTHERS):
+        return f"has {image.width}x{image.height} pixels, more than is safe to unpack; shrink it"
+    if pixels * passes > MOST_PASSED:
+        return f"goes {passes} times over its pixels; save it anew"
+    if image.mode[0] in "IF" or ";16" in str(getattr(image, "tile", "")):  # PIL makes 8 bits of 16-bit colour, silently
+        return "does not have 8 bits per channel; convert it to 8 bits"
+    if format != "MPO" and getattr(image, "is_animated", False):  # MPO is a JPEG with previews behind it
+        return "has more than one frame; save those that you want as a file each"
+    return None
+
+
+def find_orientation(image: Image) -> int:
+    """Return EXIF's orientation of an image, which PIL applies to a TIFF by itself."""
+    if image.format == "TIFF":
+        return 1
+    texts = (image.info.get(key, "") for key in ("exif", "Raw profile type exif"))
+    if any(len(text) > LONGEST_EXIF for text in texts):
+        raise OSError("its EXIF data are longer than those of cameras")
+    return PIL.Image.Image.getexif(image).get(ORIENTATION, 1)  # a PNG's own method would decode all of it
+
+
+def make_header(source: Source, index: int, image: Image, orientation: int) -> Header:
+    width, height = reversed(image.size) if orientation in (5, 6, 7, 8) else image.size
+    return Header(
+        printable(source.names[index]), (width, height), KINDS.get(image.mode, image.mode), image.has_transparency_data
+    )

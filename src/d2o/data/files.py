@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2o.files import atomic, check_file, check_folder
+from d2o.errors import Diverged
+from d2o.files import ENDS, atomic, check_file, check_folder
 from d2o.pages import encode_image
 
 MAX_SEED = 2**63 - 1  # what a signed 64-bit tensor can hold
@@ -46,14 +47,14 @@ def parse_seeds(text: str, most: int = MAX_SEEDS) -> list[int]:
     return seeds
 
 
-def to_uint8(images: Tensor) -> np.ndarray:
+def to_uint8(images: Tensor, model: str = "The model") -> np.ndarray:
     """Turn images [N, C, H, W] in [-1, 1] into uint8 [N, H, W, C]: clamped, halves rounded away from zero.
 
-    Raises ValueError when a value is not a number.
+    Raises Diverged, which names the `model` that made them, when a value is not a number.
     """
     images = images.detach().float()
     if images.isnan().any():
-        raise ValueError("The images have values that are not numbers (NaN); check the weights they were made with.")
+        raise Diverged(f"{model} makes images with values that are not numbers (NaN)")
     levels = ((images + 1) * 127.5).clamp(0, 255).add(0.5).floor().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
@@ -83,12 +84,17 @@ def grid(images: np.ndarray, columns: int | None = None, scale: int | None = Non
     return canvas
 
 
+def is_folders_name(path: str | Path) -> bool:
+    """Return whether a name is that of a folder: one that exists, or a new one without suffix or with / at its end."""
+    return str(path).endswith(ENDS) or Path(path).is_dir() or not Path(path).suffix
+
+
 def check_images(path: str | Path) -> Path:
     """Return a path that images can be written to in the form that its name asks for; raises ValueError otherwise."""
-    is_folder = Path(path).is_dir() or not Path(path).suffix
+    is_folder = is_folders_name(path)
     path = (check_folder if is_folder else check_file)(path)
     if not is_folder and path.suffix.lower() not in WRITERS:
-        raise ValueError(f"Cannot write images to {path}: its name must end in .png, .npz or .zip, or be a folder's.")
+        raise ValueError(f"Cannot write images to {path}: end its name in .png, .npz or .zip, or in / for a folder.")
     if path.is_dir() and (not path.name or any(path.iterdir())):
         raise ValueError(f"The folder {path} is in use or not empty: name a new one.")
     return path
@@ -103,12 +109,12 @@ def write_images(
     """Write uint8 batches [n, H, W, C] atomically, in the form that the name of `path` asks for.
 
     `x.png` is a grid; `x.npz` has the arrays `images`, `seeds` and `labels`; `x.zip` is a data set in EDM's layout; a
-    name without suffix becomes a folder with one PNG per seed, and EDM's dataset.json when there are labels.
+    folder's name becomes a folder with one PNG per seed, and EDM's dataset.json when there are labels.
     `seeds` (default 0, 1, 2, ...) and `labels` have one entry per image. Raises ValueError for other suffixes, lists
     that do not fit the images, a folder that is not empty, and, before the first batch, where nothing can be written.
     """
-    path = check_images(path)
-    write = WRITERS[path.suffix.lower() if not path.is_dir() else ""]
+    is_folder, path = is_folders_name(path), check_images(path)
+    write = WRITERS["" if is_folder else path.suffix.lower()]
     with atomic(path) as temporary:
         write(temporary, label_images(path, batches, seeds, labels))
     return path

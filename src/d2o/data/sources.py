@@ -3,44 +3,53 @@
 import difflib
 import io
 import os
-import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
 
+from d2o.files import find_alike, open_regular, open_zip
+
+from .arrays import from_arrays, read_npz
+from .layout import SPLITS, SUFFIXES, choose_split, count_files, find_places, read_tree
 from .parquet import read_parquet
-from .source import LFS, Source, choose_labels, name_damage, wants_labels
+from .source import LARGEST, LFS, TIFF, Source, describe, name_damage, wants_labels
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-HIDDEN = re.compile(r"(^|/)(\.|__MACOSX)")
-ARRAY_NAMES = ("images", "arr_0", "x")
 WHOLE = 1 << 20  # a file of a zip up to this many bytes is read at once, which also checks its sum
-LARGEST = 1 << 30  # a compressed image larger than this many bytes is a bomb
+UTF8 = 0x800  # the flag of names that are UTF-8; Python takes others for the code page of DOS
 
-Reader = Callable[[Path, str], Source]
-"""path, labels ("auto", "none" or the name of a column) -> the images there. What is wrong is a ValueError."""
+Reader = Callable[..., Source]
+"""path, labels ("auto", "none" or the name of a column) -> the images there. What is wrong is a ValueError.
+
+Those in DIVIDED also take the name of a split.
+"""
 
 
-def find(name: str | Path, labels: str = "auto") -> Source:
+def find(name: str | Path, labels: str = "auto", split: str | None = None) -> Source:
     """Return the images behind a built-in name, a path or a pattern with * of parquet files.
 
-    `labels` is "auto", "none" or the name of an array or column. Raises ValueError, naming the file and the remedy.
+    `labels` is "auto", "none", "folders" or the name of an array or column; `split` the name of a split, or "all".
+    Raises ValueError, naming the file and the remedy.
     """
-    if str(name) in BUILT_IN:
-        return BUILT_IN[str(name)](labels)
-    path = Path(name).expanduser()
+    path, source = Path(name).expanduser(), None
     try:
-        read = find_reader(path)
-        if read is not None:
-            return read(path, labels)
+        if str(name) in BUILT_IN:
+            source = BUILT_IN[str(name)](labels)
+        elif (read := find_reader(path)) is not None and read in DIVIDED:
+            return read(path, labels, split)
+        elif read is not None:
+            source = read(path, labels)
     except PermissionError as error:
         raise ValueError(f"{error.filename or path} may not be read by this user; change its permissions.") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({describe(error)}); move or remove it.") from error
+    if source is not None:
+        choose_split(path, {}, split)
+        return source
     if not path.exists():
         raise ValueError(describe_missing(path))
     raise ValueError(
@@ -57,22 +66,27 @@ def find_reader(path: Path) -> Reader | None:
         return read_folder
     if not path.exists():
         return read_pattern if "*" in path.name else None
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(64)
     return next((READERS[key] for key in READERS if isinstance(key, bytes) and start.startswith(key)), None)
 
 
 def describe_missing(path: Path) -> str:
-    beside = map(str, path.parent.iterdir()) if path.parent.is_dir() else ()
-    near = difflib.get_close_matches(str(path), [*BUILT_IN, *beside], n=1)
+    near = difflib.get_close_matches(str(path), BUILT_IN, n=1)
+    near += [str(path.with_name(name)) for name in find_alike(path, can_open)]
     remedy = f"did you mean {near[0]}?" if near else "give the path of a zip, folder, npz or parquet file."
     return f"There are no images at {path} (built-in names: {', '.join(BUILT_IN)}); {remedy}"
 
 
-def from_arrays(path: str, pixels: np.ndarray, labels: np.ndarray | None) -> Source:
-    """Return uint8 images [N, H, W, C] in memory, with labels [N] or None, as a source."""
-    names = [f"image {i}" for i in range(len(pixels))]
-    return Source(path, names, pixels.__getitem__, None if labels is None else list(labels))
+def can_open(path: Path) -> bool:
+    """Return whether there are images at a path, as far as can be told at once."""
+    if path.is_dir():
+        endings = (*SUFFIXES, ".parquet")
+        return any(name.lower().endswith(endings) for _, _, names in os.walk(path) for name in names)
+    try:
+        return path.is_file() and find_reader(path) is not None and bool(find(path, "none").names)
+    except (ValueError, OSError):
+        return False
 
 
 def read_digits(labels: str) -> Source:
@@ -84,57 +98,6 @@ def read_digits(labels: str) -> Source:
     return from_arrays("digits", pixels, table[:, -1].astype(np.int64) if wants_labels("digits", labels) else None)
 
 
-def read_npz(path: Path, arrays: Sequence[str], labels: str) -> Source:
-    key = next((name for name in ARRAY_NAMES if name in arrays), None)
-    if key is None:
-        raise ValueError(f"{path} has no array {' or '.join(ARRAY_NAMES)}, only {', '.join(arrays)}; name it `images`.")
-    column = choose_labels(path, labels, arrays)
-    damage = name_damage(path, "save plain uint8 arrays with numpy.savez", ValueError)
-    with damage, np.load(path, allow_pickle=False) as file:
-        pixels, found = file[key], file[column] if column else None
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"{path}: `{key}` has the type {pixels.dtype}; save the pixels as uint8 from 0 to 255.")
-    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-    if pixels.ndim == 4 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[1] in (1, 3, 4):
-        pixels = pixels.transpose(0, 2, 3, 1)
-    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3, 4) or 0 in pixels.shape:
-        raise ValueError(f"{path}: `{key}` has the shape {pixels.shape}; save images [N, H, W, C] of 1 or 3 channels.")
-    if found is not None and found.ndim != 1:
-        raise ValueError(f"{path}: `{column}` has the shape {found.shape}; expected one integer per image.")
-    return from_arrays(str(path), pixels, found)
-
-
-def find_images(path: Path, names: Iterable[str]) -> list[str]:
-    """Return the sorted names of image files that are not hidden; raises ValueError where there are none."""
-    found = sorted(name for name in names if name.lower().endswith(SUFFIXES) and not HIDDEN.search(name))
-    if not found:
-        raise ValueError(f"{path} contains no images ({', '.join(SUFFIXES)}): give a folder or a zip of images.")
-    return found
-
-
-class Listing(BaseModel):
-    """EDM's dataset.json: the label of each image by its relative name."""
-
-    labels: list[tuple[str, Any]] | None
-
-
-def read_listing(path: Path, text: bytes, names: Sequence[str]) -> list[Any] | None:
-    """Return the labels of EDM's dataset.json in the order of `names`; None where it says that there are none."""
-    try:
-        labels = Listing.model_validate_json(text).labels
-    except ValidationError as error:
-        wanted = '{"labels": [["name.png", 0], ...]} or null'
-        raise ValueError(f"dataset.json in {path} cannot be read; write {wanted}, or add --labels none.") from error
-    if labels is None:
-        return None
-    given = {name.replace("\\", "/"): label for name, label in labels}
-    without, unknown = [name for name in names if name not in given], set(given) - set(names)
-    if without or unknown:
-        what = f"gives no label for {without[0]}" if without else f"labels {min(unknown)}, which is not there"
-        raise ValueError(f"dataset.json in {path} {what}; complete it, or ignore it with --labels none.")
-    return [given[name] for name in names]
-
-
 class Archive:
     """A zip that every process opens for itself: processes that share a file move each other's position in it."""
 
@@ -143,80 +106,96 @@ class Archive:
 
     def get(self) -> zipfile.ZipFile:
         if self.process != os.getpid():
-            self.zip, self.process = zipfile.ZipFile(self.path), os.getpid()
+            self.zip, self.process = open_zip(self.path), os.getpid()
         return self.zip
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str, most: int = LARGEST) -> IO[bytes]:
         """Open one file of the zip; raises OSError for a bomb."""
         archive = self.get()
-        size = archive.getinfo(name).file_size
-        if size > LARGEST:
-            raise OSError(f"unpacked it would take {size:,} bytes")
-        return io.BytesIO(archive.read(name)) if size <= WHOLE else archive.open(name)
+        entry = archive.getinfo(name)
+        if entry.file_size > most:
+            raise OSError(f"unpacked it would take {entry.file_size:,} bytes, more than {most:,}")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise OSError("it is packed by another method than deflate, whose result cannot be bounded")
+        file = archive.open(entry)
+        assert isinstance(file, zipfile.ZipExtFile)
+        if entry.file_size > WHOLE and file.peek(2)[:2] not in TIFF:
+            return file
+        with file:  # whose sum is checked at its end; a TIFF is read back and forth, each time unpacked from its start
+            return io.BytesIO(file.read(entry.file_size))
 
 
-def read_zip(path: Path, labels: str) -> Source:
-    """Read a zip in EDM's layout, or of numpy arrays."""
+def read_zip(path: Path, labels: str, split: str | None = None) -> Source:
+    """Read a zip of image files, or of numpy arrays."""
     archive = Archive(path)
     with name_damage(path, "copy or download it again"):
-        entries = archive.get().namelist()
-        listed = "dataset.json" in entries and wants_labels(path, labels)
-        listing = archive.get().read("dataset.json") if listed else None
+        entries = {read_name(entry): entry.filename for entry in archive.get().infolist()}
     if entries and all(name.endswith(".npy") for name in entries):
-        return read_npz(path, [name.removesuffix(".npy") for name in entries], labels)
-    names = find_images(path, entries)
-    found = None if listing is None else read_listing(path, listing, names)
-    return Source(str(path), names, lambda index: archive.open(names[index]), found)
+        source = read_npz(path, [name.removesuffix(".npy") for name in entries], labels)
+        choose_split(path, {}, split)
+        return source
+    return read_tree(path, entries, lambda name: archive.open(entries[name]), labels, split)
+
+
+def read_name(entry: zipfile.ZipInfo) -> str:
+    """Return the name of a file in a zip; macOS writes UTF-8 without saying so."""
+    try:
+        return entry.filename if entry.flag_bits & UTF8 else entry.filename.encode("cp437").decode()
+    except UnicodeError:
+        return entry.filename
 
 
 def list_files(root: Path) -> list[str]:
     """List the files below a folder by their relative names with /, following links but no circle of links."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    files: dict[str, list[str]] = {}  # by real folder
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=refuse):
-        real = os.path.realpath(folder)
-        if real in files:
-            folders.clear()
+    files, seen, waiting = [], set(), [""]
+    while waiting:
+        prefix = waiting.pop()
+        found = (root / prefix).stat()
+        if (found.st_dev, found.st_ino) in seen:
             continue
-        prefix = Path(folder).relative_to(root).as_posix() + "/"
-        files[real] = [f"{prefix}{name}".removeprefix("./") for name in names]
-    return list(chain(*files.values()))
+        seen.add((found.st_dev, found.st_ino))
+        with os.scandir(root / prefix) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry).is_dir()):
+                    waiting.append(f"{prefix}{entry.name}/")
+                else:
+                    files.append(prefix + entry.name)
+    return files
 
 
-def read_folder(path: Path, labels: str) -> Source:
-    """Read a folder of image files, labelled by dataset.json or by its sub-folders, or of parquet files."""
+def read_folder(path: Path, labels: str, split: str | None = None) -> Source:
+    """Read a folder of image files, or of parquet files."""
     files = list_files(path)
-    tables = [path / name for name in sorted(files) if name.endswith(".parquet")]
+    tables = [name for name in find_places(files) if name.endswith(".parquet")]
     if tables:
-        return read_parquet(path, tables, labels)
-    names, found = find_images(path, files), None
-    if wants_labels(path, labels):
-        listing = path / "dataset.json"
-        found = read_listing(path, listing.read_bytes(), names) if listing.exists() else number_folders(path, names)
-    return Source(str(path), names, lambda index: (path / names[index]).open("rb"), found)
+        source = read_tables(path, [path / name for name in tables], labels, split)
+        others = count_files(find_places(files).keys() - set(tables))
+        return replace(source, ignored=[*source.ignored, *([others] if others else [])])
+    return read_tree(path, files, lambda name: open_regular(path / name, LARGEST), labels, split)
 
 
-def number_folders(path: Path, names: Sequence[str]) -> list[int] | None:
-    """Number the sub-folders in sorted order, as numbers where all of their names are; None where there are none."""
-    folders = [name.split("/")[0] if "/" in name else "" for name in names]
-    classes = sorted(set(folders))
-    if classes == [""]:
-        return None
-    if "" in classes:
-        alone = names[folders.index("")]
-        raise ValueError(f"{path} has images in class folders and outside ({alone}); move them, or add --labels none.")
-    if all(name.isdecimal() for name in classes):
-        classes.sort(key=int)
-    number = {name: i for i, name in enumerate(classes)}
-    return [number[folder] for folder in folders]
+def read_tables(path: Path, files: Sequence[Path], labels: str, split: str | None) -> Source:
+    """Read parquet files, of one split where their names or folders are those of splits."""
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        splits.setdefault(name_split(file.relative_to(path) if path.is_dir() else Path(file.name)), []).append(file)
+    if len(splits) - ("other" in splits) < 2 and "other" in splits:
+        splits = {}
+    chosen, ignored = choose_split(path, {name: f"{len(part)} files" for name, part in splits.items()}, split)
+    source = read_parquet(path, [file for name in chosen for file in splits[name]] or files, labels)
+    return replace(source, ignored=ignored)
 
 
-def read_pattern(path: Path, labels: str) -> Source:
+def name_split(file: Path) -> str:
+    """Return the split of a parquet file, by Hugging Face's names (train-00000-of-00002) or folders."""
+    first = file.stem.lower().split("-")[0]
+    folders = (folder.lower() for folder in reversed(file.parts[:-1]))
+    return first if "-of-" in file.stem or first in SPLITS else next((one for one in folders if one in SPLITS), "other")
+
+
+def read_pattern(path: Path, labels: str, split: str | None = None) -> Source:
     if files := sorted(path.parent.glob(path.name)):
-        return read_parquet(path, files, labels)
+        return read_tables(path, files, labels, split)
     raise ValueError(describe_missing(path))
 
 
@@ -234,3 +213,4 @@ READERS: dict[bytes | str, Reader] = {
 
 A format of your own is a function and a line, `READERS[".h5"] = read_hdf5`, in a module named with `--import`.
 """
+DIVIDED: set[Reader] = {read_zip, read_folder, read_pattern}

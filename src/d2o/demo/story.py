@@ -4,7 +4,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from d2o.metrics.sources import generate_images
 from d2o.training import recipes
 from d2o.training.fit import TEACHER_STEPS, Watch, finetune, pretrain, print_progress
 from d2o.training.run import Habits
+from d2o.training.run_directory import read_log
 
 from .page import Picture, draw_page
 
@@ -74,7 +74,7 @@ def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted:
         "moved_parameters": share.total - share.frozen,
         "parameters": share.total,
     }
-    logs = {name: [json.loads(row) for row in (out / name / "metrics.jsonl").open()] for name in both}
+    logs = {name: list(read_log(out / name / "metrics.jsonl")) for name in both}
     page = draw_page(draw_pictures(digits, teacher, student), summary, list(evaluations.values()), logs)
     for name, text in {"report.html": page, "report.json": json.dumps(summary, indent=2) + "\n"}.items():
         with atomic(out / name) as temporary:
@@ -93,18 +93,16 @@ def evaluate_generators(
     digits: Images, teacher: Denoiser, student: Denoiser, judged_by: tuple[str, ...], counted: Counted
 ) -> tuple[dict[str, Evaluation], dict[str, np.ndarray]]:
     """Compare the teacher in many calls and in one, and the student, from the same seeds; return their images, too."""
-    evaluator = Evaluator(digits, images=IMAGES, judged_by=judged_by)
+    evaluator = Evaluator(digits, images=IMAGES, judged_by=judged_by, counted=counted)
     evaluations, images = {}, {}
     for key, name, denoiser, steps in (
         ("teacher", f"teacher, {CALLS} calls", teacher, TEACHER_STEPS),
         ("untuned", "teacher, 1 call", teacher, 1),
         ("student", "D2O-F student, 1 call", student, 1),
     ):
-        stream = generate_images(denoiser, evaluator.seeds, steps=steps, batch_size=250)
-        shown = steps > 1  # the others are done long before
-        batches = list(counted(stream.batches, stream.count, name) if shown else stream.batches)
-        evaluations[key] = evaluator(replace(stream, batches=iter(batches)), name=name)
-        images[key] = np.concatenate(batches)
+        stream = generate_images(denoiser, evaluator.seeds, steps=steps, batch_size=250, name=name)
+        sample = evaluator.measure(stream, keep_pixels=True)
+        evaluations[key], images[key] = evaluator(sample), sample.pixels
     return evaluations, images
 
 

@@ -6,7 +6,8 @@ Shapes: N images, C channels, H height, W width. Images are float in [-1, 1]; `x
 
 import inspect
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,8 +30,9 @@ class Codec(Protocol):
 class Denoiser(nn.Module):
     """Predict the clean image behind a noisy one, whatever family the network comes from.
 
-    `image_shape` is (C, H, W); `num_classes` is 0 without labels. A denoiser of latent images has a `codec`, not
-    among its weights. With `precision` bfloat16 the backbone runs under autocast; weights and sums stay float32.
+    `image_shape` is (C, H, W); `num_classes` is 0 without labels, and `class_names` are empty where they are not known.
+    A denoiser of latent images has a `codec`, not among its weights. With `precision` bfloat16 the backbone runs under
+    autocast; weights and sums stay float32.
     `one_step` says that it was trained to make images in one call, or in a few: then it goes back to noise of
     `middle_sigmas` after its first ones. `judged_by` names the frozen networks of the discriminator that it was trained
     against. With `clip`, predictions are clamped to [-clip, clip], as some schedulers ask for. `provenance` is
@@ -52,13 +54,14 @@ class Denoiser(nn.Module):
         one_step: bool = False,
         middle_sigmas: tuple[float, ...] = (),
         judged_by: tuple[str, ...] = (),
+        class_names: tuple[str, ...] = (),
         clip: float | None = None,
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
         self.backbone, self.preconditioning = backbone, preconditioning
         self.image_shape, self.num_classes = (channels, height, width), num_classes
-        self.provenance = provenance or {}
+        self.class_names, self.provenance = class_names, provenance or {}
         self.codec, self.precision = codec, precision
         self.one_step, self.middle_sigmas, self.judged_by = one_step, middle_sigmas, judged_by
         self.clip = clip
@@ -85,6 +88,10 @@ class Denoiser(nn.Module):
         return self.preconditioning.sigma_max
 
     @property
+    def device(self) -> torch.device:
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    @property
     def pixel_shape(self) -> tuple[int, int, int]:
         """The shape (C, H, W) of decoded images: `image_shape`, unless the denoiser works on latent ones."""
         return self.image_shape if self.codec is None else self.codec.pixel_shape(self.image_shape)
@@ -101,11 +108,32 @@ class Denoiser(nn.Module):
 FIELDS = tuple(inspect.signature(Denoiser).parameters)
 
 
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Keep a network in evaluation mode within the context, and restore the mode of every part."""
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
     """Return what runs matrix products in bfloat16 where that is the precision; the meta device computes nothing."""
     if device.type == "meta":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def use_full_float32() -> None:
+    """Switch off the TF32 in which CUDA convolves float32 by default, as EDM and D2O do.
+
+    It holds for the process from here on, as backward passes and other networks come later: whatever loads a model,
+    trains, samples or measures begins with it.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 @dataclass(frozen=True)

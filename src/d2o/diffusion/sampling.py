@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser, Guided
+from .denoiser import Denoiser, Guided, use_full_float32
 from .families import Preconditioning
 from .noise import ONE_STEP, draw, streams
 
@@ -156,12 +156,12 @@ def generate(
     sigmas = (family.sigma_max, *middle_sigmas, 0.0) if middle_sigmas else family.sigmas(steps)
     if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
         raise ValueError(f"Middle sigmas fall from {family.sigma_max:g} towards 0; {middle_sigmas} do not.")
-    device = next((p.device for p in denoiser.parameters()), torch.device("cpu"))
+    use_full_float32()
     for first in range(0, len(seeds), batch_size):
         part = slice(first, first + batch_size)
         generators = streams(seeds[part])
-        noise = draw(generators, denoiser.image_shape, device)
-        classes = None if labels is None else labels[part].to(device)
+        noise = draw(generators, denoiser.image_shape, denoiser.device)
+        classes = None if labels is None else labels[part].to(noise.device)
         step = {"heun": heun_of(family), "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
         if churn is not None:
             step = add_churn(step, churn, len(sigmas) - 1, generators)

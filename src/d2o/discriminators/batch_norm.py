@@ -14,14 +14,16 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
+        from torch.distributed.nn.functional import all_reduce
+
         # Mean first, then the squares around it: E[x^2] - E[x]^2 would lose digits.
         values = input.float()
         number = values.new_tensor([values.numel() / values.shape[1]])
-        total = sum_over_processes(torch.cat([values.sum((0, 2, 3)), number]))
+        total = all_reduce(torch.cat([values.sum((0, 2, 3)), number]))  # its gradient is summed likewise
         count = total[-1].detach()
         mean = total[:-1] / count
         centred = values - mean[:, None, None]
-        variance = sum_over_processes(centred.square().sum((0, 2, 3))) / count
+        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         self.running_mean.lerp_(mean.detach(), self.momentum)
         self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
@@ -29,10 +31,3 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
-
-
-def sum_over_processes(tensor: Tensor) -> Tensor:
-    """Return the sum over all processes; the gradient is summed likewise, to every order."""
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(tensor)

@@ -34,10 +34,8 @@ class Convolutional:
     def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "ConvolutionalDiscriminator":
         channels, height, width = image_shape
         if height != width or height < SMALLEST:
-            raise ValueError(
-                f"The discriminator convolutional cannot take {height}x{width} pixels: use square images of at least "
-                f"{SMALLEST}x{SMALLEST}."
-            )
+            remedy = f"use squares of at least {SMALLEST}x{SMALLEST}"
+            raise ValueError(f"The discriminator convolutional cannot take {height}x{width} pixels: {remedy}.")
         with fix_seed(seed):
             head = Head(channels, height, 0, self.width, num_classes, self.synchronise)
             return ConvolutionalDiscriminator(head, num_classes)

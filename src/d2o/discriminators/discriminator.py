@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from d2o.features.cache import FeatureCache
+from d2o.features.cache import Cached
 from d2o.records import Whole
 
 Positive = Annotated[Whole, Field(ge=1)]
@@ -19,7 +19,7 @@ class Discriminator(nn.Module):
     """
 
     @property
-    def caches(self) -> Sequence[FeatureCache]:
+    def caches(self) -> Sequence[Cached]:
         """Where the features of real images are kept, if they are."""
         return ()
 

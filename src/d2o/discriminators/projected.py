@@ -11,7 +11,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from d2o.features.cache import IN_MEMORY, Cached, FeatureCache
+from d2o.features.cache import IN_MEMORY, Cached
 from d2o.features.pyramid import Pyramid
 from d2o.features.weights import fix_seed
 from d2o.records import RECORD
@@ -81,7 +81,6 @@ class ProjectedDiscriminator(Discriminator):
     def __init__(self, pyramids: Sequence[Pyramid], spec: Projected, num_classes: int = 0) -> None:
         super().__init__()
         assert spec.width is not None
-        self.spec = spec
         self.num_classes = num_classes
         self.pyramids: Any = nn.ModuleList(Cached(pyramid, IN_MEMORY // len(pyramids)) for pyramid in pyramids)
         self.projections = nn.ModuleList()
@@ -98,8 +97,8 @@ class ProjectedDiscriminator(Discriminator):
             )
 
     @property
-    def caches(self) -> list[FeatureCache]:
-        return [pyramid.cache for pyramid in self.pyramids]
+    def caches(self) -> Sequence[Cached]:
+        return self.pyramids
 
     def features(self, images: Tensor, number: Sequence[int] | None = None) -> list[list[Tensor]]:
         """Return for each network its four projected maps; gradients reach the images unless they have a `number`."""

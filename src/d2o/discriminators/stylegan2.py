@@ -48,10 +48,8 @@ class StyleGAN2:
         """
         channels, height, width = image_shape
         if height != width or height < SMALLEST or height & (height - 1):
-            raise ValueError(
-                f"The discriminator stylegan2 halves images down to 4x4 and cannot take {height}x{width} pixels: use "
-                f"square images whose side is a power of two, or the discriminator projected."
-            )
+            remedy = "use squares whose side is a power of two, or the discriminator projected"
+            raise ValueError(f"The discriminator stylegan2 cannot take {height}x{width} pixels: {remedy}.")
         with fix_seed(seed):
             return StyleGAN2Discriminator(self, channels, height, num_classes)
 

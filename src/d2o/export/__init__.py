@@ -14,8 +14,7 @@ from d2o.errors import CheckpointError
 from d2o.files import atomic, check_file, check_folder
 
 from . import pipelines, plain, programs, web
-from .one_step import DTYPES
-from .options import Options
+from .one_step import DTYPES, Options
 
 
 class Format(NamedTuple):
@@ -71,7 +70,7 @@ def export(
         steps = 1 + len(denoiser.middle_sigmas)
         raise CheckpointError(f"This generator takes {steps} steps, not the one of a {to} file: use --to safetensors.")
     form = FORMATS[to] if base is None else Format(partial(plain.write, base=base), ".safetensors")
-    check_output(os.fspath(path), to, form.suffix)
+    check_output(os.fspath(path), to)
     path, alone = Path(path), deepcopy(denoiser).cpu().float().eval()
     with atomic(path) as temporary:
         error, notes = form.write(alone, temporary, Options(dtype, codec, runtime, title))
@@ -82,8 +81,8 @@ def export(
     return Exported(path, error, notes)
 
 
-def check_output(asked: str, to: str, suffix: str) -> None:
-    path = Path(asked)
+def check_output(asked: str, to: str) -> None:
+    path, suffix = Path(asked), ".safetensors" if to == DELTA else FORMATS[to].suffix
     if path.suffix and path.suffix != suffix and path.suffix in [form.suffix for form in FORMATS.values()]:
         raise CheckpointError(f"The name {path} is one of another form than {to}: end it in {suffix or 'no suffix'}.")
     if not suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -91,4 +90,4 @@ def check_output(asked: str, to: str, suffix: str) -> None:
     (check_file if suffix else check_folder)(asked)
 
 
-__all__ = ["FORMATS", "Exported", "export"]
+__all__ = ["FORMATS", "Exported", "check_output", "export"]

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +17,26 @@ from torch.func import functional_call
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import sample
-from d2o.errors import CheckpointError
+from d2o.errors import CheckpointError, Diverged
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """How numbers may be stored. Whatever they are stored as, they are computed with in float32."""
 TRIALS = 4
 """Images by which a copy is compared with the original."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an export may be asked for besides its form.
+
+    `dtype` is how weights are stored; `codec` the folder of a latent model's autoencoder, for diffusers. For the web,
+    `runtime` is the npm package onnxruntime-web (.tgz or folder), and `title` the page's heading.
+    """
+
+    dtype: str = "float32"
+    codec: str | None = None
+    runtime: str | None = None
+    title: str | None = None
 
 
 class OneStep(nn.Module):
@@ -67,7 +82,10 @@ def sample_one_step(denoiser: Denoiser, noise: Tensor, label: Tensor | None) -> 
 def compare(denoiser: Denoiser, copy: Callable[[Tensor, Tensor | None], Tensor]) -> float:
     """Return the largest difference between the images of the denoiser and of a copy, which span -1 to 1."""
     given = make_trial(denoiser)
-    return (copy(*given).float() - sample_one_step(denoiser, *given)).abs().max().item()
+    images = sample_one_step(denoiser, *given)
+    if not images.isfinite().all():
+        raise Diverged("The model makes images with NaN or infinite values")
+    return (copy(*given).float() - images).abs().max().item()
 
 
 def cast(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:

@@ -20,8 +20,7 @@ from d2o.diffusion.families import EDM, Boundary, Epsilon, Velocity, to_spec
 from d2o.errors import CheckpointError
 
 from . import adm, dit
-from .one_step import cast_module, compare, compute_step, silence
-from .options import Options
+from .one_step import Options, cast_module, compare, compute_step, silence
 
 CONSISTENCY_TIME = 250.0
 """Stock consistency models take this times ln(sigma) as the time."""
@@ -189,9 +188,7 @@ STOCK: tuple[tuple[type[nn.Module], tuple[type, ...], Callable[[Denoiser], Parts
 
 
 def check(denoiser: Denoiser, parts: Parts, folder: Path) -> float:
-    network = type(parts.network).from_pretrained(folder, local_files_only=True)
-
-    scheduler = parts.scheduler
+    network, scheduler = type(parts.network).from_pretrained(folder, local_files_only=True), parts.scheduler
 
     def run(noise: Tensor, label: Tensor | None) -> Tensor:
         scheduler.set_timesteps(1)

@@ -7,8 +7,7 @@ from d2o.checkpoints import delta, load, native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic
 
-from .one_step import cast, compare, compute_step, sample_one_step
-from .options import Options
+from .one_step import Options, cast, compare, compute_step, sample_one_step
 
 
 def write(

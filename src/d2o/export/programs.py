@@ -6,6 +6,7 @@ see MOST_IMAGES.
 
 import json
 from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
 
-from .one_step import OneStep, cast_module, compare, make_trial, silence
-from .options import Options
+from .one_step import OneStep, Options, cast_module, compare, make_trial, silence
 
 MOST_IMAGES = 63
 """Above this number diffusers' U-Nets take another branch with equal results; torch traces only one of them."""
@@ -51,7 +51,9 @@ def write_torch(denoiser: Denoiser, path: Path, options: Options) -> tuple[float
     """Write an exported program of torch, load it, and return how far its images are from the denoiser's, and notes."""
     model, inputs, shapes = prepare(denoiser, options)
     with silence():
-        torch.export.save(torch.export.export(model, inputs, dynamic_shapes=shapes), path)
+        content = BytesIO()  # torch's own writer ends the process where the disk is full
+        torch.export.save(torch.export.export(model, inputs, dynamic_shapes=shapes), content)
+        path.write_bytes(content.getbuffer())
         module = torch.export.load(path).module()
     most = f"1 to {MOST_IMAGES}" if isinstance(denoiser.backbone, DiffusersUNet) else "any number of"
     note = f"torch.export.load(...).module()({', '.join(shapes)}); {most} images at once"
@@ -62,11 +64,8 @@ def prepare(denoiser: Denoiser, options: Options) -> tuple[OneStep, tuple[Tensor
     """Return the one-step module of a copy of the denoiser, inputs to trace it with, and which of their sizes vary."""
     model = OneStep(deepcopy(denoiser).float()).eval().requires_grad_(False)
     cast_module(model.backbone, options.dtype)
-    inputs = {
-        name: tensor
-        for name, tensor in zip(("noise", "label"), make_trial(denoiser), strict=True)
-        if tensor is not None
-    }
+    noise, label = make_trial(denoiser)
+    inputs = {"noise": noise} if label is None else {"noise": noise, "label": label}
     most = MOST_IMAGES if isinstance(denoiser.backbone, DiffusersUNet) else None
     images = torch.export.Dim("images", min=1, max=most)
     return model, tuple(inputs.values()), {name: {0: images} for name in inputs}

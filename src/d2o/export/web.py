@@ -8,7 +8,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
 from d2o.pages.play import describe, play_files
 
-from .options import Options
+from .one_step import Options
 from .programs import write_onnx
 from .runtime import runtime_files
 
@@ -16,9 +16,7 @@ from .runtime import runtime_files
 def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
     """Write page, ONNX model and runtime into a folder; return how far the model's images are, and notes."""
     if denoiser.codec is not None or denoiser.image_shape[0] not in (1, 3):
-        raise CheckpointError(
-            "A web page shows models of pixels, grey or RGB; this one makes latent images. Use --to onnx or diffusers."
-        )
+        raise CheckpointError("A web page shows models of grey or RGB pixels, not latent ones: use --to onnx.")
     version, runtime = runtime_files(options.runtime)
     path.mkdir()
     error, _ = write_onnx(denoiser, path / "model.onnx", options)

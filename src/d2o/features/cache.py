@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -15,31 +16,14 @@ CHUNK = 32  # images at most computed at once; always as many in one run, since 
 
 
 class Cached(nn.Module):
-    """A frozen network whose maps of images with a number are computed once.
-
-    What describes the network (`channels`, `sides` ...) is found at `network`.
-    """
-
-    def __init__(self, network: nn.Module, memory: int = IN_MEMORY) -> None:
-        super().__init__()
-        self.network = network
-        self.cache = FeatureCache(memory)
-
-    def forward(self, images: Tensor, number: Sequence[int] | None = None) -> list[Tensor]:
-        if number is None:
-            return self.network(images)
-        with torch.no_grad():
-            return self.cache.find(images, number, self.network)
-
-
-class FeatureCache:
-    """Lists of maps, by the numbers of the images that they were computed from.
+    """A frozen network, found at `network`, whose maps of images with a number are computed once.
 
     `memory` is a limit in bytes; images beyond it are computed each time, or kept on disk (see `use_disk`).
     """
 
-    def __init__(self, memory: int = IN_MEMORY) -> None:
-        self.memory, self.disk = memory, 0
+    def __init__(self, network: nn.Module, memory: int = IN_MEMORY) -> None:
+        super().__init__()
+        self.network, self.memory, self.disk = network, memory, 0
         self.folder: Path | None = None
         self.clear()
 
@@ -57,20 +41,20 @@ class FeatureCache:
         self.shapes: list[tuple[int, ...]] = []  # [H, W, C] of every map
         self.chunk: int | None = None  # a run's first micro-batch is as large as any, and as after it is resumed
 
-    def find(self, images: Tensor, numbers: Sequence[int], compute: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
-        """Return what `compute` makes of images [N,C,H,W], a list of float32 maps [N,c,h,w], computing only new ones.
-
-        The maps of a number must always be the same.
-        """
-        chunk = self.chunk = self.chunk or min(CHUNK, len(numbers))
-        rows = [self.rows.get(number) for number in numbers]
+    def forward(self, images: Tensor, number: Sequence[int] | None = None) -> list[Tensor]:
+        """Return the maps [N,c,h,w] of images [N,C,H,W], without gradients where they have a `number`."""
+        if number is None:
+            return self.network(images)
+        chunk = self.chunk = self.chunk or min(CHUNK, len(number))
+        rows = [self.rows.get(one) for one in number]
         new = [place for place, row in enumerate(rows) if row is None]
         for start in range(0, len(new), chunk):
             chosen = new[start : start + chunk]
-            fresh = self.pack(compute(images[chosen + chosen[-1:] * (chunk - len(chosen))]))
+            with torch.no_grad():
+                fresh = self.pack(self.network(images[chosen + chosen[-1:] * (chunk - len(chosen))]))
             for place, row in zip(chosen, fresh, strict=False):
                 rows[place] = row
-                self.keep(numbers[place], row)
+                self.keep(number[place], row)
         return self.unpack(np.stack([row for row in rows if row is not None]), images.device)
 
     def keep(self, number: int, row: np.ndarray) -> None:
@@ -79,18 +63,28 @@ class FeatureCache:
         memory, disk = self.stores
         place = len(self.rows)
         store, place = (memory, place) if place < len(memory) else (disk, place - len(memory))
-        if number not in self.rows and place < len(store):
+        if number in self.rows or place >= len(store):
+            return
+        if store is memory:
             store[place] = row
-            self.rows[number] = store[place]
+        else:
+            try:  # a write to a map of a full disk would end the process
+                self.file.seek(place * row.nbytes)
+                if self.file.write(row.data) < row.nbytes:
+                    raise OSError
+            except OSError:
+                self.stores = (memory, disk[:0])
+                return
+        self.rows[number] = store[place]
 
     def open_stores(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the two stores for rows of `row` bytes; both take room only where they are written."""
         memory, disk = (np.empty((count, row // 4), np.float32) for count in (self.memory // row, 0))
         if self.disk and self.folder is not None:
-            count = min(self.disk, shutil.disk_usage(self.folder).free // 3) // row
-            if count:
-                with tempfile.TemporaryFile(dir=self.folder) as file:
-                    disk = np.memmap(file, np.float32, "w+", shape=(count, row // 4))
+            with suppress(OSError):  # a disk that takes nothing
+                count = min(self.disk, shutil.disk_usage(self.folder).free // 3) // row
+                self.file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115
+                disk = np.memmap(self.file, np.float32, "w+", shape=(count, row // 4)) if count else disk
         return memory, disk
 
     def pack(self, maps: list[Tensor]) -> np.ndarray:

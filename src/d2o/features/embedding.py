@@ -67,9 +67,7 @@ class Embedding(Frozen):
         # A copy: torch warns of arrays that it must not write to, as those of memory-mapped data sets.
         pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
         if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or pixels.dtype != torch.uint8:
-            raise ValueError(
-                f"Images for {self.name} must be uint8 [N, H, W, 1 or 3], not {pixels.dtype} {list(pixels.shape)}."
-            )
+            raise ValueError(f"{self.name} takes uint8 [N, H, W, 1 or 3], not {pixels.dtype} {list(pixels.shape)}.")
         device = next((parameter.device for parameter in self.extractor.parameters()), pixels.device)
         pixels = pixels.to(device).permute(0, 3, 1, 2)
         with torch.autocast(device.type, enabled=False):
@@ -93,6 +91,11 @@ def embedding(name: str = "lite2", weights: str = "auto") -> Embedding:
 
     `weights` is one of `weights.SOURCES`.
     """
+    return Embedding(*find_space(name, weights), weights)
+
+
+def find_space(name: str, weights: str) -> tuple[str, Space, int | None]:
+    """Return key, row and size of a feature space, without its network; what is wrong with its name is a ValueError."""
     key, at, number = name.partition("@")
     space = SPACES.get(key)
     if space is None:
@@ -104,7 +107,8 @@ def embedding(name: str = "lite2", weights: str = "auto") -> Embedding:
         raise ValueError(f"The feature space {key} exists at {space.size} pixels only: write {key!r}.")
     if size is not None and size % space.multiple:
         raise ValueError(f"The size of {key} must be a multiple of {space.multiple}, not {size}.")
-    return Embedding(key, space, size, weights)
+    weight_files.find_file(space.network, weights)
+    return key, space, size
 
 
 def build_convolutional(name: str, weights: str, _size: int | None) -> nn.Module:
@@ -117,10 +121,6 @@ def build_convolutional(name: str, weights: str, _size: int | None) -> nn.Module
 def build_transformer(name: str, weights: str, size: int | None) -> nn.Module:
     """Build a timm vision transformer, whose position embeddings are resampled to the size."""
     return weight_files.network(name, weights, img_size=size)
-
-
-def build_pixels(*_: Any) -> nn.Module:
-    return nn.Flatten()
 
 
 def build_inception(name: str, weights: str, _size: int | None) -> nn.Module:
@@ -160,5 +160,5 @@ SPACES = {
     "inception": Space(build_inception, "inception", "Inception-v3", "Inception-v3", SEEN, 299, None),
     "clip": Space(build_transformer, CLIP_VIT, "CLIP ViT-B/32", "CLIP ViT", "OpenAI", 224, CLIP, 32),
     "dinov2": Space(build_transformer, DINOV2, "DINOv2 ViT-L/14", "DINOv2 ViT", "LVD-142M", 224, IMAGENET, 14),
-    "pixels": Space(build_pixels, "pixels", "pixel", "", "", None, ((0.5,), (0.5,))),
+    "pixels": Space(lambda *_: nn.Flatten(), "pixels", "pixel", "", "", None, ((0.5,), (0.5,))),
 }

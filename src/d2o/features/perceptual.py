@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from . import weights as weight_files
 from .frozen import Frozen, Normalise
 
-GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-CHANNELS = tuple(group[-1] for group in GROUPS)
-SMALLEST = 2 ** (len(GROUPS) - 1)
+CHANNELS = (64, 128, 256, 512, 512)
+SMALLEST = 2 ** (len(CHANNELS) - 1)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NAME, LINEAR = "vgg16", "lpips_vgg"
 """How weight files are called in the folder $D2O_WEIGHTS: VGG-16's own, and those that LPIPS learned for it."""
@@ -86,7 +85,6 @@ def read_linear(linear: str) -> list[Tensor]:
 
 
 def refuse_download(name: str) -> Path:
-    """Refuse to look for LPIPS' weights on the network: no hub that is known here has them."""
     raise ValueError(
         f"LPIPS' weights for VGG are not on this machine: give their file as linear, put {name}.pth into the folder "
         f"${weight_files.FOLDER_VARIABLE}, pip install lpips, or use linear='mean', which counts all channels alike."
@@ -94,12 +92,7 @@ def refuse_download(name: str) -> Path:
 
 
 def build_layers() -> nn.Sequential:
-    """Return VGG-16's layers up to its last convolution, numbered as torchvision does."""
-    layers: list[nn.Module] = []
-    channels = 3
-    for group in GROUPS:
-        layers += [nn.MaxPool2d(2)] if layers else []
-        for width in group:
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
-            channels = width
-    return nn.Sequential(*layers)
+    """Return VGG-16's layers up to its last convolution."""
+    from torchvision.models.vgg import cfgs, make_layers
+
+    return make_layers(cfgs["D"])[:-1]

@@ -23,7 +23,7 @@ class Pyramid(Frozen):
     """Map float images [N, C, H, W] in [-1, 1], C 1 or 3, to the four tap maps of a frozen network, finest first.
 
     Any timm network will do that has four levels or is a plain vision transformer; `weights` is one of
-    `weights.SOURCES`. Images are resized to `size`. `channels`, `sides` and `strides` describe the taps; `tokens`
+    `weights.SOURCES`. Images are resized to `size`. `channels` and `sides` describe the taps; `tokens`
     says that they are a transformer's patch tokens, all of one size.
     """
 
@@ -49,7 +49,6 @@ class Pyramid(Frozen):
         self.sides = tuple(tap.shape[2] for tap in taps)
         if not self.tokens and any(fine <= coarse for fine, coarse in pairwise(self.sides)):
             raise ValueError(f"{name} does not halve its maps (sides {self.sides} at {size} pixels): {ALTERNATIVES}.")
-        self.strides = tuple(round(size / side) for side in self.sides)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         assert images.ndim == 4 and images.shape[1] in (1, 3), "images are [N, 1 or 3, H, W]"

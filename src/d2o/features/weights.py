@@ -5,15 +5,16 @@ Every source ends in one state dict, so there is one way of loading whatever the
 
 import importlib.util
 import os
-import pickle
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from d2o.fetch import fetch
@@ -139,28 +140,31 @@ def find_state(
         return read_state(local)
     if weights in ("auto", "hub"):
         return read_state((download or download_from_hub)(name))
-    path, _, sha256 = weights.partition("#")
-    if not Path(path).is_file():
-        raise ValueError(f"No file {path!r} with weights of {name}: weights is one of {', '.join(SOURCES)}.")
-    return read_state(Path(path), sha256)
+    return read_state(find_file(name, weights), weights.partition("#")[2])
+
+
+def find_file(name: str, weights: str) -> Path:
+    """Return the file that `weights` names, if it is no other of SOURCES; ValueError where there is none."""
+    path = Path(weights.partition("#")[0])
+    if weights not in SOURCES[:3] and weights.partition(":")[0] != "random" and not path.is_file():
+        raise ValueError(f"No file {str(path)!r} with weights of {name}: weights is one of {', '.join(SOURCES)}.")
+    return path
 
 
 def read_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
     """Read a .safetensors or PyTorch file as data (no code in it runs), after comparing its `sha256` where given."""
     if sha256 and (found := sha256_of(path)) != sha256.lower():
         raise ValueError(f"{path} has SHA-256 {found}, not {sha256}: fetch the file again.")
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from d2o.pickles import torch_state
 
-    try:
-        plain = path.suffix == ".safetensors"
-        content: Any = load_file(path) if plain else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as plain tensors: give a .safetensors or state-dict file.") from error
-    content = content.get("state_dict", content.get("model", content)) if isinstance(content, dict) else None
-    if not content or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ValueError(f"{path} contains no state dict: give a file of named tensors.")
-    return dict(content)
+    if path.suffix != ".safetensors":
+        return torch_state.read_state(path)
+    state = {}
+    with suppress(SafetensorError):
+        state = load_file(path)
+    if not state:
+        raise ValueError(f"{path} has no tensors that can be read: give a .safetensors or state-dict file.")
+    return state
 
 
 def find_in_folder(name: str) -> Path | None:

@@ -110,10 +110,8 @@ def _squared(rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 def distances(sample: Features, reference: Features) -> Distances:
     """Return every distance that the two records allow: without the features themselves, the Frechet distance alone."""
     if (sample.space, sample.dim) != (reference.space, reference.dim):
-        raise ValueError(
-            f"Features of {sample.space} ({sample.dim}) cannot be compared with those of {reference.space} "
-            f"({reference.dim}): compute both sides in one feature space."
-        )
+        sides = " and ".join(f"{side.space} ({side.dim})" for side in (sample, reference))
+        raise ValueError(f"Features of {sides} cannot be compared: compute both in one feature space.")
     counts = sample.count, reference.count
     if any(count is not None and count < SMALLEST for count in counts):
         raise ValueError(f"A comparison needs at least {SMALLEST} images a side, not {counts[0]} and {counts[1]}.")

@@ -6,10 +6,12 @@ evaluator = Evaluator("cifar10.zip", images=1000);  evaluation = evaluator("stud
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from d2o.checkpoints.places import locate
 from d2o.features.embedding import Embedding, embedding
 
 from .counting import Counted, unshown
@@ -93,7 +95,6 @@ class Evaluator:
         *,
         name: str | None = None,
         steps: int = 1,
-        guidance: float = 1.0,
         seeds: Sequence[int] | None = None,
     ) -> Evaluation:
         """Compare images, or those that a generator makes of the seeds in `steps` steps, with the reference.
@@ -101,7 +102,7 @@ class Evaluator:
         Raises ValueError for images of another shape than the reference's and for a generator of NaNs.
         """
         seeds, reference = tuple(self.seeds if seeds is None else seeds), self.reference
-        opened = open_source(source, images=len(seeds), seeds=seeds, steps=steps, guidance=guidance, **self.options)
+        opened = open_source(source, images=len(seeds), seeds=seeds, steps=steps, **self.options)
         opened = replace(opened, name=name or opened.name)
         check_shapes(opened, reference)
         paired = isinstance(opened, Stream) and opened.seeds is not None and opened.seeds == reference.seeds
@@ -153,6 +154,9 @@ def evaluate(
     """
     seeds = tuple(range(images) if seeds is None else seeds)
     common: dict[str, Any] = {"seeds": seeds, "batch_size": batch_size, "device": device}
+    for name in (a, b):
+        if isinstance(name, str | Path):
+            locate(name)
     reference = open_source(b, images=2 * len(seeds), steps=reference_steps or steps, **common)
     sample = open_source(a, images=len(seeds), steps=steps, guidance=guidance, **common)
     check_shapes(sample, reference)
@@ -164,10 +168,8 @@ def check_shapes(sample: Stream | Sample, reference: Stream | Sample) -> None:
     shapes = [side.image_shape for side in (sample, reference) if side.image_shape]
     if len(set(shapes)) == 2:
         here, there = (f"{w}x{h} with {c} channel{'s' * (c > 1)}" for c, h, w in shapes)
-        raise ValueError(
-            f"The images of {sample.name} are {here} but those of {reference.name} are {there}: "
-            "prepare one of them in the other's size and channels."
-        )
+        differ = f"The images of {sample.name} are {here}, those of {reference.name} {there}"
+        raise ValueError(f"{differ}: prepare one of them in the other's size and channels.")
 
 
 def compare_halves(everything: Features, images: int) -> Distances | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from d2o.diffusion.denoiser import use_full_float32
 from d2o.features.embedding import Embedding
 
 from .diversity import Diversity, PixelSums, feature_distance, feature_distance_within
@@ -55,6 +56,7 @@ def embed(network: Embedding, images: np.ndarray) -> np.ndarray:
 
 def measure(stream: Stream, network: Embedding, *, keep_pixels: bool = False) -> Sample:
     """Pass over a stream of images once."""
+    use_full_float32()
     sums, rows, kept, labels, first = PixelSums(), [], [], stream.labels, 0
     for batch in stream.batches:
         last = first + len(batch)

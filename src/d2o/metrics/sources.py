@@ -13,8 +13,9 @@ from d2o.checkpoints.places import locate
 from d2o.data.codec import check_pixels
 from d2o.data.datasets import Images, open_images
 from d2o.data.files import to_uint8
-from d2o.diffusion.denoiser import Denoiser, Guided
+from d2o.diffusion.denoiser import Denoiser, Guided, evaluation_mode
 from d2o.diffusion.sampling import generate, labels_for
+from d2o.errors import Diverged
 
 from . import statistics
 from .distances import SMALLEST
@@ -92,20 +93,14 @@ def generate_images(
         Guided(denoiser, guidance)  # what is wrong with it is an error here, not at the first batch
 
     def generate_batches() -> Iterator[np.ndarray]:
-        training = denoiser.training
-        denoiser.eval()
-        try:
-            batches = generate(denoiser, seeds, steps=steps, guidance=guidance, batch_size=batch_size)
+        batches = generate(denoiser, seeds, steps=steps, guidance=guidance, batch_size=batch_size)
+        with evaluation_mode(denoiser):
             for first, batch in zip(count(0, batch_size), batches, strict=False):
                 broken = (~batch.isfinite().flatten(1).all(1)).nonzero()
                 if len(broken):
-                    raise ValueError(
-                        f"The generator {name} makes images with NaN or infinite values (seed "
-                        f"{seeds[first + int(broken[0])]}): use an earlier checkpoint, or other weights."
-                    )
+                    seed = seeds[first + int(broken[0])]
+                    raise Diverged(f"The generator {name} makes images with NaN or infinite values (seed {seed})")
                 yield to_uint8(batch)
-        finally:
-            denoiser.train(training)
 
     labels = labels_for(seeds, denoiser.num_classes)
     facts = (None if labels is None else labels.numpy(), tuple(seeds), denoiser.judged_by)

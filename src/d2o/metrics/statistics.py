@@ -1,15 +1,17 @@
 """The statistics of a set of images in a feature space: mean, covariance, count, and the features where kept."""
 
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from d2o.data.arrays import load_arrays
+from d2o.errors import LONGEST, printable
 from d2o.files import atomic
 
 CHUNK = 4096
+KINDS = {"mu": "fiu", "sigma": "fiu", "space": "U", "count": "iu", "features": "fiu"}  # numpy's letters of types
 INCEPTION, INCEPTION_DIM = "inception@299", 2048
 """Public reference files have `mu` and `sigma` only; 2,048 features are Inception's and no other space's here."""
 
@@ -69,13 +71,11 @@ def save(path: str | Path, features: Features) -> None:
 
 def load(path: str | Path) -> Features:
     """Read stored statistics: our own, or a public FID reference file with `mu` and `sigma` alone."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ("mu", "sigma", "space", "count", "features") if name in stored}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read as stored statistics ({error}): give a .npz file of arrays."
-        ) from error
+    arrays = load_arrays(path, KINDS)
+    for name, array in arrays.items():
+        if array.dtype.kind not in KINDS[name] or (name in ("space", "count") and array.ndim):
+            wrong = f"`{name}` of the type {array.dtype} and the shape {array.shape}"
+            raise ValueError(f"{path} has {wrong}: store statistics by `d2o statistics`.")
     if missing := {"mu", "sigma"} - set(arrays):
         raise ValueError(f"{path} has no {' or '.join(sorted(missing))}: stored statistics need both mu and sigma.")
     mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
@@ -87,6 +87,6 @@ def load(path: str | Path) -> Features:
         raise ValueError(f"{path} has NaN or infinite numbers: compute the statistics again.")
     if "space" not in arrays and len(mean) != INCEPTION_DIM:
         raise ValueError(f"{path} does not say its feature space: add a `space` entry such as 'lite2@64'.")
-    count = int(arrays["count"]) if "count" in arrays else None
+    count = int(arrays["count"].item()) if "count" in arrays else None
     values = None if values is None else values.astype(np.float32)
-    return Features(str(arrays.get("space", INCEPTION)), mean, covariance, count, values)
+    return Features(printable(str(arrays.get("space", INCEPTION)))[:LONGEST], mean, covariance, count, values)

@@ -12,7 +12,7 @@ from d2o.records import RECORD
 
 from .batch import Batch
 from .objective import Networks
-from .teaching import Distillation, levels, per_pixel, pick, solver_step, teacher_and_target
+from .teaching import Distillation, levels, per_pixel, pick, solver_step
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -26,7 +26,7 @@ class Consistency(Distillation):
         return super().prepare(student.replace(preconditioning=boundary_form(student.preconditioning)))
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        teacher, target = teacher_and_target(networks)
+        teacher, target = networks["teacher"], networks["target"] or networks.student
         x0 = networks.student.encode(batch.x0)
         sigmas = levels(self.steps, self.sigma, networks.student, x0)[:-1]
         place = pick(batch, "consistency level", self.steps - 1)

@@ -38,7 +38,10 @@ class Networks:
 
 
 class Turn(NamedTuple):
-    """One optimiser step of an iteration: what is minimised, which network moves, and every how many iterations."""
+    """One optimiser step of an iteration: what is minimised, which network moves, and every how many iterations.
+
+    A turn that is not taken in every iteration is not taken in the first one either.
+    """
 
     name: str
     loss: Callable[[Networks, Batch], Tensor]

@@ -19,7 +19,7 @@ from d2o.records import RECORD, Real, Whole
 
 from .batch import Batch
 from .distance import Distance, Lpips, PseudoHuber
-from .objective import Networks, Objective
+from .objective import Objective
 
 Solver = Literal["heun", "euler"]
 TINY = 1e-8
@@ -111,8 +111,3 @@ def straight(x: Tensor, sigma: Tensor, x_next: Tensor, sigma_next: Tensor) -> Te
     """Return the x0 for which one Euler step from (x, sigma) ends at (x_next, sigma_next) (arXiv 2202.00512, G)."""
     ratio = per_pixel(sigma_next / sigma)
     return (x_next - ratio * x) / (1 - ratio)
-
-
-def teacher_and_target(networks: Networks) -> tuple[Denoiser, Denoiser]:
-    """Return the teacher, and the network that gives the student's targets: its short average, or itself."""
-    return networks["teacher"], networks["target"] or networks.student

@@ -19,7 +19,7 @@ from d2o.records import RECORD
 
 from .batch import Batch
 from .objective import Networks
-from .teaching import TINY, Distillation, levels, per_pixel, pick, solver_step, straight, teacher_and_target
+from .teaching import TINY, Distillation, levels, per_pixel, pick, solver_step, straight
 
 SECOND_TIME = 16
 """Augmentation labels that encode the noise level at which a jump ends."""
@@ -68,7 +68,7 @@ class Trajectory(Jumping):
     kind: Literal["trajectory"] = "trajectory"
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        teacher, target = teacher_and_target(networks)
+        teacher, target = networks["teacher"], networks["target"] or networks.student
         x0 = networks.student.encode(batch.x0)
         sigmas = levels(self.steps, self.sigma, networks.student, x0)
         start = pick(batch, "trajectory start", self.steps)
@@ -94,7 +94,7 @@ class ReverseConsistency(Jumping):
     kind: Literal["reverse-consistency"] = "reverse-consistency"
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        teacher, target = teacher_and_target(networks)
+        teacher, target = networks["teacher"], networks["target"] or networks.student
         sigmas = levels(self.steps, self.sigma, networks.student, batch.x0)
         end = 1 + pick(batch, "reverse end", self.steps)
         sigma, middle, sigma_next = sigmas[torch.zeros_like(end)], sigmas[end - 1], sigmas[end]

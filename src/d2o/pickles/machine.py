@@ -15,8 +15,6 @@ from .source import LONGEST_NAME, Source
 Names = Mapping[tuple[str, str], str]
 """(module, name) as files spell it -> our word for it."""
 
-MOST_OPERATIONS = 1_000_000
-"""A large network has about 100 instructions a tensor."""
 MOST_MARKS = 1000
 LONGEST_TEXT = 1 << 20
 """Bytes of a string that is taken into memory at once: sources are the longest that an honest file has."""
@@ -70,8 +68,7 @@ class Machine:
     def run(self) -> Any:
         while (code := self.source.take(1)) != STOP:
             self.operations += 1
-            if self.operations > MOST_OPERATIONS:
-                raise self.source.unsafe(f"has more than {MOST_OPERATIONS:,} instructions")
+            self.source.spend("instructions")
             if operation := OPERATIONS.get(code):
                 operation(self)
             elif code in INSTRUCTIONS:

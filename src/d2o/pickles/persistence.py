@@ -16,7 +16,7 @@ from torch import Tensor
 from d2o.errors import UnsupportedCheckpointError
 
 from .machine import Node, run
-from .source import Source
+from .source import Source, open_source
 from .storages import Storage, Stored, find_tensor, read_all, read_legacy
 from .values import ARRAYS, NAMES, get_items, get_words, to_plain
 
@@ -118,6 +118,7 @@ class Objects:
         for kind, entries in parts.items():
             if entries is None:
                 raise self.source.malformed(f"the {kind} of a module in it are no dictionary")
+            self.source.spend("values", 1 + len(entries) + len(passing))
             for name, value in entries.items():
                 if value is None or (kind == "_buffers" and name in passing):
                     continue
@@ -138,8 +139,7 @@ class Objects:
 @contextmanager
 def open_file(path: Path) -> Iterator[Objects]:
     """Open one of NVIDIA's pickles, with every name, instruction and storage in it checked."""
-    with path.open("rb") as file:
-        source = Source(path, file, 0, path.stat().st_size)
+    with open_source(path) as source:
         program = run(source, NAMES)
         source.expect_end()
         storages = {node: read_storage(source, node) for node in program.nodes if node.word == "storage"}

@@ -1,12 +1,21 @@
-"""A file that is read in order and never past its end, and the errors that name it."""
+"""A file that is read in order and never past its end, its budget, and the errors that name it."""
 
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
-from d2o.errors import MalformedCheckpointError, UnsafeCheckpointError
+from d2o.errors import CheckpointError, MalformedCheckpointError, UnsafeCheckpointError
+from d2o.files import open_regular
 
 LONGEST_NAME = 256
+BUDGET = {"instructions": 1_000_000, "values": 100_000}
+"""What one file may ask for, with all that is nested in it. A network has about 100 instructions a tensor."""
+MORE_BYTES = 1 << 24
+"""How much of a file may be read beside four times its length: what is nested in it is read again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +28,24 @@ class Span:
 
 
 class Source:
-    """The bytes `start` to `end` of an open file, read in order."""
+    """The bytes `start` to `end` of an open file, read in order; all parts of a file share its `budget`."""
 
-    def __init__(self, path: Path, file: BinaryIO, start: int, end: int) -> None:
+    def __init__(self, path: Path, file: IO[bytes], start: int, end: int, budget: dict[str, int] | None = None) -> None:
         self.path, self.file, self.position, self.end = path, file, start, end
+        self.budget = {**BUDGET, "bytes": 4 * end + MORE_BYTES} if budget is None else budget
         file.seek(start)
 
     def part(self, start: int, length: int) -> "Source":
-        return Source(self.path, self.file, start, start + length)
+        return Source(self.path, self.file, start, start + length, self.budget)
+
+    def nested(self, content: bytes) -> "Source":
+        """Return a file that lies, encoded, within this one."""
+        return Source(self.path, io.BytesIO(content), 0, len(content), self.budget)
+
+    def spend(self, what: str, count: int = 1) -> None:
+        self.budget[what] -= count
+        if self.budget[what] < 0:
+            raise self.unsafe(f"asks for more {what} than the weights of any network need")
 
     @property
     def left(self) -> int:
@@ -43,6 +62,7 @@ class Source:
 
     def take(self, count: int) -> bytes:
         self.need(count)
+        self.spend("bytes", count)
         self.position += count
         content = self.file.read(count)
         if len(content) != count:
@@ -75,3 +95,14 @@ class Source:
         reason = "A checkpoint of weights has no reason to: nothing was run and nothing was loaded"
         remedy = "If you trust its author, ask for the weights as a safetensors file"
         return UnsafeCheckpointError(f"{self.path} {wish}. {reason}. {remedy}.")
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[Source]:
+    """Open a file to be read in order; a CheckpointError where it cannot be opened."""
+    try:
+        file = open_regular(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+    with file:
+        yield Source(path, file, 0, os.fstat(file.fileno()).st_size)

@@ -1,6 +1,5 @@
 """The numbers of a torch file: where each tensor lies, checked before memory is taken, and read once when wanted."""
 
-import io
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from d2o.errors import UnsupportedCheckpointError
 
 from .machine import OUTSIDE, Name, Names, Node, Program, run
 from .source import Source, Span
@@ -17,8 +18,17 @@ STORAGE_NAMES: Names = {
     for kind, word in {
         "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Double": "float64", "Bool": "bool",
         "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8",
+        "ComplexFloat": "complex64", "ComplexDouble": "complex128", "QInt8": "qint8", "QUInt8": "quint8",
+        "QInt32": "qint32",
     }.items()
-}  # fmt: skip
+} | {("torch.storage", "UntypedStorage"): "uint8"}  # fmt: skip
+UNREAD = {
+    "_rebuild_tensor_v3": "rare",
+    "_rebuild_qtensor": "quantised",
+    "_rebuild_sparse_tensor": "sparse",
+    "_rebuild_nested_tensor": "nested",
+}
+"""torch's functions for tensors that are known, so that an error can name them, but not read."""
 DTYPES = {word: getattr(torch, word) for word in STORAGE_NAMES.values()}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -88,7 +98,7 @@ def open_bytes(source: Source, content: Any) -> Source:
         decoded = None
     if decoded is None:
         raise source.malformed("something else stands where bytes should")
-    return Source(source.path, io.BytesIO(decoded), 0, len(decoded))
+    return source.nested(decoded)
 
 
 def read_all(state: Mapping[str, Stored], source: Source, meta: bool = False) -> dict[str, Tensor]:
@@ -110,6 +120,11 @@ def find_tensor(source: Source, value: Any, storages: Mapping[Node, Storage]) ->
             len(arguments) in (6, 7)
         ):
             place, offset, shape, stride = arguments[:4]
+        case Node(word) if word in UNREAD.values():
+            kind = (
+                "8-bit floats, or another type that has no storage of its own" if word == "rare" else f"{word} tensors"
+            )
+            raise UnsupportedCheckpointError(f"{source.path} contains {kind}: save its weights as float32 tensors.")
         case _:
             raise source.malformed("something else stands where a tensor should")
     storage = storages.get(place) if isinstance(place, Node) else None

@@ -4,23 +4,28 @@ Whatever stands beside the weights (optimizers, arguments) is followed symbolica
 """
 
 import codecs
+import math
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
 from d2o.errors import UnsupportedCheckpointError
+from d2o.files import open_zip
 
 from .machine import Node, Program, run
-from .source import Source, Span
+from .source import Source, Span, open_source
 from .storages import (
     MOST_PARTS,
     STORAGE_NAMES,
+    UNREAD,
     Storage,
+    Stored,
     find_tensor,
     match_storages,
     read_all,
@@ -32,8 +37,14 @@ from .values import NAMES, get_items
 ZIP_START = b"PK\x03\x04"
 OTHER_KEYS = ("ema", "state_dict", "model_state_dict", "model", "net")
 """Under which training checkpoints keep their weights, best first."""
-TENSORS = ("tensor", "parameter", "attributed")
+TENSORS = ("tensor", "parameter", "attributed", *UNREAD.values())
+WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "diffusion_model")
+WRAPPERS += ("ema", "ema_model", "model_ema", "online_model", "state_dict")
+"""What DataParallel, torch.compile, Lightning and averages put before all names, as in `module.conv.weight`."""
+DEEPEST = 4
+"""How many dictionaries or wrappers may lie around a network."""
 codecs.lookup("cp437")  # zipfile would import it only while a file is read
+T = TypeVar("T", Tensor, Stored)
 LOCAL_HEADER = struct.Struct("<26xHH")
 
 
@@ -57,23 +68,55 @@ def read_state(path: Path, key: str = "ema", meta: bool = False) -> dict[str, Te
 def read_tensors(content: Content, key: str = "ema", meta: bool = False) -> dict[str, Tensor]:
     source, value, storages = content
     state = choose_state(source.path, value, key)
-    return read_all({n: find_tensor(source, tensor, storages) for n, tensor in state.items()}, source, meta)
+    stored = {name: find_tensor(source, tensor, storages) for name, tensor in state.items()}
+    return read_all(unwrap(source.path, stored, key), source, meta)
+
+
+def unwrap(path: Path, state: Mapping[str, T], key: str = "ema") -> Mapping[str, T]:
+    """Return the weights of one network under its own names: without wrappers, and counters beside them."""
+    for _ in range(DEEPEST):
+        parts: dict[str, dict[str, T]] = defaultdict(dict)
+        for name, tensor in state.items():
+            first, dot, rest = name.partition(".")
+            if dot and first in WRAPPERS:
+                parts[first][rest] = tensor
+            elif dot or math.prod(tensor.shape) > 1:
+                return state
+        chosen = [key] if key in parts else [first for first in parts if key in first] or list(parts)
+        if len(chosen) > 1:
+            raise UnsupportedCheckpointError(
+                f"{path} contains several networks: name {' or '.join(chosen)} as its key."
+            )
+        if not chosen:
+            break
+        state = parts[chosen[0]]
+    return state
+
+
+def read_arguments(content: Content) -> dict[Any, Any]:
+    """Return the arguments that a training script keeps beside its weights, as they stand in the file."""
+    found = (get_items(content.value) or {}).get("args")
+    return get_items(found.state if isinstance(found, Node) and found.word == "namespace" else found) or {}
 
 
 @contextmanager
 def open_file(path: Path) -> Iterator[Content]:
-    with path.open("rb") as file:
-        source = Source(path, file, 0, path.stat().st_size)
+    with open_source(path) as source:
         zipped = source.take(len(ZIP_START)) == ZIP_START
         program, storages = read_zip(source) if zipped else read_legacy(source, Span(0, source.end), NAMES)
         yield Content(source, program.value, storages)
 
 
 def choose_state(path: Path, value: Any, key: str) -> dict[str, Any]:
-    content = get_items(value) or {}
-    for state in (*(get_items(content.get(name)) for name in (key, *OTHER_KEYS)), content):
-        if state and all(isinstance(n, str) and isinstance(t, Node) and t.word in TENSORS for n, t in state.items()):
-            return state
+    content = inner = get_items(value) or {}
+    for _ in range(DEEPEST):
+        parts = [part for name in (key, *OTHER_KEYS) if (part := get_items(inner.get(name)))]
+        for state in (*parts, inner):
+            if state and all(
+                isinstance(n, str) and isinstance(t, Node) and t.word in TENSORS for n, t in state.items()
+            ):
+                return state
+        inner = parts[0] if parts else {}
     there = ", ".join(str(name)[:40] for name in list(content)[:8]) or "something else"
     raise UnsupportedCheckpointError(f"{path} contains {there}, and no tensors as `model.state_dict()` gives them.")
 
@@ -102,7 +145,7 @@ def read_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:
 def locate_entries(source: Source) -> dict[str, Span]:
     """Return where the files of a zip lie; torch stores them as they are, so compression is an error."""
     try:
-        with zipfile.ZipFile(source.file) as archive:
+        with open_zip(source.path, MOST_PARTS) as archive:
             listed = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError) as error:
         raise source.malformed(f"its zip directory is unreadable ({type(error).__name__})") from error

@@ -9,8 +9,10 @@ from d2o.errors import UnsupportedCheckpointError
 
 from .machine import Names, Node
 from .source import Source
-from .storages import DTYPES, open_bytes
+from .storages import DTYPES, UNREAD, open_bytes
 
+RARE = ("complex32", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
+RARE += ("uint16", "uint32", "uint64", "per_tensor_affine", "per_channel_affine")
 NAMES: Names = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): "persistent",
     ("torch.storage", "_load_from_bytes"): "storage",
@@ -18,7 +20,9 @@ NAMES: Names = {
     ("torch._utils", "_rebuild_parameter"): "parameter",
     ("torch._utils", "_rebuild_parameter_with_state"): "parameter",
     ("torch._tensor", "_rebuild_from_type_v2"): "attributed",
-    **{("torch", name): "ignored" for name in ("Tensor", "Size", "device", *DTYPES)},
+    **{("torch._utils", name): word for name, word in UNREAD.items()},
+    **{("torch", name): "ignored" for name in ("Tensor", "Size", "device", *DTYPES, *RARE)},
+    ("torch.serialization", "_get_layout"): "ignored",
     **{("torch.nn.parameter", name): "ignored" for name in ("Parameter", "Buffer")},
     **{("torch.nn.modules.container", name): "modules" for name in ("ModuleDict", "ModuleList", "Sequential")},
     ("collections", "OrderedDict"): "dictionary",
@@ -36,42 +40,33 @@ NAMES: Names = {
 
 NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 """numpy's types of numbers that may be described."""
-MOST_VALUES = 10_000
 MOST_LEVELS = 16
 LONGEST_ARRAY = 4096
 ARRAYS = ("scalar", "array", "buffer")
 
 
-class Budget:
-    """How many values may still be visited: shared ones in a small file can stand for endlessly many."""
+def to_plain(source: Source, value: Any, level: int = 0) -> Any:
+    """Return a value as JSON-able data: numpy numbers become Python's, tuples and sets lists; else it is an error.
 
-    def __init__(self, source: Source) -> None:
-        self.source, self.left = source, MOST_VALUES
-
-    def spend(self, level: int) -> None:
-        self.left -= 1
-        if self.left < 0 or level > MOST_LEVELS:
-            most = f"more than {MOST_VALUES:,} values, or nests them more than {MOST_LEVELS} deep"
-            raise UnsupportedCheckpointError(f"{self.source.path} describes its network by {most}; no real one does.")
-
-
-def to_plain(source: Source, value: Any, budget: Budget | None = None, level: int = 0) -> Any:
-    """Return a value as JSON-able data: numpy numbers become Python's, tuples and sets lists; else it is an error."""
-    budget = budget or Budget(source)
-    budget.spend(level)
+    Each visit is paid for: shared values in a small file can stand for endlessly many.
+    """
+    source.spend("values", 1 + (len(value) // 100 if isinstance(value, str) else 0))
+    if level > MOST_LEVELS:
+        raise source.unsafe(f"nests what describes its network more than {MOST_LEVELS} deep")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [to_plain(source, item, budget, level + 1) for item in value]
+        return [to_plain(source, item, level + 1) for item in value]
     if isinstance(value, set | frozenset):
+        source.spend("values", len(value))
         return sorted(map(str, value))
     if (entries := get_items(value)) is not None:
-        return {str(key): to_plain(source, item, budget, level + 1) for key, item in entries.items()}
+        return {str(key): to_plain(source, item, level + 1) for key, item in entries.items()}
     match value:
         case Node(word) if word in ARRAYS:
             return read_numbers(source, value)
         case Node("set", (content,)):
-            return to_plain(source, content, budget, level + 1)
+            return to_plain(source, content, level + 1)
     kind = value.word if isinstance(value, Node) else type(value).__name__.lower()
     raise UnsupportedCheckpointError(f"{source.path} describes its network by a {kind} where plain data should stand.")
 
@@ -109,6 +104,7 @@ def read_numbers(source: Source, value: Node) -> Any:
     if len(shape) > 4 or not all(type(n) is int and 0 <= n <= LONGEST_ARRAY for n in shape):
         raise source.malformed("a numpy array in it has no proper shape")
     count, found = math.prod(shape), open_bytes(source, content)
+    source.spend("values", min(count, LONGEST_ARRAY))
     if count > LONGEST_ARRAY or found.left != count * kind.itemsize:
         raise source.malformed("a numpy array in it has the wrong length")
     return np.frombuffer(found.take(found.left), kind).reshape(shape, order="F" if order == "F" else "C").tolist()

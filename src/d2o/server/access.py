@@ -1,7 +1,8 @@
-"""Who may ask: requests to a name of this server, and none on behalf of another web site's page."""
+"""Who may ask: requests to a name of this server, none on behalf of another site's page, and those with the token."""
 
+import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -18,6 +19,9 @@ HEADERS = {  # the browser asks nobody but this server, and shows its answers in
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+REMEDIES = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1", "Connection": "close"}}
+OPENED = {"navigate", "document"}
+"""What a browser says of a page that its reader opens, as its mode and its destination."""
 
 
 class AccessControl:
@@ -26,11 +30,15 @@ class AccessControl:
     `host` is where the server listens, `names` are its other names. Anybody can let a name of theirs point to this
     machine (DNS rebinding), so that unknown names are refused; an address of numbers cannot be made to, so that a
     server that listens everywhere takes them all. (Starlette's TrustedHostMiddleware knows no addresses.)
+    With a `token`, requests must bear it, but for paths that are `free`.
     """
 
-    def __init__(self, app: ASGIApp, host: str, names: Iterable[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, names: Iterable[str] = (), token: str | None = None, free: Container[str] = ()
+    ) -> None:
         self.app, self.any_address = app, host in WILDCARDS
         self.names = {*LOOPBACK, host.lower(), *(name.lower() for name in names)}
+        self.token, self.free = token, free
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -38,21 +46,34 @@ class AccessControl:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        sentence = self.refusal(Headers(scope=scope)) if scope["type"] == "http" else None
-        app = JSONResponse({"error": sentence}, 403) if sentence else self.app
+        app = self.app
+        if scope["type"] == "http" and (refusal := self.refuse(scope, Headers(scope=scope))):
+            status, sentence = refusal
+            app = JSONResponse({"error": sentence}, status, REMEDIES.get(status))
         await app(scope, receive, send_with_headers)
 
-    def refusal(self, headers: Headers) -> str | None:
+    def refuse(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
+        """Return the status and the sentence of a refusal, if it shall be one."""
         host = headers.get("host", "").lower()
+        if scope.get("state", {}).get("full"):
+            return 503, "There are too many connections: try again later."
         if not self.knows(host):
-            return f"This server is not known as {host[:100]!r}: ask it by its address, or start it with --allow-host."
-        origin = headers.get("origin")
-        # a browser says on which site's behalf it asks; following a link is no request of the site with the link
-        other_origin = origin is not None and origin.lower().partition("://")[2] != host
+            return 403, f"This server is not known as {host[:100]!r}: use its address, or start it with --allow-host."
+        # a browser says on which site's behalf it asks; of other sites, only links to the page lead here
+        own = {f"{scheme}://{host}" for scheme in ("http", "https")}
+        opened = {headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")} - {None}
+        link = scope["method"] == "GET" and scope["path"] == "/" and opened and opened <= OPENED
         other_site = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
-        if other_origin or (other_site and headers.get("sec-fetch-dest") != "document"):
-            return "A page of another web site sent this request."
+        if (other_site and not link) or not {origin.lower() for origin in headers.getlist("origin")} <= own:
+            return 403, "A page of another web site sent this request."
+        if self.token and scope["path"] not in self.free and not self.is_token(headers.get("authorization", "")):
+            return 401, "This server wants its token: send the header `Authorization: Bearer TOKEN`."
         return None
+
+    def is_token(self, authorization: str) -> bool:
+        scheme, _, given = authorization.partition(" ")
+        same = hmac.compare_digest(given.strip().encode("latin-1"), (self.token or "").encode())  # in constant time
+        return scheme.lower() == "bearer" and same
 
     def knows(self, host: str) -> bool:
         """Return whether a Host header has, before its port, a name of this server."""

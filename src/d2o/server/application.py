@@ -10,10 +10,10 @@ import numpy as np
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 import d2o
 from d2o.data.files import to_uint8
@@ -23,7 +23,7 @@ from d2o.pages.play import describe
 
 from .access import AccessControl
 from .limits import Limits
-from .measures import Measures, count_answers
+from .measures import Measures, record_answers
 from .models import Models
 from .network import FAILED, Network
 from .page import Page
@@ -42,11 +42,14 @@ def application(
     limits: Limits | None = None,
     host: str = "127.0.0.1",
     names: Iterable[str] = (),
+    token: str | None = None,
+    access_log: bool = False,
     page: Models | None = None,
-) -> Starlette:
+) -> ASGIApp:
     """Return the application that makes images of a denoiser, `steps` intervals each.
 
-    It answers to `host`, where it listens, and to `names`. `page` has the models of the page, if there shall be one.
+    It answers to `host`, where it listens, and to `names`, and where there is a `token` to those who have it; anybody
+    may know its health and the page's files. `page` has the models of the page, if there shall be one.
     """
     limits, measures = limits or Limits(), Measures()
 
@@ -59,8 +62,10 @@ def application(
     async def images(request: Request) -> Response:
         query = await read(SeedsQuery, request, limits)
         labels = query.labels(query.seeds, denoiser.num_classes)
-        pixels = await network.images(query.seeds, None if labels is None else labels.tolist())
-        return Response(await asyncio.to_thread(encode, pixels, query.format), media_type=MEDIA_TYPES[query.format])
+        async with network.attend(request, len(query.seeds)):
+            pixels = await network.images(query.seeds, None if labels is None else labels.tolist())
+            content = await asyncio.to_thread(encode, pixels, query.format)
+        return Response(content, media_type=MEDIA_TYPES[query.format])
 
     async def health(_: Request) -> Response:
         facts = {"model": name, **describe(denoiser), "steps": steps, "d2o": d2o.__version__}
@@ -79,17 +84,19 @@ def application(
         yield
         network.thread.shutdown(wait=False, cancel_futures=True)
 
-    return Starlette(
+    shown = None if page is None else Page(page, network)
+    starlette = Starlette(
         routes=[
-            *([Route("/", usage)] if page is None else Page(page, network).routes()),
+            *(shown.routes() if shown else [Route("/", usage)]),
             Route("/images", images, methods=["GET", "POST"]),
             Route("/health", health),
             Route("/metrics", metrics),
         ],
         lifespan=stop,
-        middleware=[Middleware(count_answers, measures), Middleware(AccessControl, host, names)],
         exception_handlers={HTTPException: answer_refusal, 500: lambda *_: JSONResponse({"error": FAILED}, 500)},
     )
+    free = {"/health", *(shown.paths if shown else ())}
+    return record_answers(AccessControl(starlette, host, names, token, free), measures, access_log)
 
 
 async def answer_refusal(_: Request, problem: Any) -> Response:

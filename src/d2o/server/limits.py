@@ -1,5 +1,6 @@
 """What one client, and all of them together, may ask for."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -12,12 +13,19 @@ class Limits:
     max_seeds: int = 64
     """Images of one request."""
     max_queue: int = 1024
-    """Images that wait, of all requests together."""
+    """Images that are asked for and not answered yet, of all clients together."""
+    max_client: int = 512
+    """The same of one client, by its address."""
+    max_connections: int = 1000
+    """Open connections, at most half of them of one address; fewer where `ulimit -n` is low."""
     max_body: int = 65_536
     """Bytes of a request's body."""
+    idle: int = 10
+    """Seconds in which a client must send its whole request, and take something of the answer."""
     timeout: float = 60.0
     """Seconds from a request to its images; and for those in progress when the server stops."""
 
     def __post_init__(self) -> None:
-        if not all(value > 0 for value in vars(self).values()):
-            raise ValueError("--batch, --max-seeds, --max-queue, --max-body and --timeout must be above 0.")
+        for name, value in vars(self).items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')} must be above 0.")

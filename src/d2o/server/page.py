@@ -39,6 +39,7 @@ class Page:
     def __init__(self, models: Models, network: Network) -> None:
         self.models, self.network, self.limits = models, network, network.limits
         self.files = play_files("server")
+        self.paths = ("/", *(f"/{name}" for name in self.files))
         network.thread.submit(self.prepare)
 
     def prepare(self) -> None:
@@ -48,7 +49,7 @@ class Page:
 
     def routes(self) -> list[Route]:
         return [
-            *(Route(path, self.file) for path in ("/", *(f"/{name}" for name in self.files))),
+            *(Route(path, self.file) for path in self.paths),
             Route("/page/models", self.describe),
             Route("/page/images", self.images, methods=["POST"]),
             Route("/page/stages", self.stages, methods=["POST"]),
@@ -65,14 +66,16 @@ class Page:
 
     async def images(self, request: Request) -> Response:
         query = await read(ImagesQuery, request, self.limits)
-        pictures, seconds = await self.make(query, query.points)
+        async with self.network.attend(request, len(query.points)):
+            pictures, seconds = await self.make(query, query.points)
         return JSONResponse({"pictures": [*map(picture_record, pictures)], "milliseconds": 1000 * seconds})
 
     async def movie(self, request: Request) -> Response:
         query = await read(MovieQuery, request, self.limits)
         points = [Point(query.first, query.second, i / (query.frames - 1)) for i in range(query.frames)]
-        pictures, _ = await self.make(query, points)
-        return Response(await asyncio.to_thread(encode_gif, pictures), media_type="image/gif")
+        async with self.network.attend(request, len(points)):
+            pictures, _ = await self.make(query, points)
+            return Response(await asyncio.to_thread(encode_gif, pictures), media_type="image/gif")
 
     async def stages(self, request: Request) -> Response:
         """Answer with the stages of a teacher's sampler, each on a line of JSON as soon as it is reached."""
@@ -82,8 +85,9 @@ class Page:
 
         async def lines() -> AsyncIterator[str]:
             try:
-                while (stage := await self.network.run(lambda: next(stages, None))) is not None:
-                    yield json.dumps(stage, default=picture_record) + "\n"
+                with self.network.hold(request, 2 * query.steps):
+                    while (stage := await self.network.run(lambda: next(stages, None))) is not None:
+                        yield json.dumps(stage, default=picture_record) + "\n"
             except HTTPException as refusal:
                 yield json.dumps({"error": refusal.detail}) + "\n"
 

@@ -103,15 +103,17 @@ async def read(kind: type[Kind], request: Request, limits: Limits) -> Kind:
 
 async def read_body(request: Request, limits: Limits) -> bytes:
     """Return the body of a request; HTTPException when it is too long, too slow or breaks off."""
-    content = b""
+    content, too_long = b"", HTTPException(413, f"The body is longer than {limits.max_body} bytes.")
+    if int(request.headers.get("content-length", 0)) > limits.max_body:
+        raise too_long
     try:
-        async with asyncio.timeout(limits.timeout):
+        async with asyncio.timeout(limits.idle):
             async for chunk in request.stream():
                 content += chunk
                 if len(content) > limits.max_body:
-                    raise HTTPException(413, f"The body is longer than {limits.max_body} bytes.")
+                    raise too_long
     except TimeoutError:
-        raise HTTPException(408, f"The body did not come within {limits.timeout:g} s.") from None
+        raise HTTPException(408, f"The body did not come within {limits.idle} s.") from None
     except ClientDisconnect:
         raise HTTPException(400, "The request broke off.") from None
     return content

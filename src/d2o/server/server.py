@@ -2,9 +2,14 @@
 
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
+
+import uvicorn
+
+from .connections import Connection, Server, share_files
+from .limits import Limits
 
 
 def listen(host: str, ports: Iterable[int]) -> socket.socket:
@@ -21,23 +26,38 @@ def listen(host: str, ports: Iterable[int]) -> socket.socket:
     raise OSError(f"Cannot listen on {host} port {port} ({problem}): choose another --port or --host.")
 
 
-def serve(
-    application: Any, host: str, ports: Iterable[int], *, ready: Callable[[str], None], grace: float = 30
-) -> None:
+def make_server(application: Any, limits: Limits, grace: float = 30, proxies: Sequence[str] = ()) -> uvicorn.Server:
+    """Return a server within limits; what `proxies` say of their clients' addresses is believed."""
+    connections, accepted = share_files(limits.max_connections)
+    config = uvicorn.Config(
+        application,
+        loop="asyncio",
+        http=Connection,
+        ws="none",
+        log_level="error",  # its warnings are of what strangers send
+        access_log=False,
+        server_header=False,
+        backlog=accepted,
+        limit_concurrency=connections,
+        timeout_keep_alive=limits.idle,
+        timeout_graceful_shutdown=max(1, round(grace)),
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
+    )
+    return Server(config)
+
+
+def serve(server: uvicorn.Server, host: str, ports: Iterable[int], *, ready: Callable[[str], None]) -> None:
     """Serve on the first free port until Ctrl-C or SIGTERM; `ready` gets the address.
 
-    Requests in progress have `grace` seconds to be answered. Raises OSError when no port can be had.
+    Requests in progress are answered within the server's grace. Raises OSError when no port can be had.
     """
-    import uvicorn
-
-    quiet = {"log_level": "warning", "access_log": False, "server_header": False}
-    config = uvicorn.Config(application, timeout_graceful_shutdown=max(1, round(grace)), **quiet)
     name = f"[{host}]" if ":" in host else host
     # uvicorn raises the signals again when it has stopped, but a stop that was asked for is a good end
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with listen(host, ports) as listener, suppress(KeyboardInterrupt):
             ready(f"http://{name}:{listener.getsockname()[1]}/")
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)

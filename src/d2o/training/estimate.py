@@ -78,7 +78,7 @@ def estimate(
     fitting = recipe.batch_size if free is None else batch + (free - used) // image
     state = sum(tensor.nbytes for tensor in progress.state()[0].values())
     student = sum(parameter.nbytes for parameter in trained.student.parameters())
-    disk = 2 * state + 3 * student + min(features - cached, FEATURES_ON_DISK)  # two checkpoints, while one is replaced
+    disk = 3 * state + 3 * student + min(features - cached, FEATURES_ON_DISK)  # two checkpoints, and one in the making
     rate, share = batch / seconds, count_frozen(trained.student)
     return Estimate(
         images_per_second=rate,

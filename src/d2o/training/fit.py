@@ -5,7 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from .freezing import Share, count_frozen
 from .loop import group
 from .recipe import Recipe, change, from_dict
 from .run import Evaluate, Habits, Moment, run
+from .run_directory import CHECKPOINT
 from .speed import compile_network, settle_precision
 
 TEACHER_STEPS = 18
@@ -60,7 +61,8 @@ def print_progress(moments: Iterable[Moment], duration: int, title: str) -> None
     printed = time.monotonic()
     for moment in moments:
         if time.monotonic() - printed > LOG_SECONDS or moment.progress.images >= duration:
-            print(f"{title}: {moment.status(duration)}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # a reader that has left ends no run
+                print(f"{title}: {moment.status(duration)}", file=sys.stderr, flush=True)
             printed = time.monotonic()
 
 
@@ -75,6 +77,7 @@ def finetune(
     networks: Make = making.networks,
     watch: Watch = print_progress,
     counted: Counted = unshown,
+    accept_data: bool = False,
     **changes: Any,
 ) -> Result:
     """Train a model by a recipe in the directory `out`, or continue there, to the end.
@@ -82,7 +85,8 @@ def finetune(
     Teacher, data and recipe are objects, paths or names; `changes` are fields of the recipe, such as `duration=20_000`,
     and `precision="auto"` takes the one that trains faster here. `origin` names in JSON what the run was made from, and
     is compared when it continues: by default the teacher's path, or the hash of its weights. `networks` may put a
-    discriminator of one's own into the run; `watch` shows how training goes, and `counted` how evaluations do.
+    discriminator of one's own into the run; `watch` shows how training goes, and `counted` how evaluations do. With
+    `accept_data` a run goes on with other images than it began with.
 
     Every process of a group (torchrun) calls this. Raises ValueError for what cannot work, before anything is written,
     and where memory does not suffice; Interrupted and Diverged as `run` does.
@@ -94,6 +98,7 @@ def finetune(
     else:
         origin = {"from": str(teacher)} if origin is None else origin
         teacher = checkpoints.load(teacher)
+    images = images.for_model(teacher.num_classes, teacher.class_names)
     making.check_fit(teacher, images)
     accelerator, automatic = group(), changes.get("precision") == "auto"
     chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
@@ -109,15 +114,14 @@ def finetune(
         evaluate = None
         if habits.evaluate_every is not None and accelerator.is_main_process:
             evaluate = make_evaluate(images, chosen, habits, counted)
-        moments = run(
-            out, chosen, trained, images, origin=dict(origin), habits=habits, evaluate=evaluate, accelerator=accelerator
-        )
+        options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator, "accept_data": accept_data}
+        moments = run(out, chosen, trained, images, origin=dict(origin), **options)
         if accelerator.is_main_process:
             moments = moments if habits.track is None else tracking.track(moments, out, habits.track)
             watch(moments, chosen.duration, title)
         else:
             deque(moments, maxlen=0)
-    last = native.read_header(out / "checkpoint.safetensors")
+    last = native.read_header(out / CHECKPOINT)
     return Result(out, checkpoints.load(out), chosen.duration, share, last["seconds"], last["evaluation"])
 
 
@@ -130,6 +134,7 @@ def pretrain(
     networks: Make = making.networks,
     watch: Watch = print_progress,
     counted: Counted = unshown,
+    accept_data: bool = False,
     **changes: Any,
 ) -> Result:
     """Train a diffusion model on images, as `finetune` does, from random weights.
@@ -157,9 +162,11 @@ def pretrain(
         augmentation=chosen.augments,
         seed=chosen.seed,
     )
+    if images.classes != tuple(map(str, range(images.num_classes))):
+        start = start.replace(class_names=images.classes)
     habits = replace(habits, sample_steps=habits.sample_steps or TEACHER_STEPS)
     options: Any = {"networks": networks, "watch": watch, "counted": counted, "precision": changes.get("precision")}
-    return finetune(start, images, chosen, out=out, origin={}, habits=habits, **options)
+    return finetune(start, images, chosen, out=out, origin={}, habits=habits, accept_data=accept_data, **options)
 
 
 def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None) -> Images:

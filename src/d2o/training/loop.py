@@ -12,7 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from d2o.diffusion.denoiser import Denoiser
+from d2o.backbones import Backbone
+from d2o.diffusion.denoiser import Denoiser, use_full_float32
+from d2o.errors import Diverged
 from d2o.objectives.batch import Batch
 from d2o.objectives.objective import Networks, Step, Turn
 
@@ -23,10 +25,6 @@ PATIENCE = 5
 """Steps in a row that may be left out because their gradients are not finite."""
 BUCKET = 1 << 23
 """Numbers of gradients that are averaged over processes at once."""
-
-
-class Diverged(ValueError):
-    """The gradients are no longer finite."""
 
 
 @dataclass
@@ -123,6 +121,7 @@ def train(
             )
     accelerator = accelerator or group()
     device = accelerator.device
+    use_full_float32()
     for network in networks.by_name().values():
         network.to(device)
     rows = turns(recipe, networks)
@@ -145,9 +144,11 @@ def train(
         micro_batches = batch.split(recipe.micro_batch_size or len(batch))
         if dropout:  # the only randomness that is not the batch's own
             torch.manual_seed(crc32(f"{recipe.seed} {images} {accelerator.process_index}".encode()))
+        if isinstance(networks.student.backbone, Backbone):
+            networks.student.backbone.constrain_weights()
         factor, losses = schedule(recipe, images), {}
         for row in rows:
-            if iteration % row.every:
+            if iteration % row.every or (iteration == 0 and row.every > 1):
                 continue
             optimizer = optimizers[row.network]
             require_gradients(everything, parameters_of(optimizer))
@@ -157,7 +158,7 @@ def train(
             if failures[row.name] >= PATIENCE:
                 raise Diverged(
                     f"The gradients of the {row.name} have not been finite for {PATIENCE} steps in a row, up to image "
-                    f"{images:,}: lower the learning rate or use precision float32."
+                    f"{images:,}"
                 )
         require_gradients(everything, everything)
         iteration += 1

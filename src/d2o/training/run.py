@@ -4,6 +4,7 @@ recipe.json              what was asked for; another run is refused in the same 
 metrics.jsonl            one line a moment: losses, rates, evaluations
 samples/00012800.png     the averaged student on the same seeds
 checkpoint.safetensors   everything a resumed run needs, in one file
+previous.safetensors     the checkpoint before it, which is used if that one is damaged
 best.safetensors         the averaged student with the lowest KID so far
 ema.safetensors          at the end: the averaged student
 student.safetensors      at the end: the student itself
@@ -14,7 +15,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,23 +29,27 @@ from d2o.data.datasets import Images
 from d2o.data.files import to_uint8, write_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
+from d2o.errors import Diverged
+from d2o.files import append
 from d2o.objectives.objective import Networks
 
-from .loop import Diverged, Progress, group, train
+from .loop import Progress, group, train
 from .recipe import Recipe
-from .run_directory import claim, truncate_log
+from .run_directory import CHECKPOINT, claim, find_state, is_sound, replace_checkpoint, truncate_log
 
 FEATURES_ON_DISK = 8 << 30
 """Bytes that features of real images may take in the directory, beyond those in memory."""
 SAVE_SECONDS = 300
 """A checkpoint is written at least this often."""
+STOPPING = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
+RESULTS = ("student.safetensors", "ema.safetensors")
 
 Evaluate = Callable[[Denoiser], dict[str, Any]]
 """Compares a denoiser with the data: numbers for the log, `kid` among them."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop (Ctrl-C or SIGTERM), has saved itself and can be continued."""
+    """The run was asked to stop (Ctrl-C, SIGTERM or SIGHUP), has saved itself and can be continued."""
 
     def __str__(self) -> str:
         return "Stopped and saved. The same command again continues where it stopped."
@@ -103,25 +108,26 @@ def run(
     habits: Habits | None = None,
     evaluate: Evaluate | None = None,
     accelerator: Accelerator | None = None,
+    accept_data: bool = False,
 ) -> Iterator[Moment]:
     """Train in a directory, or continue the run that is there; yield after every iteration.
 
-    `origin` says in JSON where weights and data came from and is compared when continuing; the lowest `kid` of
-    `evaluate` chooses best.safetensors. Raises Interrupted after Ctrl-C, ValueError for a directory that contains
-    another run or a running one, Diverged when the gradients are not finite.
+    `origin` says in JSON where weights and data came from and is compared when continuing, and so are the images unless
+    `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. Raises Interrupted after Ctrl-C, ValueError
+    for a directory that contains another run or a running one, Diverged when weights, gradients or images are not finite.
     """
     accelerator = accelerator or group()
     main, world = accelerator.is_main_process, accelerator.num_processes
     habits, directory = habits or Habits(), Path(directory)
-    checkpoint, log = directory / "checkpoint.safetensors", directory / "metrics.jsonl"
-    claimed = claim(directory, recipe, origin or {}, images) if main else nullcontext()
+    checkpoint, log = directory / CHECKPOINT, directory / "metrics.jsonl"
+    claimed = claim(directory, recipe, origin or {}, images, accept_data) if main else nullcontext()
     with claimed, stoppable(accelerator) as should_stop:
+        resume = find_state(directory) if main else None  # only then is the newest checkpoint sound for all others
         accelerator.wait_for_everyone()
-        resume, start = None, 0
-        history: dict[str, Any] = {"seconds": 0.0, "best": None, "evaluation": None}  # `best` is the lowest KID
-        if checkpoint.exists():
-            resume = _, spec = native.read(checkpoint)
-            history, start = {name: spec[name] for name in history}, spec["images"]
+        resume = resume or find_state(directory)
+        start, history = 0, {"seconds": 0.0, "best": None, "evaluation": None}  # `best` is the lowest KID
+        if resume is not None:
+            start, history = resume[1]["images"], {name: resume[1][name] for name in history}
         seconds = history["seconds"]
         if main:
             truncate_log(log, start)
@@ -143,8 +149,10 @@ def run(
         def save() -> None:
             if main and progress is not None and not progress.failing:  # the last good checkpoint stays
                 tensors, numbers = progress.state()
+                if broken := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
+                    raise Diverged(f"The numbers of {broken} are not finite at image {progress.images:,}")
                 content = {**native.describe(progress.ema), "content": "run", **numbers, **history}
-                native.write(checkpoint, {name: t.detach().contiguous().cpu() for name, t in tensors.items()}, content)
+                replace_checkpoint(directory, tensors, content)
 
         try:
             for progress in train(recipe, networks, batches, resume=resume, accelerator=accelerator):
@@ -168,8 +176,7 @@ def run(
                         history["best"] = evaluation["kid"]
                         native.save(directory / "best.safetensors", progress.ema)
                 if main and line:
-                    with log.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
+                    append(log, json.dumps(line) + "\n")
                 if main and due(habits.sample_every, 10):
                     draw_samples(directory, progress, habits)
                 rate = (progress.images - start) / max(time.monotonic() - began, 1e-9)
@@ -182,17 +189,18 @@ def run(
                     accelerator.wait_for_everyone()
                     raise Interrupted
         except Diverged as error:
-            good = f"The last good checkpoint is {checkpoint}" if checkpoint.exists() else "Nothing was saved yet"
-            raise Diverged(f"{error} {good}.") from error
+            good = f"the last good checkpoint (--from {checkpoint})" if checkpoint.exists() else "its beginning"
+            raise Diverged(error.fact, good) from error
         except (ValueError, OSError):  # of the data: the networks are as they were after the last iteration
-            save()
+            with suppress(ValueError, OSError):
+                save()
             raise
         if main and progress is None:
             logging.getLogger("d2o").info("%s is already finished.", directory)
         # A finished run has no results if it was killed between its last checkpoint and its end.
-        if main and (progress is not None or not (directory / "ema.safetensors").exists()):
-            native.save(directory / "student.safetensors", networks.student)
-            native.save(directory / "ema.safetensors", networks.ema)
+        if main and (progress is not None or not all(is_sound(directory / name) for name in RESULTS)):
+            for name, denoiser in zip(RESULTS, (networks.student, networks.ema), strict=True):
+                native.save(directory / name, denoiser)
     accelerator.wait_for_everyone()
 
 
@@ -204,18 +212,20 @@ def mean(losses: list[dict[str, float]]) -> dict[str, float]:
 
 def draw_samples(directory: Path, progress: Progress, habits: Habits) -> None:
     batches = list(generate(progress.ema, habits.sample_seeds, steps=habits.sample_steps or 1))
-    (directory / "samples").mkdir(exist_ok=True)
     write_images(directory / "samples" / f"{progress.images:08d}.png", [to_uint8(torch.cat(batches))])
 
 
 @contextmanager
 def stoppable(accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a question that the loop asks between iterations; a second Ctrl-C acts at once."""
+    """Turn Ctrl-C, SIGTERM and SIGHUP into a question that the loop asks between iterations.
+
+    A second Ctrl-C acts at once; other signals may come twice, as torchrun passes its own on. What nohup ignores stays so.
+    """
     asked = False
 
-    def ask(*_: Any) -> None:
+    def ask(number: int, _: Any) -> None:
         nonlocal asked
-        if asked:
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked = True
 
@@ -226,7 +236,8 @@ def stoppable(accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
         return bool(flags > 0)
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [one for one in STOPPING if one == signal.SIGINT or signal.getsignal(one) != signal.SIG_IGN]
+        before = {number: signal.signal(number, ask) for number in numbers}
     except ValueError:  # not in the main thread: the caller's business
         before = {}
     try:

@@ -1,21 +1,39 @@
-"""A run's directory: which run it belongs to, its lock, and what a killed run has left behind."""
+"""A run's directory: which run it belongs to, its lock, its checkpoints, and what a kill or damage has left behind."""
 
 import json
+import logging
+import os
 import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 import d2o
+from d2o.checkpoints import native
 from d2o.data.datasets import Images
-from d2o.files import atomic
+from d2o.errors import CheckpointError, MalformedCheckpointError, name_file
+from d2o.files import atomic, explain_refusal, open_regular, parse_json, read_bytes
+from d2o.records import Real, Whole, validate
 
 from .recipe import Recipe, from_dict, to_dict
 
 LOCK = ".lock"
 """An empty file that a run locks while it trains; the system releases it when the process ends."""
+CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "previous.safetensors"
+MOST_RECIPE = 16 << 20
+"""Bytes of a recipe.json."""
+LOG_END = 8 << 20
+"""Bytes at the end of a log in which its last line of a checkpoint is looked for."""
+MOST_LINE = 1 << 20
+"""Bytes of a line of the log."""
+log = logging.getLogger("d2o")
 CONTENTS = {"data.name": "data.fingerprint", "data": "fingerprint"}
 """Where records of a run, or of a result, keep the name of their data -> where they keep its fingerprint."""
 
@@ -23,10 +41,13 @@ EDMS_NUMBERS = {"sigma": 80.0, "sigma_mean": -1.2, "sigma_deviation": 1.2, "sigm
 """What 0.1.0 wrote into every objective where the family decides now."""
 
 
-def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Images) -> AbstractContextManager[Any]:
+def claim(
+    directory: Path, recipe: Recipe, origin: dict[str, Any], images: Images, accept_data: bool = False
+) -> AbstractContextManager[Any]:
     """Make the directory this run's own, or recognise it as the same run; the context holds its lock.
 
-    Raises ValueError for a directory that contains another run or something else, or in which a run is training.
+    With `accept_data` the run may go on with other images. Raises ValueError for a directory that contains another run
+    or something else, or in which a run is training.
     """
     data = {
         "name": images.name,
@@ -36,11 +57,18 @@ def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Image
         "fingerprint": images.fingerprint,
     }
     request = {"d2o": d2o.__version__, "recipe": to_dict(recipe), "data": data, **origin}
-    file, lock = directory / "recipe.json", directory / LOCK
-    if file.exists():
-        if found := list_differences({**read_request(file), "d2o": None}, {**request, "d2o": None}):
-            more = f" (and {len(found) - 1} more differ)" if len(found) > 1 else ""
-            raise ValueError(f"{directory} contains another run: {found[0]}{more}; choose another directory.")
+    file, lock, accepted = directory / "recipe.json", directory / LOCK, False
+    if os.path.lexists(file):
+        asked = [{**one, "d2o": None} for one in (read_request(file), request)]
+        if found := list_differences(*asked):
+            only_images = not list_differences(*({**one, "data": list_sizes(one.get("data"))} for one in asked))
+            if not (accepted := only_images and accept_data):
+                more = f" (and {len(found) - 1} more differ)" if len(found) > 1 else ""
+                remedy = ", or continue with these images by --accept-data" if only_images else ""
+                raise ValueError(
+                    f"{directory} contains another run: {found[0]}{more}; choose another directory{remedy}."
+                )
+            log.info("%s continues with other images: %s.", directory, "; ".join(found))
     elif directory.exists() and (
         not directory.is_dir() or set(directory.iterdir()) - find_leftovers(directory) - {lock}
     ):
@@ -50,7 +78,7 @@ def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Image
         context = FileLock(lock, timeout=0, thread_local=False).acquire()
     except Timeout:
         raise ValueError(f"A run is at work in {directory}: wait for its end, or choose another directory.") from None
-    if not file.exists():
+    if accepted or not file.exists():
         with atomic(file) as temporary:
             temporary.write_text(json.dumps(request, indent=2) + "\n")
     for leftover in find_leftovers(directory):
@@ -61,10 +89,15 @@ def claim(directory: Path, recipe: Recipe, origin: dict[str, Any], images: Image
 def read_request(file: Path) -> dict[str, Any]:
     """Return what a run was asked for; a recipe of an older version gets the fields that were added since."""
     try:
-        found = json.loads(file.read_text())
+        found = parse_json(read_bytes(file, MOST_RECIPE))
         return {**found, "recipe": to_dict(from_dict(found["recipe"]))}
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} cannot be read ({error}): mend it, or choose another directory.") from error
+
+
+def list_sizes(data: Any) -> Any:
+    """Return what other images must have in common with those that a run began with, since its networks depend on it."""
+    return {name: data.get(name) for name in ("shape", "classes")} if isinstance(data, dict) else data
 
 
 def list_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -79,7 +112,9 @@ def list_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         known = content in old and content in new
         if not known:
             keys.discard(content)
-        if (known and content not in keys) or not (name in old and name in new):
+        if known and content not in keys:
+            keys -= {name, "data.classes"}  # 0.1.0 counted classes by the largest label
+        if not (name in old and name in new):
             keys.discard(name)
     found = [f"its {key} is {old.get(key)}, not {new.get(key)}" for key in sorted(keys - {*CONTENTS.values()})]
     return found + [
@@ -96,7 +131,8 @@ def is_left_open(old: dict[str, Any], new: dict[str, Any], key: str) -> bool:
 
 def find_leftovers(directory: Path) -> set[Path]:
     """Return the temporary files that a kill has left behind."""
-    return {path for path in directory.glob(".*") if re.fullmatch(r"\..+-[0-9a-f]{8}(\.\w+)?", path.name)}
+    hidden = [*directory.glob(".*"), *(directory / "samples").glob(".*")]
+    return {path for path in hidden if re.fullmatch(r"\..+-[0-9a-f]{8}(\.\w+)?", path.name)}
 
 
 def flatten(tree: Any, path: str = "") -> dict[str, Any]:
@@ -107,16 +143,107 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
     return {k: v for name, child in children for k, v in flatten(child, f"{path}.{name}".lstrip(".")).items()}
 
 
-def truncate_log(log: Path, images: int) -> None:
-    """Drop the log's lines that are newer than the checkpoint, and a half-written last one."""
-    if not log.exists():
+@dataclass(frozen=True)
+class Numbers:
+    """What a run's checkpoint says beside its tensors; `best` is the lowest KID so far."""
+
+    images: Whole
+    iteration: Whole
+    skipped: Whole
+    seconds: Real = 0.0
+    best: Real | None = None
+    evaluation: dict[str, Any] | None = None
+
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""All that continues a run: tensors by name, and Numbers."""
+
+
+def read_state(file: Path) -> State:
+    if not file.is_file():
+        raise MalformedCheckpointError(f"{file} is not a file.")
+    tensors, spec = native.read(file)
+    with name_file(file):
+        if spec.get("content") != "run":
+            raise ValueError("it is not the checkpoint of a run")
+        return tensors, vars(validate(Numbers, spec, "its state"))
+
+
+def find_state(directory: Path) -> State | None:
+    """Return the newest checkpoint of a run that is sound, and remove a damaged one; None where there is none yet."""
+    checkpoint, previous = directory / CHECKPOINT, directory / PREVIOUS
+    if not os.path.lexists(checkpoint) and not os.path.lexists(previous):
+        return None
+    try:
+        return read_state(checkpoint)
+    except CheckpointError as error:
+        damage = error
+    try:
+        state = read_state(previous)
+    except CheckpointError:
+        remedy = f"remove {CHECKPOINT} and {PREVIOUS} to begin the run anew, or choose another directory"
+        raise ValueError(f"{damage} There is no sound checkpoint before it: {remedy}.") from damage
+    with explain_refusal(checkpoint, previous):
+        previous.replace(checkpoint)
+    log.warning("%s is damaged: the run continues from the one before it, at image %d.", checkpoint, state[1]["images"])
+    return state
+
+
+def replace_checkpoint(directory: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+    """Write a checkpoint, and keep the one before it; at any moment there is a whole one."""
+    checkpoint = directory / CHECKPOINT
+    if not checkpoint.exists():
+        native.write(checkpoint, tensors, content)
         return
-    kept = []
-    for line in log.read_text().splitlines():
+    with atomic(directory / PREVIOUS) as kept:
         try:
-            if json.loads(line)["images"] <= images:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            break
-    with atomic(log) as temporary:
-        temporary.write_text("".join(kept))
+            os.link(checkpoint, kept)
+        except OSError:  # a file system without links
+            shutil.copyfile(checkpoint, kept)
+        native.write(checkpoint, tensors, content)
+
+
+def is_sound(file: Path) -> bool:
+    """Return whether a file of our own format is there and has its checksum."""
+    try:
+        return file.is_file() and bool(native.read(file))
+    except CheckpointError:
+        return False
+
+
+def truncate_log(file: Path, images: int) -> None:
+    """Drop the log's lines that are newer than the checkpoint, and damage at its end; put aside what is no log."""
+    if not os.path.lexists(file):
+        return
+    kept, size = 0, 0
+    if file.is_file():
+        with open_regular(file) as content:
+            size = file.stat().st_size
+            content.seek(max(size - LOG_END, 0))
+            end = content.read(LOG_END)
+        kept, lines = len(end), end.splitlines(keepends=True)
+        while lines and not 0 <= read_line(lines[-1])["images"] <= images:
+            kept -= len(lines.pop())
+    if file.is_file() and (kept or size <= LOG_END):
+        os.truncate(file, max(size - LOG_END, 0) + kept)
+        return
+    aside = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
+    file.rename(aside)
+    log.warning("%s was not the log of a run: it is %s now, and a new log begins.", file, aside)
+
+
+def read_log(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a log; what is damaged is left out."""
+    if file.is_file():
+        with open_regular(file) as content:
+            rows = map(read_line, iter(lambda: content.readline(MOST_LINE), b""))
+            yield from (row for row in rows if row["images"] >= 0)
+
+
+def read_line(line: bytes) -> dict[str, Any]:
+    """Return a line of the log, which says how many images had been seen; of a damaged one, -1 images."""
+    try:
+        row = parse_json(line) if line.startswith(b'{"images":') and line.endswith(b"\n") else None
+    except ValueError:
+        row = None
+    return row if isinstance(row, dict) and type(row.get("images")) is int else {"images": -1}

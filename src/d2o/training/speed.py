@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.denoiser import Denoiser, use_full_float32
 
 from .recipe import Recipe
 
@@ -66,6 +66,7 @@ def warn_about_emulation(precision: str, device: torch.device) -> str | None:
 
 
 def time_step(denoiser: Denoiser, precision: str, device: torch.device, count: int = 4) -> float:
+    use_full_float32()
     network = deepcopy(denoiser).replace(precision=getattr(torch, precision)).to(device).requires_grad_(True)
 
     def step() -> None:

@@ -7,6 +7,7 @@ run that continues sends each line once.
 import hashlib
 import importlib.util
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -15,10 +16,15 @@ from typing import Any
 
 from accelerate import tracking
 
-from d2o.files import atomic
+from d2o.files import atomic, parse_json, read_bytes
 
 from .run import Moment
-from .run_directory import flatten
+from .run_directory import flatten, read_log
+
+log = logging.getLogger("d2o")
+LOST = "Tracking by %s stops (%s); the run goes on, and metrics.jsonl has its whole log."
+MOST_MARK = 1 << 20
+"""Bytes of a tracked.json."""
 
 SERVICES: dict[str, Callable[[Path], tracking.GeneralTracker]] = {
     "tensorboard": lambda run: tracking.TensorBoardTracker("tensorboard", run),
@@ -37,23 +43,41 @@ def check_service(name: str) -> None:
 
 
 def track(moments: Iterable[Moment], directory: Path, name: str) -> Iterator[Moment]:
-    """Pass the moments of a run on, and send the lines that its log gains to a service."""
+    """Pass the moments of a run on, and send the lines that its log gains to a service, as long as it takes them."""
     tracker: Any = None
-    log, mark = directory / "metrics.jsonl", directory / "tracked.json"
+    working = True
     with ExitStack() as stack:
         for moment in moments:
-            # After the first moment the directory is this run's, and its log has nothing newer than its checkpoint.
-            tracker = tracker or stack.enter_context(open_tracker(directory, name))
-            if moment.logged:
-                sent = json.loads(mark.read_text()) if mark.exists() else {}
-                last = sent.get(name, {"images": 0})["images"]
-                for line in map(json.loads, log.read_text().splitlines()):
-                    if line["images"] > last:
-                        tracker.log(numbers(line), step=line["images"])
-                        sent[name] = {"images": line["images"]}
-                with atomic(mark) as temporary:
-                    temporary.write_text(json.dumps(sent) + "\n")
+            try:
+                # After the first moment the directory is this run's, and its log has nothing newer than its checkpoint.
+                tracker = tracker or (working and stack.enter_context(open_tracker(directory, name)))
+                if moment.logged and working:
+                    send(tracker, directory, name)
+            except Exception as error:  # whatever the service raises
+                working = False
+                log.warning(LOST, name, error)
             yield moment
+
+
+def send(tracker: Any, directory: Path, name: str) -> None:
+    """Send the lines of the log that a service does not have yet, and note which those were."""
+    mark = directory / "tracked.json"
+    sent = read_mark(mark)
+    last = sent.get(name, 0)
+    for line in read_log(directory / "metrics.jsonl"):
+        if line["images"] > last:
+            tracker.log(numbers(line), step=line["images"])
+            sent[name] = line["images"]
+    with atomic(mark) as temporary:
+        temporary.write_text(json.dumps({name: {"images": images} for name, images in sent.items()}) + "\n")
+
+
+def read_mark(file: Path) -> dict[str, int]:
+    """Return up to which image each service has the log; of a damaged file nothing is known."""
+    try:
+        return {name: int(row["images"]) for name, row in parse_json(read_bytes(file, MOST_MARK)).items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 @contextmanager
@@ -67,8 +91,11 @@ def open_tracker(directory: Path, name: str) -> Iterator[Any]:
     try:
         yield tracker
     finally:
-        with redirect_stdout(sys.stderr):
-            tracker.finish()
+        try:
+            with redirect_stdout(sys.stderr):
+                tracker.finish()
+        except Exception as error:  # whatever the service raises
+            log.warning(LOST, name, error)
 
 
 def numbers(line: dict[str, Any]) -> dict[str, float]:

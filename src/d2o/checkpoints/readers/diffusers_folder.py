@@ -3,8 +3,10 @@
 Only JSON and tensors are read. Classes are rows of a table, and nothing that a folder brings along is imported.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +21,14 @@ from . import dit
 from .folder_weights import hash_weights, read_json, read_weights
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+NETWORK_PARTS = ("unet", "transformer")
 AUTOENCODER = "vae"
-"""The folder of a latent model's codec."""
+"""The folder of a latent model's codec, an AutoencoderKL."""
+CODECS = re.compile("VQ|Autoencoder|VAE", re.IGNORECASE)
+"""Classes of networks whose latents others work on."""
+PARTS = (*NETWORK_PARTS, AUTOENCODER, "scheduler", "feature_extractor", "safety_checker")
+"""What may stand in a pipeline that d2o reads."""
+MOST_PARTS = 100
 
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "velocity"}
 """Their word for what a network predicts -> our family."""
@@ -40,11 +48,15 @@ RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_a
 
 
 class Folder(NamedTuple):
-    """A network of a diffusers folder: where its files are, what its config says, and its scheduler's, {} if none."""
+    """A network of a diffusers folder: where its files are, what its config says, and its scheduler's, {} if none.
+
+    `codec` is the folder of its autoencoder.
+    """
 
     path: Path
     config: dict[str, Any]
     scheduler: dict[str, Any]
+    codec: Path | None
 
 
 def load(path: Path, meta: bool = False) -> Denoiser:
@@ -62,27 +74,43 @@ def load(path: Path, meta: bool = False) -> Denoiser:
         spec, tensors = NETWORKS[name](folder, tensors)
     spec["provenance"] = describe_origin(folder) | ({} if meta else {"sha256": hash_weights(folder.path)})
     spec["one_step"] = spec["preconditioning"].get("kind") == "boundary"
-    if (path / AUTOENCODER / CONFIG).is_file():
-        spec["codec"] = {"folder": str((path / AUTOENCODER).absolute())}
+    if folder.codec is not None:
+        spec["codec"] = {"folder": str(folder.codec.absolute())}
     return native.make(folder.path, spec, tensors)
 
 
 def open_folder(path: Path) -> Folder:
+    """Return the network of a pipeline, or of its folder alone: what stands beside it in a pipeline belongs to it."""
+    place, root, index = path, path, {}
     if (path / INDEX).is_file():
-        parts = read_json(path / INDEX)
-        network = next((name for name in ("unet", "transformer") if name in parts), None)
-        if network is None or "vqvae" in parts:
-            pipeline = f"{path} is a diffusers pipeline ({str(parts.get('_class_name'))[:60]})"
-            reason = "without a unet or a transformer" if network is None else "of the latents of a VQModel"
-            raise UnsupportedCheckpointError(f"{pipeline} {reason}, which d2o does not read.")
+        index = read_json(path / INDEX)
+        network = next((name for name in NETWORK_PARTS if name in index), None)
+        if network is None:
+            pipeline = f"{path} is a diffusers pipeline ({str(index.get('_class_name'))[:60]})"
+            raise UnsupportedCheckpointError(f"{pipeline} without a unet or a transformer, which d2o does not read.")
         place = path / network if (path / network).is_dir() else path  # the first pipelines had no folders inside
-        places = [path / "scheduler", path]
-    else:
-        place, places = path, [path, path.parent / "scheduler"]
+    elif path.absolute().name in NETWORK_PARTS:
+        root = path.absolute().parent
     if not (place / CONFIG).is_file():
         raise MalformedCheckpointError(f"{place} has no {CONFIG}; download the whole folder.")
-    schedulers = [folder / SCHEDULER for folder in places if (folder / SCHEDULER).is_file()]
-    return Folder(place, read_json(place / CONFIG), read_json(schedulers[0]) if schedulers else {})
+    schedulers = [folder / SCHEDULER for folder in (root / "scheduler", place, place.parent / "scheduler", root)]
+    scheduler = next((read_json(file) for file in schedulers if file.is_file()), {})
+    return Folder(place, read_json(place / CONFIG), scheduler, find_codec(root, index))
+
+
+def find_codec(root: Path, index: Mapping[str, Any]) -> Path | None:
+    """Return the folder of the AutoencoderKL beside a network; for anything else that it needs there is an error."""
+    named = {name: value[-1] for name, value in index.items() if isinstance(value, list) and value and value[-1]}
+    named.pop("_class_name", None)
+    files = islice((file for file in root.glob(f"*/{CONFIG}") if file.is_file()), MOST_PARTS)
+    for name, kind in (named | {file.parent.name: read_json(file).get("_class_name") for file in files}).items():
+        is_codec = name == AUTOENCODER or CODECS.search(str(kind)) is not None
+        if (is_codec and (name, kind) != (AUTOENCODER, "AutoencoderKL")) or (name in named and name not in PARTS):
+            what = f"{name[:60]}, of class {str(kind)[:60]}"
+            raise UnsupportedCheckpointError(f"The network in {root} works with its {what}, which d2o does not read.")
+    if AUTOENCODER in named and not (root / AUTOENCODER / CONFIG).is_file():
+        raise MalformedCheckpointError(f"{root} lacks its folder {AUTOENCODER}: download the whole folder.")
+    return root / AUTOENCODER if (root / AUTOENCODER / CONFIG).is_file() else None
 
 
 Network = tuple[dict[str, Any], dict[str, Tensor]]
@@ -153,6 +181,7 @@ def read_scheduler(folder: Folder) -> dict[str, Any]:
     if not config:
         warnings.warn(f"{folder.path} has no {SCHEDULER}: DDPM's linear schedule is assumed.", stacklevel=2)
     name = config.get("_class_name", "DDPMScheduler")
+    warn_about_clipping(folder.path, str(name), config)
     if name == CONSISTENCY:
         numbers = {key: config[key] for key in ("sigma_data", "sigma_min", "sigma_max") if key in config}
         return {"kind": "boundary", "time_scale": 250.0, **numbers}
@@ -161,6 +190,8 @@ def read_scheduler(folder: Folder) -> dict[str, Any]:
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise ValueError(f"its network predicts {str(prediction)[:60]!r}, and d2o knows {' and '.join(PREDICTIONS)}")
+    if config.get("use_flow_sigmas") or config.get("timestep_type", "discrete") != "discrete":
+        raise ValueError("its network does not know the times of a discrete schedule (use_flow_sigmas, timestep_type)")
     if (betas := config.get("trained_betas")) is not None:
         schedule = {"betas": betas, "steps": len(betas)}
     else:
@@ -168,6 +199,17 @@ def read_scheduler(folder: Folder) -> dict[str, Any]:
     if config.get("rescale_betas_zero_snr"):
         schedule |= {"zero_snr": True, "sigma_max": PURE_NOISE}
     return {"kind": PREDICTIONS[prediction], **schedule}
+
+
+def warn_about_clipping(path: Path, name: str, config: Mapping[str, Any]) -> None:
+    """Say it where a scheduler clips every estimate of the image: d2o's samplers do not."""
+    defaults = {"clip_denoised": name == CONSISTENCY, "clip_sample": name.startswith(("DDPM", "DDIM"))}
+    settings = (
+        [key for key in ("thresholding", *defaults) if config.get(key, defaults.get(key)) is True] if config else []
+    )
+    if settings:
+        clips = f"the scheduler clips each estimate of the image ({', '.join(settings)}), which d2o does not"
+        warnings.warn(f"{path}: {clips}: its samples may differ from the pipeline's.", stacklevel=2)
 
 
 def describe_origin(folder: Folder) -> dict[str, Any]:

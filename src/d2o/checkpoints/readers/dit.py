@@ -63,10 +63,31 @@ def recognise(state: Mapping[str, Any]) -> bool:
     return names <= state.keys()
 
 
-def from_state(state: Mapping[str, Tensor], path: Path, num_heads: int | None = None) -> Denoiser:
+def from_state(
+    state: Mapping[str, Tensor],
+    path: Path,
+    num_heads: int | None = None,
+    family: str | None = None,
+    model: object = None,
+) -> Denoiser:
+    """Return the denoiser of a state dict; `model` is what its training's arguments call it."""
     with name_file(path):
+        if family is None:
+            check_family(model if isinstance(model, str) else path.name)
         spec = describe(state, num_heads)
     return native.make(path, spec, drop_sigma(dict(state), spec))
+
+
+def check_family(name: str) -> None:
+    """Raise a ValueError unless a name says DiT: SiT's weights look the same and predict a velocity."""
+    words = re.findall("[a-z]+", name.lower())
+    if "dit" not in words or "sit" in words:
+        reason = (
+            "SiT predicts a velocity, which d2o does not read yet"
+            if "sit" in words
+            else ("it may be a DiT, which predicts noise, or a SiT, which predicts a velocity: its weights do not tell")
+        )
+        raise ValueError(f"{reason}; if it is a DiT, `d2o convert FILE OUT.safetensors --family epsilon` reads it")
 
 
 def translate_diffusers(
@@ -91,7 +112,7 @@ def drop_sigma(tensors: dict[str, Tensor], spec: Mapping[str, Any]) -> dict[str,
     """Return weights under our names, the last layer's without the half that predicts sigma."""
     side, channels = spec["backbone"]["patch_size"] ** 2, spec["backbone"]["out_channels"]
     for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
-        if name in tensors and len(tensors[name]) == 2 * side * channels:
+        if name in tensors and tensors[name].shape[:1] == (2 * side * channels,):
             rows = tensors[name].unflatten(0, (side, 2, channels))  # of each pixel: the noise, then sigma
             tensors[name] = rows[:, 0].flatten(0, 1)
     return {f"backbone.{name}": tensor for name, tensor in tensors.items()}
@@ -113,8 +134,8 @@ def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[
     if heads is None:
         published = ", ".join(map(str, HEADS))
         raise ValueError(
-            f"its width {channels} is none of the published {published}: give its attention heads as num_heads=... "
-            "(--num-heads)"
+            f"its width {channels} is none of the published {published}: `d2o convert FILE OUT.safetensors "
+            "--num-heads N` tells its attention heads, as does num_heads=N"
         )
     backbone = {
         "kind": "dit",
@@ -165,7 +186,8 @@ def locate_modules(names: Iterable[str]) -> dict[str, str]:
 def join_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in [name for name in tensors if ".attn.q." in name]:
         parts = [name.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
-        if all(part in tensors for part in parts):
+        shapes = {tensors[part].shape if part in tensors else None for part in parts}
+        if len(shapes) == 1 and shapes != {torch.Size()}:
             tensors[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat([tensors.pop(part) for part in parts])
     return tensors
 

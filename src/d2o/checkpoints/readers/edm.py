@@ -140,13 +140,13 @@ def rename(state: Mapping[str, Tensor], outputs: int, spec: Mapping[str, Any]) -
     Left out are the embedding of augmentations where the network has none, and what iDDPM's network predicts beside the
     noise, with its table of noise levels.
     """
-    found = {re.sub(r"^model\.", "backbone.", name): tensor for name, tensor in state.items()}
+    found = {re.sub(r"^((module|_orig_mod)\.)*model\.", "backbone.", name): tensor for name, tensor in state.items()}
     if not spec["backbone"].get("augmentation_dim"):
         found.pop("backbone.map_augment.weight", None)
     if outputs > 1:
         found.pop("u", None)
         channels = spec["image_shape"][0]
         for name, tensor in found.items():
-            if LAST_LAYERS.search(name) and len(tensor) == outputs * channels:
+            if LAST_LAYERS.search(name) and tensor.shape[:1] == (outputs * channels,):
                 found[name] = tensor[:channels].clone()
     return found

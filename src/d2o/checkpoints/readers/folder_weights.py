@@ -1,6 +1,5 @@
 """The files of a model folder: JSON, and tensors in safetensors before torch files, whole or in indexed parts."""
 
-import json
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from d2o.checkpoints import native
 from d2o.errors import MalformedCheckpointError, UnsafeCheckpointError
-from d2o.files import sha256_of
+from d2o.files import parse_json, read_bytes, sha256_of
 from d2o.pickles import torch_state
 
 STEM = "diffusion_pytorch_model"
@@ -21,8 +20,9 @@ NAMES = (  # the first that exists is read
     f"{STEM}.bin.index.json",
     f"{STEM}.fp16.bin",
 )
-LARGEST_JSON = 2**26
+LARGEST_JSON = 1 << 23
 """Bytes; configs have some thousands, indices of large models some hundred thousands."""
+MOST_PARTS = 1000
 
 
 def read_weights(folder: Path, meta: bool = False) -> dict[str, Tensor]:
@@ -31,7 +31,7 @@ def read_weights(folder: Path, meta: bool = False) -> dict[str, Tensor]:
     for file, wanted in list_files(folder).items():
         if file.suffix == ".safetensors":
             with native.open_file(file) as content:
-                found = native.read_tensors(content, meta)
+                found = torch_state.unwrap(file, native.read_tensors(content, meta))
         else:
             found = torch_state.read_state(file, meta=meta)
         if missing := [name for name in wanted or () if name not in found]:
@@ -58,22 +58,24 @@ def read_index(index: Path) -> dict[Path, list[str] | None]:
     if not isinstance(tensors, dict) or not tensors:
         raise MalformedCheckpointError(f"{index} is not an index of weights: it names no tensors.")
     parts: dict[Path, Any] = defaultdict(list)
-    for tensor, name in tensors.items():
+    names = {str(name): name for name in tensors.values()}
+    if len(names) > MOST_PARTS:
+        raise MalformedCheckpointError(f"{index} names {len(names):,} files; weights come in at most {MOST_PARTS:,}.")
+    for name in names.values():
         if not isinstance(name, str) or PurePosixPath(name).name != name or "\\" in name or not name.strip("."):
             raise UnsafeCheckpointError(f"{index} leads to {str(name)[:100]!r}, out of its folder: nothing was loaded.")
         if not (index.parent / name).is_file():
             raise MalformedCheckpointError(f"{index} names the file {name[:100]!r}, which is missing.")
+    for tensor, name in tensors.items():
         parts[index.parent / name].append(tensor)
     return dict(parts)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"it has more than {LARGEST_JSON:,} bytes")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_bytes(path, LARGEST_JSON))
         if not isinstance(values, dict):
             raise ValueError("it is not a JSON record")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise MalformedCheckpointError(f"{path} cannot be read as JSON ({str(error)[:100]}).") from error
     return values

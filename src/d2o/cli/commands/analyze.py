@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 import d2o
-from d2o.cli.options import DataOptions, Model, parse
+from d2o.cli.options import DataOptions, Model, Preparation, check_inputs, parse
 from d2o.cli.progress import counted, say
 from d2o.files import check_folder
 from d2o.records import nearest
@@ -40,11 +40,13 @@ class Study:
 
     out: str
     """Directory of the results: JSON, PNG, SVG, and one HTML page."""
+    codec: str | None = None
+    """Folder of the autoencoder (AutoencoderKL) that decodes the images of latent models."""
     device: str = "cpu"
     """cpu, cuda, mps."""
 
     def load(self, model: str) -> "Denoiser":
-        return d2o.load(model, device=self.device)
+        return d2o.load(model, device=self.device, codec=self.codec)
 
     def run(self) -> "Report":
         raise NotImplementedError
@@ -73,7 +75,7 @@ class Watching(Study):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum(Watching):
+class Spectrum(Preparation, Watching):
     """Which frequencies change between successive outputs, at each noise level.
 
     examples:
@@ -84,22 +86,17 @@ class Spectrum(Watching):
     student: str | None = None
     """A one-step student of it, to be compared."""
     data: str | None = None
-    """Real images to be compared: a folder, an EDM zip, an .npz, .parquet, or `digits`."""
-    resolution: int | None = None
-    """Bring the images to this side; needs --resize."""
-    resize: Annotated[str | None, tyro.conf.arg(metavar="area|bilinear|lanczos|center-crop")] = None
-    """How images are brought to --resolution."""
-    channels: Literal[1, 3] | None = None
-    """Convert them to grey (1) or RGB (3)."""
+    """Real images to be compared: a folder or zip, an .npz, .parquet, or `digits`."""
 
     def run(self) -> "Report":
         from d2o.analysis.spectrum import spectrum
         from d2o.analysis.spectrum_report import report
 
-        sizes = {"resolution": self.resolution, "resize": self.resize, "channels": self.channels}
-        images = d2o.images(self.data, **sizes) if self.data is not None else None
+        check_inputs(self.model, self.student, data=self.data, codec=self.codec)
+        teacher = self.load(self.model)
+        images = self.prepare(self.data, teacher) if self.data is not None else None
         student = self.load(self.student) if self.student is not None else None
-        return report(spectrum(self.load(self.model), self.sampling(), student=student, images=images))
+        return report(spectrum(teacher, self.sampling(), student=student, images=images))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +115,7 @@ class Blocks(Watching):
         from d2o.analysis.blocks import blocks
         from d2o.analysis.blocks_report import report
 
+        check_inputs(self.model, self.after, codec=self.codec)
         after = self.load(self.after) if self.after is not None else None
         return report(blocks(self.load(self.model), self.sampling(), after))
 
@@ -153,7 +151,10 @@ class Minima(DataOptions, Study):
         from d2o.analysis.measurement import Measurement
         from d2o.analysis.minima import minima
         from d2o.analysis.minima_report import report
+        from d2o.features.embedding import find_space
 
+        check_inputs(self.teacher, *self.students, data=self.data, codec=self.codec)
+        find_space(self.features, self.weights)
         place = Path(self.out) / "trials" / "minima"
         how = (self.count, self.features, self.weights, self.device, self.batch, counted)
         measurement = Measurement(place, self.open(), *how)

@@ -9,10 +9,11 @@ import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import quote
 
 import tyro
 
-from d2o.cli.options import parse
+from d2o.cli.options import check_inputs, parse
 from d2o.cli.progress import say
 
 from .serve import NEEDS, Server
@@ -47,19 +48,24 @@ def main(arguments: Sequence[str]) -> None:
     try:
         from d2o.server.access import LOOPBACK
         from d2o.server.application import application
+        from d2o.server.limits import Limits
         from d2o.server.models import offer_models
-        from d2o.server.server import serve
+        from d2o.server.server import make_server, serve
     except ModuleNotFoundError as error:
         raise ValueError(NEEDS.format(error.name)) from error
+    check_inputs(*options.models, options.teacher, codec=options.codec)
     models = offer_models(options.models, options.teacher, options.device, options.codec)
     name, denoiser = next(iter(models.denoisers.items()))
-    made = application(denoiser, name, host=options.host, names=options.allow_host, page=models)
+    access = options.access()
+    server = make_server(application(denoiser, name, page=models, **access), Limits(), 2, options.proxy)
+    fragment = f"#token={quote(access['token'])}" if access["token"] else ""  # which browsers keep to themselves
 
     def ready(address: str) -> None:
         if options.host not in LOOPBACK:
-            say(f"It listens at {options.host}: whoever reaches this machine can use it.")
-        say(f"The page is at {address} (Ctrl-C stops it).")
+            known = " and has the token" if fragment else ""
+            say(f"It listens at {options.host}: whoever reaches this machine{known} can use it.")
+        say(f"The page is at {address}{fragment} (Ctrl-C stops it).")
         if options.browser:
-            webbrowser.open(address)
+            webbrowser.open(address + fragment)
 
-    serve(made, options.host, PORTS if options.port is None else (options.port,), ready=ready, grace=2)
+    serve(server, options.host, PORTS if options.port is None else (options.port,), ready=ready)

@@ -13,7 +13,7 @@ import tyro
 
 from d2o.checkpoints import load, save
 from d2o.checkpoints.places import locate
-from d2o.cli.options import Model, parse, tell
+from d2o.cli.options import Model, check_inputs, parse, tell
 from d2o.cli.progress import say
 from d2o.files import check_file, sha256_of
 
@@ -34,6 +34,8 @@ class Convert:
     """The model that it was fine-tuned from, where the file holds only what moved since."""
     num_heads: int | None = None
     """Attention heads of a DiT's state dict of no published width, which does not tell them."""
+    family: str | None = None
+    """What a state dict's network predicts where its weights do not tell: consistency (x0 in one step), epsilon."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -44,9 +46,11 @@ def main(arguments: Sequence[str]) -> None:
     if not options.out.endswith(".safetensors"):
         raise ValueError(f"The name {options.out} must end in .safetensors: that is what convert writes.")
     check_file(options.out)
+    check_inputs(options.base)
     path = locate(options.model, "model", sha256=options.sha256).path
     sha256 = None if path.is_dir() else sha256_of(path)
-    denoiser = load(path, key=options.key, sha256=sha256, base=options.base, num_heads=options.num_heads)
+    told = {"key": options.key, "base": options.base, "num_heads": options.num_heads, "family": options.family}
+    denoiser = load(path, sha256=sha256, **told)
     save(options.out, denoiser)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     if options.json:

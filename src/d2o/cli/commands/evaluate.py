@@ -13,11 +13,13 @@ from typing import Annotated
 import tyro
 
 import d2o
-from d2o.checkpoints.places import locate
-from d2o.cli.options import FeatureOptions, Preparation, parse
-from d2o.cli.progress import counted
+from d2o.checkpoints.native import read_header
+from d2o.checkpoints.places import SAVED, Place, locate
+from d2o.cli.options import FeatureOptions, Preparation, check_inputs, parse
+from d2o.cli.progress import counted, say
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
+from d2o.features.embedding import find_space
 from d2o.metrics.report import report
 
 
@@ -44,19 +46,24 @@ class Evaluate(Preparation, FeatureOptions):
     base: str | None = None
     """The model that A was fine-tuned from, where its file has only the weights that fine-tuning changed."""
 
-    def source(self, name: str, base: str | None = None) -> str | Images | Denoiser:
+    def open(self, place: Place, base: str | None = None) -> str | Images | Denoiser:
         """Return data sets prepared as asked, models with their codec and base, and everything else by its name."""
-        place = locate(name) if base is None else locate(name, "model")
+        if place.unfinished:
+            seen = read_header(place.path / SAVED[1])["images"]
+            say(f"{place.name} is an unfinished run: the model of its checkpoint at {seen:,} images is evaluated.")
         if place.kind == "model" and (self.codec or base):
             return d2o.load(place.path, device=self.device, base=base, codec=self.codec)
-        return self.prepare(name) if place.kind == "data" else name
+        return self.prepare(place.name) if place.kind == "data" else place.name
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o evaluate`."""
     options = parse(Evaluate, "evaluate", arguments, __doc__)
-    reference, source = options.source(options.b), options.source(options.a, options.base)
+    reference, source = locate(options.b), locate(options.a, *(("model",) if options.base else ()))
+    check_inputs(options.base, codec=options.codec)
+    find_space(options.features or "lite2", options.weights)
+    sources = options.open(source, options.base), options.open(reference)
     names = ("features", "images", "steps", "reference_steps", "guidance", "weights", "device")
     settings = {name: getattr(options, name) for name in names}
-    evaluation = d2o.evaluate(source, reference, batch_size=options.batch, counted=counted, **settings)
+    evaluation = d2o.evaluate(*sources, batch_size=options.batch, counted=counted, **settings)
     print(json.dumps(evaluation.as_dict(), indent=2) if options.json else report([evaluation]))

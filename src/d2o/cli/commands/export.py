@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 import tyro
 
 from d2o.checkpoints import load
-from d2o.cli.options import Model, parse, tell
-from d2o.export import export
+from d2o.cli.options import Model, check_inputs, parse, tell
+from d2o.export import check_output, export
+from d2o.export.runtime import runtime_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,10 @@ class Export:
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o export`."""
     options = parse(Export, "export", arguments, __doc__)
+    check_output(options.out, options.to)
+    check_inputs(options.model, options.base, codec=options.codec)
+    if options.runtime is not None:
+        runtime_files(options.runtime)
     exported = export(
         load(options.model),
         options.out,

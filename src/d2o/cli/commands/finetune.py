@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 import d2o
-from d2o.cli.options import DataOptions, parse
+from d2o.cli.options import DataOptions, check_inputs, parse
 from d2o.cli.progress import say
 from d2o.cli.training import RunOptions
 from d2o.training.fit import finetune
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Finetune, "finetune", arguments, __doc__)
     recipe = options.open_recipe(options.recipe)
     options.check_out()
-    images = options.open()
+    check_inputs(options.from_, options.base, data=options.data, codec=options.codec)
     teacher = d2o.load(options.from_, base=options.base, codec=options.codec)
-    options.run(finetune, teacher, images, recipe, origin={"from": options.from_})
+    options.run(finetune, teacher, options.open(teacher), recipe, origin={"from": options.from_})
     say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

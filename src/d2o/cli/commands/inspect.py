@@ -28,6 +28,8 @@ class Inspect:
     """The hash that the file must have."""
     num_heads: int | None = None
     """Attention heads of a DiT's state dict of no published width, which does not tell them."""
+    family: str | None = None
+    """What a state dict's network predicts where its weights do not tell: consistency (x0 in one step), epsilon."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -35,7 +37,8 @@ class Inspect:
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o inspect`."""
     options = parse(Inspect, "inspect", arguments, __doc__)
-    found = inspect(options.model, key=options.key, sha256=options.sha256, num_heads=options.num_heads)
+    given = {name: value for name, value in vars(options).items() if name not in ("model", "json")}
+    found = inspect(options.model, **given)
     record = found.as_dict()
     try:
         roles = default_rules(found.denoiser)
@@ -58,7 +61,7 @@ def table(record: dict[str, Any], frozen: str) -> str:
         "sha256": record["sha256"] or "-",
         **{name: settings(record[name]) for name in ("configuration", "preconditioning", "provenance")},
     }
-    return "\n".join([str(record["path"]), *(f"  {name:<16} {printable(value)}" for name, value in rows.items())])
+    return "\n".join([printable(record["path"]), *(f"  {name:<16} {printable(value)}" for name, value in rows.items())])
 
 
 def settings(values: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 import d2o
-from d2o.cli.options import OWN_IMAGES, Model, parse, tell
+from d2o.cli.options import OWN_IMAGES, Model, check_inputs, parse, tell
 from d2o.cli.progress import counted, say
 from d2o.data.codec import check_pixels
 from d2o.data.files import check_images, parse_seeds, to_uint8, write_images
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
     check_images(options.out)
+    check_inputs(options.model, options.base, codec=options.codec)
     denoiser = d2o.load(options.model, device=options.device, base=options.base, codec=options.codec)
     check_pixels(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         batch_size=options.batch,
     )
     began = time.monotonic()
-    pixels = counted((to_uint8(images) for images in batches), len(seeds), options.out)
+    pixels = counted((to_uint8(images, options.model) for images in batches), len(seeds), options.out)
     write_images(options.out, pixels, seeds, labels)
     seconds = time.monotonic() - began
     if options.json:

@@ -5,9 +5,13 @@ examples:
   d2o serve runs/one-step --port 9000 --batch 32 --max-seeds 16
 """
 
+import ipaddress
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -17,6 +21,8 @@ from d2o.cli.progress import say
 from d2o.server.limits import Limits
 
 NEEDS = "The server needs {}: pip install -e '.[serve]' in d2o's folder."
+TOKEN = "D2O_TOKEN"
+"""The variable with the token of those who do not want to show it in the list of processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +33,31 @@ class Server:
     """The address to listen at, by default for this machine alone; 0.0.0.0 lets others on your network in."""
     allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Another name that requests may give this server, as often as wanted; a proxy's, for example."""
+    token: str | None = None
+    """Answer only those who send `Authorization: Bearer TOKEN`; D2O_TOKEN in the environment says it unseen."""
+    proxy: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Address or network of a proxy that is believed who its clients are (X-Forwarded-For); as often as wanted."""
+    access_log: bool = False
+    """Print a line for every answer."""
     codec: str | None = None
     """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
     device: str = "cpu"
     """cpu, cuda, mps."""
+
+    def __post_init__(self) -> None:
+        for proxy in self.proxy:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                raise ValueError(f"--proxy {proxy!r}: name an address or a network, such as 127.0.0.1.") from None
+        token = self.access()["token"]
+        if self.token == "" or not re.fullmatch(r"[\w.~+/=-]*", token or "", re.ASCII):
+            raise ValueError(f"--token (or {TOKEN}) must have letters, digits and -._~+/= only, such as a hex number.")
+
+    def access(self) -> dict[str, Any]:
+        """Return what the application must know of who may ask."""
+        token = self.token or os.environ.get(TOKEN) or None
+        return {"host": self.host, "names": self.allow_host, "token": token, "access_log": self.access_log}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +73,7 @@ class Serve(Server):
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1:
             raise ValueError("--steps must be above 0.")
 
@@ -56,18 +84,18 @@ def main(arguments: Sequence[str]) -> None:
     try:
         from d2o.server.application import application
         from d2o.server.models import open_model
-        from d2o.server.server import serve
+        from d2o.server.server import make_server, serve
     except ModuleNotFoundError as error:
         raise ValueError(NEEDS.format(error.name)) from error
     denoiser = open_model(options.model, options.device, options.codec)
     if options.steps == 1 and (sentence := warn_about_one_step(denoiser, OWN_IMAGES)):
         say(sentence)
     name = Path(options.model).name or "model"  # where it lies is nobody else's business
-    names = {"host": options.host, "names": options.allow_host}
-    made = application(denoiser, name, steps=options.steps, limits=options.limits, **names)
+    made = application(denoiser, name, steps=options.steps, limits=options.limits, **options.access())
+    server = make_server(made, options.limits, options.limits.timeout, options.proxy)
 
     def ready(address: str) -> None:
         say(f"Serving {options.model} at {address} (Ctrl-C stops)")
 
-    serve(made, options.host, (options.port,), ready=ready, grace=options.limits.timeout)
+    serve(server, options.host, (options.port,), ready=ready)
     say("Stopped.")

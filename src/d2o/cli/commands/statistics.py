@@ -14,7 +14,7 @@ import tyro
 
 from d2o.cli.options import DataOptions, FeatureOptions, parse, tell
 from d2o.cli.progress import counted
-from d2o.features.embedding import embedding
+from d2o.features.embedding import embedding, find_space
 from d2o.files import check_file
 from d2o.metrics import statistics
 from d2o.metrics.distances import SMALLEST
@@ -27,7 +27,7 @@ class Statistics(DataOptions, FeatureOptions):
     """The options of `d2o statistics`."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
-    """Images: a folder, an EDM zip, an .npz, .parquet, or the name `digits`."""
+    """Images: a folder or zip, an .npz, .parquet, or the name `digits`."""
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT.npz")]
     """The file to write."""
     features: str = "lite2"
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"The name of {out} does not end in .npz: statistics are stored as numpy arrays.")
     if options.images is not None and options.images < SMALLEST:
         raise ValueError(f"--images {options.images} are too few: an evaluation needs at least {SMALLEST}.")
+    find_space(options.features, options.weights)
     images = options.open()
     stream = open_source(images, images=options.images or len(images), batch_size=options.batch)
     assert isinstance(stream, Stream)

@@ -1,7 +1,7 @@
 // The way between two seeds, there and back.
 
 import { draw } from "./pictures.js";
-import { LARGE, at, picture, state } from "./shared.js";
+import { LARGE, at, picture, say, state } from "./shared.js";
 import { readSeed, time } from "./text.js";
 
 const FRAMES_PER_SECOND = 12;
@@ -22,9 +22,18 @@ export const between = {
     at("count-shown").textContent = count;
     at("frame").max = count;
     at("between-time").textContent = `${count} images, one call each, computed together: ${time(milliseconds)}`;
-    const movie = state.engine.movie(state.model, seed, other, label, count);
-    at("movie").hidden = movie === null;
-    [at("movie").href, at("movie").download] = [movie ?? "#", `seeds-${seed}-${other}.gif`];
+    at("movie").hidden = state.engine.movie === null;
+    at("movie").onclick = async () => {
+      try {
+        const link = document.createElement("a");
+        link.href = URL.createObjectURL(await state.engine.movie(state.model, seed, other, label, count));
+        link.download = `seeds-${seed}-${other}.gif`;
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+      } catch (error) {
+        say(error.message);
+      }
+    };
     between.turn(Math.min(Number(at("frame").value), count) - 1);
   },
 

@@ -17,7 +17,7 @@ export async function open() {
   session = await ort.InferenceSession.create(here("model.onnx"), { executionProviders: ["wasm"] });
   const model = { name: "Computed in this browser", notice: null, teachers: [], ...facts };
   await run(model, [{ seed: 0n, other: 0n, share: 0 }], null); // the first run also prepares the runtime
-  return { title: facts.title, models: [model], images, movie: () => null };
+  return { title: facts.title, models: [model], images, movie: null };
 }
 
 function noiseOf(seed, size) {

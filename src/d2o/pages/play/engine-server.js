@@ -3,7 +3,7 @@
 // An engine has `title` and `models` ({name, image_shape, num_classes, parameters, notice, teachers}), and makes
 //   images(model, points, label) -> {pictures: [ImageData], milliseconds}, one network call each
 //   stages(model, point, label, steps, signal) -> stages of a teacher's sampler, one after the other
-//   movie(model, first, second, label, frames) -> the address of a GIF, or null
+//   movie(model, first, second, label, frames) -> the bytes of a GIF (Blob); null where there are none
 // A point is {seed, other, share}: a share (0 to 1) of the way between the noises of two seeds (BigInt).
 
 import { toPicture } from "./pictures.js";
@@ -12,10 +12,14 @@ export async function open() {
   return { ...(await (await ask("page/models")).json()), images, stages, movie };
 }
 
+const token = new URLSearchParams(location.hash.slice(1)).get("token"); // of a server that wants one: page#token=...
+const headers = token ? { Authorization: `Bearer ${token}` } : {};
+
 async function ask(address, query, signal) {
   // Return the answer to a query; what is wrong with it is an Error with the server's sentence.
   const options = query && { method: "POST", body: JSON.stringify(query), signal };
-  const answer = await fetch(new URL(address, import.meta.url), options);
+  const answer = await fetch(new URL(address, import.meta.url), { ...options, headers });
+  if (answer.status === 401) throw new Error("Open the whole address that d2o app printed, with #token= at its end.");
   if (!answer.ok) throw new Error((await answer.json()).error);
   return answer;
 }
@@ -44,8 +48,8 @@ async function* stages(model, point, label, steps, signal) {
   }
 }
 
-function movie(model, first, second, label, frames) {
+async function movie(model, first, second, label, frames) {
   const query = new URLSearchParams({ model: model.name, first, second, frames });
   if (label !== null) query.set("class", label);
-  return `page/movie?${query}`;
+  return (await ask(`page/movie?${query}`)).blob();
 }

@@ -3,13 +3,23 @@
 export const LAST_SEED = 2n ** 63n - 1n;
 const MOST = 256; // seeds at once
 
-export function rounded(milliseconds) {
+function rounded(milliseconds) {
   // Return a time with as many digits as are shown.
-  return milliseconds < 20 ? Math.round(10 * milliseconds) / 10 : Math.round(milliseconds);
+  if (milliseconds < 1) return Number(milliseconds.toPrecision(2));
+  const perMillisecond = milliseconds < 20 ? 10 : milliseconds < 10_000 ? 1 : 1 / 100;
+  return Math.round(milliseconds * perMillisecond) / perMillisecond;
 }
 
 export function time(milliseconds) {
-  return milliseconds >= 10_000 ? `${(milliseconds / 1000).toFixed(1)} s` : `${rounded(milliseconds).toLocaleString("en")} ms`;
+  const shown = rounded(milliseconds);
+  const [value, unit] = shown >= 10_000 ? [shown / 1000, "s"] : [shown, "ms"];
+  return `${value.toLocaleString("en", { maximumSignificantDigits: 6 })} ${unit}`;
+}
+
+export function compare(milliseconds, shorter) {
+  // Return how many times as long one time is as another, as their readers find it from what is shown.
+  const ratio = rounded(milliseconds) / rounded(shorter);
+  return Number.isFinite(ratio) ? `${ratio.toFixed(ratio < 10 ? 1 : 0)} times as long` : "";
 }
 
 export function readSeed(input, most = LAST_SEED) {

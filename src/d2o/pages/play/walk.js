@@ -2,7 +2,7 @@
 
 import { draw } from "./pictures.js";
 import { LARGE, at, picture, say, state } from "./shared.js";
-import { LAST_SEED, readSeed, rounded, time } from "./text.js";
+import { LAST_SEED, compare, readSeed, time } from "./text.js";
 
 const SPAN = 8; // seeds that the slider passes
 const PACE = 0.7; // seeds a second, when it walks by itself
@@ -106,8 +106,7 @@ async function form() {
       cells.push(cell);
       at("trail").replaceChildren(...cells);
     }
-    const ratio = rounded(last.milliseconds) / rounded(walk.milliseconds);
-    at("ratio").textContent = `${ratio < 10 ? ratio.toFixed(1) : ratio.toFixed(0)} times as long`;
+    if (!signal.aborted) at("ratio").textContent = compare(last.milliseconds, walk.milliseconds);
   } catch (error) {
     if (!signal.aborted) say(error.message);
   }

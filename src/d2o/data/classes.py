@@ -10,6 +10,8 @@ from d2o.records import nearest
 
 from .source import MOST_CLASSES, LabelError, Source
 
+EXAMPLES = 20  # classes that an error writes out for --classes
+
 
 def parse_classes(text: str) -> dict[str, int]:
     """Read class numbers such as "cat=3,dog=5"."""
@@ -39,7 +41,8 @@ def number_classes(
         return None, ()
     stored, places = np.unique(read_labels(source), return_inverse=True)
     names = [source.classes.get(number, str(number)) for number in stored.tolist()]
-    example = "--classes " + ",".join(f"{name}={i}" for i, name in enumerate(names[:3])) + ",..." * (len(names) > 3)
+    pairs = [f"{name}={i}" for i, name in enumerate(names[:EXAMPLES])]
+    example = f"--classes {','.join(pairs)}{', and so on' if len(names) > EXAMPLES else ''}"
     if wrong := sorted((given or {}).keys() - names):
         raise ValueError(f"--classes names {wrong[0]}, but {source.path} has no such class: {nearest(wrong[0], names)}")
     by_name = given or {name: i for i, name in enumerate(known)}

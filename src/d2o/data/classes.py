@@ -10,6 +10,8 @@ from d2o.records import nearest
 
 from .source import MOST_CLASSES, LabelError, Source
 
+EXAMPLES = 20  # classes that an error writes out for --classes
+
 
 EXAMPLES = 20  # classes that an error writes out for --classes
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2o.files import parse_json, read_bytes
+
 FIELDS = ("folder", "scale", "bias", "pixel_range")
 """What a file says of a codec."""
 
@@ -98,7 +100,7 @@ def read_config(folder: str) -> dict[str, Any]:
     """Return the configuration of the AutoencoderKL in a folder, without opening its weights."""
     file = Path(folder) / "config.json"
     try:
-        config = json.loads(file.read_text())
+        config = parse_json(read_bytes(file, 1 << 20))
         if config["_class_name"] == "AutoencoderKL" and config["out_channels"] and config["block_out_channels"]:
             return config
     except OSError as error:

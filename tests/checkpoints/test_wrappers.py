@@ -70,7 +70,9 @@ class TestTypes:
         weight = STATE[LAYER].to(getattr(torch, dtype))
         torch.save(STATE | {LAYER: weight}, tmp_path / "DiT.pt")
         stored = ("complex32", "float8_e4m3fn", "uint16")  # without a storage of their type
-        with refused("DiT.pt", "no storage" if dtype in stored else f"fc1.bias has numbers of type torch.{dtype}"):
+        with refused(
+            "DiT.pt", "storage of its own" if dtype in stored else f"fc1.bias has numbers of type torch.{dtype}"
+        ):
             use(tmp_path / "DiT.pt")
 
     @pytest.mark.filterwarnings("ignore")

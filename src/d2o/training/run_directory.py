@@ -29,7 +29,7 @@ LOCK = ".lock"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "previous.safetensors"
 MOST_RECIPE = 16 << 20
 """Bytes of a recipe.json."""
-LOG_END = 8 << 20
+LOG_END = 4 << 20
 """Bytes at the end of a log in which its last line of a checkpoint is looked for."""
 MOST_LINE = 1 << 20
 """Bytes of a line of the log."""

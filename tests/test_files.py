@@ -2,11 +2,12 @@
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
-from d2o.files import atomic, check_file, check_folder
+from d2o.files import append, atomic, check_file, check_folder, explain_refusal
 from refusal import refused
 
 
@@ -106,3 +107,62 @@ def test_what_is_written_can_be_read_by_whom_the_system_lets(tmp_path: Path) -> 
         temporary.write_text("")
         temporary.chmod(0o600)
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EFBIG, "File too large"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EROFS, "Read-only file system"),
+        OSError(errno.EIO, "Input/output error"),
+        RuntimeError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),  # as safetensors says
+    ],
+)
+def test_whatever_the_system_refuses_is_one_sentence_with_a_remedy(tmp_path, error):
+    (tmp_path / "a.txt").write_text("old")
+    for write in (atomic(tmp_path / "a.txt"), explain_refusal(tmp_path / "a.txt")):
+        with refused("a.txt", "choose another place", error=OSError), write:
+            raise error
+    assert (tmp_path / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_lines_are_added_whole_or_not_at_all(tmp_path):
+    file, (soft, hard) = tmp_path / "log", resource.getrlimit(resource.RLIMIT_FSIZE)
+    append(file, "one\n")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        with refused("log", "ulimit", error=OSError):
+            append(file, "x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    append(file, "two\n")
+    assert file.read_text() == "one\ntwo\n"
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """What the file system is asked for, in order: contents, the new name, the folder."""
+    steps, sync, replace = [], os.fsync, Path.replace
+
+    def note(handle):
+        steps.append(Path(f"/proc/self/fd/{handle}").readlink())
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Path, "replace", lambda *paths: steps.append("replace") or replace(*paths))
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert steps == [temporary, "replace", tmp_path]
+
+
+def test_a_disk_that_fills_at_the_last_moment_changes_nothing(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.txt").write_text("old")
+    monkeypatch.setattr(os, "fsync", refuse)
+    with refused("a.txt", "disk is full", error=OSError), atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1

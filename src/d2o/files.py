@@ -11,8 +11,9 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to ask for it is to set it
@@ -137,7 +138,7 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def open_regular(path: str | Path) -> IO[bytes]:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a file for reading; raises OSError for pipes, devices and sockets, which may hang or never end."""
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))

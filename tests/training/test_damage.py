@@ -135,7 +135,9 @@ class TestLog:
         assert not os.path.lexists(log) or log.read_bytes() == b""
         assert list(read_log(log)) == []
 
-    @pytest.mark.parametrize("damage", [b'{"imag', b"\xff\x00\n", b"\n\n", b'{"images": 32}\n', b'{"images":' + b"[" * 99999])
+    @pytest.mark.parametrize(
+        "damage", [b'{"imag', b"\xff\x00\n", b"\n\n", b'{"images": 32}\n', b'{"images":' + b"[" * 99999]
+    )
     def test_damage_is_dropped_at_the_end_and_passed_over_within(self, tmp_path, damage):
         log, lines = tmp_path / "metrics.jsonl", b'{"images": 8}\n{"images": 16}\n'
         log.write_bytes(lines + damage)

@@ -2,13 +2,8 @@
 
 import json
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +19,7 @@ from d2o.training import run as runs
 from d2o.training.run_directory import LOCK
 
 from .command import BATCH, IMAGES, arguments, assert_same_result
+
 
 def test_a_run_leaves_what_it_promises(finished, teacher):
     assert {f.name for f in finished.iterdir()} == {
@@ -79,7 +75,9 @@ def test_a_second_interrupt_acts_at_once(tmp_path, teacher, tiny_data, monkeypat
     assert "Stopped." in capsys.readouterr().err
 
 
-def test_signals_that_come_twice_are_one_and_what_nohup_ignores_stays_ignored(tmp_path, teacher, tiny_data, monkeypatch):
+def test_signals_that_come_twice_are_one_and_what_nohup_ignores_stays_ignored(
+    tmp_path, teacher, tiny_data, monkeypatch
+):
     def terminate(*_):
         signal.raise_signal(signal.SIGHUP)
         for _ in range(count):

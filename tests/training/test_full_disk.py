@@ -46,8 +46,7 @@ def test_every_writer_says_so_and_leaves_what_was_there(
     monkeypatch.chdir(tmp_path)
     if "." in name:
         Path(name).write_text("old")
-    places = {"MODEL": str(teacher), "DATA": str(tiny_data)}
-    words = [places.get(word, word) for word in command.split()]
+    words = command.replace("MODEL", str(teacher)).replace("DATA", str(tiny_data)).split()
     limit(LIMIT)
     assert run(words) == 2
     sentence = complaint(capsys.readouterr().err)

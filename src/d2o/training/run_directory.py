@@ -29,7 +29,7 @@ LOCK = ".lock"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "previous.safetensors"
 MOST_RECIPE = 16 << 20
 """Bytes of a recipe.json."""
-LOG_END = 8 << 20
+LOG_END = 4 << 20
 """Bytes at the end of a log in which its last line of a checkpoint is looked for."""
 MOST_LINE = 1 << 20
 """Bytes of a line of the log."""
@@ -58,12 +58,12 @@ def claim(
     if os.path.lexists(file):
         asked = [{**one, "d2o": None} for one in (read_request(file), request)]
         if found := list_differences(*asked):
-            only_images = not list_differences(*({**one, "data": list_sizes(one.get("data"))} for one in asked))
-            if not (accepted := only_images and accept_data):
+            others = list_differences(*({**one, "data": list_sizes(one.get("data"))} for one in asked))
+            if not (accepted := accept_data and not others):
                 more = f" (and {len(found) - 1} more differ)" if len(found) > 1 else ""
-                remedy = ", or continue with these images by --accept-data" if only_images else ""
+                remedy = "" if others else ", or continue with these images by --accept-data"
                 raise ValueError(
-                    f"{directory} contains another run: {found[0]}{more}; choose another directory{remedy}."
+                    f"{directory} contains another run: {(others or found)[0]}{more}; choose another directory{remedy}."
                 )
             log.info("%s continues with other images: %s.", directory, "; ".join(found))
     elif directory.exists() and (
@@ -93,7 +93,7 @@ def read_request(file: Path) -> dict[str, Any]:
 
 
 def list_sizes(data: Any) -> Any:
-    """Return what other images must have in common with those that a run began with, since its networks depend on it."""
+    """Return what other images must share with those that a run began with, since its networks depend on it."""
     return {name: data.get(name) for name in ("shape", "classes")} if isinstance(data, dict) else data
 
 

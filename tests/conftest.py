@@ -37,7 +37,7 @@ def make_denoiser(seed: int = 0, channels: int = 1, classes: int = 0, **config: 
     return Denoiser(backbone, EDM(), (channels, 8, 8), classes).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_denoiser() -> Callable[..., Denoiser]:
     """Return the function that makes tiny denoisers: `tiny_denoiser(seed, channels, classes, **config)`."""
     return make_denoiser

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import zipfile
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 
 from d2o.files import (
     MOST_VALUES,
+    append,
     atomic,
     check_file,
     check_folder,
+    explain_refusal,
     open_regular,
     open_zip,
     parse_json,
@@ -146,3 +149,62 @@ class TestLimits:
         monkeypatch.setattr("d2o.files.MOST_ENTRIES", 8)
         with pytest.raises(zipfile.BadZipFile, match="entries"):
             open_zip(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EFBIG, "File too large"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EROFS, "Read-only file system"),
+        OSError(errno.EIO, "Input/output error"),
+        RuntimeError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),  # as safetensors says
+    ],
+)
+def test_whatever_the_system_refuses_is_one_sentence_with_a_remedy(tmp_path, error):
+    (tmp_path / "a.txt").write_text("old")
+    for write in (atomic(tmp_path / "a.txt"), explain_refusal(tmp_path / "a.txt")):
+        with refused("a.txt", "choose another place", error=OSError), write:
+            raise error
+    assert (tmp_path / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_lines_are_added_whole_or_not_at_all(tmp_path):
+    file, (soft, hard) = tmp_path / "log", resource.getrlimit(resource.RLIMIT_FSIZE)
+    append(file, "one\n")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        with refused("log", "ulimit", error=OSError):
+            append(file, "x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    append(file, "two\n")
+    assert file.read_text() == "one\ntwo\n"
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """What the file system is asked for, in order: contents, the new name, the folder."""
+    steps, sync, replace = [], os.fsync, Path.replace
+
+    def note(handle):
+        steps.append(os.fstat(handle).st_ino)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Path, "replace", lambda *paths: steps.append("replace") or replace(*paths))
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert steps == [(tmp_path / "a.txt").stat().st_ino, "replace", tmp_path.stat().st_ino]
+
+
+def test_a_disk_that_fills_at_the_last_moment_changes_nothing(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.txt").write_text("old")
+    monkeypatch.setattr(os, "fsync", refuse)
+    with refused("a.txt", "disk is full", error=OSError), atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1

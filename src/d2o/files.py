@@ -22,9 +22,8 @@ UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to ask for it is to set it
 ENDS = ("/", os.sep)
 """How the name of a folder ends that says so."""
-FULL = "the disk is full; free some space or choose another place"
 REFUSALS = {
-    errno.ENOSPC: FULL,
+    errno.ENOSPC: "the disk is full; free some space or choose another place",
     errno.EDQUOT: "your quota is used up; free some space or choose another place",
     errno.EFBIG: "a file may not become that large here; raise the limit (ulimit -f) or choose another place",
     errno.EROFS: "nothing can be written to this file system; choose another place",

@@ -1,6 +1,7 @@
 """A cache gives what the network would give, and asks it once an image."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -84,3 +85,15 @@ def test_what_is_remembered_does_not_depend_on_the_company() -> None:
         for start, stop in ((40, 50), (0, 3), (0, 50)):
             found = memory(pictures[start:stop], range(start, stop))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("written", [OSError(), 5])
+def test_a_full_disk_keeps_nothing_more(tmp_path: Path, written: OSError | int) -> None:
+    """Neither an error, nor the half of a row, nor the signal that a map of a full disk gives."""
+    store = Cached(look := Look(), ROW)
+    store.use_disk(tmp_path, 5 * ROW)
+    check(store(images([0, 1]), [0, 1]), [0, 1])
+    store.file = Mock(seek=lambda _: None, write=Mock(side_effect=[written]))
+    for _ in range(2):
+        check(store(images([0, 1, 2, 3]), [0, 1, 2, 3]), [0, 1, 2, 3])
+    assert sorted(look.seen[:2]) == [0, 1] and set(look.seen[2:]) == {2, 3} and list(store.rows) == [0, 1]

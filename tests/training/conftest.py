@@ -5,7 +5,6 @@ import signal
 import pytest
 
 import d2o
-from conftest import make_denoiser
 from d2o.cli.main import run
 from d2o.training import run as runs
 
@@ -13,9 +12,9 @@ from .command import arguments
 
 
 @pytest.fixture(scope="session")
-def teacher(tmp_path_factory):
+def teacher(tmp_path_factory, tiny_denoiser):
     file = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    d2o.save(file, make_denoiser(classes=2))
+    d2o.save(file, tiny_denoiser(classes=2))
     return file
 
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import d2o
-from conftest import make_denoiser
 from d2o.training.networks import networks
 from d2o.training.run import Habits, run
 
@@ -22,18 +21,18 @@ KILLS, IMAGES = 20, 24 * BATCH
 HABITS = Habits(log_every=BATCH, save_every=BATCH, sample_every=2 * BATCH, sample_seeds=range(4))
 
 
-def train(out: Path, data: Path) -> None:
+def train(out: Path, teacher: Path, data: Path) -> None:
     """Do hardly anything but write files."""
     recipe = replace(RECIPES["pretrain"], duration=IMAGES)
-    deque(run(out, recipe, networks(recipe, make_denoiser(classes=2)), d2o.images(data), habits=HABITS), maxlen=0)
+    deque(run(out, recipe, networks(recipe, d2o.load(teacher)), d2o.images(data), habits=HABITS), maxlen=0)
 
 
-def test_twenty_kills_change_no_bit(tmp_path, tiny_data):
+def test_twenty_kills_change_no_bit(tmp_path, teacher, tiny_data):
     context = multiprocessing.get_context("forkserver")  # its processes have imported all that they need
-    context.set_forkserver_preload(["d2o.training.fit", "conftest"])
+    context.set_forkserver_preload(["d2o.training.fit"])
 
     def start(out: Path):
-        process = context.Process(target=train, args=(out, tiny_data))
+        process = context.Process(target=train, args=(out, teacher, tiny_data))
         process.start()
         return process
 
@@ -56,5 +55,5 @@ def test_twenty_kills_change_no_bit(tmp_path, tiny_data):
     if out.exists():
         with (out / "metrics.jsonl").open("a") as log:  # as if it had been killed in its next line
             log.write(f'{json.dumps({"images": IMAGES})}\n{{"imag')
-    train(out, tiny_data)
+    train(out, teacher, tiny_data)
     assert_same_result(out, tmp_path / "whole")

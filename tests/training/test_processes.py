@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from conftest import make_denoiser
+from conftest import make_denoiser  # pyright: ignore[reportAttributeAccessIssue]  (not the one beside this file)
 from d2o.training import loop
 
 from .tiny import BATCH, plain_steps

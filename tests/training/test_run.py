@@ -247,3 +247,18 @@ def test_data_that_breaks_saves_the_run_first(tmp_path, teacher, tiny_data, monk
 
 def test_the_environment_is_that_of_one_thread():
     assert torch.get_num_threads() == 1 and os.environ["OMP_NUM_THREADS"] == "1"  # else bits differ between processes
+
+
+def test_an_interrupt_within_a_checkpoint_leaves_the_one_before(tmp_path, teacher, tiny_data, monkeypatch, capsys):
+    write = native.save_file
+
+    def interrupt(tensors, path, metadata):
+        write(tensors, path, metadata)
+        if json.loads(metadata[native.SPEC]).get("images") == 48:
+            signal.raise_signal(signal.SIGINT)  # asks to stop
+            signal.raise_signal(signal.SIGINT)  # and at once
+
+    monkeypatch.setattr(native, "save_file", interrupt)
+    assert run(arguments(teacher, tiny_data, tmp_path / "run")) == 130
+    assert native.read_header(tmp_path / "run/checkpoint.safetensors")["images"] == 32
+    assert {file.name for file in (tmp_path / "run").glob(".*")} == {LOCK}

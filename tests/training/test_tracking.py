@@ -1,6 +1,7 @@
 """Tracking: what a run's log contains arrives at the service once, also when the run was killed on the way."""
 
 import json
+import logging
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -115,3 +116,22 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss/student")] == [(8, 4.0), (16, 8.0)]
+
+
+@pytest.mark.parametrize("method", ["start", "log", "finish"])
+def test_a_service_that_fails_ends_no_run(tmp_path, services, monkeypatch, caplog, method):
+    def refuse(*_, **__):
+        raise RuntimeError("no space left, no network")
+
+    monkeypatch.setattr(logging.getLogger("d2o"), "propagate", True)
+    monkeypatch.setattr(Service, method, refuse)
+    seen: Any = track(moments(tmp_path, [8, 16]), tmp_path, "trackio")
+    assert [moment.images for moment in seen] == [8, 9, 16, 17]
+    assert "trackio" in caplog.text and "metrics.jsonl" in caplog.text
+
+
+@pytest.mark.parametrize("mark", ["", "[]", '{"trackio": 3}', '{"trackio": {"images": "many"}}', "[" * 99999])
+def test_a_damaged_mark_sends_the_log_again(tmp_path, services, mark):
+    (tmp_path / "tracked.json").write_text(mark)
+    list(track(moments(tmp_path, [8]), tmp_path, "trackio"))
+    assert services[0].lines == [(8, {"loss/student": 4.0})]

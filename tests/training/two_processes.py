@@ -34,7 +34,7 @@ def two_iterations(folder: Path, teacher: Denoiser, accelerator: Accelerator) ->
 
 
 if __name__ == "__main__":
-    from conftest import make_denoiser
+    from conftest import make_denoiser  # pyright: ignore[reportAttributeAccessIssue]  (not the one beside this file)
 
     loop.Adam = plain_steps  # pyright: ignore[reportAttributeAccessIssue]
     accelerator = Accelerator(cpu=True)

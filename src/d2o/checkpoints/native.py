@@ -202,7 +202,7 @@ def checksum(tensors: Mapping[str, Tensor], spec: Mapping[str, Any]) -> str:
     found = zlib.crc32(json.dumps(spec).encode())
     for name, tensor in sorted(tensors.items()):
         found = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)
-        found = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), found)
+        found = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
 
 

@@ -78,7 +78,7 @@ def read_labels(source: Source) -> np.ndarray:
         raise LabelError(f"{source.path} has {len(source.names)} images but {len(source.labels)} labels; repair it")
     for index, label in enumerate(source.labels):
         if isinstance(label, bool | np.bool_) or not hasattr(label, "__index__"):
-            raise LabelError(f"{source.image(index)} has the label {label!r}, not an integer; correct it")
+            raise LabelError(f"{source.image(index)} has the label {label!r:.99}, not an integer; correct it")
         if not 0 <= operator.index(label) < MOST_CLASSES:
             raise LabelError(
                 f"{source.image(index)} has the label {label}, not one from 0 to {MOST_CLASSES - 1}; correct it"

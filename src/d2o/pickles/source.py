@@ -12,7 +12,7 @@ from d2o.errors import CheckpointError, MalformedCheckpointError, UnsafeCheckpoi
 from d2o.files import open_regular
 
 LONGEST_NAME = 256
-BUDGET = {"instructions": 1_000_000, "values": 100_000}
+BUDGET = {"instructions": 600_000, "values": 100_000}
 """What one file may ask for, with all that is nested in it. A network has about 100 instructions a tensor."""
 MORE_BYTES = 1 << 24
 """How much of a file may be read beside four times its length: what is nested in it is read again and again."""

@@ -23,12 +23,13 @@ STORAGE_NAMES: Names = {
     }.items()
 } | {("torch.storage", "UntypedStorage"): "uint8"}  # fmt: skip
 UNREAD = {
-    "_rebuild_tensor_v3": "rare",
-    "_rebuild_qtensor": "quantised",
-    "_rebuild_sparse_tensor": "sparse",
-    "_rebuild_nested_tensor": "nested",
+    "_rebuild_tensor_v3": "numbers of a type that has no storage of its own, such as 8-bit floats",
+    "_rebuild_qtensor": "quantised tensors",
+    "_rebuild_sparse_tensor": "sparse tensors",
+    "_rebuild_nested_tensor": "nested tensors",
 }
-"""torch's functions for tensors that are known, so that an error can name them, but not read."""
+"""torch's functions for tensors that are not read -> what an error calls them."""
+TYPES = [name for name, value in vars(torch).items() if isinstance(value, torch.dtype)]
 DTYPES = {word: getattr(torch, word) for word in STORAGE_NAMES.values()}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -121,10 +122,7 @@ def find_tensor(source: Source, value: Any, storages: Mapping[Node, Storage]) ->
         ):
             place, offset, shape, stride = arguments[:4]
         case Node(word) if word in UNREAD.values():
-            kind = (
-                "8-bit floats, or another type that has no storage of its own" if word == "rare" else f"{word} tensors"
-            )
-            raise UnsupportedCheckpointError(f"{source.path} contains {kind}: save its weights as float32 tensors.")
+            raise UnsupportedCheckpointError(f"{source.path} contains {word}: save its weights as float32 tensors.")
         case _:
             raise source.malformed("something else stands where a tensor should")
     storage = storages.get(place) if isinstance(place, Node) else None

@@ -84,9 +84,7 @@ def unwrap(path: Path, state: Mapping[str, T], key: str = "ema") -> Mapping[str,
                 return state
         chosen = [key] if key in parts else [first for first in parts if key in first] or list(parts)
         if len(chosen) > 1:
-            raise UnsupportedCheckpointError(
-                f"{path} contains several networks: name {' or '.join(chosen)} as its key."
-            )
+            raise UnsupportedCheckpointError(f"{path} has several networks: name {' or '.join(chosen)} as its key.")
         if not chosen:
             break
         state = parts[chosen[0]]

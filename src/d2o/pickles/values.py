@@ -9,10 +9,8 @@ from d2o.errors import UnsupportedCheckpointError
 
 from .machine import Names, Node
 from .source import Source
-from .storages import DTYPES, UNREAD, open_bytes
+from .storages import TYPES, UNREAD, open_bytes
 
-RARE = ("complex32", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
-RARE += ("uint16", "uint32", "uint64", "per_tensor_affine", "per_channel_affine")
 NAMES: Names = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): "persistent",
     ("torch.storage", "_load_from_bytes"): "storage",
@@ -21,7 +19,8 @@ NAMES: Names = {
     ("torch._utils", "_rebuild_parameter_with_state"): "parameter",
     ("torch._tensor", "_rebuild_from_type_v2"): "attributed",
     **{("torch._utils", name): word for name, word in UNREAD.items()},
-    **{("torch", name): "ignored" for name in ("Tensor", "Size", "device", *DTYPES, *RARE)},
+    **{("torch", name): "ignored" for name in ("Tensor", "Size", "device", *TYPES)},
+    **{("torch", name): "ignored" for name in ("per_tensor_affine", "per_channel_affine")},
     ("torch.serialization", "_get_layout"): "ignored",
     **{("torch.nn.parameter", name): "ignored" for name in ("Parameter", "Buffer")},
     **{("torch.nn.modules.container", name): "modules" for name in ("ModuleDict", "ModuleList", "Sequential")},

@@ -114,7 +114,8 @@ def run(
 
     `origin` says in JSON where weights and data came from and is compared when continuing, and so are the images unless
     `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. Raises Interrupted after Ctrl-C, ValueError
-    for a directory that contains another run or a running one, Diverged when weights, gradients or images are not finite.
+    for a directory that contains another run or a running one, Diverged when weights, gradients or images are not
+    finite.
     """
     accelerator = accelerator or group()
     main, world = accelerator.is_main_process, accelerator.num_processes
@@ -219,7 +220,7 @@ def draw_samples(directory: Path, progress: Progress, habits: Habits) -> None:
 def stoppable(accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into a question that the loop asks between iterations.
 
-    A second Ctrl-C acts at once; other signals may come twice, as torchrun passes its own on. What nohup ignores stays so.
+    A second Ctrl-C acts at once; other signals may come twice (torchrun passes its own on), and nohup's are ignored.
     """
     asked = False
 

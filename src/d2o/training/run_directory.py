@@ -8,7 +8,6 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,16 @@ from d2o.checkpoints import native
 from d2o.data.datasets import Images
 from d2o.errors import CheckpointError, MalformedCheckpointError, name_file
 from d2o.files import atomic, explain_refusal, open_regular, parse_json, read_bytes
-from d2o.records import Real, Whole, validate
 
 from .recipe import Recipe, from_dict, to_dict
 
 LOCK = ".lock"
 """An empty file that a run locks while it trains; the system releases it when the process ends."""
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "previous.safetensors"
-MOST_RECIPE = 16 << 20
-"""Bytes of a recipe.json."""
-LOG_END = 8 << 20
-"""Bytes at the end of a log in which its last line of a checkpoint is looked for."""
-MOST_LINE = 1 << 20
-"""Bytes of a line of the log."""
+NUMBERS = ("images", "iteration", "skipped", "seconds", "best", "evaluation")
+"""What a checkpoint says beside its tensors; `best` is the lowest KID so far."""
+MOST_RECIPE, MOST_LINE, LOG_END = 16 << 20, 1 << 20, 4 << 20
+"""Bytes of a recipe.json, of a line of the log, and of its end, in which the newest checkpoint's line is looked for."""
 log = logging.getLogger("d2o")
 CONTENTS = {"data.name": "data.fingerprint", "data": "fingerprint"}
 """Where records of a run, or of a result, keep the name of their data -> where they keep its fingerprint."""
@@ -61,12 +57,12 @@ def claim(
     if os.path.lexists(file):
         asked = [{**one, "d2o": None} for one in (read_request(file), request)]
         if found := list_differences(*asked):
-            only_images = not list_differences(*({**one, "data": list_sizes(one.get("data"))} for one in asked))
-            if not (accepted := only_images and accept_data):
+            others = list_differences(*({**one, "data": list_sizes(one.get("data"))} for one in asked))
+            if not (accepted := accept_data and not others):
                 more = f" (and {len(found) - 1} more differ)" if len(found) > 1 else ""
-                remedy = ", or continue with these images by --accept-data" if only_images else ""
+                remedy = "" if others else ", or continue with these images by --accept-data"
                 raise ValueError(
-                    f"{directory} contains another run: {found[0]}{more}; choose another directory{remedy}."
+                    f"{directory} contains another run: {(others or found)[0]}{more}; choose another directory{remedy}."
                 )
             log.info("%s continues with other images: %s.", directory, "; ".join(found))
     elif directory.exists() and (
@@ -96,7 +92,7 @@ def read_request(file: Path) -> dict[str, Any]:
 
 
 def list_sizes(data: Any) -> Any:
-    """Return what other images must have in common with those that a run began with, since its networks depend on it."""
+    """Return what other images must share with those that a run began with, since its networks depend on it."""
     return {name: data.get(name) for name in ("shape", "classes")} if isinstance(data, dict) else data
 
 
@@ -143,20 +139,8 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
     return {k: v for name, child in children for k, v in flatten(child, f"{path}.{name}".lstrip(".")).items()}
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """What a run's checkpoint says beside its tensors; `best` is the lowest KID so far."""
-
-    images: Whole
-    iteration: Whole
-    skipped: Whole
-    seconds: Real = 0.0
-    best: Real | None = None
-    evaluation: dict[str, Any] | None = None
-
-
 State = tuple[dict[str, Tensor], dict[str, Any]]
-"""All that continues a run: tensors by name, and Numbers."""
+"""All that continues a run: tensors by name, and NUMBERS."""
 
 
 def read_state(file: Path) -> State:
@@ -166,7 +150,7 @@ def read_state(file: Path) -> State:
     with name_file(file):
         if spec.get("content") != "run":
             raise ValueError("it is not the checkpoint of a run")
-        return tensors, vars(validate(Numbers, spec, "its state"))
+        return tensors, {name: spec[name] for name in NUMBERS}
 
 
 def find_state(directory: Path) -> State | None:

@@ -23,8 +23,7 @@ from .run_directory import flatten, read_log
 
 log = logging.getLogger("d2o")
 LOST = "Tracking by %s stops (%s); the run goes on, and metrics.jsonl has its whole log."
-MOST_MARK = 1 << 20
-"""Bytes of a tracked.json."""
+MOST_MARK = 1 << 20  # bytes of a tracked.json
 
 SERVICES: dict[str, Callable[[Path], tracking.GeneralTracker]] = {
     "tensorboard": lambda run: tracking.TensorBoardTracker("tensorboard", run),

@@ -181,7 +181,7 @@ def read_scheduler(folder: Folder) -> dict[str, Any]:
     if not config:
         warnings.warn(f"{folder.path} has no {SCHEDULER}: DDPM's linear schedule is assumed.", stacklevel=2)
     name = config.get("_class_name", "DDPMScheduler")
-    warn_about_clipping(folder.path, str(name), config)
+    warn_about_clipping(folder.path, str(config.get("_class_name")), config)
     if name == CONSISTENCY:
         numbers = {key: config[key] for key in ("sigma_data", "sigma_min", "sigma_max") if key in config}
         return {"kind": "boundary", "time_scale": 250.0, **numbers}
@@ -203,10 +203,8 @@ def read_scheduler(folder: Folder) -> dict[str, Any]:
 
 def warn_about_clipping(path: Path, name: str, config: Mapping[str, Any]) -> None:
     """Say it where a scheduler clips every estimate of the image: d2o's samplers do not."""
-    defaults = {"clip_denoised": name == CONSISTENCY, "clip_sample": name.startswith(("DDPM", "DDIM"))}
-    settings = (
-        [key for key in ("thresholding", *defaults) if config.get(key, defaults.get(key)) is True] if config else []
-    )
+    by_default = {"clip_denoised": name == CONSISTENCY, "clip_sample": name.startswith(("DDPM", "DDIM"))}
+    settings = [key for key, clips in {**by_default, "thresholding": False}.items() if config.get(key, clips) is True]
     if settings:
         clips = f"the scheduler clips each estimate of the image ({', '.join(settings)}), which d2o does not"
         warnings.warn(f"{path}: {clips}: its samples may differ from the pipeline's.", stacklevel=2)

@@ -82,12 +82,8 @@ def check_family(name: str) -> None:
     """Raise a ValueError unless a name says DiT: SiT's weights look the same and predict a velocity."""
     words = re.findall("[a-z]+", name.lower())
     if "dit" not in words or "sit" in words:
-        reason = (
-            "SiT predicts a velocity, which d2o does not read yet"
-            if "sit" in words
-            else ("it may be a DiT, which predicts noise, or a SiT, which predicts a velocity: its weights do not tell")
-        )
-        raise ValueError(f"{reason}; if it is a DiT, `d2o convert FILE OUT.safetensors --family epsilon` reads it")
+        reason = "SiT's networks look the same and predict a velocity, which is not read yet; if it is a DiT"
+        raise ValueError(f"{reason}, `d2o convert FILE OUT.safetensors --family epsilon` reads it")
 
 
 def translate_diffusers(

@@ -161,10 +161,16 @@ class TestPipelines:
         with refused("text_encoder", "CLIPTextModel"):
             inspect(pipeline)
 
-    @pytest.mark.parametrize("settings", [{"clip_sample": True}, {"thresholding": True}])
-    def test_clipping_is_mentioned(self, pipeline, settings):
-        change(pipeline / "scheduler" / "scheduler_config.json", **settings)
-        with pytest.warns(UserWarning, match=next(iter(settings))):
+    def test_clipping_is_the_model_s(self, pipeline):
+        scheduler = pipeline / "scheduler" / "scheduler_config.json"
+        assert d2o.load(pipeline).clip is None
+        change(scheduler, clip_sample=True, clip_sample_range=0.8)
+        denoiser = d2o.load(pipeline)
+        assert denoiser.clip == inspect(pipeline).as_dict()["clip"] == 0.8
+        x = 80 * torch.randn(2, *denoiser.image_shape)
+        assert torch.equal(denoiser(x, 80.0), denoiser.replace(clip=None)(x, 80.0).clamp(-0.8, 0.8))
+        change(scheduler, clip_sample=False, thresholding=True)
+        with pytest.warns(UserWarning, match="thresholding"):
             inspect(pipeline)
 
     @pytest.mark.parametrize("settings", [{"use_flow_sigmas": True}, {"timestep_type": "continuous"}])

@@ -44,7 +44,13 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
 }
 QUOTED = {"--import", "--points", "--runs", "--version", "--upload-limit"}
 """Of every command, or named because they are gone."""
-OTHERS = {"--set": "cli/options", "--precision": "training/speed", "--steps": "cli/options"}
+OTHERS = {
+    "--set": "cli/options",
+    "--start": "cli/options",
+    "--clip": "cli/options",
+    "--precision": "training/speed",
+    "--steps": "cli/options",
+}
 """Words that are shown by some of the commands only, those that have the option, and where."""
 
 

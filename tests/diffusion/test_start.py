@@ -7,7 +7,7 @@ from torch import nn
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon, Flow
 from d2o.diffusion.noise import PURE_NOISE, noise_for
-from d2o.diffusion.start import LEVELS, deviation_of, find_start, with_start
+from d2o.diffusion.start import LEVELS, deviation_of, find_start
 
 DATA, ERROR = 0.5, 0.05
 
@@ -49,12 +49,6 @@ def test_a_good_model_keeps_its_own_start():
 
     denoiser = Denoiser(Zero(), Flow(), (1, 8, 8))  # one call gives n - n
     assert find_start(denoiser) == PURE_NOISE
-
-
-def test_a_start_is_chosen_named_or_left(predictor):
-    assert with_start(predictor, None) is predictor
-    assert with_start(predictor, 7.5).sigma_max == 7.5
-    assert with_start(predictor, "auto", DATA).sigma_max == find_start(predictor, DATA) < predictor.sigma_max
 
 
 def test_predictions_are_clipped_where_that_is_asked(predictor):

@@ -50,6 +50,9 @@ class Inspection:
             "image_shape": spec["image_shape"],
             "num_classes": spec["num_classes"],
             "configuration": spec["backbone"],
+            "family": self.denoiser.preconditioning.kind,
+            "start": self.denoiser.sigma_max,
+            "clip": self.denoiser.clip,
             "preconditioning": spec["preconditioning"],
             "provenance": spec["provenance"],
         }

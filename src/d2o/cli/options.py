@@ -9,7 +9,7 @@ import tyro
 
 from d2o.errors import printable
 
-from .progress import quiet
+from .progress import quiet, say
 
 if TYPE_CHECKING:
     from d2o.data.datasets import Images
@@ -44,6 +44,53 @@ def check_inputs(*models: str | None, data: str | None = None, codec: str | None
         locate(data, "data")
     if codec is not None:
         read_config(codec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """How a model is asked for images."""
+
+    start: Annotated[str | None, tyro.conf.arg(metavar="SIGMA|auto")] = None
+    """The noise level that sampling starts from; auto: the largest from which one step gives images, not noise."""
+    clip: Annotated[str | None, tyro.conf.arg(metavar="BOUND|none")] = None
+    """Clamp each estimate of the image to -BOUND ... BOUND; none: do not, whatever the model's scheduler says."""
+
+    def adapt(self, denoiser: "Denoiser", images: "Images | None" = None) -> "Denoiser":
+        """Return the model with the start and bound that were asked for; "auto" looks at the images, if there are."""
+        if self.clip is not None:
+            bound = None if self.clip == "none" else read_positive("--clip", self.clip, "none")
+            if bound is not None and (denoiser.codec is not None or denoiser.image_shape[0] not in (1, 3)):
+                raise ValueError(f"--clip {self.clip} is for pixels, and this model makes latent images: leave it out.")
+            denoiser = denoiser.replace(clip=bound)
+        if self.start is None:
+            return denoiser
+        from d2o.diffusion.families import start_at
+        from d2o.diffusion.start import IMAGES, USUAL_DEVIATION, deviation_of, find_start
+
+        if self.start != "auto":
+            sigma = read_positive("--start", self.start, "auto")
+        elif images is None:
+            sigma = find_start(denoiser, USUAL_DEVIATION)
+        else:
+            from d2o.data.datasets import spread
+            from d2o.data.files import to_float
+
+            x0 = denoiser.encode(to_float(images.pixels(spread(len(images), IMAGES))).to(denoiser.device))
+            sigma = find_start(denoiser, deviation_of(x0))
+        family = start_at(denoiser.preconditioning, sigma)
+        say(f"Sampling starts from the noise level {family.sigma_max:.3g}, instead of {denoiser.sigma_max:.3g}.")
+        return denoiser.replace(preconditioning=family)
+
+
+def read_positive(option: str, text: str, other: str) -> float:
+    """Return an option's number above 0; ValueError for anything else, which names the word that it may also be."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise ValueError(f"{option} {text} is neither a number above 0 nor {other}; write for example {option} 5.")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)

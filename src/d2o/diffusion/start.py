@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .families import start_at
 from .noise import karras_sigmas, noise_for
 from .sampling import labels_for, sample
 
@@ -32,12 +31,9 @@ def find_start(denoiser: Denoiser, deviation: float = USUAL_DEVIATION) -> float:
 
     `deviation` is that of the data, as `deviation_of` tells. The lowest level tried is 1.
     """
-    device = next((p.device for p in denoiser.parameters()), torch.device("cpu"))
-    noise, label = (
-        noise_for(range(IMAGES), denoiser.image_shape, device),
-        labels_for(range(IMAGES), denoiser.num_classes),
-    )
-    label = None if label is None else label.to(device)
+    noise = noise_for(range(IMAGES), denoiser.image_shape, denoiser.device)
+    label = labels_for(range(IMAGES), denoiser.num_classes)
+    label = None if label is None else label.to(noise.device)
     own = denoiser.sigma_max
     tried = (own, *(sigma for sigma in karras_sigmas(LEVELS, LOWEST, 200.0)[:-1] if sigma < own))
     for sigma in tried:
@@ -45,11 +41,3 @@ def find_start(denoiser: Denoiser, deviation: float = USUAL_DEVIATION) -> float:
         if deviation_of(x0) <= TOO_MUCH * deviation:
             return sigma
     return tried[-1]
-
-
-def with_start(denoiser: Denoiser, start: float | str | None, deviation: float = USUAL_DEVIATION) -> Denoiser:
-    """Return the denoiser with sampling that starts from a noise level, or from the one that fits it ("auto")."""
-    if start is None:
-        return denoiser
-    sigma = find_start(denoiser, deviation) if start == "auto" else float(start)
-    return denoiser.replace(preconditioning=start_at(denoiser.preconditioning, sigma))

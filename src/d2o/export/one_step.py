@@ -50,7 +50,7 @@ class OneStep(nn.Module):
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.backbone = denoiser.backbone
-        self.has_classes = denoiser.num_classes > 0
+        self.has_classes, self.clip = denoiser.num_classes > 0, denoiser.clip
         for name, number in compute_step(denoiser).items():
             self.register_buffer(name, torch.tensor(number, dtype=torch.float32))
 
@@ -58,7 +58,8 @@ class OneStep(nn.Module):
         """Return images [N,C,H,W]; weights that are stored in half precision are widened first."""
         tensors = {name: tensor.float() for name, tensor in self.backbone.state_dict(keep_vars=True).items()}
         given = (self.scale * noise, self.time.expand(noise.shape[0]), label if self.has_classes else None)
-        return self.identity * noise + self.output * functional_call(self.backbone, tensors, given)
+        x0 = self.identity * noise + self.output * functional_call(self.backbone, tensors, given)
+        return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
 
 def compute_step(denoiser: Denoiser) -> dict[str, float]:

@@ -74,6 +74,8 @@ def load(path: Path, meta: bool = False) -> Denoiser:
         spec, tensors = NETWORKS[name](folder, tensors)
     spec["provenance"] = describe_origin(folder) | ({} if meta else {"sha256": hash_weights(folder.path)})
     spec["one_step"] = spec["preconditioning"].get("kind") == "boundary"
+    if (bound := find_clip(folder.path, folder.scheduler)) is not None:
+        spec["clip"] = bound
     if folder.codec is not None:
         spec["codec"] = {"folder": str(folder.codec.absolute())}
     return native.make(folder.path, spec, tensors)
@@ -181,7 +183,6 @@ def read_scheduler(folder: Folder) -> dict[str, Any]:
     if not config:
         warnings.warn(f"{folder.path} has no {SCHEDULER}: DDPM's linear schedule is assumed.", stacklevel=2)
     name = config.get("_class_name", "DDPMScheduler")
-    warn_about_clipping(folder.path, str(config.get("_class_name")), config)
     if name == CONSISTENCY:
         numbers = {key: config[key] for key in ("sigma_data", "sigma_min", "sigma_max") if key in config}
         return {"kind": "boundary", "time_scale": 250.0, **numbers}
@@ -201,13 +202,14 @@ def read_scheduler(folder: Folder) -> dict[str, Any]:
     return {"kind": PREDICTIONS[prediction], **schedule}
 
 
-def warn_about_clipping(path: Path, name: str, config: Mapping[str, Any]) -> None:
-    """Say it where a scheduler clips every estimate of the image: d2o's samplers do not."""
-    by_default = {"clip_denoised": name == CONSISTENCY, "clip_sample": name.startswith(("DDPM", "DDIM"))}
-    settings = [key for key, clips in {**by_default, "thresholding": False}.items() if config.get(key, clips) is True]
-    if settings:
-        clips = f"the scheduler clips each estimate of the image ({', '.join(settings)}), which d2o does not"
-        warnings.warn(f"{path}: {clips}: its samples may differ from the pipeline's.", stacklevel=2)
+def find_clip(path: Path, config: Mapping[str, Any]) -> Any:
+    """Return the bound to which a scheduler clips each estimate of the image, or None."""
+    name = str(config.get("_class_name"))
+    if config.get("thresholding") is True:
+        warnings.warn(f"{path}: the scheduler clips by thresholding, which d2o does not.", stacklevel=2)
+    if config.get("clip_sample", name.startswith(("DDPM", "DDIM"))) is True:
+        return config.get("clip_sample_range", 1.0)
+    return 1.0 if config.get("clip_denoised", name == CONSISTENCY) is True else None
 
 
 def describe_origin(folder: Folder) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import tyro
 import d2o
 from d2o.checkpoints.native import read_header
 from d2o.checkpoints.places import SAVED, Place, locate
-from d2o.cli.options import FeatureOptions, Preparation, check_inputs, parse
+from d2o.cli.options import FeatureOptions, Preparation, StartOptions, check_inputs, parse
 from d2o.cli.progress import counted, say
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
@@ -24,7 +24,7 @@ from d2o.metrics.report import report
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Preparation, FeatureOptions):
+class Evaluate(Preparation, FeatureOptions, StartOptions):
     """The options of `d2o evaluate`."""
 
     a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
@@ -51,7 +51,7 @@ class Evaluate(Preparation, FeatureOptions):
         if place.unfinished:
             seen = read_header(place.path / SAVED[1])["images"]
             say(f"{place.name} is an unfinished run: the model of its checkpoint at {seen:,} images is evaluated.")
-        if place.kind == "model" and (self.codec or base):
+        if place.kind == "model" and (self.codec or base or self.start or self.clip):
             return d2o.load(place.path, device=self.device, base=base, codec=self.codec)
         return self.prepare(place.name) if place.kind == "data" else place.name
 
@@ -62,8 +62,12 @@ def main(arguments: Sequence[str]) -> None:
     reference, source = locate(options.b), locate(options.a, *(("model",) if options.base else ()))
     check_inputs(options.base, codec=options.codec)
     find_space(options.features or "lite2", options.weights)
-    sources = options.open(source, options.base), options.open(reference)
+    a, b = options.open(source, options.base), options.open(reference)
+    if isinstance(a, Denoiser):
+        a = options.adapt(a, b if isinstance(b, Images) else None)
+    elif options.start or options.clip:
+        raise ValueError(f"--start and --clip are for models, and {options.a} is none: leave them out.")
     names = ("features", "images", "steps", "reference_steps", "guidance", "weights", "device")
     settings = {name: getattr(options, name) for name in names}
-    evaluation = d2o.evaluate(*sources, batch_size=options.batch, counted=counted, **settings)
+    evaluation = d2o.evaluate(a, b, batch_size=options.batch, counted=counted, **settings)
     print(json.dumps(evaluation.as_dict(), indent=2) if options.json else report([evaluation]))

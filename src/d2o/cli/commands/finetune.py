@@ -13,14 +13,14 @@ from typing import Annotated
 import tyro
 
 import d2o
-from d2o.cli.options import DataOptions, check_inputs, parse
+from d2o.cli.options import DataOptions, StartOptions, check_inputs, parse
 from d2o.cli.progress import say
 from d2o.cli.training import RunOptions
 from d2o.training.fit import finetune
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(DataOptions, RunOptions):
+class Finetune(DataOptions, RunOptions, StartOptions):
     """The options of `d2o finetune`."""
 
     from_: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL")]
@@ -40,5 +40,8 @@ def main(arguments: Sequence[str]) -> None:
     options.check_out()
     check_inputs(options.from_, options.base, data=options.data, codec=options.codec)
     teacher = d2o.load(options.from_, base=options.base, codec=options.codec)
-    options.run(finetune, teacher, options.open(teacher), recipe, origin={"from": options.from_})
+    images = options.open(teacher)
+    asked = {name: value for name in ("start", "clip") if (value := getattr(options, name)) is not None}
+    teacher = options.adapt(teacher, images)
+    options.run(finetune, teacher, images, recipe, origin={"from": options.from_, **asked})
     say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

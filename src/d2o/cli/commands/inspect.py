@@ -12,6 +12,7 @@ from typing import Any
 
 from d2o.checkpoints import inspect
 from d2o.cli.options import Model, parse
+from d2o.diffusion.noise import PURE_NOISE
 from d2o.errors import printable
 from d2o.training.freezing import default_rules, freeze
 
@@ -58,10 +59,17 @@ def table(record: dict[str, Any], frozen: str) -> str:
         "images": f"{shape}, {record['num_classes'] or 'no'} classes",
         "parameters": f"{record['parameters']:,}",
         "d2o-f freezes": frozen,
+        "sampling": describe_sampling(record),
         "sha256": record["sha256"] or "-",
         **{name: settings(record[name]) for name in ("configuration", "preconditioning", "provenance")},
     }
     return "\n".join([printable(record["path"]), *(f"  {name:<16} {printable(value)}" for name, value in rows.items())])
+
+
+def describe_sampling(record: dict[str, Any]) -> str:
+    start = "pure noise" if record["start"] == PURE_NOISE else f"noise level {record['start']:g}"
+    clip = "" if record["clip"] is None else f", estimates clipped to {record['clip']:g}"
+    return f"family {record['family']}, from {start}{clip}"
 
 
 def settings(values: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 import d2o
-from d2o.cli.options import OWN_IMAGES, Model, check_inputs, parse, tell
+from d2o.cli.options import OWN_IMAGES, Model, StartOptions, check_inputs, parse, tell
 from d2o.cli.progress import counted, say
 from d2o.data.codec import check_pixels
 from d2o.data.files import check_images, parse_seeds, to_uint8, write_images
@@ -22,7 +22,7 @@ from d2o.diffusion.sampling import Churn, generate, labels_for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(StartOptions):
     """The options of `d2o sample`."""
 
     model: Model
@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     check_inputs(options.model, options.base, codec=options.codec)
     denoiser = d2o.load(options.model, device=options.device, base=options.base, codec=options.codec)
     check_pixels(denoiser)
+    denoiser = options.adapt(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)
     labels = None if classes is None else classes.tolist()
     if options.steps == 1 and not options.middle_sigmas and not denoiser.one_step:

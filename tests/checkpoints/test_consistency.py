@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 import d2o
 from d2o.checkpoints.readers import openai_unet

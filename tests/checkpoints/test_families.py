@@ -100,7 +100,9 @@ class TestTransformers:
                 torch.save({"model": DIT, "ema": DIT, "opt": {}, "args": arguments}, tmp_path / name)
                 assert inspect(tmp_path / name).denoiser.preconditioning == wanted
 
-    @pytest.mark.parametrize("told", [{"path_type": "VP"}, {"prediction": "score"}, {"path_type": "x", "prediction": 3}])
+    @pytest.mark.parametrize(
+        "told", [{"path_type": "VP"}, {"prediction": "score"}, {"path_type": "x", "prediction": 3}]
+    )
     def test_other_transports_are_refused(self, tmp_path, told):
         torch.save({"ema": DIT, "args": argparse.Namespace(model="SiT-XL/2", **told)}, tmp_path / "SiT.pt")
         with refused("SiT.pt", next(iter(told))):

@@ -124,7 +124,7 @@ def test_a_file_can_be_read_in_one_go(file):
     assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
 
 
-BUDGETS = {"all": 16_300, "core": 9_900, "folder": 2_200}
+BUDGETS = {"all": 17_800, "core": 10_700, "folder": 2_200}
 """Lines of Python: of src/d2o, of what the paper says (floors below training, and training), and of one folder."""
 CORE = (
     "diffusion",
@@ -155,10 +155,10 @@ IMPORTS = {
     "--help": 8,
     "sample digits-small --seeds 0 --out x.png": 35,
     "inspect digits-small": 37,
-    "evaluate --help": 53,
+    "evaluate --help": 54,
     "export --help": 54,
     "recipes": 58,
-    "finetune --help": 92,
+    "finetune --help": 93,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torchvision", "yaml"}

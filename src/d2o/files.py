@@ -199,10 +199,10 @@ class ZipReader(io.BufferedReader):
         return content
 
 
-def open_zip(path: str | Path, most: int = MOST_ENTRIES) -> zipfile.ZipFile:
-    """Open a regular file as a zip of at most so many entries; zipfile's errors are many."""
+def open_zip(path: str | Path, most: int | None = None) -> zipfile.ZipFile:
+    """Open a regular file as a zip of at most so many entries, or MOST_ENTRIES; zipfile's errors are many."""
     reader = ZipReader(open_regular(path).detach())
-    reader.most = most
+    reader.most = MOST_ENTRIES if most is None else most
     return zipfile.ZipFile(reader)
 
 

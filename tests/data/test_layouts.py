@@ -220,7 +220,7 @@ def test_any_zip_is_its_folder(tmp_path_factory, names, where, labels, split):
         (tree("0", **{"dataset.json": [["0.png", 1], ["0.png", 2]]}), {}, ("two labels", "0.png")),
         (tree("0", **{"dataset.json": [["0.png", 1]] * 5000}), {}, ("longer", "--labels none")),
         ({**tree("0"), "dataset.json": b"[" * 100_000}, {}, ("dataset.json", "--labels none")),
-        ({**tree("0"), "dataset.json": b" " * (64 << 20) + b"{}"}, {}, ("longer", "--labels none")),
+        ({**tree("0"), "dataset.json": b" " * (64 << 20) + b"{}"}, {}, ("larger", "--labels none")),
         ({"a.npy": b"", "b.mp4": b"", "c.mp4": b""}, {}, ("no images", "2 .mp4, 1 .npy files")),
     ],
 )

@@ -54,7 +54,7 @@ def test_a_damaged_image_is_removed_and_the_run_goes_on(stopped, folder, teacher
         ({"fingerprint": "0"}, True),
         ({"name": "other", "fingerprint": "0"}, True),
         ({"shape": [3, 8, 8]}, False),
-        ({"classes": 1}, False),
+        ({"classes": 1, "fingerprint": "0"}, False),
     ],
 )
 def test_networks_limit_what_can_be_accepted(tmp_path, tiny_data, change, accepted):

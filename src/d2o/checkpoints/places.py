@@ -30,6 +30,8 @@ SAVED = ("ema.safetensors", "checkpoint.safetensors")
 DIFFUSERS = ("model_index.json", "config.json")
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The first of the five pickles of a file of torch.save before its version 1.6: a magic number."""
+MOST_LISTED = 50_000
+"""Entries of a zip that is recognised by more than its first one."""
 START = 1024
 """Bytes of a file by which it is recognised."""
 STARTS: tuple[tuple[bytes, Kind, Form | None], ...] = (
@@ -166,7 +168,7 @@ def recognise_folder(name: str, path: Path) -> Place:
 def recognise_zip(name: str, path: Path, start: bytes) -> Place:
     """Return what a zip file is: of torch.save, stored statistics, or else images. A damaged one is left to readers."""
     try:
-        with open_zip(path) as archive:
+        with open_zip(path, MOST_LISTED) as archive:
             entries = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
         entries = [start.decode("latin-1")]  # the name of the first entry

@@ -13,7 +13,6 @@ from importlib import import_module
 import d2o
 from d2o.errors import is_out_of_memory, printable
 
-from .plugins import import_plugin, split_imports
 from .progress import print_log
 from .streams import Undelivered, guard_streams
 
@@ -102,7 +101,9 @@ def run(arguments: list[str]) -> int:
 
 
 def run_command(arguments: list[str]) -> int:
-    imports, arguments = split_imports(arguments)
+    print_log()
+    if any(word.startswith("--import") for word in arguments):
+        arguments = import_module("d2o.cli.plugins").import_all(arguments)
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help", "--version"):
         print(f"d2o {d2o.__version__}\n" if name == "--version" else usage(), end="")
@@ -113,10 +114,7 @@ def run_command(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         remedy = f"did you mean {close[0]}?" if close else "see d2o --help."
         raise ValueError(f"there is no command {name!r}: {remedy}")
-    print_log()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks Linux for huge pages, which training fills sooner
-    for plugin in imports:
-        import_plugin(plugin)
     if name == COMPLETION:
         import_module("d2o.cli.completion").print_completion(arguments)
     else:

@@ -16,6 +16,14 @@ from pathlib import Path
 OPTION = "--import"
 
 
+def import_all(arguments: Sequence[str]) -> list[str]:
+    """Import what the arguments name, and return the others."""
+    names, rest = split_imports(arguments)
+    for name in names:
+        import_plugin(name)
+    return rest
+
+
 def split_imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return what is to be imported, and the arguments without it; ValueError for the option without a value."""
     names, rest = [], []

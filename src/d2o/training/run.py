@@ -190,7 +190,7 @@ def run(
                     accelerator.wait_for_everyone()
                     raise Interrupted
         except Diverged as error:
-            good = f"the last good checkpoint (--from {checkpoint})" if checkpoint.exists() else "its beginning"
+            good = f"the last good checkpoint, {checkpoint}" if checkpoint.exists() else "its beginning"
             raise Diverged(error.fact, good) from error
         except (ValueError, OSError):  # of the data: the networks are as they were after the last iteration
             with suppress(ValueError, OSError):

@@ -30,12 +30,12 @@ FORMS: dict[str, tuple[Kind, dict[str, Any]]] = {
     "learned sigma, classes": (Kind(**TINY, outputs=6, head_channels=16), {"num_head_channels": 16}),
     "noise alone": (Kind(**TINY, classes=0, heads=4), {}),
     "new order": (
-        Kind(**TINY | {"new_order": True}, outputs=6, heads=2),
+        Kind(**{**TINY, "new_order": True}, outputs=6, heads=2),
         {"num_heads": 2, "use_new_attention_order": True, "num_heads_upsample": 2},
     ),
     "by convolutions": (Kind(**TINY, by_convolution=True, scales=False, count=2, heads=1), {"num_heads": 1}),
-    "one level": (Kind(**TINY | {"multipliers": (1,)}, attends=0, heads=4), {"resblock_updown": True}),
-    "half the width at first": (Kind(**TINY | {"multipliers": (0.5, 1, 2), "width": 64}, attends=2, heads=4), {}),
+    "one level": (Kind(**{**TINY, "multipliers": (1,)}, attends=0, heads=4), {"resblock_updown": True}),
+    "half the width at first": (Kind(**{**TINY, "multipliers": (0.5, 1, 2), "width": 64}, attends=2, heads=4), {}),
 }
 pytestmark = pytest.mark.filterwarnings("ignore:The weights in")
 

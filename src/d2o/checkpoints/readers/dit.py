@@ -210,7 +210,7 @@ def choose_family(state: Mapping[str, Any], family: str, given: Arguments) -> tu
     chosen = find(family, FAMILIES, "family of these weights")
     if family == "epsilon":
         if given.path_type or given.prediction:
-            raise ValueError("it has the arguments of a flow, path_type or prediction: say `--family sit`")
+            raise ValueError("it has the arguments of a flow, path_type or prediction, and so the family sit")
         return chosen, {}
     if any(name.startswith(PROJECTORS) for name in state):
         chosen = FAMILIES["flow"]

@@ -12,12 +12,12 @@ from torch import Tensor
 import d2o
 from d2o.backbones.dit import DiT
 from d2o.checkpoints import inspect
-from d2o.checkpoints.readers import consistency
+from d2o.checkpoints.readers import openai_unet
 from d2o.cli.main import run
-from d2o.diffusion.families import Boundary, Epsilon
+from d2o.diffusion.families import Boundary, Epsilon, Flow
 from refusal import refused
 
-from .test_consistency import released
+from .openai_reference import Kind, make_weights
 
 State = dict[str, Tensor]
 DIT = DiT(4, 4, 8, 3, channels=384, num_blocks=1, num_heads=6).state_dict()
@@ -26,77 +26,119 @@ DIT = DiT(4, 4, 8, 3, channels=384, num_blocks=1, num_heads=6).state_dict()
 @pytest.fixture(scope="module")
 def theirs() -> State:
     """Return the state dict of a consistency model, without the numbers."""
-    return {name: torch.empty(tensor.shape, device="meta") for name, tensor in released(64).items()}
+    with torch.device("meta"):
+        return make_weights(Kind())
 
 
-def adm(state: State, outputs: int = 3) -> State:
-    """Return the weights as guided-diffusion has them: attention of one dimension, perhaps with a learned sigma."""
-    flat = {name: t[..., 0] if name.endswith((".qkv.weight", ".proj_out.weight")) else t for name, t in state.items()}
-    ends = {f"out.2.{part}": torch.empty([outputs, *state[f"out.2.{part}"].shape[1:]]) for part in ("weight", "bias")}
-    return flat | {name: tensor.to("meta") for name, tensor in ends.items()}
+def adm(**changes: Any) -> State:
+    """Return weights as guided-diffusion has them: attention of one dimension."""
+    with torch.device("meta"):
+        return make_weights(Kind(attention_dims=1, **changes))
 
 
-class TestConsistency:
-    def test_guided_diffusion_s_networks_predict_noise_and_are_refused(self, theirs):
+class TestOpenAI:
+    @pytest.mark.parametrize("changes", [{}, {"outputs": 6}, {"by_convolution": True, "outputs": 6}])
+    def test_guided_diffusion_s_networks_predict_noise(self, changes):
         for name in ("ema_0.9999_250000.pt", "64x64_diffusion.pt", "cd_imagenet64_l2.pt"):
-            with refused(name, "guided-diffusion", "--family consistency"):
-                consistency.from_state(adm(theirs), Path(name))
-            with refused(name, "guided-diffusion", "6 output"):
-                consistency.from_state(adm(theirs, 6), Path(name))
+            found = openai_unet.from_state(adm(**changes), Path(name))
+            assert isinstance(found.preconditioning, Epsilon) and not found.one_step
+            assert ("family" in found.provenance["assumed"]) is (not changes)  # a learned sigma is proof
 
     def test_the_teachers_published_beside_them_take_many_steps_and_are_refused(self, theirs):
         for name in ("edm_imagenet64_ema.pt", "0a1b-edm_cat256_ema.pt"):
             with refused(name, "many steps", "--family consistency"):
-                consistency.from_state(theirs, Path(name))
+                openai_unet.from_state(theirs, Path(name))
 
     def test_the_released_names_are_read(self, theirs):
         for name in ("cd_imagenet64_l2.pt", "ct_bedroom256.pt", "model.pt"):
-            assert consistency.from_state(theirs, Path(name)).one_step
+            found = openai_unet.from_state(theirs, Path(name))
+            assert found.one_step and found.provenance["assumed"]["family"] == "boundary"
 
     def test_who_knows_it_says_so(self, theirs):
-        for state in (theirs, adm(theirs)):
-            found = consistency.from_state(state, Path("edm.pt"), "consistency")
-            assert isinstance(found.preconditioning, Boundary)
+        for state in (theirs, adm()):
+            for family, kind in (("consistency", Boundary), ("boundary", Boundary), ("epsilon", Epsilon)):
+                found = openai_unet.from_state(state, Path("edm.pt"), family)
+                assert isinstance(found.preconditioning, kind) and "family" not in found.provenance["assumed"]
+
+    def test_what_cannot_be_is_refused(self, theirs):
+        with refused("model.pt", "sigma", "family"):
+            openai_unet.from_state(adm(outputs=6), Path("model.pt"), "consistency")
+        with refused("model.pt", "sit", "epsilon"):
+            openai_unet.from_state(theirs, Path("model.pt"), "sit")
 
 
-class TestDiT:
+class TestTransformers:
     @pytest.mark.parametrize("name", ["DiT-XL-2-256x256.pt", "my_dit.pt", "0f3c-DiT-S.pt"])
     def test_a_name_that_says_dit_is_enough(self, tmp_path, name):
         torch.save(DIT, tmp_path / name)
         assert isinstance(inspect(tmp_path / name).denoiser.preconditioning, Epsilon)
 
-    @pytest.mark.parametrize(
-        "name", ["SiT-XL-2-256x256.pt", "model.pt", "0400000.pt", "lightningdit.pt", "dit_vs_sit.pt"]
-    )
+    @pytest.mark.parametrize("name", ["SiT-XL-2-256x256.pt", "my_sit.pt"])
+    def test_one_that_says_sit_too(self, tmp_path, name):
+        torch.save(DIT, tmp_path / name)
+        found = inspect(tmp_path / name)
+        assert found.denoiser.preconditioning == Flow(towards="image")
+        assert found.as_dict()["assumed"] == {"path_type": "linear", "family": "sit"}
+
+    @pytest.mark.parametrize("name", ["model.pt", "0400000.pt", "lightningdit.pt", "dit_vs_sit.pt", "visit.pt"])
     def test_otherwise_it_is_asked_for(self, tmp_path, name):
         path = tmp_path / name
         torch.save(DIT, path)
-        with refused(str(path), "velocity", "--family epsilon"):
+        with refused(str(path), "velocity", "--family epsilon", "--family sit"):
             d2o.load(path)
-        assert isinstance(d2o.load(path, family="epsilon").preconditioning, Epsilon)
+        for family, wanted in (("epsilon", Epsilon()), ("sit", Flow(towards="image")), ("flow", Flow())):
+            assert d2o.load(path, family=family).preconditioning == wanted
 
     def test_the_training_s_arguments_say_more_than_the_name(self, tmp_path):
-        for model, name in (("SiT-XL/2", "DiT.pt"), ("DiT-XL/2", "0400000.pt")):
-            for arguments in (argparse.Namespace(model=model), {"model": model}):
+        gvp = Flow("trigonometric", towards="image")
+        for told, name, wanted in (
+            ({"model": "SiT-XL/2"}, "DiT.pt", Flow(towards="image")),
+            ({"model": "SiT-XL/2", "path_type": "GVP", "prediction": "velocity"}, "DiT.pt", gvp),
+            ({"model": "DiT-XL/2"}, "0400000.pt", Epsilon()),
+        ):
+            for arguments in (argparse.Namespace(**told), told):
                 torch.save({"model": DIT, "ema": DIT, "opt": {}, "args": arguments}, tmp_path / name)
-                if model.startswith("DiT"):
-                    assert inspect(tmp_path / name).denoiser.num_classes == 3
-                else:
-                    with refused("SiT", "--family epsilon"):
-                        inspect(tmp_path / name)
+                assert inspect(tmp_path / name).denoiser.preconditioning == wanted
+
+    @pytest.mark.parametrize(
+        "told", [{"path_type": "VP"}, {"prediction": "score"}, {"path_type": "x", "prediction": 3}]
+    )
+    def test_other_transports_are_refused(self, tmp_path, told):
+        torch.save({"ema": DIT, "args": argparse.Namespace(model="SiT-XL/2", **told)}, tmp_path / "SiT.pt")
+        with refused("SiT.pt", next(iter(told))):
+            inspect(tmp_path / "SiT.pt")
+
+    def test_repa_s_time_runs_towards_the_noise(self, tmp_path):
+        projectors = {"projectors.0.0.weight": torch.zeros(2, 2), "projectors.0.0.bias": torch.zeros(2)}
+        arguments = argparse.Namespace(model="SiT-XL/2", path_type="linear", prediction="v")
+        torch.save({"ema": DIT | projectors, "args": arguments}, tmp_path / "0400000.pt")
+        for family in (None, "sit", "flow"):
+            found = d2o.load(tmp_path / "0400000.pt", family=family)
+            assert found.preconditioning == Flow() and found.backbone.state_dict().keys() == DIT.keys()
+
+    def test_the_config_is_checked_against_the_weights(self, tmp_path):
+        torch.save(DIT, tmp_path / "SiT.pt")
+        config = {"input_size": 4, "hidden_size": 384, "depth": 1, "num_classes": 3, "learn_sigma": True}
+        assert d2o.load(tmp_path / "SiT.pt", config=config | {"num_heads": 12}).backbone.config["num_heads"] == 12  # type: ignore[index, union-attr]
+        for name, wrong in (("depth", 28), ("hidden_size", 1152), ("learn_sigma", False), ("num_clases", 3)):
+            with refused("SiT.pt", name):
+                d2o.load(tmp_path / "SiT.pt", config=config | {name: wrong})
+        with refused("SiT.pt", "path_type", "sit"):
+            d2o.load(tmp_path / "SiT.pt", family="epsilon", config={"path_type": "GVP"})
 
     def test_the_remedy_works_and_stays(self, tmp_path, capsys):
         path, out = tmp_path / "model.pt", tmp_path / "dit.safetensors"
         torch.save(DIT, path)
         assert run(["sample", str(path), "--out", str(tmp_path / "x.png")]) == 2
         assert "d2o convert FILE OUT.safetensors --family epsilon" in capsys.readouterr().err
-        assert run(["convert", str(path), str(out), "--family", "epsilon"]) == 0
-        assert run(["inspect", str(out)]) == 0
-        assert run(["inspect", str(path), "--family", "epsilon"]) == 0
+        for family, kind in (("epsilon", "epsilon"), ("sit", "flow")):
+            assert run(["convert", str(path), str(out), "--family", family]) == 0
+            assert inspect(out).as_dict()["family"] == kind
+            assert run(["inspect", str(path), "--family", family]) == 0
 
     def test_a_wrong_family_is_no_way_in(self, tmp_path):
         torch.save(DIT, tmp_path / "DiT.pt")
-        for family, word in (("consistency", "leave family out"), ("epsilom", "epsilon"), ("boundary", "consistency")):
+        for family, word in (("consistency", "sit"), ("epsilom", "epsilon"), ("boundary", "sit")):
             with refused(word):
                 d2o.load(tmp_path / "DiT.pt", family=family)
         with refused("leave family out"):

@@ -19,7 +19,7 @@ from torch._utils import _rebuild_tensor_v2
 
 import d2o
 from d2o.checkpoints import CheckpointError, inspect
-from d2o.checkpoints.readers import consistency, diffusers_folder, dit, nvidia
+from d2o.checkpoints.readers import diffusers_folder, dit, nvidia, openai_unet
 from d2o.errors import UnsafeCheckpointError, UnsupportedCheckpointError
 
 from . import honest
@@ -27,7 +27,7 @@ from .encoder import Call, Encoder, Outside, Word, pickled
 from .test_edm import SONG, network
 from .test_edm2 import KWARGS
 
-READERS = (consistency, diffusers_folder, dit, nvidia)
+READERS = (diffusers_folder, dit, nvidia, openai_unet)
 """Imported before any file is read, so that a test can say that reading it imports nothing."""
 TENSOR = torch.arange(4.0)
 GEOMETRY = (False, {})

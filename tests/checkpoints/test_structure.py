@@ -20,11 +20,11 @@ import d2o
 from d2o import backbones
 from d2o.backbones.dit import DiT
 from d2o.checkpoints import CheckpointError, inspect, native
-from d2o.checkpoints.readers import consistency
+from d2o.checkpoints.readers import openai_unet
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
 
-from .test_consistency import released
+from .openai_reference import Kind, make_weights
 
 State = dict[str, Tensor]
 SIZES = {"resolution": 8, "in_channels": 3, "out_channels": 3, "num_classes": 2}
@@ -155,9 +155,11 @@ def test_changed_descriptions_and_shapes_give_declared_errors_only(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 1_000_000  # kilobytes
 
 
-def test_changed_shapes_of_consistency_models_give_declared_errors_only(count: int = 12, seed: int = 0) -> None:
-    state = {name: torch.empty(tensor.shape, device="meta") for name, tensor in released(64).items()}
-    consistency.from_state(state, Path("cd.pt"))
+@pytest.mark.filterwarnings("ignore:The weights in")
+@pytest.mark.parametrize("kind", [Kind(), Kind(outputs=6, by_convolution=True, attention_dims=1)])
+def test_changed_shapes_of_openai_s_networks_give_declared_errors_only(kind, count: int = 12, seed: int = 0) -> None:
+    state = {name: torch.empty(tensor.shape, device="meta") for name, tensor in make_weights(kind).items()}
+    openai_unet.from_state(state, Path("cd.pt"))
     for number in range(count):
         with suppress(CheckpointError):
-            consistency.from_state(reshape(state, random.Random(seed + number)), Path("cd.pt"))
+            openai_unet.from_state(reshape(state, random.Random(seed + number)), Path("cd.pt"))

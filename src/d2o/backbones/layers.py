@@ -76,9 +76,9 @@ class ResampledConv2d(Resample):
         return self.resample(convolve(x, self.weight, None, Geometry(padding=(margin, margin))), self.bias, padding=0)
 
 
-def group_norm(channels: int, eps: float) -> GroupNorm:
-    """Return a normalisation over at most 32 groups of at least 4 channels."""
-    groups = max(min(32, channels // 4), 1)
+def group_norm(channels: int, eps: float, groups: int | None = None) -> GroupNorm:
+    """Return a normalisation over `groups`, by default at most 32 of at least 4 channels."""
+    groups = groups or max(min(32, channels // 4), 1)
     if channels % groups:
         raise ValueError(f"{channels} channels do not form {groups} groups: take multiples of 4, above 128 of 32.")
     return GroupNorm(groups, channels, eps)
@@ -89,8 +89,9 @@ class Style:
     """What all blocks of one network share.
 
     `adaptive_scale`: the embedding scales and shifts instead of shifting only. `skip_scale` multiplies every sum of two
-    branches. `head_channels`: channels of an attention head, None for a single head. `shortcut`: resampling blocks
-    have a 1x1 convolution on their shortcut even where the width stays.
+    branches. `head_channels`: channels of an attention head, None for a single head; or there are `num_heads`
+    everywhere. `groups`: of every norm (see `group_norm`). `shortcut`: resampling blocks have a 1x1 convolution on
+    their shortcut even where the width stays.
     """
 
     embedding_channels: int
@@ -99,6 +100,8 @@ class Style:
     skip_scale: float = 1.0
     adaptive_scale: bool = True
     head_channels: int | None = None
+    num_heads: int | None = None
+    groups: int | None = None
     resample_filter: Sequence[int] = (1, 1)
     shortcut: bool = False
 
@@ -110,22 +113,22 @@ class Block(nn.Module):
         super().__init__()
         self.style = style
         self.in_channels, self.out_channels = in_channels, out_channels = place.in_channels, place.out_channels
-        self.norm0 = group_norm(in_channels, style.eps)
+        self.norm0 = group_norm(in_channels, style.eps, style.groups)
         self.conv0 = (
             ResampledConv2d(in_channels, out_channels, 3, place.direction, style.resample_filter)
             if place.direction
             else Convolution(in_channels, out_channels, 3, padding=1)
         )
         self.affine = nn.Linear(style.embedding_channels, out_channels * (1 + style.adaptive_scale))
-        self.norm1 = group_norm(out_channels, style.eps)
+        self.norm1 = group_norm(out_channels, style.eps, style.groups)
         self.conv1 = Convolution(out_channels, out_channels, 3, padding=1)
         self.skip = self._shortcut(place.direction)
         self.num_heads = 0
         if place.attention:
-            self.num_heads = max(out_channels // (style.head_channels or out_channels), 1)
+            self.num_heads = style.num_heads or max(out_channels // (style.head_channels or out_channels), 1)
             if out_channels % self.num_heads:
                 raise ValueError(f"{out_channels} channels do not split into {self.num_heads} attention heads.")
-            self.norm2 = group_norm(out_channels, style.eps)
+            self.norm2 = group_norm(out_channels, style.eps, style.groups)
             self.qkv = Convolution(out_channels, 3 * out_channels, 1)
             self.proj = Convolution(out_channels, out_channels, 1)
 
@@ -153,3 +156,15 @@ class Block(nn.Module):
     def _add(self, branch: Tensor, trunk: Tensor) -> Tensor:
         total = branch + trunk
         return total if self.style.skip_scale == 1 else total.mul_(self.style.skip_scale)
+
+
+class ResamplingConvolution(nn.Module):
+    """In the place of a block that resamples: one convolution, of the doubled image or with stride 2."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.in_channels, self.doubles = place.in_channels, place.direction == "up"
+        self.conv0 = Convolution(place.in_channels, place.out_channels, 3, stride=2 - self.doubles, padding=1)
+
+    def forward(self, x: Tensor, _embedding: Tensor) -> Tensor:
+        return self.conv0(F.interpolate(x, scale_factor=2) if self.doubles else x)

@@ -69,6 +69,8 @@ OPTIONS: dict[str, Option] = {
     "resample_filter": several(whole(1, 1_000_000), 2, 16),
     "patch_size": whole(1, 64),
     "num_heads": whole(1, 256),
+    "groups": whole(1, 4096),
+    "resampling": choice("block", "convolution"),
     "mlp_multiplier": whole(1, 64),
     "mlp_eps": number(lambda value: 0 < value <= 1, "a positive number up to 1"),
     "time_endpoint": FLAG,

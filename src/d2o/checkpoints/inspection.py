@@ -1,6 +1,7 @@
 """Say what a checkpoint is without reading its weights, and what to tell the user of a many-step model."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.files import sha256_of
 
 from . import native
-from .loading import KEY, Request, is_difference, read
+from .loading import KEY, Request, is_difference, read, read_config
 from .places import locate
 
 NAMES = {
@@ -24,7 +25,10 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checkpoint is; `denoiser` is on the meta device, `sha256` None for a folder."""
+    """What a checkpoint is; `denoiser` is on the meta device, `sha256` None for a folder.
+
+    Of `as_dict`, "assumed" is what neither the file nor the user says of the network.
+    """
 
     path: Path
     kind: str
@@ -41,6 +45,7 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         spec = native.describe(self.denoiser)
+        provenance = dict(spec["provenance"])
         return {
             "path": str(self.path),
             "kind": self.kind,
@@ -54,7 +59,9 @@ class Inspection:
             "start": self.denoiser.sigma_max,
             "clip": self.denoiser.clip,
             "preconditioning": spec["preconditioning"],
-            "provenance": spec["provenance"],
+            "family": spec["preconditioning"]["kind"],
+            "assumed": provenance.pop("assumed", {}),
+            "provenance": provenance,
         }
 
 
@@ -65,10 +72,12 @@ def inspect(
     sha256: str | None = None,
     num_heads: int | None = None,
     family: str | None = None,
+    config: Mapping[str, Any] | str | os.PathLike | None = None,
 ) -> Inspection:
     """Return what a file, folder, address or shipped name is, after the same checks as `load`, without its tensors."""
     place = locate(path, "model", sha256=sha256)
-    denoiser = read(place, Request(place.path, key, meta=True, num_heads=num_heads, family=family))
+    told = {"num_heads": num_heads, "family": family, "config": read_config(config)}
+    denoiser = read(place, Request(place.path, key, meta=True, **told))
     kind = NAMES[str(place.form)]
     if place.form == "safetensors" and native.is_foreign(place.path):
         kind = "safetensors with EDM's names"

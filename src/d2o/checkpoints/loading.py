@@ -2,14 +2,17 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from d2o.data.codec import attach
 from d2o.diffusion.denoiser import Denoiser, use_full_float32
+from d2o.diffusion.families import PRECONDITIONINGS
 from d2o.errors import CheckpointError, UnsupportedCheckpointError
 from d2o.records import find
 
@@ -17,16 +20,16 @@ from . import native
 from .places import SAVED, Form, Place, locate
 
 KEY = "ema"
-FAMILIES = {"consistency": "boundary", "epsilon": "epsilon"}
-"""What a user may say that a state dict's network predicts, where its weights do not -> the kind of the family."""
+FAMILIES = {kind: kind for kind in PRECONDITIONINGS} | {"consistency": "boundary", "sit": "flow"}
+"""What a user may say that a network predicts, where its file does not -> the kind of the family."""
 
 
 @dataclass(frozen=True)
 class Request:
     """What to read: `key` chooses among several networks; with `meta` no tensor is read, only types and shapes.
 
-    `base` completes a file that contains a difference; `num_heads` are the attention heads of a DiT's state dict, and
-    `family`, one of FAMILIES, what a state dict's network predicts.
+    `base` completes a file that contains a difference; `num_heads` are the attention heads of a DiT's state dict,
+    `family`, one of FAMILIES, what a state dict's network predicts, and `config` the arguments of its constructor.
     """
 
     path: Path
@@ -35,6 +38,7 @@ class Request:
     base: Denoiser | None = None
     num_heads: int | None = None
     family: str | None = None
+    config: Mapping[str, Any] | None = None
 
 
 def load(
@@ -46,20 +50,23 @@ def load(
     base: Denoiser | str | os.PathLike | None = None,
     num_heads: int | None = None,
     family: str | None = None,
+    config: Mapping[str, Any] | str | os.PathLike | None = None,
     codec: str | os.PathLike | None = None,
 ) -> Denoiser:
     """Read a denoiser from a file, folder, address (https://, hf://) or shipped name, in eval mode; as data only.
 
     `key` chooses among the networks of one file ("ema" or "net"); `sha256` is the hash that the file must have. `base`,
     a model or its path, completes a file that contains only the weights that fine-tuning changed; `num_heads` are those
-    of a DiT's state dict of no published width; `family` is "consistency" or "epsilon" where a state dict does not tell
-    which; `codec` is the folder of a latent model's autoencoder. Bad input is a CheckpointError or another ValueError.
+    of a DiT's state dict of no published width; `family` is what a state dict's network predicts, where it does not
+    tell ("epsilon", "consistency", "sit", "flow"), and `config` its constructor's arguments, or a JSON file of them;
+    `codec` is the folder of a latent model's autoencoder. Bad input is a CheckpointError or another ValueError.
     """
     place = locate(path, "model", sha256=sha256)
     if base is not None and not is_difference(place):
         raise CheckpointError(f"{place.path} is complete and needs no base: leave it out.")
     base = base if base is None or isinstance(base, Denoiser) else load(base)
-    denoiser = read(place, Request(place.path, key, base=base, num_heads=num_heads, family=family))
+    told = {"num_heads": num_heads, "family": family, "config": read_config(config)}
+    denoiser = read(place, Request(place.path, key, base=base, **told))
     if sha256:
         denoiser = denoiser.replace(provenance={**denoiser.provenance, "sha256": sha256.lower()})
     if codec is not None:
@@ -76,6 +83,8 @@ def read(place: Place, request: Request) -> Denoiser:
     assert place.form is not None, place
     if request.family is not None:
         find(request.family, FAMILIES, "family")
+    if request.config is not None and not is_state_dict(place):
+        raise CheckpointError(f"{request.path} tells itself what its network is: leave config out.")
     denoiser = READERS[place.form](request)
     if request.num_heads not in (None, denoiser.backbone.config.get("num_heads")):  # type: ignore[union-attr]
         raise CheckpointError(f"{request.path} tells itself what its network is: leave num_heads out.")
@@ -84,9 +93,24 @@ def read(place: Place, request: Request) -> Denoiser:
     return denoiser
 
 
+def read_config(config: Mapping[str, Any] | str | os.PathLike | None) -> Mapping[str, Any] | None:
+    if config is None or isinstance(config, Mapping):
+        return config
+    from .readers.folder_weights import read_json
+
+    return read_json(Path(config))
+
+
 def is_difference(place: Place) -> bool:
-    is_own = place.form == "safetensors" and not native.is_foreign(place.path)
+    is_own = place.form == "safetensors" and native.SPEC in native.read_metadata(place.path)
     return is_own and native.read_header(place.path).get("content") == native.DELTA
+
+
+def is_state_dict(place: Place) -> bool:
+    """Return whether a file has weights under their names, and no description of their network."""
+    if place.form != "safetensors":
+        return place.form == "torch"
+    return not {native.SPEC, native.CONFIG} & native.read_metadata(place.path).keys()
 
 
 def read_run(request: Request) -> Denoiser:
@@ -95,11 +119,18 @@ def read_run(request: Request) -> Denoiser:
 
 
 def read_safetensors(request: Request) -> Denoiser:
-    if not native.is_foreign(request.path):
+    metadata = native.read_metadata(request.path)
+    if native.SPEC in metadata:
         return read_native(request.path, request)
-    from .readers import nvidia
+    if native.CONFIG in metadata:
+        from .readers import nvidia
 
-    return nvidia.read_safetensors(request.path, request.meta)
+        return nvidia.read_safetensors(request.path, request.meta)
+    from d2o.pickles import torch_state
+
+    with native.open_file(request.path) as file:
+        state = torch_state.unwrap(request.path, native.read_tensors(file, request.meta), request.key)
+    return read_state(state, request, {})
 
 
 def read_native(path: Path, request: Request) -> Denoiser:
@@ -134,22 +165,29 @@ def read_torch(request: Request) -> Denoiser:
     from d2o.pickles import persistence, torch_state
     from d2o.pickles.values import get_items
 
-    from .readers import consistency, dit, nvidia
+    from .readers import nvidia
 
-    path = request.path
-    with torch_state.open_file(path) as content:
+    with torch_state.open_file(request.path) as content:
         objects = persistence.Objects(content.source, get_items(content.value) or {}, content.storages)
         if objects.list_classes():
             return nvidia.read_objects(objects, request.key, request.meta)
         state = torch_state.read_tensors(content, request.key, request.meta)
-        model = torch_state.read_arguments(content).get("model")
+        arguments = torch_state.read_arguments(content)
+    return read_state(state, request, arguments)
+
+
+def read_state(state: Mapping[str, Tensor], request: Request, arguments: Mapping[Any, Any]) -> Denoiser:
+    """Return the denoiser of weights that are known by their names; `arguments` are those of its training."""
+    from .readers import dit, openai_unet
+
+    path = request.path
     if dit.recognise(state):
-        return dit.from_state(state, path, request.num_heads, request.family, model)
-    if consistency.recognise(state):
-        return consistency.from_state(state, path, request.family)
+        return dit.from_state(state, path, request.num_heads, request.family, request.config, arguments)
+    if openai_unet.recognise(state):
+        return openai_unet.from_state(state, path, request.family, request.config)
     counts = Counter(name.partition(".")[0][:60] for name in state).most_common(5)
     shown = ", ".join(f"{first} ({count})" for first, count in counts)
-    known = "d2o knows those of DiT and consistency_models"
+    known = "d2o knows those of DiT, SiT, consistency_models, guided-diffusion and improved-diffusion"
     raise UnsupportedCheckpointError(f"{path} contains weights of an unknown network, of the parts {shown}; {known}.")
 
 

@@ -214,9 +214,13 @@ def read_header(path: Path) -> dict[str, Any]:
 
 def is_foreign(path: Path) -> bool:
     """Return whether a safetensors file describes its network as EDM's classes do, rather than as ours."""
-    with open_file(path) as file:
-        metadata = file.metadata() or {}
+    metadata = read_metadata(path)
     return SPEC not in metadata and CONFIG in metadata
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    with open_file(path) as file:
+        return file.metadata() or {}
 
 
 def read_tensors(file: Any, meta: bool = False) -> dict[str, Tensor]:

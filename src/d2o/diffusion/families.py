@@ -130,7 +130,8 @@ class Discrete(Preconditioning):
     """Variance preserving, discrete times 0 to steps - 1: the schedule's name and range, or `betas` themselves.
 
     At time t the noise level is sqrt((1 - a) / a), where a is the product of 1 - beta up to t; the network's input is
-    the time whose level is nearest, by `nearest` "ratio" (in ln(sigma)) or "difference" (as EDM does for iDDPM).
+    the time whose level is nearest, by `nearest` "ratio" (in ln(sigma)) or "difference" (as EDM does for iDDPM), times
+    `time_scale`.
     `sigma_max` is at most the schedule's own. With `zero_snr` the schedule ends in pure noise (see `noise_levels`).
     """
 
@@ -142,6 +143,7 @@ class Discrete(Preconditioning):
     sigma_max: Number = SIGMA_MAX
     nearest: Literal["ratio", "difference"] = "ratio"
     zero_snr: bool = False
+    time_scale: Number = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigma_max", min(self.sigma_max, self.levels[-1].item()))
@@ -181,7 +183,7 @@ class Epsilon(Discrete):
         super().__post_init__()
 
     def __call__(self, sigma: Tensor) -> Coefficients:
-        return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time(sigma))
+        return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time_scale * self.time(sigma))
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -192,7 +194,7 @@ class Velocity(Discrete):
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         scale = (1 + sigma**2).rsqrt()
-        return Coefficients(scale**2, -sigma * scale, scale, self.time(sigma))
+        return Coefficients(scale**2, -sigma * scale, scale, self.time_scale * self.time(sigma))
 
 
 @dataclass(frozen=True, config=RECORD)

@@ -29,6 +29,8 @@ def find_obstacle(network: DhariwalUNet) -> str | None:
     blocks = [block for block in network.modules() if isinstance(block, Block) and block.num_heads]
     if any(norm.num_groups != GROUPS for norm in network.modules() if isinstance(norm, torch.nn.GroupNorm)):
         return f"it has levels of fewer than {4 * GROUPS} channels, whose norms have fewer than {GROUPS} groups"
+    if network.config["resampling"] != "block" or network.config["noise_embedding_multiplier"] != 1:
+        return "it resamples by convolutions, or its embedding of the time has a width of its own"
     if len({block.out_channels // block.num_heads for block in blocks}) > 1:
         return "its attention heads differ in size"
     return None

@@ -1,13 +1,15 @@
-"""DiT checkpoints: state dicts of facebookresearch/DiT, and DiTTransformer2DModel of diffusers."""
+"""DiT and SiT: state dicts of the authors' code, whose names are the same, and DiTTransformer2DModel of diffusers."""
 
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BeforeValidator, StrictBool, StrictInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from d2o import backbones
@@ -15,7 +17,20 @@ from d2o.backbones.dit import positions
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import name_file
+from d2o.records import RECORD, find
 
+from . import arguments
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "epsilon": {"kind": "epsilon"},
+    "sit": {"kind": "flow", "towards": "image"},
+    "flow": {"kind": "flow"},
+}
+"""What the network may predict: DiT's the noise; SiT's a velocity, of a time that runs towards the image."""
+PATHS = {"linear": "linear", "gvp": "trigonometric", "cosine": "trigonometric"}
+"""What SiT and REPA call a flow's path -> our name."""
+PROJECTORS = "projectors."
+"""What REPA trains beside a SiT (arXiv 2410.06940), whose time runs towards the noise."""
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Attention heads of the published widths S, B, L and XL: the weights do not show them."""
 
@@ -58,6 +73,26 @@ IGNORED = ("dropout", "norm_num_groups", "upcast_attention", "attention_type")
 """Settings without influence on a DiT that is not in training."""
 
 
+@dataclass(frozen=True, config=RECORD)
+class Arguments:
+    """What a network and its transport are constructed with; None where it is not said."""
+
+    input_size: StrictInt | None = None
+    patch_size: StrictInt | None = None
+    in_channels: StrictInt | None = None
+    hidden_size: StrictInt | None = None
+    depth: StrictInt | None = None
+    num_heads: StrictInt | None = None
+    mlp_ratio: float | None = None
+    num_classes: StrictInt | None = None
+    learn_sigma: StrictBool | None = None
+    path_type: Annotated[Literal["linear", "gvp", "cosine"], BeforeValidator(lambda name: str(name).lower())] | None = (
+        None
+    )
+    prediction: Literal["velocity", "v"] | None = None
+    class_dropout_prob: Any = None  # of training alone
+
+
 def recognise(state: Mapping[str, Any]) -> bool:
     names = {"x_embedder.proj.weight", "blocks.0.adaLN_modulation.1.weight", "final_layer.linear.weight", "pos_embed"}
     return names <= state.keys()
@@ -68,22 +103,31 @@ def from_state(
     path: Path,
     num_heads: int | None = None,
     family: str | None = None,
-    model: object = None,
+    config: Mapping[str, Any] | None = None,
+    training: Mapping[Any, Any] | None = None,
 ) -> Denoiser:
-    """Return the denoiser of a state dict; `model` is what its training's arguments call it."""
+    """Return the denoiser of a state dict; `training` are the arguments of its training script."""
+    training = training or {}
     with name_file(path):
-        if family is None:
-            check_family(model if isinstance(model, str) else path.name)
-        spec = describe(state, num_heads)
-    return native.make(path, spec, drop_sigma(dict(state), spec))
+        model = training.get("model")
+        name = find_family(model if isinstance(model, str) else path.name) if family is None else family
+        found = {key: training[key] for key in ("path_type", "prediction") if isinstance(training.get(key), str)}
+        spec = describe(state, num_heads, found | dict(config or {}), name)
+    if family is None and name != "epsilon":
+        spec["provenance"]["assumed"]["family"] = name
+    tensors = {name: tensor for name, tensor in state.items() if not name.startswith(PROJECTORS)}
+    return native.make(path, spec, drop_sigma(tensors, spec))
 
 
-def check_family(name: str) -> None:
-    """Raise a ValueError unless a name says DiT: SiT's weights look the same and predict a velocity."""
-    words = re.findall("[a-z]+", name.lower())
-    if "dit" not in words or "sit" in words:
-        reason = "SiT's networks look the same and predict a velocity, which is not read yet; if it is a DiT"
-        raise ValueError(f"{reason}, `d2o convert FILE OUT.safetensors --family epsilon` reads it")
+def find_family(name: str) -> str:
+    """Return which family a name says: the weights of DiT and SiT look the same, so a ValueError if it does not."""
+    said = {"dit": "epsilon", "sit": "sit"}
+    words = {said[word] for word in re.findall("[a-z]+", name.lower()) if word in said}
+    if len(words) != 1:
+        reason = "the weights of DiT, which predicts noise, and SiT, which predicts a velocity, look the same"
+        remedy = "`d2o convert FILE OUT.safetensors --family epsilon` reads a DiT, and `--family sit` a SiT"
+        raise ValueError(f"{reason}; {remedy}")
+    return words.pop()
 
 
 def translate_diffusers(
@@ -114,8 +158,13 @@ def drop_sigma(tensors: dict[str, Tensor], spec: Mapping[str, Any]) -> dict[str,
     return {f"backbone.{name}": tensor for name, tensor in tensors.items()}
 
 
-def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[str, Any]:
-    """Return the description, as in our own files, that the shapes of a facebookresearch/DiT state dict tell."""
+def describe(
+    state: Mapping[str, Tensor],
+    num_heads: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    family: str = "epsilon",
+) -> dict[str, Any]:
+    """Return the description, as in our own files, that the shapes of the authors' state dict and arguments tell."""
 
     def shape(name: str, dimensions: int) -> list[int]:
         tensor = state.get(name)
@@ -126,7 +175,14 @@ def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[
 
     channels, in_channels, patch_size, _ = shape("x_embedder.proj.weight", 4)
     places, outputs = shape("pos_embed", 3)[1], shape("final_layer.linear.weight", 2)[0]
-    heads = num_heads or HEADS.get(channels)
+    facts = {"input_size": math.isqrt(places) * patch_size, "patch_size": patch_size, "in_channels": in_channels}
+    facts |= {"hidden_size": channels, "learn_sigma": outputs == 2 * in_channels * patch_size**2}
+    facts["num_classes"] = shape("y_embedder.embedding_table.weight", 2)[0] - 1
+    facts["depth"] = len({found[1] for name in state if (found := re.match(r"blocks\.(\d+)\.", name))})
+    facts["mlp_ratio"] = shape("blocks.0.mlp.fc1.weight", 2)[0] // channels
+    given = arguments.read(Arguments, config, facts)
+    preconditioning, assumed = choose_family(state, family, given)
+    heads = num_heads or given.num_heads or HEADS.get(channels)
     if heads is None:
         published = ", ".join(map(str, HEADS))
         raise ValueError(
@@ -135,17 +191,31 @@ def describe(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[
         )
     backbone = {
         "kind": "dit",
-        "resolution": math.isqrt(places) * patch_size,
+        "resolution": facts["input_size"],
         "in_channels": in_channels,
         "out_channels": count_noise_channels(outputs / patch_size**2, in_channels),
-        "num_classes": shape("y_embedder.embedding_table.weight", 2)[0] - 1,
+        "num_classes": facts["num_classes"],
         "patch_size": patch_size,
         "channels": channels,
-        "num_blocks": len({found[1] for name in state if (found := re.match(r"blocks\.(\d+)\.", name))}),
+        "num_blocks": facts["depth"],
         "num_heads": heads,
-        "mlp_multiplier": shape("blocks.0.mlp.fc1.weight", 2)[0] // channels,
+        "mlp_multiplier": facts["mlp_ratio"],
     }
-    return native.compose(backbone, {"kind": "epsilon"}, provenance={"format": "facebookresearch/DiT"})
+    source = "facebookresearch/DiT" if family == "epsilon" else "SiT"
+    return native.compose(backbone, preconditioning, provenance={"format": source, "assumed": assumed})
+
+
+def choose_family(state: Mapping[str, Any], family: str, given: Arguments) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the description of the preconditioning, and what of it was assumed."""
+    chosen = find(family, FAMILIES, "family of these weights")
+    if family == "epsilon":
+        if given.path_type or given.prediction:
+            raise ValueError("it has the arguments of a flow, path_type or prediction, and so the family sit")
+        return chosen, {}
+    if any(name.startswith(PROJECTORS) for name in state):
+        chosen = FAMILIES["flow"]
+    assumed = {} if given.path_type else {"path_type": "linear"}
+    return chosen | {"path": PATHS[given.path_type or "linear"]}, assumed
 
 
 def describe_diffusers(config: Mapping[str, Any], family: Mapping[str, Any], shared: bool) -> dict[str, Any]:

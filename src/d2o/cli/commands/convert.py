@@ -35,7 +35,10 @@ class Convert:
     num_heads: int | None = None
     """Attention heads of a DiT's state dict of no published width, which does not tell them."""
     family: str | None = None
-    """What a state dict's network predicts where its weights do not tell: consistency (x0 in one step), epsilon."""
+    """What a state dict's network predicts where its weights do not tell: consistency (x0 in one step), epsilon, sit,
+    flow."""
+    config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """A JSON file of the arguments that a state dict's network was constructed with, which its weights do not tell."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     check_inputs(options.base)
     path = locate(options.model, "model", sha256=options.sha256).path
     sha256 = None if path.is_dir() else sha256_of(path)
-    told = {"key": options.key, "base": options.base, "num_heads": options.num_heads, "family": options.family}
+    told = {name: getattr(options, name) for name in ("key", "base", "num_heads", "family", "config")}
     denoiser = load(path, sha256=sha256, **told)
     save(options.out, denoiser)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())

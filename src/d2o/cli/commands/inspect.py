@@ -8,7 +8,9 @@ examples:
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from d2o.checkpoints import inspect
 from d2o.cli.options import Model, parse
@@ -30,7 +32,10 @@ class Inspect:
     num_heads: int | None = None
     """Attention heads of a DiT's state dict of no published width, which does not tell them."""
     family: str | None = None
-    """What a state dict's network predicts where its weights do not tell: consistency (x0 in one step), epsilon."""
+    """What a state dict's network predicts where its weights do not tell: consistency (x0 in one step), epsilon, sit,
+    flow."""
+    config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """A JSON file of the arguments that a state dict's network was constructed with, which its weights do not tell."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -61,7 +66,10 @@ def table(record: dict[str, Any], frozen: str) -> str:
         "d2o-f freezes": frozen,
         "sampling": describe_sampling(record),
         "sha256": record["sha256"] or "-",
-        **{name: settings(record[name]) for name in ("configuration", "preconditioning", "provenance")},
+        **{
+            name: settings(record[name]) or "-"
+            for name in ("configuration", "preconditioning", "assumed", "provenance")
+        },
     }
     return "\n".join([printable(record["path"]), *(f"  {name:<16} {printable(value)}" for name, value in rows.items())])
 

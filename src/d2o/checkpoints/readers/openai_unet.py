@@ -1,0 +1,286 @@
+"""State dicts of OpenAI's U-Net: consistency_models, guided-diffusion and improved-diffusion.
+
+It is the ADM network under other names (arXiv 2303.01469, 2105.05233, 2102.09672). Sizes are read from shapes. What
+weights do not show is taken from the constructor's arguments, or else from what the released models have, and said.
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, StrictBool, StrictInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from d2o.checkpoints import native
+from d2o.checkpoints.native import rows
+from d2o.diffusion.denoiser import Denoiser
+from d2o.errors import name_file
+from d2o.records import RECORD, find
+
+from . import arguments
+
+PIXELS = {
+    (1, 2, 2, 2): 32, (1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256, (0.5, 1, 1, 2, 2, 4, 4): 512,
+}  # fmt: skip
+"""The multipliers of the levels' widths -> the side of the images that the released models have with them."""
+COSINE_UP_TO = 64
+"""The side of the largest images that were trained with the cosine schedule."""
+RELEASED: dict[tuple[int, int], dict[str, Any]] = {
+    (64, 192): {"num_head_channels": 64, "use_new_attention_order": True},
+    (256, 256): {"num_head_channels": 64},
+    (512, 256): {"num_head_channels": 64},
+}
+"""Side of the images and width of guided-diffusion's models -> where they depart from the defaults of its scripts."""
+CONSISTENCY = {"num_head_channels": 64, "use_new_attention_order": True}
+SCRIPTS_HEADS, CONSTRUCTOR_HEADS = 4, 1
+"""How many attention heads are meant where nobody says: by the scripts, and by the constructor."""
+GROUPS = 32
+FAMILIES = {"consistency": "boundary", "boundary": "boundary", "epsilon": "epsilon"}
+SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+STEPS = 1000
+TIME_SCALE = 250.0
+"""Consistency models take 250 ln(sigma) as the time."""
+STEM = "input_blocks.0.0.weight"
+OUTER = {
+    "time_embed.0": "map_layer0", "time_embed.2": "map_layer1", "label_emb": "map_label",
+    "out.0": "out_norm", "out.2": "out_conv",
+}  # fmt: skip
+RESIDUAL = {
+    "in_layers.0": "norm0", "in_layers.2": "conv0", "emb_layers.1": "affine", "out_layers.0": "norm1",
+    "out_layers.3": "conv1", "skip_connection": "skip",
+}  # fmt: skip
+RESAMPLING = {"op": "conv0", "conv": "conv0"}
+"""The convolutions that stand for resampling blocks."""
+ATTENTION = {"norm": "norm2", "qkv": "qkv", "proj_out": "proj"}
+UPS = tuple(f"{part}.{layer}.weight" for part in (1, 2) for layer in ("in_layers.2", "conv"))
+"""What doubles the image at the end of an output block, after its attention if it has one."""
+
+
+@dataclass(frozen=True, config=RECORD)
+class Arguments:
+    """What `UNetModel` and the diffusion are constructed with, under the names of both; None where it is not said."""
+
+    image_size: StrictInt | None = None
+    in_channels: StrictInt | None = None
+    out_channels: StrictInt | None = None
+    model_channels: StrictInt | None = None
+    num_channels: StrictInt | None = None
+    num_res_blocks: StrictInt | None = None
+    num_classes: StrictInt | None = None
+    class_cond: StrictBool | None = None
+    learn_sigma: StrictBool | None = None
+    use_scale_shift_norm: StrictBool | None = None
+    resblock_updown: StrictBool | None = None
+    num_heads: StrictInt | None = None
+    num_head_channels: StrictInt | None = None
+    num_heads_upsample: StrictInt = -1
+    use_new_attention_order: StrictBool | None = None  # not of consistency models, whose order is always the new one
+    noise_schedule: Literal["linear", "cosine"] | None = None
+    diffusion_steps: Annotated[int, Field(strict=True, ge=1)] | None = None
+    rescale_timesteps: StrictBool | None = None
+    predict_xstart: StrictBool = False
+    conv_resample: Literal[True] = True
+    dims: Literal[2] = 2
+    # Shown by the weights, or of no account for who has them.
+    channel_mult: Any = None
+    attention_resolutions: Any = None
+    dropout: Any = None
+    use_checkpoint: Any = None
+    use_fp16: Any = None
+    use_kl: Any = None
+    sigma_small: Any = None
+    rescale_learned_sigmas: Any = None
+    timestep_respacing: Any = None
+
+
+def recognise(state: Mapping[str, Any]) -> bool:
+    return {"time_embed.0.weight", STEM, "middle_block.1.qkv.weight"} <= state.keys()
+
+
+def from_state(
+    state: Mapping[str, Tensor], path: Path, family: str | None = None, config: Mapping[str, Any] | None = None
+) -> Denoiser:
+    with name_file(path):
+        spec, new_order = describe(state, path.name, family, config)
+    denoiser = native.build(path, spec)
+    assumed = spec["provenance"]["assumed"]
+    if spec["preconditioning"]["kind"] == "epsilon" and assumed and not state[STEM].is_meta:
+        rows = ", ".join(f"{name} = {value}" for name, value in assumed.items())
+        remedy = "`d2o convert FILE OUT.safetensors --config FILE.json` tells it something else"
+        warnings.warn(f"The weights in {path} do not show what d2o assumes, {rows}: {remedy}.", stacklevel=2)
+    network: Any = denoiser.backbone
+    modules = locate_modules(network)
+    heads = {name: block.num_heads for name, block in network.named_modules() if hasattr(block, "num_heads")}
+    tensors = {}
+    for name, tensor in state.items():
+        ours = native.rename(name, modules)
+        if name in ("out.2.weight", "out.2.bias"):  # the second half are learned variances
+            tensor = tensor[: spec["image_shape"][0]].clone() if tensor.dim() else tensor
+        tensors[f"backbone.{ours}"] = convert(name, tensor, heads.get(ours.rpartition(".qkv.")[0], 0), new_order)
+    for name, ours in denoiser.state_dict().items():
+        if name.endswith("resample_filter"):  # the mean of 2 x 2 pixels, which their network computes without weights
+            tensors[name] = torch.full(ours.shape, 0.25)
+    native.fill(path, denoiser, tensors)
+    return denoiser.eval()
+
+
+def describe(
+    state: Mapping[str, Tensor], name: str, family: str | None = None, config: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], bool]:
+    """Return the description, as in our own files, of the network that has these weights; and its order of attention.
+
+    The order says whether (query, key, value) come before (head, channel), or (head) before both.
+    """
+    facts, backbone, factors = measure(state)
+    kind = find_family(state, name, family, facts)
+    given = arguments.read(Arguments, config, facts)
+    side = given.image_size or PIXELS.get(factors)
+    if side is None:
+        remedy = 'a JSON file with {"image_size": N} does, as `d2o convert FILE OUT.safetensors --config FILE.json`'
+        raise ValueError(f"its weights do not show the side of its images; {remedy}")
+    settings = choose(given, side, facts["model_channels"], kind)
+    assumed = {name: value for name, value in settings.items() if getattr(given, name) is None}
+    assumed |= {} if given.image_size else {"image_size": side}
+    assumed |= {} if family or facts["learn_sigma"] else {"family": kind}
+    by_number = "num_heads" in settings
+    backbone |= {"num_heads": settings["num_heads"]} if by_number else {"head_channels": settings["num_head_channels"]}
+    backbone |= {"resolution": side, "groups": GROUPS, "dropout": 0.0}
+    backbone["attention_resolutions"] = [side >> level for level in backbone.pop("attention_levels")]
+    preconditioning = (
+        {"kind": kind, "time_scale": TIME_SCALE} if kind == "boundary" else describe_noise(settings, given)
+    )
+    source = "consistency_models" if kind == "boundary" else "guided-diffusion"
+    provenance = {"format": source, "file": name, "assumed": assumed}
+    spec = native.compose(backbone, preconditioning, one_step=kind == "boundary", provenance=provenance)
+    return spec, settings["use_new_attention_order"] or kind == "boundary"
+
+
+def measure(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any], tuple[float, ...]]:
+    """Return what shapes show: under the constructor's names, as our backbone's options, and the levels' multipliers.
+
+    A level ends in the decoder where the image is doubled; the encoder's blocks do not show it.
+    """
+    channels, outputs, width = rows(state, STEM, 1), rows(state, "out.2.weight"), rows(state, "time_embed.0.weight", 1)
+    if outputs not in (channels, 2 * channels) or channels == outputs == 6:
+        found = f"{channels} input and {outputs} output channels"
+        raise ValueError(f"it has {found}: upsamplers, and networks with other inputs than a noisy image, are not read")
+    count = sum(re.fullmatch(r"output_blocks\.\d+\.0\.out_layers\.3\.weight", name) is not None for name in state)
+    ups = [n for n in range(count) if any(f"output_blocks.{n}.{part}" in state for part in UPS)]
+    each = ups[0] + 1 if ups else count
+    if [*ups, count - 1] != list(range(each - 1, count, each)) or each < 2:
+        raise ValueError(
+            f"its {count} output blocks are not levels of equally many, of which each but the last doubles"
+        )
+    firsts = range(count - each, -1, -each)
+    widths = [rows(state, f"output_blocks.{first}.0.out_layers.3.weight") for first in firsts]
+    unit = width if all(wide % width == 0 for wide in widths) else math.gcd(width, *widths)
+    classes = rows(state, "label_emb.weight") if "label_emb.weight" in state else 0
+    embedded, shifted = (rows(state, f"input_blocks.1.0.{layer}.weight") for layer in ("emb_layers.1", "out_layers.3"))
+    scales, by_convolution = embedded == 2 * shifted, f"input_blocks.{each}.0.op.weight" in state
+    facts = {"in_channels": channels, "out_channels": outputs, "model_channels": width, "num_channels": width}
+    facts |= {"num_res_blocks": each - 1, "class_cond": classes > 0, "learn_sigma": outputs == 2 * channels}
+    facts |= {"use_scale_shift_norm": scales, "num_classes": classes}
+    facts |= {"resblock_updown": not by_convolution} if ups else {}
+    backbone = {
+        "kind": "dhariwal_unet",
+        "in_channels": channels,
+        "out_channels": channels,
+        "num_classes": classes,
+        "channels": unit,
+        "channel_multipliers": [wide // unit for wide in widths],
+        "noise_embedding_multiplier": width // unit,
+        "embedding_multiplier": rows(state, "time_embed.0.weight") // unit,
+        "num_blocks": each - 1,
+        "adaptive_scale": scales,
+        "resampling": "convolution" if by_convolution else "block",
+        "attention_levels": [n for n, first in enumerate(firsts) if f"output_blocks.{first}.1.qkv.weight" in state],
+    }
+    return facts, backbone, tuple(wide / width for wide in widths)
+
+
+def find_family(state: Mapping[str, Tensor], name: str, family: str | None, facts: Mapping[str, Any]) -> str:
+    """Return what the network predicts, by what the user says or else by what only one of the projects has."""
+    if family is not None:
+        kind = find(family, FAMILIES, "family of these weights")
+        if kind == "boundary" and facts["learn_sigma"]:
+            found = f"its {facts['out_channels']} output channels are noise and a learned sigma"
+            raise ValueError(f"{found}, which consistency models do not predict: leave family out")
+        return kind
+    # Consistency models have convolutions of two dimensions in their attention.
+    if facts["learn_sigma"] or state["middle_block.1.qkv.weight"].dim() != 4 or not facts.get("resblock_updown", True):
+        return "epsilon"
+    if re.search(r"(?<![a-z])edm", name.lower()):
+        remedy = "if it is a consistency model, `d2o convert FILE OUT.safetensors --family consistency` reads it"
+        raise ValueError(f"by its name it is an EDM teacher of many steps, which is not read yet; {remedy}")
+    return "boundary"
+
+
+def choose(given: Arguments, side: int, width: int, kind: str) -> dict[str, Any]:
+    """Return what shapes do not show: what is given, or else what the released models have."""
+    count = CONSTRUCTOR_HEADS if given.model_channels else SCRIPTS_HEADS
+    defaults = {"num_head_channels": -1, "num_heads": count, "use_new_attention_order": False}
+    if kind == "boundary" or not (given.model_channels or given.num_channels):  # a whole config means its own defaults
+        defaults |= CONSISTENCY if kind == "boundary" else RELEASED.get((side, width), {})
+    if given.num_heads:
+        defaults["num_head_channels"] = -1
+    if kind == "epsilon":
+        defaults["noise_schedule"] = "cosine" if side <= COSINE_UP_TO else "linear"
+        defaults["diffusion_steps"] = STEPS
+    chosen = {name: value if (own := getattr(given, name)) is None else own for name, value in defaults.items()}
+    del chosen["num_heads" if chosen["num_head_channels"] > 0 else "num_head_channels"]
+    if "num_heads" in chosen and given.num_heads_upsample not in (-1, chosen["num_heads"]):
+        raise ValueError(f"its decoder has num_heads_upsample = {given.num_heads_upsample}, and d2o knows one number")
+    return chosen
+
+
+def describe_noise(settings: Mapping[str, Any], given: Arguments) -> dict[str, Any]:
+    schedule, steps = settings["noise_schedule"], settings["diffusion_steps"]
+    if given.predict_xstart:
+        raise ValueError("it predicts the image itself (predict_xstart), for which d2o has no family")
+    if steps != STEPS and given.rescale_timesteps is None:
+        remedy = "guided-diffusion's default is false, improved-diffusion's true"
+        raise ValueError(f"with {steps} diffusion_steps its config must say rescale_timesteps ({remedy})")
+    family = {"kind": "epsilon", "schedule": SCHEDULES[schedule], "steps": steps}
+    if steps != STEPS:
+        family |= {"beta_start": 0.1 / steps, "beta_end": 20 / steps} if schedule == "linear" else {}
+        family |= {"time_scale": STEPS / steps} if given.rescale_timesteps else {}
+    return family
+
+
+def locate_modules(network: Any) -> dict[str, str]:
+    """Return our name of each of their modules that have weights."""
+    stem, *encoder = (f"enc.{name}" for name in network.enc)
+    first, second, *decoder = (f"dec.{name}" for name in network.dec)
+    residual = {f"input_blocks.{place}.0": block for place, block in enumerate(encoder, 1)}
+    attention = {f"input_blocks.{place}.1": block for place, block in enumerate(encoder, 1)}
+    residual |= {"middle_block.0": first, "middle_block.2": second}
+    attention["middle_block.1"] = first
+    place = -1
+    for block in decoder:
+        if block.endswith("_up"):  # with them it ends the block before, after its attention if it has one
+            residual |= {f"output_blocks.{place}.{part}": block for part in (1, 2)}
+        else:
+            place += 1
+            residual[f"output_blocks.{place}.0"] = attention[f"output_blocks.{place}.1"] = block
+    modules = {**OUTER, "input_blocks.0.0": stem}
+    for blocks, layers in ((residual, RESIDUAL | RESAMPLING), (attention, ATTENTION)):
+        modules |= {f"{theirs}.{t}": f"{ours}.{o}" for theirs, ours in blocks.items() for t, o in layers.items()}
+    return modules
+
+
+def convert(name: str, tensor: Tensor, heads: int, new_order: bool) -> Tensor:
+    """Return one of their weights in the shape and order of our layer's: (head, channel, which of the three)."""
+    if name.startswith("label_emb.") and tensor.dim() == 2:
+        return tensor.T.contiguous()
+    if ".qkv." in name and heads and tensor.dim() and len(tensor) % (3 * heads) == 0:
+        each = len(tensor) // (3 * heads)
+        parts = tensor.unflatten(0, (3, heads, each) if new_order else (heads, 3, each))
+        tensor = parts.movedim(0 if new_order else 1, 2).flatten(0, 2)
+    if name.endswith((".qkv.weight", ".proj_out.weight")) and tensor.dim() == 3 and tensor.shape[2] == 1:
+        return tensor.unsqueeze(3)  # convolutions of one dimension
+    return tensor

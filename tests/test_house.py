@@ -124,7 +124,7 @@ def test_a_file_can_be_read_in_one_go(file):
     assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
 
 
-BUDGETS = {"all": 17_800, "core": 10_700, "folder": 2_200}
+BUDGETS = {"all": 18_500, "core": 11_350, "folder": 2_200}
 """Lines of Python: of src/d2o, of what the paper says (floors below training, and training), and of one folder."""
 CORE = (
     "diffusion",

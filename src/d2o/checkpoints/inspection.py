@@ -59,7 +59,6 @@ class Inspection:
             "start": self.denoiser.sigma_max,
             "clip": self.denoiser.clip,
             "preconditioning": spec["preconditioning"],
-            "family": spec["preconditioning"]["kind"],
             "assumed": provenance.pop("assumed", {}),
             "provenance": provenance,
         }

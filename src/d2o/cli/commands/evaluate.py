@@ -8,14 +8,14 @@ examples:
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 import d2o
 from d2o.checkpoints.native import read_header
 from d2o.checkpoints.places import SAVED, Place, locate
-from d2o.cli.options import FeatureOptions, Preparation, StartOptions, check_inputs, parse
+from d2o.cli.options import FeatureOptions, ModelOptions, Preparation, check_inputs, parse
 from d2o.cli.progress import counted, say
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
@@ -24,7 +24,7 @@ from d2o.metrics.report import report
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Preparation, FeatureOptions, StartOptions):
+class Evaluate(Preparation, FeatureOptions, ModelOptions):
     """The options of `d2o evaluate`."""
 
     a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
@@ -46,13 +46,13 @@ class Evaluate(Preparation, FeatureOptions, StartOptions):
     base: str | None = None
     """The model that A was fine-tuned from, where its file has only the weights that fine-tuning changed."""
 
-    def open(self, place: Place, base: str | None = None) -> str | Images | Denoiser:
+    def open(self, place: Place, base: str | None = None, **told: Any) -> str | Images | Denoiser:
         """Return data sets prepared as asked, models with their codec and base, and everything else by its name."""
         if place.unfinished:
             seen = read_header(place.path / SAVED[1])["images"]
             say(f"{place.name} is an unfinished run: the model of its checkpoint at {seen:,} images is evaluated.")
-        if place.kind == "model" and (self.codec or base or self.start or self.clip):
-            return d2o.load(place.path, device=self.device, base=base, codec=self.codec)
+        if place.kind == "model" and any((self.codec, base, self.start, self.clip, *told.values())):
+            return d2o.load(place.path, device=self.device, base=base, codec=self.codec, **told)
         return self.prepare(place.name) if place.kind == "data" else place.name
 
 
@@ -62,11 +62,11 @@ def main(arguments: Sequence[str]) -> None:
     reference, source = locate(options.b), locate(options.a, *(("model",) if options.base else ()))
     check_inputs(options.base, codec=options.codec)
     find_space(options.features or "lite2", options.weights)
-    a, b = options.open(source, options.base), options.open(reference)
+    a, b = options.open(source, options.base, **options.told), options.open(reference)
     if isinstance(a, Denoiser):
         a = options.adapt(a, b if isinstance(b, Images) else None)
-    elif options.start or options.clip:
-        raise ValueError(f"--start and --clip are for models, and {options.a} is none: leave them out.")
+    elif any((options.start, options.clip, *options.told.values())):
+        raise ValueError(f"--start, --clip, --family and --config are for models; {options.a} is none: leave them out.")
     names = ("features", "images", "steps", "reference_steps", "guidance", "weights", "device")
     settings = {name: getattr(options, name) for name in names}
     evaluation = d2o.evaluate(a, b, batch_size=options.batch, counted=counted, **settings)

@@ -14,13 +14,13 @@ from typing import Annotated, Literal
 import tyro
 
 from d2o.checkpoints import load
-from d2o.cli.options import Model, StartOptions, check_inputs, parse, tell
+from d2o.cli.options import Model, ModelOptions, check_inputs, parse, tell
 from d2o.export import check_output, export
 from d2o.export.runtime import runtime_files
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(StartOptions):
+class Export(ModelOptions):
     """The options of `d2o export`."""
 
     model: Model
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.runtime is not None:
         runtime_files(options.runtime)
     exported = export(
-        options.adapt(load(options.model)),
+        options.adapt(load(options.model, **options.told)),
         options.out,
         options.to,
         dtype=options.dtype,

@@ -13,14 +13,14 @@ from typing import Annotated
 import tyro
 
 import d2o
-from d2o.cli.options import DataOptions, StartOptions, check_inputs, parse
+from d2o.cli.options import DataOptions, ModelOptions, check_inputs, parse
 from d2o.cli.progress import say
 from d2o.cli.training import RunOptions
 from d2o.training.fit import finetune
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(DataOptions, RunOptions, StartOptions):
+class Finetune(DataOptions, RunOptions, ModelOptions):
     """The options of `d2o finetune`."""
 
     from_: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL")]
@@ -39,9 +39,9 @@ def main(arguments: Sequence[str]) -> None:
     recipe = options.open_recipe(options.recipe)
     options.check_out()
     check_inputs(options.from_, options.base, data=options.data, codec=options.codec)
-    teacher = d2o.load(options.from_, base=options.base, codec=options.codec)
+    teacher = d2o.load(options.from_, base=options.base, codec=options.codec, **options.told)
     images = options.open(teacher)
-    asked = {name: value for name in ("start", "clip") if (value := getattr(options, name)) is not None}
-    teacher = options.adapt(teacher, images)
-    options.run(finetune, teacher, images, recipe, origin={"from": options.from_, **asked})
+    asked = {name: getattr(options, name) for name in ("family", "config", "start", "clip")}
+    origin = {"from": options.from_, **{name: value for name, value in asked.items() if value is not None}}
+    options.run(finetune, options.adapt(teacher, images), images, recipe, origin=origin)
     say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 import d2o
-from d2o.cli.options import OWN_IMAGES, Model, StartOptions, check_inputs, parse, tell
+from d2o.cli.options import OWN_IMAGES, Model, ModelOptions, check_inputs, parse, tell
 from d2o.cli.progress import counted, say
 from d2o.data.codec import check_pixels
 from d2o.data.files import check_images, parse_seeds, to_uint8, write_images
@@ -22,7 +22,7 @@ from d2o.diffusion.sampling import Churn, generate, labels_for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(StartOptions):
+class Sample(ModelOptions):
     """The options of `d2o sample`."""
 
     model: Model
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     seeds = parse_seeds(options.seeds)
     check_images(options.out)
     check_inputs(options.model, options.base, codec=options.codec)
-    denoiser = d2o.load(options.model, device=options.device, base=options.base, codec=options.codec)
+    denoiser = d2o.load(options.model, device=options.device, base=options.base, codec=options.codec, **options.told)
     check_pixels(denoiser)
     denoiser = options.adapt(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)

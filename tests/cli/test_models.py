@@ -1,4 +1,4 @@
-"""`--start` and `--clip`: another noise level to start from, and estimates within bounds, in every command."""
+"""What a model's file does not say, in every command: `--family`, `--config`, `--start`, `--clip`."""
 
 import json
 
@@ -7,8 +7,10 @@ import torch
 
 import d2o
 from conftest import make_denoiser
+from d2o.backbones.dit import DiT
 from d2o.cli.main import run
 from d2o.diffusion.families import Epsilon
+from d2o.diffusion.noise import PURE_NOISE
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +64,22 @@ def test_what_is_no_level_is_refused(wrong, teacher, tmp_path, capsys):
 def test_data_have_no_start(tmp_path, capsys):
     assert run(["evaluate", "digits", "digits", "--images", "20", "--start", "5"]) == 2
     assert "--start" in capsys.readouterr().err
+
+
+def test_a_family_is_told_wherever_a_model_is_opened(tiny_data, tmp_path, capsys):
+    weights = str(tmp_path / "weights.pt")
+    torch.save(DiT(8, 1, 2, 2, channels=384, num_blocks=1, num_heads=6).state_dict(), weights)
+    sample = ["sample", weights, "--seeds", "0-1", "--steps", "2", "--out"]
+    assert run([*sample, str(tmp_path / "a.npz")]) == 2
+    assert "--family" in capsys.readouterr().err
+    for family in ("sit", "epsilon"):
+        assert run([*sample, str(tmp_path / f"{family}.npz"), "--family", family]) == 0
+    assert (tmp_path / "sit.npz").read_bytes() != (tmp_path / "epsilon.npz").read_bytes()
+    told = ["--family", "sit"]
+    assert run(["evaluate", weights, "digits", "--features", "pixels", "--images", "8", *told]) == 0
+    command = ["finetune", "--from", weights, "--data", str(tiny_data), "--recipe", "digits-d2o", "--images", "8"]
+    command += ["--batch", "4", "--set", "discriminator.weights=random", "--out", str(tmp_path / "run")]
+    assert run([*command, *told]) == 0
+    found = start_of(capsys, str(tmp_path / "run"))
+    assert (found["family"], found["start"]) == ("flow", PURE_NOISE)
+    assert run(["export", weights, "--to", "safetensors", str(tmp_path / "plain.safetensors"), *told]) == 0

@@ -112,7 +112,7 @@ def test_autocast_keeps_the_embedding_exact(network: Backbone, batch: Batch) -> 
         rounded.float().square().mean().backward()
     assert torch.equal(*seen)
     assert seen[1].dtype == torch.float32
-    assert rounded.dtype == torch.bfloat16
+    assert not torch.equal(rounded.float(), exact), "nothing ran in bfloat16"
     assert (rounded.float() - exact).square().mean().sqrt() < 0.1 * exact.std()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 

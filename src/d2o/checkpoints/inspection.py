@@ -75,8 +75,8 @@ def inspect(
 ) -> Inspection:
     """Return what a file, folder, address or shipped name is, after the same checks as `load`, without its tensors."""
     place = locate(path, "model", sha256=sha256)
-    told = {"num_heads": num_heads, "family": family, "config": read_config(config)}
-    denoiser = read(place, Request(place.path, key, meta=True, **told))
+    given = {"num_heads": num_heads, "family": family, "config": read_config(config)}
+    denoiser = read(place, Request(place.path, key, meta=True, **given))
     kind = NAMES[str(place.form)]
     if place.form == "safetensors" and native.is_foreign(place.path):
         kind = "safetensors with EDM's names"

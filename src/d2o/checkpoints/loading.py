@@ -65,8 +65,8 @@ def load(
     if base is not None and not is_difference(place):
         raise CheckpointError(f"{place.path} is complete and needs no base: leave it out.")
     base = base if base is None or isinstance(base, Denoiser) else load(base)
-    told = {"num_heads": num_heads, "family": family, "config": read_config(config)}
-    denoiser = read(place, Request(place.path, key, base=base, **told))
+    given = {"num_heads": num_heads, "family": family, "config": read_config(config)}
+    denoiser = read(place, Request(place.path, key, base=base, **given))
     if sha256:
         denoiser = denoiser.replace(provenance={**denoiser.provenance, "sha256": sha256.lower()})
     if codec is not None:

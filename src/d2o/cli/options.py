@@ -47,22 +47,27 @@ def check_inputs(*models: str | None, data: str | None = None, codec: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """What a model's file does not say, and how it is asked for images."""
+class StateDictOptions:
+    """What a state dict does not say of its network."""
 
     family: str | None = None
-    """What a state dict's network predicts, where it does not tell: epsilon, consistency, sit, flow ..."""
-    config: str | None = None
-    """A JSON file of the arguments that a state dict's network was constructed with."""
+    """What a state dict's network predicts, where its weights do not tell: epsilon, consistency, sit, flow ..."""
+    config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """A JSON file of the arguments that a state dict's network was constructed with, which its weights do not tell."""
+
+    @property
+    def load_options(self) -> dict[str, Any]:
+        return {"family": self.family, "config": self.config}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(StateDictOptions):
+    """How a model is asked for images, besides what its file does not say."""
+
     start: Annotated[str | None, tyro.conf.arg(metavar="SIGMA|auto")] = None
     """The noise level that sampling starts from; auto: the largest from which one step gives images, not noise."""
     clip: Annotated[str | None, tyro.conf.arg(metavar="BOUND|none")] = None
     """Clamp each estimate of the image to -BOUND ... BOUND; none: do not, whatever the model's scheduler says."""
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """What the loader is told."""
-        return {"family": self.family, "config": self.config}
 
     def adapt(self, denoiser: "Denoiser", images: "Images | None" = None) -> "Denoiser":
         """Return the model with the start and bound that were asked for; "auto" looks at the images, if there are."""

@@ -13,13 +13,13 @@ import tyro
 
 from d2o.checkpoints import load, save
 from d2o.checkpoints.places import locate
-from d2o.cli.options import Model, check_inputs, parse, tell
+from d2o.cli.options import Model, StateDictOptions, check_inputs, parse, tell
 from d2o.cli.progress import say
 from d2o.files import check_file, sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert:
+class Convert(StateDictOptions):
     """The options of `d2o convert`."""
 
     model: Model
@@ -34,11 +34,6 @@ class Convert:
     """The model that it was fine-tuned from, where the file holds only what moved since."""
     num_heads: int | None = None
     """Attention heads of a DiT's state dict of no published width, which does not tell them."""
-    family: str | None = None
-    """What a state dict's network predicts where its weights do not tell: consistency (x0 in one step), epsilon, sit,
-    flow."""
-    config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """A JSON file of the arguments that a state dict's network was constructed with, which its weights do not tell."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -52,8 +47,8 @@ def main(arguments: Sequence[str]) -> None:
     check_inputs(options.base)
     path = locate(options.model, "model", sha256=options.sha256).path
     sha256 = None if path.is_dir() else sha256_of(path)
-    told = {name: getattr(options, name) for name in ("key", "base", "num_heads", "family", "config")}
-    denoiser = load(path, sha256=sha256, **told)
+    given = {name: getattr(options, name) for name in ("key", "base", "num_heads")}
+    denoiser = load(path, sha256=sha256, **given, **options.load_options)
     save(options.out, denoiser)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     if options.json:

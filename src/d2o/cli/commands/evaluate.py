@@ -46,13 +46,13 @@ class Evaluate(Preparation, FeatureOptions, ModelOptions):
     base: str | None = None
     """The model that A was fine-tuned from, where its file has only the weights that fine-tuning changed."""
 
-    def open(self, place: Place, base: str | None = None, **told: Any) -> str | Images | Denoiser:
+    def open(self, place: Place, base: str | None = None, **options: Any) -> str | Images | Denoiser:
         """Return data sets prepared as asked, models with their codec and base, and everything else by its name."""
         if place.unfinished:
             seen = read_header(place.path / SAVED[1])["images"]
             say(f"{place.name} is an unfinished run: the model of its checkpoint at {seen:,} images is evaluated.")
-        if place.kind == "model" and any((self.codec, base, self.start, self.clip, *told.values())):
-            return d2o.load(place.path, device=self.device, base=base, codec=self.codec, **told)
+        if place.kind == "model" and any((self.codec, base, self.start, self.clip, *options.values())):
+            return d2o.load(place.path, device=self.device, base=base, codec=self.codec, **options)
         return self.prepare(place.name) if place.kind == "data" else place.name
 
 
@@ -62,10 +62,10 @@ def main(arguments: Sequence[str]) -> None:
     reference, source = locate(options.b), locate(options.a, *(("model",) if options.base else ()))
     check_inputs(options.base, codec=options.codec)
     find_space(options.features or "lite2", options.weights)
-    a, b = options.open(source, options.base, **options.told), options.open(reference)
+    a, b = options.open(source, options.base, **options.load_options), options.open(reference)
     if isinstance(a, Denoiser):
         a = options.adapt(a, b if isinstance(b, Images) else None)
-    elif any((options.start, options.clip, *options.told.values())):
+    elif any((options.start, options.clip, *options.load_options.values())):
         raise ValueError(f"--start, --clip, --family and --config are for models; {options.a} is none: leave them out.")
     names = ("features", "images", "steps", "reference_steps", "guidance", "weights", "device")
     settings = {name: getattr(options, name) for name in names}

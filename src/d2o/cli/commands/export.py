@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.runtime is not None:
         runtime_files(options.runtime)
     exported = export(
-        options.adapt(load(options.model, **options.told)),
+        options.adapt(load(options.model, **options.load_options)),
         options.out,
         options.to,
         dtype=options.dtype,

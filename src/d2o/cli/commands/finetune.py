@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     recipe = options.open_recipe(options.recipe)
     options.check_out()
     check_inputs(options.from_, options.base, data=options.data, codec=options.codec)
-    teacher = d2o.load(options.from_, base=options.base, codec=options.codec, **options.told)
+    teacher = d2o.load(options.from_, base=options.base, codec=options.codec, **options.load_options)
     images = options.open(teacher)
     asked = {name: getattr(options, name) for name in ("family", "config", "start", "clip")}
     origin = {"from": options.from_, **{name: value for name, value in asked.items() if value is not None}}

@@ -8,19 +8,17 @@ examples:
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from d2o.checkpoints import inspect
-from d2o.cli.options import Model, parse
+from d2o.cli.options import Model, StateDictOptions, parse
 from d2o.diffusion.noise import PURE_NOISE
 from d2o.errors import printable
 from d2o.training.freezing import default_rules, freeze
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect:
+class Inspect(StateDictOptions):
     """The options of `d2o inspect`."""
 
     model: Model
@@ -31,11 +29,6 @@ class Inspect:
     """The hash that the file must have."""
     num_heads: int | None = None
     """Attention heads of a DiT's state dict of no published width, which does not tell them."""
-    family: str | None = None
-    """What a state dict's network predicts where its weights do not tell: consistency (x0 in one step), epsilon, sit,
-    flow."""
-    config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """A JSON file of the arguments that a state dict's network was constructed with, which its weights do not tell."""
     json: bool = False
     """Print JSON instead of a table."""
 

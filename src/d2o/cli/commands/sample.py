@@ -61,7 +61,9 @@ def main(arguments: Sequence[str]) -> None:
     seeds = parse_seeds(options.seeds)
     check_images(options.out)
     check_inputs(options.model, options.base, codec=options.codec)
-    denoiser = d2o.load(options.model, device=options.device, base=options.base, codec=options.codec, **options.told)
+    denoiser = d2o.load(
+        options.model, device=options.device, base=options.base, codec=options.codec, **options.load_options
+    )
     check_pixels(denoiser)
     denoiser = options.adapt(denoiser)
     classes = labels_for(seeds, denoiser.num_classes, options.class_)

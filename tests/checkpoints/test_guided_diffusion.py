@@ -54,7 +54,9 @@ def test_it_computes_what_their_network_does(tmp_path, form, suffix):
     state = make_weights(kind)
     (torch.save if suffix == ".pt" else safetensors.torch.save_file)(state, path)
     (tmp_path / "config.json").write_text(json.dumps(SIZE | told))
-    denoiser = d2o.load(path, family="epsilon", config=tmp_path / "config.json")
+    given = {"family": "epsilon", "config": tmp_path / "config.json"}
+    denoiser = d2o.load(path, **given)
+    assert "state dict" in inspect(path, **given).kind
     assert denoiser.image_shape == (3, 16, 16) and denoiser.num_classes == kind.classes and not denoiser.one_step
     x, time = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)), torch.tensor([3.0, 700.0])
     label = torch.tensor([2, 0]) if kind.classes else None

@@ -15,12 +15,17 @@ from .places import locate
 
 NAMES = {
     "run": "d2o safetensors",
-    "safetensors": "d2o safetensors",
     "pickle": "NVIDIA pickle",
     "torch": "torch state dict",
     "diffusers": "diffusers folder",
 }
 """What people call the forms of checkpoints."""
+DESCRIBED = {
+    native.SPEC: "d2o safetensors",
+    native.CONFIG: "safetensors with EDM's names",
+    None: "safetensors state dict",
+}
+"""And safetensors files, by how they describe their network."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,8 @@ def inspect(
     place = locate(path, "model", sha256=sha256)
     given = {"num_heads": num_heads, "family": family, "config": read_config(config)}
     denoiser = read(place, Request(place.path, key, meta=True, **given))
-    kind = NAMES[str(place.form)]
-    if place.form == "safetensors" and native.is_foreign(place.path):
-        kind = "safetensors with EDM's names"
-    elif is_difference(place):
+    kind = NAMES[str(place.form)] if place.form != "safetensors" else DESCRIBED[native.find_description(place.path)]
+    if is_difference(place):
         kind += ", a difference to a base"
     return Inspection(place.path, kind, None if place.path.is_dir() else sha256_of(place.path), denoiser)
 

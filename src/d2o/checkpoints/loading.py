@@ -102,15 +102,13 @@ def read_config(config: Mapping[str, Any] | str | os.PathLike | None) -> Mapping
 
 
 def is_difference(place: Place) -> bool:
-    is_own = place.form == "safetensors" and native.SPEC in native.read_metadata(place.path)
+    is_own = place.form == "safetensors" and native.find_description(place.path) == native.SPEC
     return is_own and native.read_header(place.path).get("content") == native.DELTA
 
 
 def is_state_dict(place: Place) -> bool:
     """Return whether a file has weights under their names, and no description of their network."""
-    if place.form != "safetensors":
-        return place.form == "torch"
-    return not {native.SPEC, native.CONFIG} & native.read_metadata(place.path).keys()
+    return place.form == "torch" or (place.form == "safetensors" and native.find_description(place.path) is None)
 
 
 def read_run(request: Request) -> Denoiser:
@@ -119,10 +117,10 @@ def read_run(request: Request) -> Denoiser:
 
 
 def read_safetensors(request: Request) -> Denoiser:
-    metadata = native.read_metadata(request.path)
-    if native.SPEC in metadata:
+    described = native.find_description(request.path)
+    if described == native.SPEC:
         return read_native(request.path, request)
-    if native.CONFIG in metadata:
+    if described == native.CONFIG:
         from .readers import nvidia
 
         return nvidia.read_safetensors(request.path, request.meta)

@@ -212,15 +212,11 @@ def read_header(path: Path) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if name != CHECKSUM}
 
 
-def is_foreign(path: Path) -> bool:
-    """Return whether a safetensors file describes its network as EDM's classes do, rather than as ours."""
-    metadata = read_metadata(path)
-    return SPEC not in metadata and CONFIG in metadata
-
-
-def read_metadata(path: Path) -> dict[str, str]:
+def find_description(path: Path) -> str | None:
+    """Return the key under which a safetensors file describes its network, SPEC or CONFIG; None in a state dict."""
     with open_file(path) as file:
-        return file.metadata() or {}
+        metadata = file.metadata() or {}
+    return next((key for key in (SPEC, CONFIG) if key in metadata), None)
 
 
 def read_tensors(file: Any, meta: bool = False) -> dict[str, Tensor]:

@@ -115,7 +115,7 @@ def would_do(path: Path, wanted: tuple[Kind, ...]) -> bool:
 
     try:
         place = recognise(str(path), path)
-        if place.form == "safetensors" and not native.is_foreign(path):
+        if place.form == "safetensors" and native.find_description(path) != native.CONFIG:
             native.read_header(path)
     except CheckpointError:
         return False

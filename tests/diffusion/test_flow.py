@@ -12,7 +12,7 @@ from torch import nn
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, Epsilon, Flow, Velocity, from_spec, start_at, to_spec
 from d2o.diffusion.noise import PURE_NOISE, flow_sigmas, noise_for
-from d2o.diffusion.sampling import euler_step, generate, heun_step, sample, timed_heun_step
+from d2o.diffusion.sampling import euler_step, generate, heun_step, heun_step_in_time, sample
 
 CONVENTIONS: list[Flow] = [
     Flow(path=path, towards=towards, time_scale=scale, angular=angular)  # pyright: ignore[reportArgumentType]
@@ -121,7 +121,7 @@ def test_heun_in_time_is_of_second_order_from_pure_noise():
         found = (sample(exact, noise, flow_sigmas(steps), step) for steps in (32, 64, 128))
         return [(images - truth).abs().max().item() for images in found]
 
-    order = [math.log2(before / after) for before, after in pairwise(errors(timed_heun_step))]
+    order = [math.log2(before / after) for before, after in pairwise(errors(heun_step_in_time))]
     assert order == pytest.approx([2, 2], abs=0.1)
     assert [math.log2(a / b) for a, b in pairwise(errors(euler_step))] == pytest.approx([1, 1], abs=0.1)
     assert errors(heun_step)[-1] > 1, "the trapezoid in sigma cannot cross an infinite interval"
@@ -129,7 +129,7 @@ def test_heun_in_time_is_of_second_order_from_pure_noise():
 
 def test_both_heuns_agree_on_a_short_way():
     x = torch.randn(64, dtype=torch.float64)
-    for step in (heun_step, timed_heun_step):
+    for step in (heun_step, heun_step_in_time):
         assert (step(exact, x, 2.0, 1.99) - heun_step(exact, x, 2.0, 1.99)).abs().max() < 1e-6
         assert torch.equal(step(exact, x, 2.0, 0), exact(x, 2.0))
 
@@ -137,9 +137,9 @@ def test_both_heuns_agree_on_a_short_way():
 def test_heun_takes_a_level_for_each_image():
     x = torch.randn(3, 1, 4, 4, dtype=torch.float64)
     sigma, sigma_next = torch.tensor([[5.0, 2.0, 0.5], [3.0, 1.0, 0.1]], dtype=torch.float64).view(2, 3, 1, 1, 1)
-    together = timed_heun_step(exact, x, sigma, sigma_next)
+    together = heun_step_in_time(exact, x, sigma, sigma_next)
     for i in range(3):
-        alone = timed_heun_step(exact, x[i : i + 1], sigma[i].item(), sigma_next[i].item())
+        alone = heun_step_in_time(exact, x[i : i + 1], sigma[i].item(), sigma_next[i].item())
         torch.testing.assert_close(together[i : i + 1], alone)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser, evaluation_mode
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.sampling import Step, euler_step, heun_of, labels_for, trajectory
+from d2o.diffusion.sampling import Step, euler_step, heun_step_of, labels_for, trajectory
 from d2o.errors import Diverged
 from d2o.metrics.counting import Counted, unshown
 
@@ -41,7 +41,7 @@ class Sampling:
         return denoiser.preconditioning.sigmas(self.steps)[:-1]
 
     def step(self, denoiser: Denoiser) -> Step:
-        return heun_of(denoiser.preconditioning) if self.sampler == "heun" else euler_step
+        return heun_step_of(denoiser.preconditioning) if self.sampler == "heun" else euler_step
 
     def batches(self, count: int, title: str) -> Iterator[Sequence[int]]:
         seeds = self.seeds[:count]

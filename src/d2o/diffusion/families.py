@@ -39,8 +39,8 @@ class Preconditioning:
     kind: ClassVar[str]
     __dataclass_fields__: ClassVar[dict]
     sigma_max: float
-    log_normal: ClassVar[tuple[float, float]] = (-1.2, 1.2)
-    """Mean and deviation of ln(sigma) in training (arXiv 2206.00364, table 1)."""
+    log_sigma_in_training: ClassVar[tuple[float, float]] = (-1.2, 1.2)
+    """Mean and deviation (arXiv 2206.00364, table 1)."""
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         raise NotImplementedError
@@ -50,8 +50,8 @@ class Preconditioning:
         return karras_sigmas(steps, sigma_max=self.sigma_max)
 
     @property
-    def timed(self) -> bool:
-        """Whether its paths are nearly straight in the time sigma / (1 + sigma) rather than in sigma."""
+    def solved_in_time(self) -> bool:
+        """Whether solvers step in t = sigma / (1 + sigma), in which its paths are nearly straight, and not in sigma."""
         return self.sigma_max == PURE_NOISE
 
     def weight(self, sigma: Tensor) -> Tensor:
@@ -130,9 +130,8 @@ class Discrete(Preconditioning):
     """Variance preserving, discrete times 0 to steps - 1: the schedule's name and range, or `betas` themselves.
 
     At time t the noise level is sqrt((1 - a) / a), where a is the product of 1 - beta up to t; the network's input is
-    the time whose level is nearest, by `nearest` "ratio" (in ln(sigma)) or "difference" (as EDM does for iDDPM), times
-    `time_scale`.
-    `sigma_max` is at most the schedule's own. With `zero_snr` the schedule ends in pure noise (see `noise_levels`).
+    `time_scale` times the time whose level is nearest, by `nearest` "ratio" (in ln(sigma)) or "difference" (as EDM does
+    for iDDPM). `sigma_max` is at most the schedule's own. With `zero_snr` it ends in pure noise (see `noise_levels`).
     """
 
     schedule: Schedule = "linear"
@@ -209,7 +208,10 @@ class Flow(Preconditioning):
     """
 
     kind: ClassVar[str] = "flow"
-    log_normal: ClassVar[tuple[float, float]] = (0.0, 1.0)  # logit-normal times (arXiv 2403.03206, section 3.1)
+    log_sigma_in_training: ClassVar[tuple[float, float]] = (
+        0.0,
+        1.0,
+    )  # logit-normal times (arXiv 2403.03206, section 3.1)
     path: Literal["linear", "trigonometric"] = "linear"
     towards: Literal["noise", "image"] = "noise"
     time_scale: Number = 1.0
@@ -235,7 +237,7 @@ class Flow(Preconditioning):
         return flow_sigmas(steps, self.shift, self.sigma_max, self.last_time)
 
     @property
-    def timed(self) -> bool:
+    def solved_in_time(self) -> bool:
         return True
 
 

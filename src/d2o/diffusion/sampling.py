@@ -39,7 +39,7 @@ def heun_step(denoise: Denoise, x: Tensor, sigma: Level, sigma_next: Level) -> T
     return x + (sigma_next - sigma) * (slope + slope_there) / 2
 
 
-def timed_heun_step(denoise: Denoise, x: Tensor, sigma: Level, sigma_next: Level) -> Tensor:
+def heun_step_in_time(denoise: Denoise, x: Tensor, sigma: Level, sigma_next: Level) -> Tensor:
     """Move x by Heun's rule in the time t = sigma / (1 + sigma) of flows, along x / (1 + sigma) = (1 - t) x0 + t noise.
 
     Its velocity, noise - x0, stays finite where sigma does not, so that the first step may start from pure noise.
@@ -93,9 +93,9 @@ def add_churn(step: Step, churn: Churn, intervals: int, generators: Sequence[np.
     return noisier_step
 
 
-def heun_of(family: Preconditioning) -> Step:
+def heun_step_of(family: Preconditioning) -> Step:
     """Return Heun's step in the time in which a family's paths are nearly straight."""
-    return timed_heun_step if family.timed else heun_step
+    return heun_step_in_time if family.solved_in_time else heun_step
 
 
 def trajectory(
@@ -162,7 +162,7 @@ def generate(
         generators = streams(seeds[part])
         noise = draw(generators, denoiser.image_shape, denoiser.device)
         classes = None if labels is None else labels[part].to(noise.device)
-        step = {"heun": heun_of(family), "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
+        step = {"heun": heun_step_of(family), "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
         if churn is not None:
             step = add_churn(step, churn, len(sigmas) - 1, generators)
         yield denoiser.decode(sample(lambda x, sigma, c=classes: predict(x, sigma, c), noise, sigmas, step))

@@ -42,7 +42,7 @@ class Denoising(Objective):
         if self.augmentation is not None:
             x0, augmentation = augment(x0, batch.uniform("augmentation", AUGMENTATION_DRAWS), self.augmentation)
         family = networks.student.preconditioning
-        mean, deviation = family.log_normal
+        mean, deviation = family.log_sigma_in_training
         mean = mean if self.sigma_mean is None else self.sigma_mean
         deviation = deviation if self.sigma_deviation is None else self.sigma_deviation
         sigma = log_normal_sigmas(batch.uniform("level", 1)[:, 0], mean, deviation)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import start_at
-from d2o.diffusion.sampling import euler_step, heun_of
+from d2o.diffusion.sampling import euler_step, heun_step_of
 from d2o.records import RECORD, Real, Whole
 
 from .batch import Batch
@@ -103,7 +103,7 @@ def solver_step(
     straight_on = euler_step(denoise, x, here, there)
     if solver == "euler":
         return straight_on
-    heun_step = heun_of(denoiser.preconditioning)
+    heun_step = heun_step_of(denoiser.preconditioning)
     return torch.where(there > 0, heun_step(denoise, x, here, there.clamp(min=TINY)), straight_on)
 
 

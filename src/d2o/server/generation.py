@@ -13,7 +13,7 @@ from torch import Tensor
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.sampling import heun_of, sample, trajectory
+from d2o.diffusion.sampling import heun_step_of, sample, trajectory
 
 from .query import Point
 
@@ -43,7 +43,7 @@ def noise_at(points: Sequence[Point], shape: Sequence[int]) -> Tensor:
 @torch.no_grad()
 def make_images(denoiser: Denoiser, points: Sequence[Point], labels: Tensor | None) -> tuple[np.ndarray, float]:
     """Return one-step images uint8 [N,H,W,C] of points and classes [N], and the seconds of network and codec."""
-    device = find_device(denoiser)
+    device = denoiser.device
     images, seconds = [], 0.0
     for first in range(0, len(points), BATCH):
         part = slice(first, first + BATCH)
@@ -65,7 +65,7 @@ def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps:
     images; `guess`, the image that the network predicted from it; `result`, the next x and at last the image. Of latent
     images, slow to decode, all but the last result show their first channel. `calls` and `milliseconds` add up.
     """
-    device = find_device(denoiser)
+    device = denoiser.device
     label = None if label is None else label.to(device)
     guesses: list[Tensor] = []
 
@@ -81,7 +81,7 @@ def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps:
 
     family = denoiser.preconditioning
     sigmas = family.sigmas(steps)
-    path = trajectory(denoise, noise_at([point], denoiser.image_shape).to(device), sigmas, heun_of(family))
+    path = trajectory(denoise, noise_at([point], denoiser.image_shape).to(device), sigmas, heun_step_of(family))
     shown, seconds, calls = preview(scale(next(path), sigmas[0])), 0.0, 0
     for sigma, sigma_next in pairwise(sigmas):
         began = clock(device)
@@ -94,10 +94,6 @@ def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps:
         yield {"sigma": sigma, **pictures, "calls": calls, "milliseconds": 1000 * seconds}
         guesses.clear()
         shown = result
-
-
-def find_device(denoiser: Denoiser) -> torch.device:
-    return next((p.device for p in denoiser.parameters()), torch.device("cpu"))
 
 
 def clock(device: torch.device) -> float:

@@ -164,10 +164,10 @@ class Discrete(Preconditioning):
         return (self.sigma_max, *inner, 0.0)
 
     def time(self, sigma: Tensor) -> Tensor:
-        """Return the time, a whole number of sigma's type, whose noise level is nearest."""
+        """Return what the network is told: `time_scale` times the whole number whose noise level is nearest."""
         upper, lower = self.levels[1:], self.levels[:-1]
         between = ((upper * lower).sqrt() if self.nearest == "ratio" else (upper + lower) / 2).to(sigma)
-        return (sigma[..., None] > between).sum(-1).to(sigma)
+        return self.time_scale * (sigma[..., None] > between).sum(-1).to(sigma)
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -182,7 +182,7 @@ class Epsilon(Discrete):
         super().__post_init__()
 
     def __call__(self, sigma: Tensor) -> Coefficients:
-        return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time_scale * self.time(sigma))
+        return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time(sigma))
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -193,7 +193,7 @@ class Velocity(Discrete):
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         scale = (1 + sigma**2).rsqrt()
-        return Coefficients(scale**2, -sigma * scale, scale, self.time_scale * self.time(sigma))
+        return Coefficients(scale**2, -sigma * scale, scale, self.time(sigma))
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -208,10 +208,7 @@ class Flow(Preconditioning):
     """
 
     kind: ClassVar[str] = "flow"
-    log_sigma_in_training: ClassVar[tuple[float, float]] = (
-        0.0,
-        1.0,
-    )  # logit-normal times (arXiv 2403.03206, section 3.1)
+    log_sigma_in_training: ClassVar[tuple[float, float]] = (0.0, 1.0)  # logit-normal times (arXiv 2403.03206, 3.1)
     path: Literal["linear", "trigonometric"] = "linear"
     towards: Literal["noise", "image"] = "noise"
     time_scale: Number = 1.0

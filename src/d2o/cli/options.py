@@ -72,19 +72,21 @@ class ModelOptions(StateDictOptions):
     def adapt(self, denoiser: "Denoiser", images: "Images | None" = None) -> "Denoiser":
         """Return the model with the start and bound that were asked for; "auto" looks at the images, if there are."""
         if self.clip is not None:
+            from d2o.data.codec import makes_latents
+
             bound = None if self.clip == "none" else read_positive("--clip", self.clip, "none")
-            if bound is not None and (denoiser.codec is not None or denoiser.image_shape[0] not in (1, 3)):
+            if bound is not None and makes_latents(denoiser):
                 raise ValueError(f"--clip {self.clip} is for pixels, and this model makes latent images: leave it out.")
             denoiser = denoiser.replace(clip=bound)
         if self.start is None:
             return denoiser
         from d2o.diffusion.families import start_at
-        from d2o.diffusion.start import IMAGES, USUAL_DEVIATION, deviation_of, find_start
+        from d2o.diffusion.start import IMAGES, deviation_of, find_start
 
         if self.start != "auto":
             sigma = read_positive("--start", self.start, "auto")
         elif images is None:
-            sigma = find_start(denoiser, USUAL_DEVIATION)
+            sigma = find_start(denoiser)
         else:
             from d2o.data.datasets import spread
             from d2o.data.files import to_float

@@ -101,6 +101,10 @@ def attach(denoiser: Any, folder: str | Path) -> Any:
     return denoiser.replace(codec=replace(known, folder=str(folder)))
 
 
+def makes_latents(denoiser: Any) -> bool:
+    return denoiser.codec is not None or denoiser.image_shape[0] not in (1, 3)
+
+
 def check_pixels(denoiser: Any) -> None:
     """Raise a ValueError for a model of latent images that has no codec to show them in pixels."""
     codec, channels = denoiser.codec, denoiser.image_shape[0]

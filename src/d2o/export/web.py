@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import d2o
+from d2o.data.codec import makes_latents
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
 from d2o.pages.play import describe, play_files
@@ -15,7 +16,7 @@ from .runtime import runtime_files
 
 def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
     """Write page, ONNX model and runtime into a folder; return how far the model's images are, and notes."""
-    if denoiser.codec is not None or denoiser.image_shape[0] not in (1, 3):
+    if makes_latents(denoiser):
         raise CheckpointError("A web page shows models of grey or RGB pixels, not latent ones: use --to onnx.")
     version, runtime = runtime_files(options.runtime)
     path.mkdir()

@@ -113,18 +113,12 @@ class Decoder:
         elif self.resize is None and self.resolution not in (None, width):
             wrong = f"{here}, not {self.resolution}x{self.resolution}; add --resize {' or '.join(RESIZE)}"
         elif image.kind == "CMYK" and self.channels is None:
-            wrong = (
-                f"{image.name} has the colours of print (CMYK); add --channels 3, which converts them without a profile"
-            )
+            wrong = f"{image.name} has the colours of print (CMYK); add --channels 3, which uses no colour profile"
         elif image.kind not in (*CHANNELS, "CMYK"):
-            wrong = (
-                f"{image.name} has the colour mode {image.kind}, which is not converted here; save it as RGB or grey"
-            )
+            wrong = f"{image.name} has the colour mode {image.kind}, which is not converted; save it as RGB or grey"
         elif image.alpha and self.background is None:
-            wrong = (
-                f"{image.name} has transparency; add --background white, black, grey or #rrggbb to show it on that, or "
-            )
-            wrong += "--background none to drop it"
+            choices = "--background white, black, grey or #rrggbb to show it on that, or --background none to drop it"
+            wrong = f"{image.name} has transparency; add {choices}"
         elif self.channels is None and image.kind != first.kind:
             wrong = f"{first.name} is {first.kind} but {image.name} is {image.kind}; add --channels 3 or --channels 1"
         if wrong:

@@ -101,7 +101,7 @@ async function form() {
       at("teacher-time").textContent = time(stage.milliseconds);
       at("teacher-name").textContent = state.teacher.name;
       const cell = document.createElement("div");
-      const sigma = stage.sigma >= 10 ? stage.sigma.toFixed(0) : stage.sigma.toPrecision(1);
+      const sigma = stage.sigma > 1e6 ? "∞" : stage.sigma >= 10 ? stage.sigma.toFixed(0) : stage.sigma.toPrecision(1);
       cell.append(picture(stage.x, `Noise level ${sigma}`), picture(stage.guess, "Prediction"), `σ ${sigma}`);
       cells.push(cell);
       at("trail").replaceChildren(...cells);

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     models = offer_models(options.models, options.teacher, options.device, options.codec)
     name, denoiser = next(iter(models.denoisers.items()))
     access = options.access()
-    server = make_server(application(denoiser, name, page=models, **access), Limits(), 2, options.proxy)
+    server = make_server(application(denoiser, name, page=models, **access), Limits(), proxies=options.proxy, grace=2)
     fragment = f"#token={quote(access['token'])}" if access["token"] else ""  # which browsers keep to themselves
 
     def ready(address: str) -> None:

@@ -106,6 +106,15 @@ SMALL: dict[str, Any] = {
     "discriminator": Projected(size=48, width=64),
 }
 
+# The same for a transformer of 1.9 million parameters and flow matching; its students are fine-tuned as above.
+SMALL_DIT_PRETRAIN: dict[str, Any] = {
+    **SMALL_PRETRAIN,
+    "backbone": {"kind": "dit", "patch_size": 2, "channels": 128, "num_blocks": 6, "num_heads": 4},
+    "family": FAMILIES["flow"],
+    "duration": 400_000,
+    "learning_rate": 1e-3,
+}
+
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "duration": 200_000_000,
     "batch_size": 512,
@@ -161,6 +170,11 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-small-pretrain": replace(PRETRAIN, **SMALL_PRETRAIN),
     "cifar10-small-d2o": replace(D2O, **SMALL),
     "cifar10-small-d2o-f": replace(D2O_F, **SMALL),
+    "cifar10-small-dit-pretrain": replace(PRETRAIN, **SMALL_DIT_PRETRAIN),
+    "cifar10-small-dit-d2o": replace(D2O, **SMALL),
+    "cifar10-small-dit-d2o-f": replace(D2O, **SMALL, frozen=QUERIES_MOVE),
+    "cifar10-small-dit-d2o-f-modulation": replace(D2O, **SMALL, frozen=MODULATION_MOVES),
+    "cifar10-small-dit-d2o-f-biases": replace(D2O, **SMALL, frozen=BIASES_MOVE),
     "cifar10-pretrain": replace(PRETRAIN, **EDM_PRETRAIN, backbone=BACKBONES["ncsnpp-32"]),
     **{f"cifar10-{name}": apply_settings(CIFAR10, name, 5_000_000) for name in METHODS if name != "pretrain"},
     "cifar10-d2o-200k": apply_settings(CIFAR10, "d2o", 200_000),

@@ -1,6 +1,7 @@
 """The paper's comparisons on CIFAR-10 at 16x16: one command that trains everything, and skips what is done.
 
 python benchmarks/cifar10_study.py --data cifar10-train-32x32.zip     start, or continue; hours
+python benchmarks/cifar10_study.py --data ... --study cifar10-16-dit  the students of a transformer, frozen in three ways
 python benchmarks/cifar10_study.py --quick                             every step once, at toy size, on digits
 python benchmarks/cifar10_study.py --list                              what there is to do, and what is done
 
@@ -28,14 +29,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import feature_classifier
 from examination import SPACES, Examiner, generate_pixels
-from study_rows import FULL, QUICK, TEACHER_STEPS, Row, Size, rows
+from study_rows import FULL, QUICK, SIZES, TEACHER_STEPS, Row, Size
 
 from d2o.checkpoints import load, native
 from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic
 from d2o.training.networks import networks
-from d2o.training.recipes import BACKBONES
 from d2o.training.run import run
 
 HERE = Path(__file__).parent
@@ -81,9 +81,9 @@ class Study:
         place = self.teacher_place
         if not self.given and not (place / "ema.safetensors").exists():
             self.images()  # writes train.npz
-            backbone = {**BACKBONES["small"], "attention_resolutions": [self.size.resolution // 2]}
-            words = ["--data", self.runs / "train.npz", "--recipe", "cifar10-small-pretrain", "--out", place]
-            words += ["--images", self.size.teacher, "--set", f"backbone={json.dumps(backbone)}"]
+            words = ["--data", self.runs / "train.npz", "--recipe", self.size.pretrain, "--out", place]
+            words += ["--images", self.size.teacher]
+            words += ["--set", f"backbone={json.dumps(self.size.backbone)}"] if self.size.backbone else []
             launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", self.processes]
             subprocess.run(list(map(str, [*launch, "-m", "d2o", "pretrain", *words])), check=True)
         return self.once("teacher", lambda: load(place))
@@ -162,7 +162,7 @@ def jobs(study: Study) -> Iterator[tuple[str, Callable[[], Any], bool]]:
     yield "teacher", study.teacher, bool(study.given) or (study.teacher_place / "ema.safetensors").exists()
     fixed = ("real", "blurred", *(f"teacher-{steps}" for steps in TEACHER_STEPS), "untuned")
     yield "fixed rows", lambda: fixed_rows(study), all(is_known(study, name, 0, 0) for name in fixed)
-    for row in rows(study.size):
+    for row in study.size.rows(study.size):
         done = all(is_known(study, row.name, row.seed, mark) for mark in row.marks)
         if row.steps is not None:
             done = done and is_known(study, f"{row.name} against its teacher", row.seed, row.marks[-1])
@@ -222,7 +222,8 @@ def main() -> int:
     """Read the options and work; 1 when a step failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="CIFAR-10's training images in any form that d2o opens")
-    parser.add_argument("--quick", action="store_true", help="toy sizes, by default on digits")
+    parser.add_argument("--study", choices=SIZES, default=FULL.name, help="which students, and of what size")
+    parser.add_argument("--quick", action="store_true", help="the study `quick`: toy sizes, by default on digits")
     parser.add_argument("--list", action="store_true", help="say what is done, and do nothing")
     parser.add_argument("--teacher", help="a trained model, instead of one of the study's own")
     parser.add_argument("--teacher-images", type=int, help="images that the study's own teacher sees")
@@ -231,8 +232,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="folder of the results; by default benchmarks/results/STUDY")
     parser.add_argument("--processes", type=int, default=1, help="processes that train the teacher")
     options = parser.parse_args()
-    size = QUICK if options.quick else FULL
-    if options.data is None and not options.quick:
+    size = QUICK if options.quick else SIZES[options.study]
+    if options.data is None and not size.name.startswith("quick"):
         parser.error("name CIFAR-10's training images with --data")
     if options.teacher_images:
         size = replace(size, teacher=options.teacher_images)

@@ -90,7 +90,7 @@ def test_the_page_tells_failures_and_reasons(tmp_path):
 
 
 def test_every_row_is_a_recipe_and_every_claim_has_its_rows():
-    rows = study.rows(study.FULL)
+    rows = study.FULL.rows(study.FULL)
     names = {one.name for one in rows}
     assert {"d2o", "d2o-f", "cd", "pd", "cd-gan", "scratch", "d2o-stylegan2"} <= names
     assert (

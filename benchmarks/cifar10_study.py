@@ -1,7 +1,7 @@
 """The paper's comparisons on CIFAR-10 at 16x16: one command that trains everything, and skips what is done.
 
 python benchmarks/cifar10_study.py --data cifar10-train-32x32.zip     start, or continue; hours
-python benchmarks/cifar10_study.py --data ... --study cifar10-16-dit  the students of a transformer, frozen in three ways
+python benchmarks/cifar10_study.py --data ... --study cifar10-16-dit  students of a transformer, frozen in three ways
 python benchmarks/cifar10_study.py --quick                             every step once, at toy size, on digits
 python benchmarks/cifar10_study.py --list                              what there is to do, and what is done
 

@@ -1,6 +1,6 @@
 """Write docs/results.md and its figures from the JSON rows of a study, and say which of the paper's claims hold there.
 
-python benchmarks/report_results.py                                    of benchmarks/results/cifar10-16
+python benchmarks/report_results.py                                    of benchmarks/results/cifar10-16, and -dit
 python benchmarks/report_results.py --results DIR --out FILE.md        of another study
 """
 
@@ -23,7 +23,8 @@ DISTILLED = ("cd", "pd")
 NUMBERS = ("kid", "frechet", "floor", "precision", "recall", "diversity", "seconds")
 ORDER = (
     "real", "blurred", "teacher-18", "teacher-9", "teacher-4", "teacher-2", "untuned",
-    "d2o", "d2o-f", "cd", "pd", "cd-gan", "scratch", "d2o-stylegan2", "cd-2", "cd-4", "cd-9", "cd-18",
+    "d2o", "d2o-f", "d2o-f-modulation", "d2o-f-biases", "cd", "pd", "cd-gan", "scratch", "d2o-stylegan2",
+    "cd-2", "cd-4", "cd-9", "cd-18",
 )  # fmt: skip
 WORDS = {
     "real": "real training images",
@@ -31,6 +32,8 @@ WORDS = {
     "untuned": "teacher, 1 call",
     "d2o": "D2O",
     "d2o-f": "D2O-F",
+    "d2o-f-modulation": "D2O-F (modulation moves)",
+    "d2o-f-biases": "D2O-F (biases move)",
     "cd": "CD",
     "pd": "PD",
     "cd-gan": "CD + GAN",
@@ -200,8 +203,8 @@ def answer(found: Sequence[Claim]) -> str:
     return f"**{len(holding)} of {len(found)} claims hold here; not confirmed: {listed}.**"
 
 
-def write(results: Results, out: Path, reasons: dict[str, str]) -> None:
-    """Write the page, the answer first, with its figures beside it."""
+def write(results: Results, out: Path, reasons: dict[str, str], more: Sequence[str] = ()) -> None:
+    """Write the page, the answer first, with its figures beside it, and `more` lines at its end."""
     figures, stem = out.parent / "images", out.stem
     draw_curves(results, figures / f"{stem}-curves.png")
     draw_gallery(results, figures / f"{stem}-images.png")
@@ -256,7 +259,7 @@ def write(results: Results, out: Path, reasons: dict[str, str]) -> None:
     lines += ["## What failed", ""]
     lines += [f"- {event['time']} {event['step']}: {event['error']}" for event in failed] or ["Nothing so far."]
     with atomic(out) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+        temporary.write_text("\n".join((*lines, *more)).rstrip("\n") + "\n")
 
 
 if __name__ == "__main__":
@@ -266,5 +269,12 @@ if __name__ == "__main__":
     options = parser.parse_args()
     file = options.results / "reasons.txt"  # lines "a: why the claim fails", written by whoever looked into it
     pairs = [line.split(":", 1) for line in file.read_text().splitlines() if ":" in line] if file.exists() else []
-    write(Results(options.results), options.out, {letter.strip(): reason.strip() for letter, reason in pairs})
+    transformer, more = options.results.with_name(f"{options.results.name}-dit"), []
+    if transformer.is_dir():
+        import report_transformer
+
+        remarks = transformer / "remarks.txt"  # a line each
+        lines = remarks.read_text().splitlines() if remarks.exists() else []
+        more = report_transformer.section(Results(transformer), options.out, lines)
+    write(Results(options.results), options.out, {letter.strip(): reason.strip() for letter, reason in pairs}, more)
     print(options.out)

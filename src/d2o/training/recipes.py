@@ -111,7 +111,7 @@ SMALL_DIT_PRETRAIN: dict[str, Any] = {
     **SMALL_PRETRAIN,
     "backbone": {"kind": "dit", "patch_size": 2, "channels": 128, "num_blocks": 6, "num_heads": 4},
     "family": FAMILIES["flow"],
-    "duration": 400_000,
+    "duration": 240_000,
     "learning_rate": 1e-3,
 }
 

@@ -2,14 +2,15 @@
 
 A family of diffusion models is one row of four coefficients. `sigma` is a float tensor of any shape; so are the rows.
 Every family has `sigma_max`, the noise level that sampling starts from, and levels of its own to sample and train at.
+All of them are of images in [-1, 1]; that networks may be trained on others is told by `image_range`, and known here.
 """
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict, field, replace
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -19,9 +20,21 @@ from .noise import PURE_NOISE, SIGMA_MAX, SIGMA_MIN, flow_sigmas, karras_sigmas
 
 Number = Annotated[float, Field(strict=True, gt=0, lt=1e9)]
 """Of a preconditioning: above every sensible one, and small enough for float32."""
+IMAGES = (-1.0, 1.0)
+"""The range of images in d2o, and of most networks'."""
 LONGEST = 100_000
 """Times of a schedule; real ones have a thousand."""
 Schedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
+
+
+def rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] + 1e-3 <= ends[1]:
+        raise ValueError("it is the network's black, and its white, which is larger")
+    return ends
+
+
+End = Annotated[float, Field(strict=True, ge=-1e5, le=1e5)]
+Range = Annotated[tuple[End, End], AfterValidator(rising)]
 
 
 class Coefficients(NamedTuple):
@@ -33,17 +46,35 @@ class Coefficients(NamedTuple):
     noise: Tensor
 
 
+@dataclass(frozen=True, config=RECORD, kw_only=True)
 class Preconditioning:
-    """A frozen record of numbers that gives the coefficients at a noise level."""
+    """A frozen record of numbers that gives the coefficients at a noise level.
+
+    `image_range` is black and white in the images that the network was trained on: (0, 1) in many tutorials. A row's
+    `coefficients`, and its numbers but for `sigma_max`, are those of its own images, `scale` times ours plus a number.
+    """
 
     kind: ClassVar[str]
-    __dataclass_fields__: ClassVar[dict]
-    sigma_max: float
+    sigma_max: Number = SIGMA_MAX
+    image_range: Range = IMAGES
     log_sigma_in_training: ClassVar[tuple[float, float]] = (-1.2, 1.2)
     """Mean and deviation (arXiv 2206.00364, table 1)."""
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         raise NotImplementedError
+
+    def __call__(self, sigma: Tensor) -> Coefficients:
+        """Return the coefficients for images in [-1, 1] plus `offset`, which are the network's divided by `scale`."""
+        skip, output, times, noise = self.coefficients(self.scale * sigma)
+        return Coefficients(skip, output / self.scale, self.scale * times, noise)
+
+    @property
+    def scale(self) -> float:
+        return (self.image_range[1] - self.image_range[0]) / 2
+
+    @property
+    def offset(self) -> float:
+        return sum(self.image_range) / 2 / self.scale
 
     def sigmas(self, steps: int) -> tuple[float, ...]:
         """Return the noise levels [steps + 1] of a sampler, from `sigma_max` to 0."""
@@ -65,14 +96,14 @@ class EDM(Preconditioning):
 
     kind: ClassVar[str] = "edm"
     sigma_data: Number = 0.5
-    sigma_max: Number = SIGMA_MAX
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         norm = (sigma**2 + self.sigma_data**2).sqrt()
         return Coefficients(self.sigma_data**2 / norm**2, sigma * self.sigma_data / norm, 1 / norm, sigma.log() / 4)
 
     def weight(self, sigma: Tensor) -> Tensor:
-        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2  # without the root of `output`
+        sigma, sigma_data = self.scale * sigma, self.sigma_data
+        return self.scale**2 * ((sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2)  # without the root of `output`
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -85,10 +116,9 @@ class Boundary(Preconditioning):
     kind: ClassVar[str] = "boundary"
     sigma_data: Number = 0.5
     sigma_min: Number = SIGMA_MIN
-    sigma_max: Number = SIGMA_MAX
     time_scale: Number = 0.25
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         above = sigma - self.sigma_min
         norm = (sigma**2 + self.sigma_data**2).sqrt()
         skip = self.sigma_data**2 / (above**2 + self.sigma_data**2)
@@ -103,9 +133,8 @@ class VP(Preconditioning):
     beta_range: Number = 19.9
     beta_min: Number = 0.1
     time_scale: Number = 999.0
-    sigma_max: Number = SIGMA_MAX
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         variance = (1 + sigma**2).log()
         square = self.beta_min**2 + 2 * self.beta_range * variance
         root = square.double().sqrt().to(square)  # a float32 root may miss the last bit, and Fourier features tell
@@ -118,9 +147,8 @@ class VE(Preconditioning):
     """Variance exploding: the network predicts the negated noise (arXiv 2206.00364, table 1)."""
 
     kind: ClassVar[str] = "ve"
-    sigma_max: Number = SIGMA_MAX
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         one = torch.ones_like(sigma)
         return Coefficients(one, sigma, one, (sigma / 2).log())
 
@@ -139,13 +167,12 @@ class Discrete(Preconditioning):
     beta_end: Number = 0.02
     steps: Annotated[int, Field(strict=True, ge=1, le=LONGEST)] = 1000
     betas: Annotated[tuple[Annotated[Number, Field(lt=1)], ...], Field(max_length=LONGEST)] = ()
-    sigma_max: Number = SIGMA_MAX
     nearest: Literal["ratio", "difference"] = "ratio"
     zero_snr: bool = False
     time_scale: Number = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma_max", min(self.sigma_max, self.levels[-1].item()))
+        object.__setattr__(self, "sigma_max", min(self.sigma_max, self.levels[-1].item() / self.scale))
 
     @property
     def levels(self) -> Tensor:
@@ -158,7 +185,7 @@ class Discrete(Preconditioning):
         """Return Karras' levels, or those of even times down from the last where that is pure noise."""
         if not self.zero_snr:
             return super().sigmas(steps)
-        levels = self.levels
+        levels = self.levels / self.scale
         places = torch.linspace(len(levels), 0, steps + 1, dtype=torch.float64).round().long()[1:-1] - 1
         inner = [level for level in levels[places].tolist() if level < self.sigma_max]
         return (self.sigma_max, *inner, 0.0)
@@ -181,7 +208,7 @@ class Epsilon(Discrete):
             raise ValueError("a network that predicts the noise cannot start where there is nothing else (zero_snr)")
         super().__post_init__()
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time(sigma))
 
 
@@ -191,9 +218,20 @@ class Velocity(Discrete):
 
     kind: ClassVar[str] = "velocity"
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         scale = (1 + sigma**2).rsqrt()
         return Coefficients(scale**2, -sigma * scale, scale, self.time(sigma))
+
+
+@dataclass(frozen=True, config=RECORD)
+class Sample(Discrete):
+    """The network predicts the image itself."""
+
+    kind: ClassVar[str] = "sample"
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        one = torch.ones_like(sigma)
+        return Coefficients(0 * one, one, (1 + sigma**2).rsqrt(), self.time(sigma))
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -215,9 +253,9 @@ class Flow(Preconditioning):
     angular: bool = False
     shift: Number = 1.0
     last_time: Annotated[Number, Field(lt=1)] | None = None
-    sigma_max: Number = PURE_NOISE
+    sigma_max: Number = field(default=PURE_NOISE, kw_only=True)
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         if self.path == "linear":
             scale = 1 / (1 + sigma)
             skip, output, time, left = scale, -sigma * scale, sigma * scale, scale
@@ -231,7 +269,7 @@ class Flow(Preconditioning):
         return Coefficients(skip, output, scale, self.time_scale * time)
 
     def sigmas(self, steps: int) -> tuple[float, ...]:
-        return flow_sigmas(steps, self.shift, self.sigma_max, self.last_time)
+        return flow_sigmas(steps, self.shift / self.scale, self.sigma_max, self.last_time)
 
     @property
     def solved_in_time(self) -> bool:
@@ -240,7 +278,9 @@ class Flow(Preconditioning):
 
 def boundary_form(family: Preconditioning) -> Preconditioning:
     """Return the form in which a one-step student of this family is trained: EDM's becomes the boundary form."""
-    return Boundary(family.sigma_data, sigma_max=family.sigma_max) if isinstance(family, EDM) else family
+    if not isinstance(family, EDM):
+        return family
+    return Boundary(family.sigma_data, sigma_max=family.sigma_max, image_range=family.image_range)
 
 
 def start_at(family: Preconditioning, sigma: float | None) -> Preconditioning:
@@ -248,15 +288,18 @@ def start_at(family: Preconditioning, sigma: float | None) -> Preconditioning:
 
     None leaves the start as it is.
     """
-    return family if sigma is None else replace(family, sigma_max=sigma)  # type: ignore[type-var]
+    return family if sigma is None else replace(family, sigma_max=sigma)
 
 
-PRECONDITIONINGS: dict[str, type] = {family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity, Flow)}
+PRECONDITIONINGS: dict[str, type] = {
+    family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity, Sample, Flow)
+}
 
 
 def to_spec(preconditioning: Preconditioning) -> dict:
-    """Return the JSON form of a preconditioning, `{"kind": ..., numbers}`."""
-    return {"kind": preconditioning.kind, **asdict(preconditioning)}
+    """Return the JSON form of a preconditioning, `{"kind": ..., numbers}`; of images in [-1, 1] no range is said."""
+    spec = {"kind": preconditioning.kind, **asdict(preconditioning)}
+    return {name: value for name, value in spec.items() if (name, value) != ("image_range", IMAGES)}
 
 
 def from_spec(spec: dict) -> Preconditioning:

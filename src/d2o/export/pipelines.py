@@ -16,7 +16,7 @@ from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.backbones.dit import DiT
 from d2o.data.codec import Autoencoder
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import EDM, Boundary, Epsilon, Velocity, to_spec
+from d2o.diffusion.families import EDM, IMAGES, Boundary, Epsilon, Velocity, to_spec
 from d2o.errors import CheckpointError
 
 from . import adm, dit
@@ -69,7 +69,7 @@ def import_diffusers() -> Any:
 def make_parts(denoiser: Denoiser) -> Parts:
     """Return the pipeline of a denoiser: a stock one where there is one for it, else our own model in a stock one."""
     obstacle = ""
-    for backbone, families, make in STOCK:
+    for backbone, families, make in STOCK if denoiser.preconditioning.image_range == IMAGES else ():
         if isinstance(denoiser.backbone, backbone) and isinstance(denoiser.preconditioning, families):
             if isinstance(parts := make(denoiser), Parts):
                 return parts

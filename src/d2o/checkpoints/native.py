@@ -187,7 +187,7 @@ def fill(path: Path, module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> 
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise MismatchError(f"{path} does not fit the network that it describes: {'; '.join(problems[:5])}{more}.")
-    assign = any(tensor.is_meta for tensor in (*wanted.values(), *tensors.values()))  # a copy keeps shared weights shared
+    assign = any(t.is_meta for t in (*wanted.values(), *tensors.values()))  # elsewhere, shared weights stay shared
     module.load_state_dict({name: t.to(wanted[name].dtype) for name, t in tensors.items()}, assign=assign)
 
 

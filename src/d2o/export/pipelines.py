@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from d2o.backbones import is_ours
 from d2o.backbones.dhariwal_unet import DhariwalUNet
 from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.backbones.dit import DiT
@@ -125,6 +126,7 @@ def make_own_parts(denoiser: Denoiser, obstacle: str) -> Parts:
     model.denoiser.load_state_dict(denoiser.state_dict())
     why = f"no stock class of diffusers is this network{obstacle}"
     note = f"{why}: its user must have d2o installed and `import {D2OModel.__module__}` first"
+    note += "" if is_ours(denoiser.backbone.kind) else ", and the module that registers the network"
     return Parts("ConsistencyModelPipeline", model, make_consistency_scheduler(denoiser, Boundary()), (note,))
 
 

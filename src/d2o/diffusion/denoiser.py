@@ -1,7 +1,8 @@
 """A denoiser is D(x, sigma, label) -> x0: a backbone network inside its preconditioning.
 
-Shapes: N images, C channels, H height, W width. Images are float in [-1, 1], whatever those that the network was
-trained on; `x` is a noisy image, `x0` a clean one, `sigma` the standard deviation of the noise in image units, `label` an integer class or None.
+Shapes: N images, C channels, H height, W width. Images are float in [-1, 1], also where the network was trained on
+others; `x` is a noisy image, `x0` a clean one, `sigma` the standard deviation of the noise in image units, `label` an
+integer class or None.
 """
 
 import inspect

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def line(steps: int) -> Tensor:
 
 def cosine(steps: int) -> Tensor:
     left = [math.cos((time / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for time in range(steps + 1)]
-    return torch.tensor([1 - after / before for before, after in zip(left, left[1:], strict=False)]).double()
+    return torch.tensor([1 - after / before for before, after in pairwise(left)]).double()
 
 
 def flow(towards_image: bool = False) -> Iterator[Time]:
@@ -92,13 +93,13 @@ class Known(nn.Module):
 
 
 def test_the_page_has_these_conventions_and_no_others():
-    assert ROWS == list(CONVENTIONS)
+    assert list(CONVENTIONS) == ROWS
 
 
 @pytest.mark.parametrize("image_range", RANGES)
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_the_true_prediction_gives_the_image_in_our_range(name, image_range):
-    family: Preconditioning = replace(eval(name, vars(families)), image_range=image_range)
+    family: Preconditioning = replace(eval(name, dict(vars(families))), image_range=image_range)
     x0, noise = noise_for([0], SHAPE) / 3, noise_for([1], SHAPE)
     low, high = image_range
     theirs = low + (x0 + 1) / 2 * (high - low)
@@ -167,8 +168,14 @@ def test_diffusers_own_pipelines_make_no_images_of_another_range(tmp_path):
     pytest.importorskip("diffusers")
     types = {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "block_out_channels": [8]}
     settings = {**types, "norm_num_groups": 4, "layers_per_block": 1}
-    spec: dict[str, Any] = {"kind": "diffusers_unet", "resolution": 8, "in_channels": 1, "out_channels": 1, "unet": settings}
-    backbone = backbones.build(spec).eval()
+    spec: dict[str, Any] = {
+        "kind": "diffusers_unet",
+        "resolution": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "unet": settings,
+    }
+    backbone = backbones.build({**spec, "unet": settings}).eval()
     for family, pipeline in (
         (Epsilon(sigma_max=2.0), "DDIMPipeline"),
         (Epsilon(sigma_max=2.0, image_range=(0.0, 1.0)), "ConsistencyModelPipeline"),

@@ -170,12 +170,20 @@ class TestAssumptions:
         ({"diffusion_steps": 4000}, ["rescale_timesteps"]),
         ({"diffusion_steps": 0}, ["diffusion_steps"]),
         ({"diffusion_steps": 10**9, "rescale_timesteps": True}, ["steps"]),
-        ({"predict_xstart": True}, ["predict_xstart"]),
     ],
 )
 def test_wrong_arguments_are_named(weights, wrong, names):
     with refused(str(weights), *names):
         d2o.load(weights, config=SIZE | wrong)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("told", [{"config": {**SIZE, "predict_xstart": True}}, {"config": SIZE, "family": "sample"}])
+def test_a_network_that_predicts_the_image_gives_it_as_it_is(weights, told):
+    denoiser = d2o.load(weights, **told)
+    x, label, level = torch.randn(1, 3, 16, 16), torch.tensor([1]), denoiser.preconditioning.levels[400].item()  # type: ignore[attr-defined]
+    wanted = denoiser.backbone(x, torch.tensor([400.0]), label)
+    torch.testing.assert_close(denoiser((1 + level**2) ** 0.5 * x, level, label), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000, "", "\x00"])

@@ -39,6 +39,12 @@ def build(spec: Mapping[str, Any]) -> Backbone:
     return backbone(**options)
 
 
+def is_ours(kind: object) -> bool:
+    """Return whether a kind of backbone is d2o's own, and no one's who registered it."""
+    known = BACKBONES.get(str(kind))
+    return isinstance(known, str) or getattr(known, "__module__", "").startswith(f"{__name__}.")
+
+
 def add_augmentation_labels(backbone: nn.Module, extra: int) -> nn.Module:
     """Return a backbone that takes `extra` more augmentation labels after its own; their weights are zero.
 

@@ -186,6 +186,7 @@ def read_state(state: Mapping[str, Tensor], request: Request, arguments: Mapping
     counts = Counter(name.partition(".")[0][:60] for name in state).most_common(5)
     shown = ", ".join(f"{first} ({count})" for first, count in counts)
     known = "d2o knows those of DiT, SiT, consistency_models, guided-diffusion and improved-diffusion"
+    known += ", and any other by its own class (--import, docs/how-to/own-network.md)"
     raise UnsupportedCheckpointError(f"{path} contains weights of an unknown network, of the parts {shown}; {known}.")
 
 

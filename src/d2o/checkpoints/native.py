@@ -95,10 +95,14 @@ def make(path: Path, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
 
 def build(path: Path, spec: Mapping[str, Any]) -> Denoiser:
-    """Make the denoiser that a description asks for, on the meta device: no memory is taken."""
+    """Make the denoiser that a description asks for, on the meta device: no memory is taken.
+
+    A network that is not d2o's is made on the CPU, as it may keep tensors that are in no state dict.
+    """
     with name_file(path):
-        with torch.device("meta"):
-            backbone = backbones.build(spec["backbone"])
+        network = dict(spec["backbone"])
+        with torch.device("meta" if backbones.is_ours(network.get("kind")) else "cpu"):
+            backbone = backbones.build(network)
         family = families.from_spec(spec["preconditioning"])
         fields = validate(Fields, spec, "its description")
         check_fields(fields, backbone.config, family.sigma_max)
@@ -183,7 +187,8 @@ def fill(path: Path, module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> 
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise MismatchError(f"{path} does not fit the network that it describes: {'; '.join(problems[:5])}{more}.")
-    module.load_state_dict({name: t.to(wanted[name].dtype) for name, t in tensors.items()}, assign=True)
+    assign = any(t.is_meta for t in (*wanted.values(), *tensors.values()))  # elsewhere, shared weights stay shared
+    module.load_state_dict({name: t.to(wanted[name].dtype) for name, t in tensors.items()}, assign=assign)
 
 
 def read(path: Path, meta: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -259,7 +264,12 @@ def open_file(path: Path) -> Iterator[Any]:
 
 def write(path: str | os.PathLike, tensors: Mapping[str, Tensor], spec: Mapping[str, Any]) -> None:
     """Write tensors and their description to one file, completely or not at all."""
-    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    plain, places = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        plain[name] = tensor.detach().contiguous().cpu()
+        if (place := plain[name].data_ptr()) in places and plain[name].numel():  # shared, which safetensors refuses
+            plain[name] = plain[name].clone()
+        places.add(place)
     description = json.dumps({**spec, CHECKSUM: checksum(plain, spec)})
     with atomic(Path(path)) as temporary:
         save_file(plain, temporary, {SPEC: description})

@@ -1,7 +1,8 @@
 """A denoiser is D(x, sigma, label) -> x0: a backbone network inside its preconditioning.
 
-Shapes: N images, C channels, H height, W width. Images are float in [-1, 1]; `x` is a noisy image, `x0` a clean one,
-`sigma` the standard deviation of the noise in image units, `label` an integer class or None.
+Shapes: N images, C channels, H height, W width. Images are float in [-1, 1], also where the network was trained on
+others; `x` is a noisy image, `x0` a clean one, `sigma` the standard deviation of the noise in image units, `label` an
+integer class or None.
 """
 
 import inspect
@@ -74,13 +75,17 @@ class Denoiser(nn.Module):
         self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
         """Return x0 [N,C,H,W] float32 for x [N,C,H,W], sigma [N] or one number, label [N] or None."""
-        x = x.float()
+        x, offset = x.float(), self.preconditioning.offset
+        x = x + offset if offset else x
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
         coefficients = self.preconditioning(sigma)
         skip, output, scale = (c.view(-1, 1, 1, 1) for c in coefficients[:3])
         with autocast(x.device, self.precision):
             prediction = self.backbone(scale * x, coefficients.noise, label, augmentation)
+        if not isinstance(prediction, Tensor) or prediction.shape != x.shape:
+            raise ValueError(describe_mistake(self.backbone, prediction, x.shape))
         x0 = skip * x + output * prediction.float()
+        x0 = x0 - offset if offset else x0
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
     @property
@@ -103,6 +108,13 @@ class Denoiser(nn.Module):
     def decode(self, x0: Tensor) -> Tensor:
         """Return images in pixels for what the denoiser makes [N,C,H,W]."""
         return x0 if self.codec is None else self.codec.decode(x0)
+
+
+def describe_mistake(backbone: nn.Module, prediction: Any, shape: torch.Size) -> str:
+    """Return what is wrong with a network that gives no image, or one of another shape [N,C,H,W]."""
+    given = f"shape {list(prediction.shape)}" if isinstance(prediction, Tensor) else f"type {type(prediction).__name__}"
+    remedy = "let its forward return the tensor of the prediction alone, without a learned sigma, at the input's size"
+    return f"The network {type(backbone).__name__} gives an output of {given} for images {list(shape)}: {remedy}."
 
 
 FIELDS = tuple(inspect.signature(Denoiser).parameters)

@@ -1,12 +1,8 @@
-"""How a network becomes a denoiser: D(x, sigma) = skip * x + output * network(input * x, noise).
-
-A family of diffusion models is one row of four coefficients. `sigma` is a float tensor of any shape; so are the rows.
-Every family has `sigma_max`, the noise level that sampling starts from, and levels of its own to sample and train at.
-"""
+"""The families of diffusion models: what a network predicts and is told, one row of four coefficients each."""
 
 import math
-from dataclasses import asdict, replace
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from dataclasses import asdict, field, replace
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,48 +11,12 @@ from torch import Tensor
 
 from d2o.records import RECORD, REGISTER, find, validate
 
-from .noise import PURE_NOISE, SIGMA_MAX, SIGMA_MIN, flow_sigmas, karras_sigmas
+from .noise import PURE_NOISE, SIGMA_MIN, flow_sigmas
+from .preconditioning import IMAGES, Coefficients, Number, Preconditioning
 
-Number = Annotated[float, Field(strict=True, gt=0, lt=1e9)]
-"""Of a preconditioning: above every sensible one, and small enough for float32."""
 LONGEST = 100_000
 """Times of a schedule; real ones have a thousand."""
 Schedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
-
-
-class Coefficients(NamedTuple):
-    """The four functions of sigma that wrap a network (arXiv 2206.00364, equation 7)."""
-
-    skip: Tensor
-    output: Tensor
-    input: Tensor
-    noise: Tensor
-
-
-class Preconditioning:
-    """A frozen record of numbers that gives the coefficients at a noise level."""
-
-    kind: ClassVar[str]
-    __dataclass_fields__: ClassVar[dict]
-    sigma_max: float
-    log_sigma_in_training: ClassVar[tuple[float, float]] = (-1.2, 1.2)
-    """Mean and deviation (arXiv 2206.00364, table 1)."""
-
-    def __call__(self, sigma: Tensor) -> Coefficients:
-        raise NotImplementedError
-
-    def sigmas(self, steps: int) -> tuple[float, ...]:
-        """Return the noise levels [steps + 1] of a sampler, from `sigma_max` to 0."""
-        return karras_sigmas(steps, sigma_max=self.sigma_max)
-
-    @property
-    def solved_in_time(self) -> bool:
-        """Whether solvers step in t = sigma / (1 + sigma), in which its paths are nearly straight, and not in sigma."""
-        return self.sigma_max == PURE_NOISE
-
-    def weight(self, sigma: Tensor) -> Tensor:
-        """Return the weight of |D - x0|^2 that makes it the squared error of the network's own output."""
-        return self(sigma).output ** -2
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -65,14 +25,14 @@ class EDM(Preconditioning):
 
     kind: ClassVar[str] = "edm"
     sigma_data: Number = 0.5
-    sigma_max: Number = SIGMA_MAX
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         norm = (sigma**2 + self.sigma_data**2).sqrt()
         return Coefficients(self.sigma_data**2 / norm**2, sigma * self.sigma_data / norm, 1 / norm, sigma.log() / 4)
 
     def weight(self, sigma: Tensor) -> Tensor:
-        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2  # without the root of `output`
+        sigma, sigma_data = self.scale * sigma, self.sigma_data
+        return self.scale**2 * ((sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2)  # without the root of `output`
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -85,10 +45,9 @@ class Boundary(Preconditioning):
     kind: ClassVar[str] = "boundary"
     sigma_data: Number = 0.5
     sigma_min: Number = SIGMA_MIN
-    sigma_max: Number = SIGMA_MAX
     time_scale: Number = 0.25
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         above = sigma - self.sigma_min
         norm = (sigma**2 + self.sigma_data**2).sqrt()
         skip = self.sigma_data**2 / (above**2 + self.sigma_data**2)
@@ -103,9 +62,8 @@ class VP(Preconditioning):
     beta_range: Number = 19.9
     beta_min: Number = 0.1
     time_scale: Number = 999.0
-    sigma_max: Number = SIGMA_MAX
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         variance = (1 + sigma**2).log()
         square = self.beta_min**2 + 2 * self.beta_range * variance
         root = square.double().sqrt().to(square)  # a float32 root may miss the last bit, and Fourier features tell
@@ -118,9 +76,8 @@ class VE(Preconditioning):
     """Variance exploding: the network predicts the negated noise (arXiv 2206.00364, table 1)."""
 
     kind: ClassVar[str] = "ve"
-    sigma_max: Number = SIGMA_MAX
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         one = torch.ones_like(sigma)
         return Coefficients(one, sigma, one, (sigma / 2).log())
 
@@ -139,13 +96,12 @@ class Discrete(Preconditioning):
     beta_end: Number = 0.02
     steps: Annotated[int, Field(strict=True, ge=1, le=LONGEST)] = 1000
     betas: Annotated[tuple[Annotated[Number, Field(lt=1)], ...], Field(max_length=LONGEST)] = ()
-    sigma_max: Number = SIGMA_MAX
     nearest: Literal["ratio", "difference"] = "ratio"
     zero_snr: bool = False
     time_scale: Number = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma_max", min(self.sigma_max, self.levels[-1].item()))
+        object.__setattr__(self, "sigma_max", min(self.sigma_max, self.levels[-1].item() / self.scale))
 
     @property
     def levels(self) -> Tensor:
@@ -158,7 +114,7 @@ class Discrete(Preconditioning):
         """Return Karras' levels, or those of even times down from the last where that is pure noise."""
         if not self.zero_snr:
             return super().sigmas(steps)
-        levels = self.levels
+        levels = self.levels / self.scale
         places = torch.linspace(len(levels), 0, steps + 1, dtype=torch.float64).round().long()[1:-1] - 1
         inner = [level for level in levels[places].tolist() if level < self.sigma_max]
         return (self.sigma_max, *inner, 0.0)
@@ -181,7 +137,7 @@ class Epsilon(Discrete):
             raise ValueError("a network that predicts the noise cannot start where there is nothing else (zero_snr)")
         super().__post_init__()
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time(sigma))
 
 
@@ -191,9 +147,20 @@ class Velocity(Discrete):
 
     kind: ClassVar[str] = "velocity"
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         scale = (1 + sigma**2).rsqrt()
         return Coefficients(scale**2, -sigma * scale, scale, self.time(sigma))
+
+
+@dataclass(frozen=True, config=RECORD)
+class Sample(Discrete):
+    """The network predicts the image itself."""
+
+    kind: ClassVar[str] = "sample"
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        one = torch.ones_like(sigma)
+        return Coefficients(0 * one, one, (1 + sigma**2).rsqrt(), self.time(sigma))
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -215,9 +182,9 @@ class Flow(Preconditioning):
     angular: bool = False
     shift: Number = 1.0
     last_time: Annotated[Number, Field(lt=1)] | None = None
-    sigma_max: Number = PURE_NOISE
+    sigma_max: Number = field(default=PURE_NOISE, kw_only=True)
 
-    def __call__(self, sigma: Tensor) -> Coefficients:
+    def coefficients(self, sigma: Tensor) -> Coefficients:
         if self.path == "linear":
             scale = 1 / (1 + sigma)
             skip, output, time, left = scale, -sigma * scale, sigma * scale, scale
@@ -231,7 +198,7 @@ class Flow(Preconditioning):
         return Coefficients(skip, output, scale, self.time_scale * time)
 
     def sigmas(self, steps: int) -> tuple[float, ...]:
-        return flow_sigmas(steps, self.shift, self.sigma_max, self.last_time)
+        return flow_sigmas(steps, self.shift / self.scale, self.sigma_max, self.last_time)
 
     @property
     def solved_in_time(self) -> bool:
@@ -240,7 +207,9 @@ class Flow(Preconditioning):
 
 def boundary_form(family: Preconditioning) -> Preconditioning:
     """Return the form in which a one-step student of this family is trained: EDM's becomes the boundary form."""
-    return Boundary(family.sigma_data, sigma_max=family.sigma_max) if isinstance(family, EDM) else family
+    if not isinstance(family, EDM):
+        return family
+    return Boundary(family.sigma_data, sigma_max=family.sigma_max, image_range=family.image_range)
 
 
 def start_at(family: Preconditioning, sigma: float | None) -> Preconditioning:
@@ -248,15 +217,18 @@ def start_at(family: Preconditioning, sigma: float | None) -> Preconditioning:
 
     None leaves the start as it is.
     """
-    return family if sigma is None else replace(family, sigma_max=sigma)  # type: ignore[type-var]
+    return family if sigma is None else replace(family, sigma_max=sigma)
 
 
-PRECONDITIONINGS: dict[str, type] = {family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity, Flow)}
+PRECONDITIONINGS: dict[str, type] = {
+    family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity, Sample, Flow)
+}
 
 
 def to_spec(preconditioning: Preconditioning) -> dict:
-    """Return the JSON form of a preconditioning, `{"kind": ..., numbers}`."""
-    return {"kind": preconditioning.kind, **asdict(preconditioning)}
+    """Return the JSON form of a preconditioning, `{"kind": ..., numbers}`; of images in [-1, 1] no range is said."""
+    spec = {"kind": preconditioning.kind, **asdict(preconditioning)}
+    return {name: value for name, value in spec.items() if (name, value) != ("image_range", IMAGES)}
 
 
 def from_spec(spec: dict) -> Preconditioning:

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from d2o.backbones import is_ours
 from d2o.backbones.dhariwal_unet import DhariwalUNet
 from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.backbones.dit import DiT
 from d2o.data.codec import Autoencoder
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, Boundary, Epsilon, Velocity, to_spec
+from d2o.diffusion.preconditioning import IMAGES
 from d2o.errors import CheckpointError
 
 from . import adm, dit
@@ -69,7 +71,7 @@ def import_diffusers() -> Any:
 def make_parts(denoiser: Denoiser) -> Parts:
     """Return the pipeline of a denoiser: a stock one where there is one for it, else our own model in a stock one."""
     obstacle = ""
-    for backbone, families, make in STOCK:
+    for backbone, families, make in STOCK if denoiser.preconditioning.image_range == IMAGES else ():
         if isinstance(denoiser.backbone, backbone) and isinstance(denoiser.preconditioning, families):
             if isinstance(parts := make(denoiser), Parts):
                 return parts
@@ -125,6 +127,7 @@ def make_own_parts(denoiser: Denoiser, obstacle: str) -> Parts:
     model.denoiser.load_state_dict(denoiser.state_dict())
     why = f"no stock class of diffusers is this network{obstacle}"
     note = f"{why}: its user must have d2o installed and `import {D2OModel.__module__}` first"
+    note += "" if is_ours(denoiser.backbone.kind) else ", and the module that registers the network"
     return Parts("ConsistencyModelPipeline", model, make_consistency_scheduler(denoiser, Boundary()), (note,))
 
 

@@ -30,7 +30,7 @@ PARTS = (*NETWORK_PARTS, AUTOENCODER, "scheduler", "feature_extractor", "safety_
 """What may stand in a pipeline that d2o reads."""
 MOST_PARTS = 100
 
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "velocity"}
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "sample"}
 """Their word for what a network predicts -> our family."""
 DISCRETE = (
     *("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"),

@@ -40,7 +40,7 @@ CONSISTENCY = {"num_head_channels": 64, "use_new_attention_order": True}
 SCRIPTS_HEADS, CONSTRUCTOR_HEADS = 4, 1
 """How many attention heads are meant where nobody says: by the scripts, and by the constructor."""
 GROUPS = 32
-FAMILIES = {"consistency": "boundary", "boundary": "boundary", "epsilon": "epsilon"}
+FAMILIES = {"consistency": "boundary", "boundary": "boundary", "epsilon": "epsilon", "sample": "sample"}
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 STEPS = 1000
 TIME_SCALE = 250.0
@@ -109,7 +109,7 @@ def from_state(
         spec, new_order = describe(state, path.name, family, config)
     denoiser = native.build(path, spec)
     assumed = spec["provenance"]["assumed"]
-    if spec["preconditioning"]["kind"] == "epsilon" and assumed and not state[STEM].is_meta:
+    if spec["preconditioning"]["kind"] != "boundary" and assumed and not state[STEM].is_meta:
         rows = ", ".join(f"{name} = {value}" for name, value in assumed.items())
         remedy = "`d2o convert FILE OUT.safetensors --config FILE.json` tells it something else"
         warnings.warn(f"The weights in {path} do not show what d2o assumes, {rows}: {remedy}.", stacklevel=2)
@@ -152,7 +152,7 @@ def describe(
     backbone |= {"resolution": side, "groups": GROUPS, "dropout": 0.0}
     backbone["attention_resolutions"] = [side >> level for level in backbone.pop("attention_levels")]
     preconditioning = (
-        {"kind": kind, "time_scale": TIME_SCALE} if kind == "boundary" else describe_noise(settings, given)
+        {"kind": kind, "time_scale": TIME_SCALE} if kind == "boundary" else describe_noise(kind, settings, given)
     )
     source = "consistency_models" if kind == "boundary" else "guided-diffusion"
     provenance = {"format": source, "file": name, "assumed": assumed}
@@ -228,7 +228,7 @@ def choose(given: Arguments, side: int, width: int, kind: str) -> dict[str, Any]
         defaults |= CONSISTENCY if kind == "boundary" else RELEASED.get((side, width), {})
     if given.num_heads:
         defaults["num_head_channels"] = -1
-    if kind == "epsilon":
+    if kind != "boundary":
         defaults["noise_schedule"] = "cosine" if side <= COSINE_UP_TO else "linear"
         defaults["diffusion_steps"] = STEPS
     chosen = {name: value if (own := getattr(given, name)) is None else own for name, value in defaults.items()}
@@ -238,14 +238,13 @@ def choose(given: Arguments, side: int, width: int, kind: str) -> dict[str, Any]
     return chosen
 
 
-def describe_noise(settings: Mapping[str, Any], given: Arguments) -> dict[str, Any]:
+def describe_noise(kind: str, settings: Mapping[str, Any], given: Arguments) -> dict[str, Any]:
     schedule, steps = settings["noise_schedule"], settings["diffusion_steps"]
-    if given.predict_xstart:
-        raise ValueError("it predicts the image itself (predict_xstart), for which d2o has no family")
     if steps != STEPS and given.rescale_timesteps is None:
         remedy = "guided-diffusion's default is false, improved-diffusion's true"
         raise ValueError(f"with {steps} diffusion_steps its config must say rescale_timesteps ({remedy})")
-    family = {"kind": "epsilon", "schedule": SCHEDULES[schedule], "steps": steps}
+    kind = "sample" if given.predict_xstart else kind
+    family = {"kind": kind, "schedule": SCHEDULES[schedule], "steps": steps}
     if steps != STEPS:
         family |= {"beta_start": 0.1 / steps, "beta_end": 20 / steps} if schedule == "linear" else {}
         family |= {"time_scale": STEPS / steps} if given.rescale_timesteps else {}

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conftest import make_denoiser
 from d2o.backbones.dit import DiT
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, VE, VP, Boundary, Epsilon, Flow, Velocity, amplification, start_at
@@ -41,9 +40,9 @@ def make_dit():
     return Denoiser(backbone, EDM(), (1, 8, 8)).eval()
 
 
-@pytest.fixture(scope="module", params=[make_denoiser, make_dit])
-def network(request):
-    return request.param()
+@pytest.fixture(scope="module", params=["U-Net", "DiT"])
+def network(request, tiny_denoiser):
+    return make_dit() if request.param == "DiT" else tiny_denoiser()
 
 
 @torch.no_grad()
@@ -101,7 +100,7 @@ def test_many_steps_and_float32_have_nothing_to_say(network, caplog):
     assert not caplog.messages
 
 
-def test_a_teacher_beside_the_student_computes_as_it_does():
-    teacher = make_denoiser().replace(preconditioning=Epsilon())
+def test_a_teacher_beside_the_student_computes_as_it_does(network):
+    teacher = network.replace(preconditioning=Epsilon())
     recipe = replace(METHODS["cd"], precision="bfloat16")
     assert networks(recipe, teacher)["teacher"].precision == torch.float32

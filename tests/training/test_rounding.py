@@ -1,4 +1,4 @@
-"""bfloat16 by family: one call multiplies what the network rounds, so noise predictors keep float32 from a high level."""
+"""bfloat16 by family: one call multiplies what a network rounds, so predictors of noise keep float32."""
 
 import logging
 import re
@@ -92,7 +92,7 @@ def test_all_others_are_trained_as_the_recipe_says(name, network, caplog):
 
 
 def test_many_steps_and_float32_have_nothing_to_say(network, caplog):
-    """The loss of pre-training is that of the network's own output, and a sampler forgets what its first calls round."""
+    """The loss of pre-training is that of the network's own output, and samplers forget what first calls round."""
     teacher = network.replace(preconditioning=Epsilon())
     with caplog.at_level(logging.INFO, "d2o"):
         assert make_student(replace(PRETRAIN, precision="bfloat16"), teacher).precision == torch.bfloat16

@@ -69,6 +69,12 @@ class ModelOptions(StateDictOptions):
     clip: Annotated[str | None, tyro.conf.arg(metavar="BOUND|none")] = None
     """Clamp each estimate of the image to -BOUND ... BOUND; none: do not, whatever the model's scheduler says."""
 
+    @property
+    def asked(self) -> dict[str, str]:
+        """Those of these options that were given, by name."""
+        given = {**self.load_options, "start": self.start, "clip": self.clip}
+        return {name: value for name, value in given.items() if value is not None}
+
     def adapt(self, denoiser: "Denoiser", images: "Images | None" = None) -> "Denoiser":
         """Return the model with the start and bound that were asked for; "auto" looks at the images, if there are."""
         if self.clip is not None:
@@ -94,7 +100,8 @@ class ModelOptions(StateDictOptions):
             x0 = denoiser.encode(to_float(images.pixels(spread(len(images), IMAGES))).to(denoiser.device))
             sigma = find_start(denoiser, deviation_of(x0))
         family = start_at(denoiser.preconditioning, sigma)
-        say(f"Sampling starts from the noise level {family.sigma_max:.3g}, instead of {denoiser.sigma_max:.3g}.")
+        above = f": the schedule ends below {self.start}" if family.sigma_max < sigma else ""
+        say(f"Sampling starts from the noise level {family.sigma_max:.3g}, instead of {denoiser.sigma_max:.3g}{above}.")
         return denoiser.replace(preconditioning=family)
 
 

@@ -65,7 +65,7 @@ class ModelOptions(StateDictOptions):
     """How a model is asked for images, besides what its file does not say."""
 
     start: Annotated[str | None, tyro.conf.arg(metavar="SIGMA|auto")] = None
-    """The noise level that sampling starts from; auto: the largest from which one step gives images, not noise."""
+    """The noise level that sampling starts from; auto: where one step from noise has a small error."""
     clip: Annotated[str | None, tyro.conf.arg(metavar="BOUND|none")] = None
     """Clamp each estimate of the image to -BOUND ... BOUND; none: do not, whatever the model's scheduler says."""
 
@@ -100,8 +100,10 @@ class ModelOptions(StateDictOptions):
             x0 = denoiser.encode(to_float(images.pixels(spread(len(images), IMAGES))).to(denoiser.device))
             sigma = find_start(denoiser, deviation_of(x0))
         family = start_at(denoiser.preconditioning, sigma)
-        above = f": the schedule ends below {self.start}" if family.sigma_max < sigma else ""
-        say(f"Sampling starts from the noise level {family.sigma_max:.3g}, instead of {denoiser.sigma_max:.3g}{above}.")
+        own = denoiser.sigma_max
+        why = "the model's own" if family.sigma_max == own else f"instead of {own:.3g}"
+        why += f", as the schedule ends below {self.start}" if family.sigma_max < sigma else ""
+        say(f"Sampling starts from the noise level {family.sigma_max:.3g}, {why}.")
         return denoiser.replace(preconditioning=family)
 
 

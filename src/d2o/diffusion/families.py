@@ -257,7 +257,7 @@ def amplification(family: Preconditioning) -> float:
 
     Where the noise is predicted it is the noise level, elsewhere `sigma_data` or 1 at most.
     """
-    return abs(family(torch.tensor(family.sigma_max)).output.item())
+    return abs(family(torch.tensor(family.sigma_max, dtype=torch.float64)).output.item())
 
 
 PRECONDITIONINGS: dict[str, type] = {family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity, Flow)}

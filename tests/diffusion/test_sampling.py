@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from d2o.diffusion.denoiser import Guided
-from d2o.diffusion.noise import ONE_STEP, karras_sigmas, noise_for, streams
+from d2o.diffusion.noise import ONE_STEP, flow_sigmas, karras_sigmas, noise_for, streams
 from d2o.diffusion.sampling import (
     Churn,
     add_churn,
     euler_step,
     generate,
     heun_step,
+    heun_step_in_time,
     labels_for,
     renoise_step,
     sample,
@@ -85,11 +86,14 @@ def test_heun_calls_the_denoiser_as_often_as_edm():
 
 
 @pytest.mark.parametrize("amount", [None, 10.0, 40.0])
-def test_samples_of_the_exact_denoiser_have_the_variance_of_the_data(amount):
-    seeds, sigmas, step = range(400), karras_sigmas(64), heun_step
+@pytest.mark.parametrize(
+    ("sigmas", "step"), [(karras_sigmas(64), heun_step), (flow_sigmas(64), heun_step_in_time)], ids=["EDM", "flow"]
+)
+def test_samples_of_the_exact_denoiser_have_the_variance_of_the_data(sigmas, step, amount):
+    seeds = range(400)
     if amount is not None:
         churn = Churn(amount, inflation=1.0)  # inflation makes up for networks that remove too much noise
-        step = add_churn(heun_step, churn, 64, streams(range(1000, 1400)))
+        step = add_churn(step, churn, 64, streams(range(1000, 1400)))
     images = sample(gaussian, noise_for(seeds, (1, 8, 8)), sigmas, step)
     tolerance = 5 * (2 / images.numel()) ** 0.5 + 0.005
     assert float(images.var()) / DATA**2 == pytest.approx(1, abs=tolerance)

@@ -65,9 +65,15 @@ class ModelOptions(StateDictOptions):
     """How a model is asked for images, besides what its file does not say."""
 
     start: Annotated[str | None, tyro.conf.arg(metavar="SIGMA|auto")] = None
-    """The noise level that sampling starts from; auto: the largest from which one step gives images, not noise."""
+    """The noise level that sampling starts from; auto: where one step from noise has a small error."""
     clip: Annotated[str | None, tyro.conf.arg(metavar="BOUND|none")] = None
     """Clamp each estimate of the image to -BOUND ... BOUND; none: do not, whatever the model's scheduler says."""
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """Those of these options that were given, by name."""
+        given = {**self.load_options, "start": self.start, "clip": self.clip}
+        return {name: value for name, value in given.items() if value is not None}
 
     def adapt(self, denoiser: "Denoiser", images: "Images | None" = None) -> "Denoiser":
         """Return the model with the start and bound that were asked for; "auto" looks at the images, if there are."""
@@ -94,7 +100,10 @@ class ModelOptions(StateDictOptions):
             x0 = denoiser.encode(to_float(images.pixels(spread(len(images), IMAGES))).to(denoiser.device))
             sigma = find_start(denoiser, deviation_of(x0))
         family = start_at(denoiser.preconditioning, sigma)
-        say(f"Sampling starts from the noise level {family.sigma_max:.3g}, instead of {denoiser.sigma_max:.3g}.")
+        own = denoiser.sigma_max
+        why = "the model's own" if family.sigma_max == own else f"instead of {own:.3g}"
+        why += f", as the schedule ends below {self.start}" if family.sigma_max < sigma else ""
+        say(f"Sampling starts from the noise level {family.sigma_max:.3g}, {why}.")
         return denoiser.replace(preconditioning=family)
 
 

@@ -33,7 +33,7 @@ class Denoiser(nn.Module):
 
     `image_shape` is (C, H, W); `num_classes` is 0 without labels, and `class_names` are empty where they are not known.
     A denoiser of latent images has a `codec`, not among its weights. With `precision` bfloat16 the backbone runs under
-    autocast; weights and sums stay float32.
+    autocast; weights and sums stay float32. What it rounds is multiplied by the family's `output`: see `amplification`.
     `one_step` says that it was trained to make images in one call, or in a few: then it goes back to noise of
     `middle_sigmas` after its first ones. `judged_by` names the frozen networks of the discriminator that it was trained
     against. With `clip`, predictions are clamped to [-clip, clip], as some schedulers ask for. `provenance` is

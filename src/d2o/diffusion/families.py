@@ -91,6 +91,7 @@ class Discrete(Preconditioning):
     for iDDPM). `sigma_max` is at most the schedule's own. With `zero_snr` it ends in pure noise (see `noise_levels`).
     """
 
+    log_sigma_in_training: ClassVar[tuple[float, float]] = (1.35, 1.94)  # of the times of DDPM's own schedule
     schedule: Schedule = "linear"
     beta_start: Number = 1e-4
     beta_end: Number = 0.02
@@ -218,6 +219,14 @@ def start_at(family: Preconditioning, sigma: float | None) -> Preconditioning:
     None leaves the start as it is.
     """
     return family if sigma is None else replace(family, sigma_max=sigma)
+
+
+def amplification(family: Preconditioning) -> float:
+    """Return |output| at `sigma_max`: what one call multiplies the network's errors by, rounding among them.
+
+    Where the noise is predicted it is the noise level, elsewhere `sigma_data` or 1 at most.
+    """
+    return abs(family(torch.tensor(family.sigma_max, dtype=torch.float64)).output.item())
 
 
 PRECONDITIONINGS: dict[str, type] = {

@@ -1,5 +1,6 @@
 """Make the networks of a run: the student with its average, and what its objectives want beside it."""
 
+import logging
 from copy import deepcopy
 from dataclasses import fields, replace
 from typing import Any
@@ -11,12 +12,18 @@ from d2o.data.augmentation import AUGMENTATION_DIM
 from d2o.data.codec import Autoencoder, check_pixels
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import from_spec
+from d2o.diffusion.families import amplification, from_spec
 from d2o.discriminators import Discriminator
 from d2o.objectives.objective import Networks
 
 from .freezing import freeze
 from .recipe import Recipe, to_dict
+
+LARGEST = 2.5
+"""Amplification up to which one-step generators compute in bfloat16: their images differ by about 1 % of their range.
+
+A network's output differs by 1/256 to 1/128 (`benchmarks/rounding.py`).
+"""
 
 
 def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | None = None) -> Networks:
@@ -60,11 +67,24 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
         codec = replace(codec, precision=recipe.precision)
     student = student.replace(
         codec=codec,
-        precision=getattr(torch, recipe.precision),
+        precision=network_precision(recipe, student),
         judged_by=recipe.judged_by,
         provenance={"recipe": to_dict(recipe), "from": teacher.provenance},
     )
     return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def network_precision(recipe: Recipe, student: Denoiser) -> torch.dtype:
+    """Return the recipe's precision, or float32 where one-step images would show the rounding of bfloat16; log that."""
+    factor = amplification(student.preconditioning)
+    if recipe.precision == "float32" or not student.one_step or factor <= LARGEST:
+        return getattr(torch, recipe.precision)
+    logging.getLogger("d2o").info(
+        f"The network computes in float32: one call from the noise level {student.sigma_max:.3g} multiplies what "
+        f"bfloat16 rounds by {factor:.3g}. In bfloat16 it is trained by d2o finetune --start {LARGEST} or less; "
+        "--precision float32 leaves this line out."
+    )
+    return torch.float32
 
 
 def new_denoiser(

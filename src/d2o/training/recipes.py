@@ -37,6 +37,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # to train from random weights
     "edm": {"kind": "edm"},
     "flow": {"kind": "flow", "time_scale": 1000.0},
     "trigflow": {"kind": "flow", "path": "trigonometric", "angular": True},
+    "epsilon": {"kind": "epsilon"},
 }
 
 

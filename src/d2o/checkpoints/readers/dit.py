@@ -125,7 +125,7 @@ def find_family(name: str) -> str:
     words = {said[word] for word in re.findall("[a-z]+", name.lower()) if word in said}
     if len(words) != 1:
         reason = "the weights of DiT, which predicts noise, and SiT, which predicts a velocity, look the same"
-        remedy = "`d2o convert FILE OUT.safetensors --family epsilon` reads a DiT, and `--family sit` a SiT"
+        remedy = "`--family epsilon` reads a DiT and `--family sit` a SiT, also of `d2o convert`"
         raise ValueError(f"{reason}; {remedy}")
     return words.pop()
 

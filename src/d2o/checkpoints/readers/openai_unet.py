@@ -111,7 +111,7 @@ def from_state(
     assumed = spec["provenance"]["assumed"]
     if spec["preconditioning"]["kind"] != "boundary" and assumed and not state[STEM].is_meta:
         rows = ", ".join(f"{name} = {value}" for name, value in assumed.items())
-        remedy = "`d2o convert FILE OUT.safetensors --config FILE.json` tells it something else"
+        remedy = "`--config FILE.json` tells it something else"
         warnings.warn(f"The weights in {path} do not show what d2o assumes, {rows}: {remedy}.", stacklevel=2)
     network: Any = denoiser.backbone
     modules = locate_modules(network)
@@ -141,7 +141,7 @@ def describe(
     given = arguments.read(Arguments, config, facts)
     side = given.image_size or PIXELS.get(factors)
     if side is None:
-        remedy = 'a JSON file with {"image_size": N} does, as `d2o convert FILE OUT.safetensors --config FILE.json`'
+        remedy = '`--config FILE.json` does, also of `d2o convert`: a JSON file with {"image_size": N}'
         raise ValueError(f"its weights do not show the side of its images; {remedy}")
     settings = choose(given, side, facts["model_channels"], kind)
     assumed = {name: value for name, value in settings.items() if getattr(given, name) is None}
@@ -215,7 +215,7 @@ def find_family(state: Mapping[str, Tensor], name: str, family: str | None, fact
     if facts["learn_sigma"] or state["middle_block.1.qkv.weight"].dim() != 4 or not facts.get("resblock_updown", True):
         return "epsilon"
     if re.search(r"(?<![a-z])edm", name.lower()):
-        remedy = "if it is a consistency model, `d2o convert FILE OUT.safetensors --family consistency` reads it"
+        remedy = "if it is a consistency model, `--family consistency` reads it, also of `d2o convert`"
         raise ValueError(f"by its name it is an EDM teacher of many steps, which is not read yet; {remedy}")
     return "boundary"
 

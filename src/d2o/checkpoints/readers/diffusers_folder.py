@@ -103,8 +103,8 @@ def find_codec(root: Path, index: Mapping[str, Any]) -> Path | None:
     """Return the folder of the AutoencoderKL beside a network; for anything else that it needs there is an error."""
     named = {name: value[-1] for name, value in index.items() if isinstance(value, list) and value and value[-1]}
     named.pop("_class_name", None)
-    files = islice((file for file in root.glob(f"*/{CONFIG}") if file.is_file()), MOST_PARTS)
-    beside = {folder.parent.name: read_json(folder).get("_class_name") for folder in files}
+    files = {root / name / CONFIG for name in USUAL_CODECS} | set(islice(root.glob(f"*/{CONFIG}"), MOST_PARTS))
+    beside = {file.parent.name: read_json(file).get("_class_name") for file in files if file.is_file()}
     codecs = [name for name in USUAL_CODECS if name in named or (root / name).is_dir()]
     for name, kind in (dict.fromkeys(codecs) | named | beside).items():
         is_codec = CODECS.search(f"{name} {kind}") is not None

@@ -1,4 +1,4 @@
-"""Which weights of a diffusers folder are read: variants in all spellings, what is preferred, and what is said of it."""
+"""Which weights of a diffusers folder are read: variants in all spellings, which comes first, and what is said."""
 
 import json
 from pathlib import Path
@@ -77,7 +77,16 @@ def test_a_variant_stands_anywhere_in_the_name(name, variant):
     assert read_variant(name) == variant
 
 
-ORDER = ("ema.safetensors", "ema.bin", "safetensors", "bin", "step9.bin", "fp16.ema.bin", "fp16.safetensors", "fp16.bin")
+ORDER = (
+    "ema.safetensors",
+    "ema.bin",
+    "safetensors",
+    "bin",
+    "step9.bin",
+    "fp16.ema.bin",
+    "fp16.safetensors",
+    "fp16.bin",
+)
 ORDER += ("non_ema.safetensors", "no-ema.bin", "non_ema.fp16.safetensors")
 
 

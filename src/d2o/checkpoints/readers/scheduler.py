@@ -51,21 +51,20 @@ def read_scheduler(config: Mapping[str, Any], tokens: int) -> Schedule:
     `tokens` are the places in which a transformer sees the image, on which some flows' shift depends.
     """
     name, prediction = str(config.get("_class_name", DISCRETE[0])), config.get("prediction_type")
+    is_named_flow = name.startswith("FlowMa")
     if name == CONSISTENCY:
         numbers = {key: config[key] for key in ("sigma_data", "sigma_min", "sigma_max") if key in config}
         found = {"kind": "boundary", "time_scale": 250.0, **numbers}, {}
     elif prediction == "trigflow":
         found = read_trigflow(config), {}
-    elif prediction == "flow_prediction" or config.get("use_flow_sigmas") or "shift" in config or "FlowMa" in name:
+    elif prediction == "flow_prediction" or "shift" in config or config.get("use_flow_sigmas") or is_named_flow:
         found = read_flow(config, tokens)
     elif name in DISCRETE or not BETAS.isdisjoint(config):
         assumed = {} if name in DISCRETE else {"schedule": "discrete"}
         found = read_discrete(config), assumed if config else {"scheduler": name}
     else:
         known = ", ".join((*DISCRETE, CONSISTENCY))
-        raise ValueError(
-            f"its scheduler {name[:60]} has no keys of a discrete schedule or a flow, and is none of {known}"
-        )
+        raise ValueError(f"its scheduler {name[:60]} has no keys of a schedule that d2o knows, and is none of {known}")
     return Schedule(*found, tuple(key for key in OF_THE_SAMPLER if config.get(key)))
 
 

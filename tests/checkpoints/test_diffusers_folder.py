@@ -253,7 +253,6 @@ def test_a_config_that_is_not_understood_is_refused(folder, values, kind, senten
 
 
 SCHEDULERS = {
-    "class": ({"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler"),
     "prediction": ({"prediction_type": "score"}, "'score'"),
     "schedule": ({"beta_schedule": "exec"}, "schedule"),
     "steps": ({"num_train_timesteps": 10**12}, "steps"),

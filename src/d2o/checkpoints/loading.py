@@ -156,7 +156,7 @@ def read_pickle(request: Request) -> Denoiser:
 def read_diffusers(request: Request) -> Denoiser:
     from .readers import diffusers_folder
 
-    return diffusers_folder.load(request.path, request.meta)
+    return diffusers_folder.load(request.path, request.meta, None if request.key == KEY else request.key)
 
 
 def read_torch(request: Request) -> Denoiser:

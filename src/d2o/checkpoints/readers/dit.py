@@ -131,7 +131,7 @@ def find_family(name: str) -> str:
 
 
 def translate_diffusers(
-    config: Mapping[str, Any], state: Mapping[str, Tensor], family: Mapping[str, Any]
+    config: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return description and weights of a DiTTransformer2DModel with this `config`, without its learned sigma.
 
@@ -139,7 +139,7 @@ def translate_diffusers(
     """
     modules = locate_modules(state)
     tensors = join_attention({native.rename(name, modules): tensor for name, tensor in state.items()})
-    spec = describe_diffusers(config, family, share_embedders(tensors))
+    spec = describe_diffusers(config, share_embedders(tensors))
     options = spec["backbone"]
     with torch.device("meta"):
         backbones.build(options)  # what is wrong with the sizes is said before they take memory
@@ -218,7 +218,7 @@ def choose_family(state: Mapping[str, Any], family: str, given: Arguments) -> tu
     return chosen | {"path": PATHS[given.path_type or "linear"]}, assumed
 
 
-def describe_diffusers(config: Mapping[str, Any], family: Mapping[str, Any], shared: bool) -> dict[str, Any]:
+def describe_diffusers(config: Mapping[str, Any], shared: bool) -> dict[str, Any]:
     for name, value in config.items():
         if name in (*SETTINGS, HEAD_DIM, OUTPUTS, *IGNORED) or name.startswith("_"):
             continue
@@ -232,7 +232,7 @@ def describe_diffusers(config: Mapping[str, Any], family: Mapping[str, Any], sha
     options["channels"] = options["num_heads"] * head_dim
     options["out_channels"] = count_noise_channels(channels if outputs is None else outputs, channels)
     options |= {"embedders": "shared" if shared else "per block", "time_endpoint": True}
-    return native.compose({"kind": "dit", **options}, family)
+    return native.compose({"kind": "dit", **options}, {})
 
 
 def count_noise_channels(outputs: object, in_channels: int) -> int:

@@ -105,6 +105,8 @@ def make_dit_parts(denoiser: Denoiser) -> Parts | str:
     network: Any = denoiser.backbone
     if network.config["mlp_multiplier"] != 4:
         return "diffusers has DiTs with an mlp_multiplier of 4 only"
+    if network.config["qk_norm"]:
+        return "diffusers' DiT does not normalise queries and keys"
     config, weights = dit.to_diffusers(denoiser)
     model = import_diffusers().DiTTransformer2DModel(**config)
     model.load_state_dict(weights)

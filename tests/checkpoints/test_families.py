@@ -14,7 +14,7 @@ from d2o.backbones.dit import DiT
 from d2o.checkpoints import inspect
 from d2o.checkpoints.readers import openai_unet
 from d2o.cli.main import run
-from d2o.diffusion.families import Boundary, Epsilon, Flow
+from d2o.diffusion.families import EDM, Boundary, Epsilon, Flow
 from refusal import refused
 
 from .openai_reference import Kind, make_weights
@@ -44,10 +44,11 @@ class TestOpenAI:
             assert isinstance(found.preconditioning, Epsilon) and not found.one_step
             assert ("family" in found.provenance["assumed"]) is (not changes)  # a learned sigma is proof
 
-    def test_the_teachers_published_beside_them_take_many_steps_and_are_refused(self, theirs):
+    def test_the_teachers_published_beside_them_take_many_steps(self, theirs):
         for name in ("edm_imagenet64_ema.pt", "0a1b-edm_cat256_ema.pt"):
-            with refused(name, "many steps", "--family consistency"):
-                openai_unet.from_state(theirs, Path(name))
+            found = openai_unet.from_state(theirs, Path(name))
+            assert found.preconditioning == EDM(time_scale=250.0) and not found.one_step
+            assert found.provenance["assumed"]["family"] == "edm"
 
     def test_the_released_names_are_read(self, theirs):
         for name in ("cd_imagenet64_l2.pt", "ct_bedroom256.pt", "model.pt"):
@@ -56,15 +57,16 @@ class TestOpenAI:
 
     def test_who_knows_it_says_so(self, theirs):
         for state in (theirs, adm()):
-            for family, kind in (("consistency", Boundary), ("boundary", Boundary), ("epsilon", Epsilon)):
+            for family, kind in (("consistency", Boundary), ("boundary", Boundary), ("epsilon", Epsilon), ("edm", EDM)):
                 found = openai_unet.from_state(state, Path("edm.pt"), family)
                 assert isinstance(found.preconditioning, kind) and "family" not in found.provenance["assumed"]
 
     def test_what_cannot_be_is_refused(self, theirs):
-        with refused("model.pt", "sigma", "family"):
-            openai_unet.from_state(adm(outputs=6), Path("model.pt"), "consistency")
-        with refused("model.pt", "sit", "epsilon"):
-            openai_unet.from_state(theirs, Path("model.pt"), "sit")
+        for family in ("consistency", "edm", "sit"):
+            with refused("model.pt", "sigma", "family"):
+                openai_unet.from_state(adm(outputs=6), Path("model.pt"), family)
+        with refused("model.pt", "vp", "epsilon"):
+            openai_unet.from_state(theirs, Path("model.pt"), "vp")
 
 
 class TestTransformers:

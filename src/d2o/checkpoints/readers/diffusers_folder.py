@@ -59,6 +59,11 @@ class Folder(NamedTuple):
     codec: Path | None
 
 
+Network = tuple[dict[str, Any], dict[str, Tensor]]
+"""The description of a denoiser, as in our own files, and its weights."""
+Reader = Callable[[Folder, Mapping[str, Tensor]], Network]
+
+
 def load(path: Path, meta: bool = False) -> Denoiser:
     """Return the denoiser of a pipeline or network folder, in eval mode; what is wrong with it is a CheckpointError.
 
@@ -69,10 +74,14 @@ def load(path: Path, meta: bool = False) -> Denoiser:
     if not isinstance(name, str) or name not in NETWORKS:
         known = ", ".join(NETWORKS)
         raise UnsupportedCheckpointError(f"{folder.path} is a network of class {str(name)[:60]}; d2o reads {known}.")
-    tensors = read_weights(folder.path, meta)
+    provenance = describe_origin(folder) | ({} if meta else {"sha256": hash_weights(folder.path)})
+    return assemble(folder, NETWORKS[name], read_weights(folder.path, meta), provenance)
+
+
+def assemble(folder: Folder, read: Reader, tensors: Mapping[str, Tensor], provenance: dict[str, Any]) -> Denoiser:
     with name_file(folder.path):
-        spec, tensors = NETWORKS[name](folder, tensors)
-    spec["provenance"] = describe_origin(folder) | ({} if meta else {"sha256": hash_weights(folder.path)})
+        spec, tensors = read(folder, tensors)
+    spec["provenance"] = provenance
     spec["one_step"] = spec["preconditioning"].get("kind") == "boundary"
     if (bound := find_clip(folder.path, folder.scheduler)) is not None:
         spec["clip"] = bound
@@ -113,10 +122,6 @@ def find_codec(root: Path, index: Mapping[str, Any]) -> Path | None:
     if AUTOENCODER in named and not (root / AUTOENCODER / CONFIG).is_file():
         raise MalformedCheckpointError(f"{root} lacks its folder {AUTOENCODER}: download the whole folder.")
     return root / AUTOENCODER if (root / AUTOENCODER / CONFIG).is_file() else None
-
-
-Network = tuple[dict[str, Any], dict[str, Tensor]]
-"""The description of a denoiser, as in our own files, and its weights."""
 
 
 def read_unet(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
@@ -169,7 +174,7 @@ def read_own(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
     return spec, {name.removeprefix("denoiser."): tensor for name, tensor in tensors.items()}
 
 
-NETWORKS: dict[str, Callable[[Folder, Mapping[str, Tensor]], Network]] = {
+NETWORKS: dict[str, Reader] = {
     "UNet2DModel": read_unet,
     "DiTTransformer2DModel": read_transformer,
     "Transformer2DModel": read_transformer,  # what the published DiT folders say

@@ -31,7 +31,7 @@ def read_weights(folder: Path, meta: bool = False) -> dict[str, Tensor]:
     for file, wanted in list_files(folder).items():
         if file.suffix == ".safetensors":
             with native.open_file(file) as content:
-                found = torch_state.unwrap(file, native.read_tensors(content, meta))
+                found, _ = torch_state.unwrap(file, native.read_tensors(content, meta))
         else:
             found = torch_state.read_state(file, meta=meta)
         if missing := [name for name in wanted or () if name not in found]:

@@ -29,6 +29,7 @@ class Kind:
     new_order: bool = True
     by_convolution: bool = False
     attention_dims: int = 2
+    groups: int = 32
 
 
 class Reference:
@@ -58,7 +59,9 @@ class Reference:
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         channels = x.shape[1]
-        return F.group_norm(x, 32, self.get(f"{name}.weight", channels), self.get(f"{name}.bias", channels))
+        return F.group_norm(
+            x, self.kind.groups, self.get(f"{name}.weight", channels), self.get(f"{name}.bias", channels)
+        )
 
     def residual(self, name: str, x: Tensor, embedding: Tensor, out: int, resample: str = "") -> Tensor:
         resize = {

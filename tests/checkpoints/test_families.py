@@ -20,6 +20,7 @@ from refusal import refused
 from .openai_reference import Kind, make_weights
 
 State = dict[str, Tensor]
+QUERIES = "blocks.0.attn.q_norm.weight"
 DIT = DiT(4, 4, 8, 3, channels=384, num_blocks=1, num_heads=6).state_dict()
 
 
@@ -117,6 +118,25 @@ class TestTransformers:
         for family in (None, "sit", "flow"):
             found = d2o.load(tmp_path / "0400000.pt", family=family)
             assert found.preconditioning == Flow() and found.backbone.state_dict().keys() == DIT.keys()
+
+    def test_a_lightningdit_is_no_dit(self, tmp_path):
+        for name in ("blocks.0.mlp.w12.weight", "blocks.0.norm1.weight", "feat_rope.freqs_cos", QUERIES):
+            torch.save(DIT | {name: torch.zeros(4)}, tmp_path / "lightningdit.pt")
+            with refused("lightningdit.pt", "LightningDiT", "own-network.md"):
+                d2o.load(tmp_path / "lightningdit.pt", family="sit")
+
+    @torch.no_grad()
+    def test_normalised_queries_and_keys_are_read_and_tell_the_heads(self, tmp_path):
+        network = DiT(4, 4, 4, 3, channels=24, num_blocks=2, num_heads=3, qk_norm=True).eval()
+        for tensor in network.parameters():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+        torch.save(network.state_dict(), tmp_path / "SiT.pt")
+        found = d2o.load(tmp_path / "SiT.pt").backbone
+        assert found.config == network.config
+        x, time, label = torch.randn(2, 4, 4, 4), torch.rand(2), torch.tensor([0, 2])
+        torch.testing.assert_close(found(x, time, label), network(x, time, label))
+        with refused("SiT.pt", "num_heads"):
+            d2o.load(tmp_path / "SiT.pt", config={"num_heads": 2})
 
     def test_the_config_is_checked_against_the_weights(self, tmp_path):
         torch.save(DIT, tmp_path / "SiT.pt")

@@ -55,9 +55,9 @@ def load(
 
     `key` chooses among the networks of one file ("ema" or "net"); `sha256` is the hash that the file must have. `base`,
     a model or its path, completes a file that contains only the weights that fine-tuning changed; `num_heads` are those
-    of a DiT's state dict of no published width; `family` is what a state dict's network predicts, where it does not
-    tell ("epsilon", "consistency", "sit", "flow"), and `config` its constructor's arguments, or a JSON file of them;
-    `codec` is the folder of a latent model's autoencoder. Bad input is a CheckpointError or another ValueError.
+    of a DiT's state dict of no published width; `family`, one of FAMILIES, is what a state dict's network predicts,
+    where it does not tell, and `config` its constructor's arguments, or a JSON file of them; `codec` is the folder of a
+    latent model's autoencoder. Bad input is a CheckpointError or another ValueError.
     """
     place = locate(path, "model", sha256=sha256)
     if base is not None and not is_difference(place):

@@ -18,7 +18,7 @@ from d2o.diffusion.noise import PURE_NOISE
 from d2o.errors import MalformedCheckpointError, UnsupportedCheckpointError, name_file
 
 from . import dit
-from .folder_weights import hash_weights, read_json, read_weights
+from .folder_weights import hash_weights, read_json, read_weights, suggest
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 NETWORK_PARTS = ("unet", "transformer")
@@ -72,7 +72,7 @@ def load(path: Path, meta: bool = False) -> Denoiser:
     folder = open_folder(path)
     name = folder.config.get("_class_name")
     if not isinstance(name, str) or name not in NETWORKS:
-        known = ", ".join(NETWORKS)
+        known = ", ".join(NETWORKS) if name is not None else f"{', '.join(NETWORKS)}: {suggest(folder.path)}"
         raise UnsupportedCheckpointError(f"{folder.path} is a network of class {str(name)[:60]}; d2o reads {known}.")
     provenance = describe_origin(folder) | ({} if meta else {"sha256": hash_weights(folder.path)})
     return assemble(folder, NETWORKS[name], read_weights(folder.path, meta), provenance)

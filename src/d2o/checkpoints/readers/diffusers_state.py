@@ -34,6 +34,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
 SPELLED = ("down_block_types", "up_block_types", "downsample_type", "upsample_type")
 """What weights show, and configs may say in other words."""
 HARMLESS = ("class_embed_type", "dropout", "num_train_timesteps", "time_embedding_type", "time_embedding_dim")
+HARMLESS += ("mid_block_type",)
 """Arguments without influence on images, or shown by weights where they are not the default."""
 
 

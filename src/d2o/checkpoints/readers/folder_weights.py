@@ -20,6 +20,8 @@ NAMES = (  # the first that exists is read
     f"{STEM}.bin.index.json",
     f"{STEM}.fp16.bin",
 )
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Of weights under other names."""
 LARGEST_JSON = 1 << 23
 """Bytes; configs have some thousands, indices of large models some hundred thousands."""
 MOST_PARTS = 1000
@@ -49,7 +51,13 @@ def list_files(folder: Path) -> dict[Path, list[str] | None]:
     for name in NAMES:
         if (folder / name).is_file():
             return read_index(folder / name) if name.endswith(".json") else {folder / name: None}
-    raise MalformedCheckpointError(f"{folder} has none of {', '.join(NAMES)}: download the whole folder.")
+    raise MalformedCheckpointError(f"{folder} has none of {', '.join(NAMES)}: {suggest(folder)}.")
+
+
+def suggest(folder: Path) -> str:
+    """Return what to do with a folder without a file of the usual name."""
+    lone = min((file for file in folder.iterdir() if file.suffix in SUFFIXES), default=None)
+    return "download the whole folder" if lone is None else f"name the file of its weights instead, {lone}"
 
 
 def read_index(index: Path) -> dict[Path, list[str] | None]:

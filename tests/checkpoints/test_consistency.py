@@ -56,14 +56,16 @@ def test_its_teacher_takes_the_same_time_in_edm_s_preconditioning(tmp_path):
 
 def test_which_of_both_it_is_is_told_unless_its_name_says_so(tmp_path):
     state = make_weights(Kind((1, 2), width=64))
-    for name, warned in (("model.pt", True), ("cd_bedroom256.pt", False), ("edm_cat256_ema.pt", False)):
+    for name, family, warned in (
+        ("model.pt", "boundary", True),
+        ("cd_bedroom256.pt", "boundary", False),
+        ("edm_cat256_ema.pt", "edm", False),
+    ):
         torch.save(state, tmp_path / name)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            assert d2o.load(tmp_path / name, config={"image_size": 64}).provenance["assumed"]["family"] in (
-                "boundary",
-                "edm",
-            )
+            found = d2o.load(tmp_path / name, config={"image_size": 64})
+        assert found.preconditioning.kind == found.provenance["assumed"]["family"] == family
         assert any("--family" in str(one.message) for one in caught) is warned
 
 

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 import d2o
 from d2o import backbones
 from d2o.checkpoints import inspect
+from d2o.checkpoints.readers import states
 from d2o.cli.main import run
 from d2o.diffusion.families import EDM, VE, VP, Boundary, Epsilon
 from refusal import refused
 
+from .openai_reference import Kind, make_weights
 from .test_edm import ADM, NCSNPP, SONG, assert_same_weights, network
 
 SIZES = {"resolution": 16, "in_channels": 3, "out_channels": 3, "channels": 8, "dropout": 0.0}
@@ -58,7 +60,7 @@ def test_shapes_and_names_tell_the_network(tmp_path, name, prefix):
     assert denoiser.backbone.config == made.config
     x, noise = torch.randn(2, *denoiser.image_shape), torch.tensor([-1.0, 0.5])
     label = torch.tensor([0, 2]) if denoiser.num_classes else None
-    assert torch.equal(denoiser.backbone(x, noise, label), made(x, noise, label))
+    torch.testing.assert_close(denoiser.backbone(x, noise, label), made(x, noise, label), rtol=1e-5, atol=1e-6)
     record = inspect(path).as_dict()
     assert (record["family"], record["start"], record["clip"]) == ("edm", 80.0, None)
     assert record["assumed"] == {"family": "edm", "sigma_data": 0.5, "dropout": 0.0}
@@ -141,6 +143,19 @@ def test_the_remedy_works_and_stays(tmp_path, capsys):
     capsys.readouterr()
     assert run(["inspect", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["assumed"]["family"] == "edm"
+
+
+def test_no_two_readers_take_the_same_names():
+    pytest.importorskip("diffusers")
+    sizes = {"resolution": 8, "in_channels": 3, "out_channels": 3}
+    with torch.device("meta"):
+        unet, dit = backbones.build({"kind": "diffusers_unet", **sizes}), backbones.build({"kind": "dit", **sizes})
+        openai = make_weights(Kind())
+    named = {"unet": {name.removeprefix("unet."): t for name, t in unet.state_dict().items()}, "openai": openai}
+    named |= {"dit": dit.state_dict(), **{name: build(name).state_dict() for name in NETWORKS}}
+    found = {name: [reader for reader in states.READERS if reader.recognise(state)] for name, state in named.items()}
+    assert all(len(readers) == 1 for readers in found.values())
+    assert {reader for readers in found.values() for reader in readers} == set(states.READERS)
 
 
 STRANGERS = {

@@ -110,7 +110,10 @@ def measure_song(state: Mapping[str, Tensor], side: int, noise: int) -> dict[str
     layers = {name.rpartition(".")[0].partition("_")[2] for name in state}
     images = {name for name in state if name.endswith("_aux_conv.weight")} - {f"dec.{side}x{side}_aux_conv.weight"}
     encoder = "residual" if "aux_residual" in layers else "skip" if "aux_skip" in layers else "standard"
-    facts = {"embedding_type": "fourier" if "map_noise.freqs" in state else "positional", "encoder_type": encoder}
+    facts: dict[str, Any] = {
+        "embedding_type": "fourier" if "map_noise.freqs" in state else "positional",
+        "encoder_type": encoder,
+    }
     facts |= {"decoder_type": "skip" if images else "standard", "channel_mult_noise": noise}
     name = next((name for name in state if name.endswith(".resample_filter")), None)
     if name is not None:

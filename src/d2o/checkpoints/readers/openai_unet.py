@@ -41,7 +41,7 @@ CONSISTENCY = {"num_head_channels": 64, "use_new_attention_order": True}
 SCRIPTS_HEADS, CONSTRUCTOR_HEADS = 4, 1
 """How many attention heads are meant where nobody says: by the scripts, and by the constructor."""
 GROUPS = 32
-LOGARITHMIC = {"boundary": {"kind": "boundary", "time_scale": 250.0}, "edm": {"kind": "edm", "time_scale": 250.0}}
+LOGARITHMIC, TIME_SCALE = {"boundary": {"kind": "boundary"}, "edm": {"kind": "edm"}}, 250.0
 """Consistency models, and the teachers that are published beside them, take 250 ln(sigma) as the time."""
 FAMILIES = TRANSFORMERS | LOGARITHMIC | {"consistency": LOGARITHMIC["boundary"]}
 SAID = {"cd": "boundary", "ct": "boundary", "consistency": "boundary", "edm": "edm"}
@@ -145,7 +145,7 @@ def describe(
     """
     facts, backbone, factors = measure(state)
     predicted = find_family(state, name, family, facts)
-    kind = predicted["kind"]
+    kind: str = predicted["kind"]
     given = arguments.read(Arguments, config, facts)
     side = given.image_size or PIXELS.get(factors)
     if side is None:
@@ -162,8 +162,8 @@ def describe(
     backbone |= {"num_heads": settings["num_heads"]} if by_number else {"head_channels": settings["num_head_channels"]}
     backbone |= {"resolution": side, "groups": given.num_groups or GROUPS, "dropout": 0.0}
     backbone["attention_resolutions"] = [side >> level for level in backbone.pop("attention_levels")]
-    scale = {"time_scale": settings["time_scale"]} if "time_scale" in settings else {}
-    preconditioning = describe_noise(settings, given) if kind == "epsilon" else predicted | scale
+    told = predicted | {"time_scale": settings.get("time_scale", TIME_SCALE)}
+    preconditioning = describe_noise(settings, given) if kind == "epsilon" else told
     source = "consistency_models" if kind in LOGARITHMIC else "guided-diffusion"
     provenance = {"format": source, "file": name, "assumed": assumed}
     spec = native.compose(backbone, preconditioning, one_step=kind == "boundary", provenance=provenance)
@@ -191,11 +191,10 @@ def measure(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]
     unit = width if all(wide % width == 0 for wide in widths) else math.gcd(width, *widths)
     classes = rows(state, "label_emb.weight") if "label_emb.weight" in state else 0
     embedded, shifted = (rows(state, f"input_blocks.1.0.{layer}.weight") for layer in ("emb_layers.1", "out_layers.3"))
-    scales, by_convolution = embedded == 2 * shifted, f"input_blocks.{each}.0.op.weight" in state
+    scales, blocks = embedded == 2 * shifted, f"input_blocks.{each}.0.op.weight" not in state
     facts = {"in_channels": channels, "out_channels": outputs, "model_channels": width, "num_channels": width}
     facts |= {"num_res_blocks": each - 1, "class_cond": classes > 0, "learn_sigma": outputs == 2 * channels}
-    facts |= {"use_scale_shift_norm": scales, "num_classes": classes}
-    facts |= {"resblock_updown": not by_convolution} if ups else {}
+    facts |= {"use_scale_shift_norm": scales, "num_classes": classes, **({"resblock_updown": blocks} if ups else {})}
     backbone = {
         "kind": "dhariwal_unet",
         "in_channels": channels,
@@ -207,7 +206,7 @@ def measure(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]
         "embedding_multiplier": rows(state, "time_embed.0.weight") // unit,
         "num_blocks": each - 1,
         "adaptive_scale": scales,
-        "resampling": "convolution" if by_convolution else "block",
+        "resampling": "block" if blocks else "convolution",
         "attention_levels": [n for n, first in enumerate(firsts) if f"output_blocks.{first}.1.qkv.weight" in state],
     }
     return facts, backbone, tuple(wide / width for wide in widths)
@@ -242,12 +241,10 @@ def choose(given: Arguments, side: int, width: int, kind: str) -> dict[str, Any]
     if given.num_heads:
         defaults["num_head_channels"] = -1
     if kind == "epsilon":
-        defaults["noise_schedule"] = "cosine" if side <= COSINE_UP_TO else "linear"
-        defaults["diffusion_steps"] = STEPS
-    if kind == "flow":
-        defaults["time_scale"] = 1.0
-    elif given.time_scale:
-        raise ValueError(f"its config has the time_scale of a flow, and its family is {kind}: omit it or say --family")
+        defaults |= {"noise_schedule": "cosine" if side <= COSINE_UP_TO else "linear", "diffusion_steps": STEPS}
+    defaults |= {"time_scale": 1.0} if kind == "flow" else {}
+    if given.time_scale and kind != "flow":
+        raise ValueError(f"its config has the time_scale of a flow, and its family is {kind}: omit it there")
     chosen = {name: value if (own := getattr(given, name)) is None else own for name, value in defaults.items()}
     del chosen["num_heads" if chosen["num_head_channels"] > 0 else "num_head_channels"]
     if "num_heads" in chosen and given.num_heads_upsample not in (-1, chosen["num_heads"]):

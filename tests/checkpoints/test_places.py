@@ -1,5 +1,6 @@
 """One rule says what a name stands for: models, data and statistics, by content; every other name is an error."""
 
+import json
 import os
 import re
 import shutil
@@ -38,6 +39,15 @@ def there(tmp_path, tiny_denoiser, monkeypatch):
     (tmp_path / "unet" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.mark.parametrize("length", range(1144, 1169, 8))
+def test_a_header_s_length_is_no_pickle_s_start(tmp_path, length):
+    """1152 is 80 04 00 ... in bytes, which pickles of protocol 4 begin with."""
+    header = {"t": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}, "__metadata__": {"a": "x" * 1000}}
+    content = json.dumps(header).encode().ljust(length)
+    (tmp_path / "model").write_bytes(length.to_bytes(8, "little") + content + bytes(4))
+    assert locate(tmp_path / "model").form == "safetensors"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ class DiT(Backbone):
     `channels` is the width of its tokens. The role "modulation" makes the adaptive norms; biases of blocks have a role
     of their own, to train them alone. The class table has one more row, for no class. With `embedders` "per block"
     every block has its own embedders of time and class, and the last layer uses the first block's. `time_endpoint` and
-    `mlp_eps` are where diffusers departs from the original, which are the defaults.
+    `mlp_eps` are where diffusers departs from the original, which are the defaults. With `qk_norm` queries and keys are
+    normalised.
     """
 
     kind: ClassVar[str] = "dit"
@@ -39,6 +40,7 @@ class DiT(Backbone):
         (r"^blocks\..*\.bias$", "bias"),
         (r"\.attn\.qkv\.", "qkv"),
         (r"\.attn\.proj\.", "projection"),
+        (r"\.attn\.[qk]_norm\.", "norm"),
         (r"\.mlp\.", "mlp"),
         (r"\.adaLN_modulation\.", "modulation"),
     )
@@ -58,6 +60,7 @@ class DiT(Backbone):
         embedders: str = "shared",
         time_endpoint: bool = False,
         mlp_eps: float = EPS,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         self.config = check_options(locals())
@@ -72,7 +75,9 @@ class DiT(Backbone):
 
         self.x_embedder = chain(proj=nn.Conv2d(in_channels, channels, patch_size, stride=patch_size))
         self.register_buffer("pos_embed", positions(resolution // patch_size, channels)[None])
-        self.blocks = nn.ModuleList(Block(channels, num_heads, mlp_multiplier, mlp_eps) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(
+            Block(channels, num_heads, mlp_multiplier, mlp_eps, qk_norm) for _ in range(num_blocks)
+        )
         self.t_embedder = self.y_embedder = None
         for holder in [self] if embedders == "shared" else self.blocks:
             holder.t_embedder = TimeEmbedder(channels, time_endpoint)
@@ -138,10 +143,10 @@ class TimeEmbedder(nn.Module):
 class Block(nn.Module):
     """Attention and an MLP over the tokens, each scaled, shifted and gated by the embedding."""
 
-    def __init__(self, channels: int, num_heads: int, mlp_multiplier: int, mlp_eps: float) -> None:
+    def __init__(self, channels: int, num_heads: int, mlp_multiplier: int, mlp_eps: float, qk_norm: bool) -> None:
         super().__init__()
         self.mlp_eps = mlp_eps
-        self.attn = Attention(channels, num_heads)
+        self.attn = Attention(channels, num_heads, qk_norm)
         hidden = mlp_multiplier * channels
         gelu = nn.GELU(approximate="tanh")
         self.mlp = chain(fc1=nn.Linear(channels, hidden), gelu=gelu, fc2=nn.Linear(hidden, channels))
@@ -156,9 +161,10 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Every token attends to every token; the rows of `qkv` are ordered (which of the three, head, channel)."""
 
-    def __init__(self, channels: int, num_heads: int) -> None:
+    def __init__(self, channels: int, num_heads: int, qk_norm: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.q_norm, self.k_norm = (nn.LayerNorm(channels // num_heads) if qk_norm else nn.Identity() for _ in range(2))
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
@@ -166,7 +172,7 @@ class Attention(nn.Module):
         count, length, channels = tokens.shape
         split = (count, length, 3, self.num_heads, channels // self.num_heads)
         query, key, value = self.qkv(tokens).view(split).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = F.scaled_dot_product_attention(self.q_norm(query), self.k_norm(key), value)
         return self.proj(attended.transpose(1, 2).reshape(tokens.shape))
 
 

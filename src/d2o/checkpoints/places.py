@@ -36,6 +36,7 @@ START = 1024
 """Bytes of a file by which it is recognised."""
 STARTS: tuple[tuple[bytes, Kind, Form | None], ...] = (
     (re.escape(LEGACY_TORCH), "model", "torch"),
+    (rb".{4}\0{4}\{", "model", "safetensors"),  # before pickles: its header's length may begin as they do
     (rb"\x80[\x02-\x05]", "model", "pickle"),
     (rb"PAR1", "data", None),
     (rb".{8}\{", "model", "safetensors"),

@@ -51,7 +51,7 @@ class StateDictOptions:
     """What a state dict does not say of its network."""
 
     family: str | None = None
-    """What a state dict's network predicts, where its weights do not tell: epsilon, consistency, sit, flow ..."""
+    """What a state dict's network predicts, where its weights do not tell: epsilon, edm, consistency, sit, flow ..."""
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A JSON file of the arguments that a state dict's network was constructed with, which its weights do not tell."""
 

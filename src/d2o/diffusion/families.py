@@ -21,14 +21,19 @@ Schedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 
 @dataclass(frozen=True, config=RECORD)
 class EDM(Preconditioning):
-    """The preconditioning of EDM teachers (arXiv 2206.00364, table 1)."""
+    """The preconditioning of EDM teachers (arXiv 2206.00364, table 1).
+
+    The network's input is `time_scale` times ln(sigma): a quarter, or 250 for OpenAI's teachers of consistency models.
+    """
 
     kind: ClassVar[str] = "edm"
     sigma_data: Number = 0.5
+    time_scale: Number = 0.25
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         norm = (sigma**2 + self.sigma_data**2).sqrt()
-        return Coefficients(self.sigma_data**2 / norm**2, sigma * self.sigma_data / norm, 1 / norm, sigma.log() / 4)
+        time = self.time_scale * sigma.log()
+        return Coefficients(self.sigma_data**2 / norm**2, sigma * self.sigma_data / norm, 1 / norm, time)
 
     def weight(self, sigma: Tensor) -> Tensor:
         sigma, sigma_data = self.scale * sigma, self.sigma_data
@@ -39,7 +44,7 @@ class EDM(Preconditioning):
 class Boundary(Preconditioning):
     """The boundary form of consistency models, used by D2O students: D(x, sigma_min) = x (arXiv 2303.01469, C).
 
-    The network's input is time_scale times ln(sigma): EDM's is a quarter, that of OpenAI's consistency models 250.
+    The network's input is `time_scale` times ln(sigma), as its teacher's was (see `EDM`).
     """
 
     kind: ClassVar[str] = "boundary"
@@ -208,9 +213,7 @@ class Flow(Preconditioning):
 
 def boundary_form(family: Preconditioning) -> Preconditioning:
     """Return the form in which a one-step student of this family is trained: EDM's becomes the boundary form."""
-    if not isinstance(family, EDM):
-        return family
-    return Boundary(family.sigma_data, sigma_max=family.sigma_max, image_range=family.image_range)
+    return Boundary(**asdict(family)) if isinstance(family, EDM) else family
 
 
 def start_at(family: Preconditioning, sigma: float | None) -> Preconditioning:

@@ -164,6 +164,8 @@ def make_dit_parts(denoiser: Denoiser) -> Parts | str:
         scheduler, factor = diffusers.FlowMapEulerDiscreteScheduler(), -ours["output"]
     else:
         scheduler, factor = make_ddim_scheduler(denoiser)
+    if network.config["qk_norm"]:
+        return "diffusers' DiT does not normalise queries and keys"
     config, weights = dit.to_diffusers(denoiser)
     model = import_diffusers().DiTTransformer2DModel(**config)
     model.load_state_dict(weights)

@@ -17,7 +17,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import MalformedCheckpointError, UnsupportedCheckpointError, name_file
 
 from . import dit
-from .folder_weights import Weights, find_weights, hash_weights, read_json, read_weights
+from .folder_weights import find_weights, hash_weights, read_json, read_weights, suggest
 from .scheduler import Schedule, find_clip, read_scheduler
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
@@ -48,6 +48,11 @@ class Folder(NamedTuple):
     codec: Path | None
 
 
+Network = tuple[dict[str, Any], dict[str, Tensor]]
+"""The description of a denoiser, as in our own files, with no preconditioning where a scheduler gives it; weights."""
+Reader = Callable[[Folder, Mapping[str, Tensor]], Network]
+
+
 def load(path: Path, meta: bool = False, variant: str | None = None) -> Denoiser:
     """Return the denoiser of a pipeline or network folder, in eval mode; what is wrong with it is a CheckpointError.
 
@@ -57,19 +62,27 @@ def load(path: Path, meta: bool = False, variant: str | None = None) -> Denoiser
     folder = open_folder(path)
     name = folder.config.get("_class_name")
     if not isinstance(name, str) or name not in NETWORKS:
-        known = ", ".join(NETWORKS)
+        known = ", ".join(NETWORKS) if name is not None else f"{', '.join(NETWORKS)}: {suggest(folder.path)}"
         raise UnsupportedCheckpointError(f"{folder.path} is a network of class {str(name)[:60]}; d2o reads {known}.")
     weights = find_weights(folder.path, variant)
-    tensors = read_weights(weights, meta)
+    assumed = {"weights": f"{weights.file.name}, not {', '.join(weights.others)}"} if weights.others else {}
+    origin = {"weights": weights.file.name} | ({} if meta else {"sha256": hash_weights(weights)})
+    denoiser = assemble(folder, NETWORKS[name], read_weights(weights, meta), origin, assumed)
+    if "scheduler" in denoiser.provenance["assumed"]:
+        warnings.warn(f"{folder.path} has no {SCHEDULER}: DDPM's linear schedule is assumed.", stacklevel=2)
+    return denoiser
+
+
+def assemble(
+    folder: Folder, read: Reader, tensors: Mapping[str, Tensor], origin: Mapping[str, Any], assumed: Mapping[str, Any]
+) -> Denoiser:
+    """Return a denoiser; `origin` and what was `assumed` become part of its provenance."""
     with name_file(folder.path):
-        spec, tensors = NETWORKS[name](folder, tensors)
+        spec, tensors = read(folder, tensors)
         own = spec["preconditioning"]
         schedule = Schedule(own) if own else read_scheduler(folder.scheduler, count_tokens(spec["backbone"]))
-    if not own and not folder.scheduler:
-        warnings.warn(f"{folder.path} has no {SCHEDULER}: DDPM's linear schedule is assumed.", stacklevel=2)
     spec["preconditioning"] = schedule.family
-    spec["provenance"] = describe_origin(folder, weights, schedule)
-    spec["provenance"] |= {} if meta else {"sha256": hash_weights(weights)}
+    spec["provenance"] = {**describe_origin(folder, schedule), **origin, "assumed": {**schedule.assumed, **assumed}}
     spec["one_step"] = schedule.family.get("kind") == "boundary"
     if (bound := find_clip(folder.scheduler)) is not None:
         spec["clip"] = bound
@@ -114,10 +127,6 @@ def find_codec(root: Path, index: Mapping[str, Any]) -> Path | None:
             what = f"{name[:60]}, of class {str(kind)[:60]}"
             raise UnsupportedCheckpointError(f"The network in {root} works with its {what}, which d2o does not read.")
     return root / AUTOENCODER if codecs else None
-
-
-Network = tuple[dict[str, Any], dict[str, Tensor]]
-"""The description of a denoiser, as in our own files, with no preconditioning where a scheduler gives it; weights."""
 
 
 def read_unet(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
@@ -170,7 +179,7 @@ def read_own(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
     return spec, {name.removeprefix("denoiser."): tensor for name, tensor in tensors.items()}
 
 
-NETWORKS: dict[str, Callable[[Folder, Mapping[str, Tensor]], Network]] = {
+NETWORKS: dict[str, Reader] = {
     "UNet2DModel": read_unet,
     "DiTTransformer2DModel": read_transformer,
     "Transformer2DModel": read_transformer,  # what the published DiT folders say
@@ -183,13 +192,8 @@ def count_tokens(backbone: Mapping[str, Any]) -> int:
     return (backbone["resolution"] // backbone.get("patch_size", 2)) ** 2
 
 
-def describe_origin(folder: Folder, weights: Weights, schedule: Schedule) -> dict[str, Any]:
-    """Return the provenance; what the folder does not say, and was chosen, stands under "assumed"."""
+def describe_origin(folder: Folder, schedule: Schedule) -> dict[str, Any]:
     network, scheduler = folder.config, folder.scheduler
     names = {"class": network.get("_class_name"), "version": network.get("_diffusers_version")}
-    names |= {"scheduler": scheduler.get("_class_name"), "weights": weights.file.name}
-    if schedule.ignored:
-        names["ignored"] = ", ".join(schedule.ignored)
-    origin = {name: str(value)[:60] for name, value in names.items() if value is not None}
-    chosen = {"weights": f"{weights.file.name}, not {', '.join(weights.others)}"} if weights.others else {}
-    return {"format": "diffusers", **origin, "assumed": {**schedule.assumed, **chosen}}
+    names |= {"scheduler": scheduler.get("_class_name"), "ignored": ", ".join(schedule.ignored) or None}
+    return {"format": "diffusers"} | {name: str(value)[:60] for name, value in names.items() if value is not None}

@@ -19,6 +19,8 @@ KINDS = {"safetensors", "bin"}
 HALF = re.compile("(fp|bf|float|int|nf|q)(16|8|4)|half|[84]bit")
 """In the variants of lower precision."""
 NOT_AVERAGED = re.compile("non?ema")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Of weights under other names."""
 LARGEST_JSON = 1 << 23
 """Bytes; configs have some thousands, indices of large models some hundred thousands."""
 MOST_PARTS = 1000
@@ -39,7 +41,7 @@ def find_weights(folder: Path, variant: str | None = None) -> Weights:
     variants = {file: found for file in files if (found := read_variant(file.name)) is not None and file.is_file()}
     if not variants:
         usual = f"{STEM}.safetensors, {STEM}.bin or an index of such files"
-        raise MalformedCheckpointError(f"{folder} has no {usual}: download the whole folder.")
+        raise MalformedCheckpointError(f"{folder} has no {usual}: {suggest(folder)}.")
     wanted = [file for file, found in variants.items() if variant in (None, found)]
     if not wanted:
         known = ", ".join(sorted(map(repr, set(variants.values()))))
@@ -47,6 +49,12 @@ def find_weights(folder: Path, variant: str | None = None) -> Weights:
     best = min(wanted, key=lambda file: rank(file.name, variants[file]))
     others = sorted(file.name for file, found in variants.items() if found != variants[best])
     return Weights(best, variants[best], tuple(others))
+
+
+def suggest(folder: Path) -> str:
+    """Return what to do with a folder without a file of the usual name."""
+    lone = min((file for file in folder.iterdir() if file.suffix in SUFFIXES), default=None)
+    return "download the whole folder" if lone is None else f"name the file of its weights instead, {lone}"
 
 
 def read_variant(name: str) -> str | None:
@@ -70,7 +78,7 @@ def read_weights(weights: Weights, meta: bool = False) -> dict[str, Tensor]:
     for file, wanted in list_files(weights).items():
         if file.suffix == ".safetensors":
             with native.open_file(file) as content:
-                found = torch_state.unwrap(file, native.read_tensors(content, meta))
+                found, _ = torch_state.unwrap(file, native.read_tensors(content, meta))
         else:
             found = torch_state.read_state(file, meta=meta)
         if missing := [name for name in wanted or () if name not in found]:

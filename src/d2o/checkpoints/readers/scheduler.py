@@ -16,7 +16,7 @@ from d2o.diffusion.families import Number
 from d2o.diffusion.noise import PURE_NOISE
 from d2o.records import RECORD, Real, Whole, validate
 
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "velocity"}
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "sample"}
 """Their word for what a network predicts, of a discrete schedule -> our family."""
 DISCRETE = (
     *("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"),

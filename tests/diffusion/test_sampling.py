@@ -14,7 +14,6 @@ from d2o.diffusion.sampling import (
     euler_step,
     generate,
     heun_step,
-    labels_for,
     renoise_step,
     sample,
     trajectory,
@@ -173,16 +172,16 @@ def test_generate_takes_no_gradients_and_stays_float32(tiny_denoiser):
 
 def test_the_class_of_an_image_is_its_seed_modulo_the_classes(tiny_denoiser):
     denoiser, seeds = tiny_denoiser(classes=3), [0, 1, 2, 3, 10]
-    assert labels_for(seeds, 3) is not None
-    given = torch.cat(list(generate(denoiser, seeds, label=[0, 1, 2, 0, 1])))
+    assert choose_condition(seeds, 3) is not None
+    given = torch.cat(list(generate(denoiser, seeds, condition=[0, 1, 2, 0, 1])))
     assert torch.equal(torch.cat(list(generate(denoiser, seeds))), given)
-    same = torch.cat(list(generate(denoiser, seeds, label=2)))
-    assert torch.equal(same, torch.cat(list(generate(denoiser, seeds, label=[2] * 5))))
+    same = torch.cat(list(generate(denoiser, seeds, condition=2)))
+    assert torch.equal(same, torch.cat(list(generate(denoiser, seeds, condition=[2] * 5))))
     assert not torch.allclose(same[0], given[0], atol=1e-3)
 
 
 def test_a_model_without_classes_has_no_labels():
-    assert labels_for([1, 2], 0) is None
+    assert choose_condition([1, 2], 0) is None
 
 
 @pytest.mark.parametrize(

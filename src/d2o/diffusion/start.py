@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser
 from .noise import karras_sigmas, noise_for
-from .sampling import labels_for, sample
+from .sampling import condition_for, sample
 
 LEVELS, LOWEST = 24, 1.0
 """Of the levels that are tried: their number, and the smallest."""
@@ -32,12 +32,12 @@ def find_start(denoiser: Denoiser, deviation: float = USUAL_DEVIATION) -> float:
     `deviation` is that of the data, as `deviation_of` tells. The lowest level tried is 1.
     """
     noise = noise_for(range(IMAGES), denoiser.image_shape, denoiser.device)
-    label = labels_for(range(IMAGES), denoiser.num_classes)
-    label = None if label is None else label.to(noise.device)
+    condition = condition_for(denoiser, range(IMAGES))
+    condition = None if condition is None else condition.to(noise.device)
     own = denoiser.sigma_max
     tried = (own, *(sigma for sigma in karras_sigmas(LEVELS, LOWEST, 200.0)[:-1] if sigma < own))
     for sigma in tried:
-        x0 = sample(lambda x, sigma: denoiser(x, sigma, label), noise, (sigma, 0.0))
+        x0 = sample(lambda x, sigma: denoiser(x, sigma, condition), noise, (sigma, 0.0))
         if deviation_of(x0) <= TOO_MUCH * deviation:
             return sigma
     return tried[-1]

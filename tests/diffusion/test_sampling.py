@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from d2o.diffusion.condition import choose_condition
 from d2o.diffusion.denoiser import Guided
 from d2o.diffusion.noise import ONE_STEP, karras_sigmas, noise_for, streams
 from d2o.diffusion.sampling import (

@@ -3,6 +3,7 @@
 Its blocks are DiT's, with attention to the words between the patches' own attention and the MLP (arXiv 2310.00426).
 """
 
+import re
 from typing import ClassVar
 
 import torch
@@ -71,11 +72,9 @@ class TextTransformer(Backbone):
         self.t_embedder = TimeEmbedder(channels, endpoint=False)
         self.blocks = nn.ModuleList(TextBlock(channels, num_heads, mlp_multiplier) for _ in range(num_blocks))
         self.final_layer = FinalLayer(channels, patch_size**2 * out_channels)
-        for block in (*self.blocks, self.final_layer):  # blocks begin as the identity, and the network as zero
-            nn.init.zeros_(block.adaLN_modulation[-1].weight)
-            nn.init.zeros_(block.adaLN_modulation[-1].bias)
-        nn.init.zeros_(self.final_layer.linear.weight)
-        nn.init.zeros_(self.final_layer.linear.bias)
+        for name, parameter in self.named_parameters():  # blocks begin as the identity, and the network as zero
+            if re.search(r"adaLN_modulation|final_layer\.linear|cross\.proj", name):
+                nn.init.zeros_(parameter)
 
     def forward(
         self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
@@ -155,8 +154,6 @@ class WordAttention(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.query, self.key_value = nn.Linear(channels, channels), nn.Linear(channels, 2 * channels)
         self.proj = nn.Linear(channels, channels)
-        nn.init.zeros_(self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
 
     def forward(self, tokens: Tensor, text: Tensor, seen: Tensor) -> Tensor:
         def split(vectors: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ class Projected:
     def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "ProjectedDiscriminator":
         """Return a new discriminator for images [C, H, W]; `seed` fixes its projections and the heads' first weights.
 
-        `num_classes` counts the classes, or the words, that it is told with each image; 0 judges without. Raises ValueError when the fields cannot work together.
+        `num_classes` counts the classes, or the words, that it is told with each image; 0 judges without. Raises
+        ValueError when the fields cannot work together.
         """
         if image_shape[0] not in (1, 3):
             raise ValueError(f"The projected discriminator sees images of 1 or 3 channels, not {image_shape[0]}.")
@@ -106,11 +107,9 @@ class ProjectedDiscriminator(Discriminator):
         return [projection(pyramid(images, number)) for pyramid, projection in pairs]
 
     def judge(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None = None) -> list[Tensor]:
-        condition = check_condition(condition, self.num_classes)
+        told = check_condition(condition, self.num_classes)
         return [
-            torch.cat(
-                [head(level, condition) for head, level in zip(heads.children(), maps, strict=True)], dim=1
-            ).float()
+            torch.cat([head(level, told) for head, level in zip(heads.children(), maps, strict=True)], dim=1).float()
             for heads, maps in zip(self.heads, features, strict=True)
         ]
 

@@ -1,8 +1,8 @@
 """Trajectory distillation: a student that jumps between any two noise levels of the teacher's trajectory.
 
 The student learns where a jump ends through its network's augmentation labels: SECOND_TIME numbers that are 0 for an
-end at 0. So a jump to 0 is the plain call D(x, sigma, condition), a one-step generator like any other, and a network whose
-weights for these labels are still 0 is its teacher.
+end at 0. So a jump to 0 is the plain call D(x, sigma, condition), a one-step generator like any other, and a network
+whose weights for these labels are still 0 is its teacher.
 """
 
 import math

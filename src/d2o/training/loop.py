@@ -109,9 +109,10 @@ def train(
     """Train the networks in place and yield after every iteration; the networks are consistent at that moment.
 
     `batches` yields this process's part of each global batch: x0 [n,C,H,W] in [-1, 1], classes [n] or None, and the
-    place [n] of every image in the endless stream; where a `number` [n] follows, images of the same number are
-    the same, and their features are cached; a model with a reader is told their `captions`. `resume` is a `Progress.state()`; the batches must then
-    start at its `images`. Raises Diverged after PATIENCE unusable steps in a row.
+    place [n] of every image in the endless stream. Where a `number` [n] comes with it, images of the same number are
+    the same, and their features are cached; a model that is asked in words is told its `captions`. `resume` is a
+    `Progress.state()`; the batches must then start at its `images`. Raises Diverged after PATIENCE unusable steps in a
+    row.
     """
     for objective in recipe.objectives:
         if missing := next((need for need in objective.needs if networks[need] is None), None):

@@ -80,8 +80,8 @@ def new_denoiser(
 ) -> Denoiser:
     """Return an untrained denoiser; `backbone` is {"kind": ..., settings} and sizes are taken from the images.
 
-    `family` is {"kind": ..., settings}, EDM's by default. With `augmentation` it takes the labels of augmented images; with a
-    `reader` captions in place of classes.
+    `family` is {"kind": ..., settings}, EDM's by default. With `augmentation` it takes the labels of augmented images;
+    with a `reader` captions in place of classes.
     """
     channels, height, width = image_shape
     if height != width:

@@ -73,7 +73,7 @@ class Sample(ModelOptions):
             raise ValueError(f"{self.model} has no classes: ask it with --prompt.")
         if prompts:
             return [prompts[place % len(prompts)] for place in range(count)]
-        return int(self.class_) if (self.class_ or "").isdecimal() else self.class_
+        return int(self.class_) if self.class_ is not None and self.class_.isdecimal() else self.class_
 
 
 def read_prompts(file: str) -> list[str]:

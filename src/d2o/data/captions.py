@@ -18,7 +18,7 @@ from .source import Captions, Source, describe
 NAMES = ("caption", "text", "prompt")
 """Keys and columns that captions are looked for in, one after another."""
 LONGEST, LONGEST_RECORD = 1 << 16, 1 << 20  # bytes of a caption, and of a .json beside an image
-LONGEST_LIST, MOST_ROWS = 64 << 20, 1 << 19  # bytes of a list; and its rows, which are more for very many images
+LONGEST_LIST, MOST_ROWS = 64 << 20, 1 << 19  # bytes of a list, and its rows, which are more for very many images
 REMEDY = "correct it, or add --captions none"
 
 
@@ -53,77 +53,68 @@ def pick_captions(captions: Iterable[tuple[str, ...]], places: np.ndarray, seed:
 
 def choose_key(names: Iterable[str], wanted: str) -> str | None:
     """Return the name of the key or column of captions, or None."""
-    names = list(names)
-    return next((name for name in (NAMES if wanted == "auto" else (wanted,)) if name in names), None)
+    names, choices = set(names), {"auto": NAMES, "none": ()}.get(wanted, (wanted,))
+    return next((name for name in choices if name in names), None)
 
 
-def check_complete(path: str | Path, names: Sequence[str], known: np.ndarray) -> None:
+def check_complete(path: Path, names: Sequence[str], known: np.ndarray) -> None:
     """Raise ValueError unless the caption of each image is `known`, bool [N]."""
     if not known.all():
         missing = f"{np.count_nonzero(~known):,} of {len(names):,} images, such as {names[int(known.argmin())]}"
-        remedy = "add these (an empty one says nothing), or --captions none"
+        remedy = "add theirs, which may be empty, or --captions none"
         raise ValueError(printable(f"{path} has no captions for {missing}; {remedy}."))
 
 
-Beside = Mapping[str, tuple[np.ndarray, Callable[[int], bytes]]]
-"""Suffix of files beside images -> which images have one, bool [N], and what reads that of image i."""
+def find_beside(
+    path: Path, names: Sequence[str], known: Mapping[str, np.ndarray], read: Callable[[str, int], bytes], wanted: str
+) -> tuple[str, Captions | None]:
+    """Return the suffix and the captions of .txt files beside images ("txt" by name), or else of a key of .json files.
 
+    `known` says which images have a file of each suffix, bool [N]; `read` reads that of image i.
+    """
 
-def find_beside(path: str | Path, names: Sequence[str], beside: Beside, wanted: str) -> tuple[str, Captions | None]:
-    """Return the suffix and the captions of .txt files beside images, which are named "txt", or else of .json files."""
-    for suffix, (known, read) in beside.items():
-        captions = None
-        if not known.any():
-            continue
-        if suffix == ".txt" and wanted in ("auto", "txt"):
-            captions = Captions(".txt files", read)
-        elif suffix == ".json" and (key := find_key(read(int(known.argmax())), wanted)):
-            captions = Captions(f"{key} of .json files", partial(read_key, read, key))
-        if captions is not None:
-            check_complete(path, names, known)
-            return suffix, captions
-    return "", None
+    def read_record(index: int) -> dict[str, Any]:
+        content = read(".json", index)
+        if len(content) > LONGEST_RECORD or not isinstance(record := parse_json(content), dict):
+            raise ValueError(f"its .json is no record of up to {LONGEST_RECORD:,} bytes")
+        return record
 
-
-def find_key(content: bytes, wanted: str) -> str | None:
+    there = {suffix: images for suffix, images in known.items() if images.any()}
+    if ".txt" in there and wanted in ("auto", "txt"):
+        check_complete(path, names, there[".txt"])
+        return ".txt", Captions(".txt files", partial(read, ".txt"))
     try:
-        record = parse_json(content[: LONGEST_RECORD + 1])
-    except ValueError:
-        return None
-    return choose_key(record, wanted) if isinstance(record, dict) else None
-
-
-def read_key(read: Callable[[int], bytes], key: str, index: int) -> Any:
-    content = read(index)
-    if len(content) > LONGEST_RECORD:
-        raise ValueError(f"its .json is longer than {LONGEST_RECORD:,} bytes")
-    return parse_json(content)[key]
+        key = choose_key(read_record(int(there[".json"].argmax())), wanted)
+    except (KeyError, ValueError):  # there are none, or they say something else
+        key = None
+    if key is None:
+        return "", None
+    check_complete(path, names, there[".json"])
+    return ".json", Captions(f"{key} of .json files", lambda index: read_record(index)[key])
 
 
 def read_list(kind: str, content: bytes, wanted: str, most: int) -> Iterator[tuple[str, list[Any]]]:
-    """Yield names of files and their captions, of a list of at most so many rows that has a column of captions.
+    """Yield names of files and their captions, of a list of at most so many rows, if its first row has a caption.
 
     Raises ValueError, which says in which row.
     """
-    row, key = 0, None
+    row, key = 1, None
     try:
         if len(content) > LONGEST_LIST:
-            raise ValueError(f"it is longer than {LONGEST_LIST:,} bytes")
+            raise ValueError(f"the list is longer than {LONGEST_LIST:,} bytes")
         for record in LISTS[kind](content):
             if record:
-                key = key or choose_key(record, wanted)
-                if key is None:
+                if (key := key or choose_key(record, wanted)) is None:
                     return
                 name, stored = record["file_name"], record[key]
                 if not isinstance(name, str):
-                    raise ValueError("its file_name is no text")
+                    raise TypeError("its file_name is no text")
                 if stored not in (None, []):
                     yield name, stored if isinstance(stored, list) else [stored]
-            row += 1
-            if row > max(most, MOST_ROWS):
+            if (row := row + 1) > max(most, MOST_ROWS):
                 raise ValueError("there are many more rows than images")
     except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"row {row + 1}: {tell(error)}") from error
+        raise ValueError(f"row {row:,}: {tell(error)}") from error
 
 
 def read_jsonl(content: bytes) -> Iterator[Any]:
@@ -139,4 +130,4 @@ def read_csv(content: bytes) -> Iterator[Any]:
 
 
 LISTS: dict[str, Callable[[bytes], Iterator[Any]]] = {"metadata.jsonl": read_jsonl, "metadata.csv": read_csv}
-"""Lists of images as Hugging Face's datasets read them -> their rows, a record each, or None."""
+"""Lists of images as Hugging Face's datasets read them -> their rows, a record each, or None for a row without."""

@@ -76,11 +76,10 @@ def read_labels(source: Source) -> np.ndarray:
     assert source.labels is not None
     if len(source.labels) != len(source.names):
         raise LabelError(f"{source.path} has {len(source.names)} images but {len(source.labels)} labels; repair it")
-    labels = source.labels
-    suspects = range(len(labels))
-    if isinstance(labels, np.ndarray) and labels.dtype.kind == "i":  # of millions, only those that are wrong
-        suspects = np.flatnonzero((labels < 0) | (labels >= MOST_CLASSES))
-    for index, label in ((int(i), labels[i]) for i in suspects):
+    stored = source.labels
+    if isinstance(stored, np.ndarray) and stored.dtype.kind == "i" and ((stored >= 0) & (stored < MOST_CLASSES)).all():
+        return stored.astype(np.int64)  # those of millions, not one by one
+    for index, label in enumerate(source.labels):
         if isinstance(label, bool | np.bool_) or not hasattr(label, "__index__"):
             raise LabelError(f"{source.image(index)} has the label {label!r:.99}, not an integer; correct it")
         if not 0 <= operator.index(label) < MOST_CLASSES:

@@ -126,14 +126,13 @@ class Images:
 
         One that reads no `text` gets no captions, which cost time to read.
         """
-        if not text:
-            self = replace(self, captioned=False)
+        images = self if text else replace(self, captioned=False)
         if self.labels is None or not num_classes:
-            return self
+            return images
         labels, classes = number_classes(self.cache.decode.source, num_classes, self.given, names)
         if labels is None or classes == self.classes:
-            return self
-        images = replace(self, labels=labels[self.order], classes=classes)
+            return images
+        images = replace(images, labels=labels[self.order], classes=classes)
         log.info("%s", images.describe())
         return images
 
@@ -184,7 +183,7 @@ class Images:
             here = epochs == epoch
             chosen[here] = shuffle(places[here], len(self), seed, int(epoch))
         label = None if self.labels is None else torch.from_numpy(self.labels[chosen])
-        captions = pick_captions(map(self.captions, chosen), index, seed) if self.captioned else None
+        captions = pick_captions(map(self.captions, chosen.tolist()), index, seed) if self.captioned else None
         return Batch(to_float(self.pixels(chosen)), label, torch.from_numpy(index), torch.from_numpy(chosen), captions)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Images":
@@ -246,6 +245,8 @@ def open_images(
         if found.captions is not None:
             read_captions(found, index)
     order, cache = np.arange(len(found.names)), Cache(decode, cache_bytes)
-    images = Images(Path(found.path).stem, decode.shape, numbers, names, order, cache, classes, found.captions is not None)
+    images = Images(
+        Path(found.path).stem, decode.shape, numbers, names, order, cache, classes, found.captions is not None
+    )
     log.info("%s", images.describe())
     return images

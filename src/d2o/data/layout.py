@@ -47,9 +47,9 @@ class Tree:
     rest: Mapping[str, str]
     open: Callable[[str], IO[bytes]]
 
-    def read(self, name: str, most: int) -> bytes:
-        """Return what a file contains, of a longer one the start, which is too long."""
-        with self.open(name) as file:
+    def read(self, place: str, most: int) -> bytes:
+        """Return what one of the `rest` contains, of a longer file one byte more than the most."""
+        with self.open(self.rest[place]) as file:
             return file.read(most + 1)
 
 
@@ -222,26 +222,27 @@ def read_listing(tree: Tree, folder: str, part: Places) -> Labels:
 def find_captions(tree: Tree, names: Sequence[str], wanted: str) -> tuple[Captions | None, set[str]]:
     """Return the captions of images, in lists such as metadata.jsonl or in files beside them, and where these are."""
     by_place = {tree.images[name]: name for name in names}
-    for kind in LISTS:
-        lists, listed = [place for place in tree.rest if PurePath(place).name == kind and wanted != "none"], {}
-        for place in lists:
+    listed: dict[str, list[Any]] = {}
+    used = set()
+    for place in sorted(tree.rest) if wanted != "none" else ():
+        kind = PurePath(place).name
+        if kind in LISTS:
             try:
-                content = tree.read(tree.rest[place], LONGEST_LIST)
-                for file, texts in read_list(kind, content, wanted, 32 * len(tree.images)):
+                rows = read_list(kind, tree.read(place, LONGEST_LIST), wanted, 32 * len(tree.images))
+                for file, texts in rows:
+                    used.add(place)
                     if name := by_place.get(normalise(place.removesuffix(kind) + file)):
                         listed.setdefault(name, []).extend(texts)
             except (*DAMAGED, ValueError) as error:
                 raise ValueError(f"{place} in {tree.path} cannot be read ({describe(error)}); {REMEDY}.") from error
-        if listed:
-            check_complete(tree.path, names, np.array([name in listed for name in names]))
-            return Captions(kind, lambda index: listed[names[index]]), set(lists)
+    if listed:
+        check_complete(tree.path, names, np.array([name in listed for name in names]))
+        return Captions(", ".join(sorted(used)), lambda index: listed[names[index]]), used
     stems = [tree.images[name].rpartition(".")[0] for name in names]
-    beside: dict[str, tuple[np.ndarray, Callable[[int], bytes]]] = {}
-    for suffix in (".txt", ".json"):
-        known = np.array([stem + suffix in tree.rest for stem in stems])
-        read = lambda index, suffix=suffix: tree.read(tree.rest[stems[index] + suffix], LONGEST_RECORD)
-        beside[suffix] = known, read
-    suffix, captions = find_beside(tree.path, names, beside, wanted)
+    known = {suffix: np.array([stem + suffix in tree.rest for stem in stems]) for suffix in (".txt", ".json")}
+    suffix, captions = find_beside(
+        tree.path, names, known, lambda suffix, i: tree.read(stems[i] + suffix, LONGEST_RECORD), wanted
+    )
     return captions, {stem + suffix for stem in stems}
 
 

@@ -44,7 +44,7 @@ class Source:
     path: str
     names: Sequence[str]
     open: Callable[[int], IO[bytes] | np.ndarray]
-    labels: Sequence[Any] | None
+    labels: Sequence[Any] | np.ndarray | None
     classes: Mapping[int, str] = field(default_factory=dict)
     numbered: bool = True
     ignored: Sequence[str] = ()

@@ -6,7 +6,6 @@ import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -14,6 +13,7 @@ from typing import IO
 import numpy as np
 
 from d2o.files import find_alike, open_regular, open_zip
+from d2o.tars import BLOCK, is_tar
 
 from .arrays import from_arrays, read_npz
 from .layout import SPLITS, SUFFIXES, choose_split, count_files, find_places, read_tree
@@ -22,7 +22,6 @@ from .shards import read_shards
 from .source import LARGEST, LFS, TIFF, Source, describe, name_damage, wants_labels
 
 WHOLE = 1 << 20  # a file of a zip up to this many bytes is read at once, which also checks its sum
-TAR = 257, b"ustar"  # where and how a tar says that it is one
 UTF8 = 0x800  # the flag of names that are UTF-8; Python takes others for the code page of DOS
 
 Reader = Callable[..., Source]
@@ -52,7 +51,7 @@ def find(name: str | Path, labels: str = "auto", split: str | None = None, capti
         if read not in DIVIDED:
             choose_split(path, {}, split)
         if source.captions is None and captions not in ("auto", "none"):
-            raise ValueError(f"{path} has no captions named {captions!r}; use --captions auto or none, or another name.")
+            raise ValueError(f"{path} has no captions named {captions!r}; choose other ones, or --captions none.")
         return replace(source, captions=None) if captions == "none" else source
     if not path.exists():
         raise ValueError(describe_missing(path))
@@ -71,8 +70,8 @@ def find_reader(path: Path) -> Reader | None:
     if not path.exists():
         return read_pattern if "*" in path.name else None
     with open_regular(path) as file:
-        start = file.read(512)
-    if start.startswith(TAR[1], TAR[0]):
+        start = file.read(BLOCK)
+    if is_tar(start):
         return read_tar
     return next((READERS[key] for key in READERS if isinstance(key, bytes) and start.startswith(key)), None)
 
@@ -170,7 +169,7 @@ def list_files(root: Path) -> list[str]:
 
 
 def read_folder(path: Path, labels: str, split: str | None, captions: str) -> Source:
-    """Read a folder of image files, or of parquet files or tar shards: what else lies beside those are lists of them."""
+    """Read a folder of image files, or of tar shards or parquet files."""
     files = list_files(path)
     places = find_places(files)
     has_images = any(name.lower().endswith(SUFFIXES) for name in places)
@@ -205,14 +204,18 @@ def name_split(file: Path) -> str:
 
 
 def read_pattern(path: Path, labels: str, split: str | None, captions: str) -> Source:
-    if files := sorted(path.parent.glob(path.name)):
-        return read_parts(PARTED.get(files[0].suffix, read_parquet), path, files, labels, split, captions)
-    raise ValueError(describe_missing(path))
+    files = sorted(path.parent.glob(path.name))
+    if not files:
+        raise ValueError(describe_missing(path))
+    return read_parts(PARTED.get(files[0].suffix, read_parquet), path, files, labels, split, captions)
 
 
-def read_alone(read: Reader, path: Path, labels: str, split: str | None, captions: str) -> Source:
-    choose_split(path, {}, split)
-    return read(path, [path], labels, captions)
+def read_table(path: Path, labels: str, split: str | None, captions: str) -> Source:
+    return read_parts(read_parquet, path, [path], labels, split, captions)
+
+
+def read_tar(path: Path, labels: str, split: str | None, captions: str) -> Source:
+    return read_parts(read_shards, path, [path], labels, split, captions)
 
 
 def refuse_pointer(path: Path, _labels: str) -> Source:
@@ -221,8 +224,7 @@ def refuse_pointer(path: Path, _labels: str) -> Source:
 
 BUILT_IN: dict[str, Callable[[str], Source]] = {"digits": read_digits}
 PARTED: dict[str, Reader] = {".tar": read_shards, ".parquet": read_parquet}
-"""Formats of data sets in parts, which img2dataset writes beside one another: images in tar, a list of them in parquet."""
-read_table, read_tar = partial(read_alone, read_parquet), partial(read_alone, read_shards)
+"""Formats of data sets in parts; img2dataset writes both, the images in tar, and lists of them in parquet."""
 READERS: dict[bytes | str, Reader] = {
     b"PK": read_zip,
     b"PAR1": read_table,

@@ -17,7 +17,7 @@ class Batch:
     Every random number is a function of (`seed`, the image's place in the stream, what it is for): a resumed run and
     a run on more processes draw the same ones. `shared` is where one turn leaves its work for the next; `done` is the
     share of the run, 0 to 1, that lies behind; `number` identifies images of the data set, so that their features can
-    be cached (None: every image is new).
+    be cached (None: every image is new). `captions` are texts, one an image, or None.
     """
 
     x0: Tensor
@@ -27,6 +27,7 @@ class Batch:
     shared: dict[str, Any] = field(default_factory=dict)
     done: float = 0.0
     number: Sequence[int] | None = None
+    captions: Sequence[str] | None = None
 
     def noise(self, purpose: str, shape: Sequence[int] | None = None) -> Tensor:
         """Return unit normal noise [N, *shape], by default of x0's shape."""
@@ -48,7 +49,7 @@ class Batch:
         return len(self.x0)
 
     def split(self, size: int) -> list["Batch"]:
-        rows = {"x0": self.x0, "label": self.label, "index": self.index, "number": self.number}
+        rows = {name: getattr(self, name) for name in ("x0", "label", "index", "number", "captions")}
         return [
             replace(self, **{name: row if row is None else row[i : i + size] for name, row in rows.items()}, shared={})
             for i in range(0, len(self), size)

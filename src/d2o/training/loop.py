@@ -110,8 +110,8 @@ def train(
 
     `batches` yields this process's part of each global batch: x0 [n,C,H,W] in [-1, 1], label [n] or None, and the
     place [n] of every image in the endless stream; where a `number` [n] follows, images of the same number are
-    the same, and their features are cached. `resume` is a `Progress.state()`; the batches must then
-    start at its `images`. Raises Diverged after PATIENCE unusable steps in a row.
+    the same, and their features are cached; `captions` [n] may follow, too. `resume` is a `Progress.state()`; the
+    batches must then start at its `images`. Raises Diverged after PATIENCE unusable steps in a row.
     """
     for objective in recipe.objectives:
         if missing := next((need for need in objective.needs if networks[need] is None), None):
@@ -177,7 +177,10 @@ def to_batch(given: Any, recipe: Recipe, images: int, num_classes: int, device: 
     number = getattr(given, "number", None)
     number = None if number is None or device.type != "cpu" else number.tolist()
     x0 = x0.to(device, memory_format=torch.channels_last)
-    return Batch(x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=number)
+    captions = getattr(given, "captions", None)
+    return Batch(
+        x0, label, index.tolist(), recipe.seed, done=images / recipe.duration, number=number, captions=captions
+    )
 
 
 def require_gradients(everything: Iterable[nn.Parameter], wanted: Iterable[nn.Parameter]) -> None:

@@ -40,7 +40,9 @@ LAYOUTS: dict[str, tuple[dict[str, bytes], str, list[tuple[str, ...]] | None]] =
     "texts by name": (beside(".txt", [text.encode() for text in TEXTS]), "txt", ONE),
     "empty texts": (beside(".txt", [b"", *(text.encode() for text in TEXTS[1:])]), "auto", [("",), *ONE[1:]]),
     "records": (beside(".json", [line(caption=text, url="") for text in TEXTS]), "auto", ONE),
-    "records of several": (beside(".json", [line(text=[t, "other"]) for t in TEXTS]), "auto", [(t, "other") for t in TEXTS]),
+    "records of several": (
+        beside(".json", [line(text=[text, "other"]) for text in TEXTS]), "auto", [(text, "other") for text in TEXTS],
+    ),
     "records by key": (beside(".json", [line(caption="no", title=text) for text in TEXTS]), "title", ONE),
     "texts before records": (
         beside(".txt", [text.encode() for text in TEXTS]) | beside(".json", [line(caption="no")] * COUNT), "auto", ONE,
@@ -57,7 +59,7 @@ LAYOUTS: dict[str, tuple[dict[str, bytes], str, list[tuple[str, ...]] | None]] =
     "a table by key": (table("title"), "title", ONE),
     "a table without texts": (table("score", list(range(COUNT))), "auto", None),
     "a table of commas": (
-        {"metadata.csv": "".join(["file_name,text\r\n", *(f'{i}.png,"{t}"\r\n' for i, t in enumerate(TEXTS))]).encode()},
+        {"metadata.csv": ("file_name,text\r\n" + "".join(f'{i}.png,"{t}"\r\n' for i, t in enumerate(TEXTS))).encode()},
         "auto",
         ONE,
     ),

@@ -1,4 +1,4 @@
-"""The order without a table: a permutation, the same everywhere, that looks random; and the one with a table as ever."""
+"""The order without a table: a permutation, the same everywhere, that looks random; few images keep theirs."""
 
 import subprocess
 import sys

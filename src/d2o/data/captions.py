@@ -13,12 +13,12 @@ from d2o.errors import printable
 from d2o.files import parse_json
 
 from .shuffling import mix
-from .source import Captions, Source, describe
+from .source import DAMAGED, Captions, Source, describe
 
 NAMES = ("caption", "text", "prompt")
 """Keys and columns that captions are looked for in, one after another."""
 LONGEST, LONGEST_RECORD = 1 << 16, 1 << 20  # bytes of a caption, and of a .json beside an image
-LONGEST_LIST, MOST_ROWS = 64 << 20, 1 << 19  # bytes of a list, and its rows, which are more for very many images
+LONGEST_LIST, MOST_ROWS = 64 << 20, 1 << 18  # bytes of a list, and its rows, which are more for very many images
 REMEDY = "correct it, or add --captions none"
 
 
@@ -85,7 +85,7 @@ def find_beside(
         return ".txt", Captions(".txt files", partial(read, ".txt"))
     try:
         key = choose_key(read_record(int(there[".json"].argmax())), wanted)
-    except (KeyError, ValueError):  # there are none, or they say something else
+    except (*DAMAGED, KeyError, ValueError):  # there are none, or they say something else
         key = None
     if key is None:
         return "", None

@@ -4,10 +4,13 @@ Image i of a split is a function of i: one of 180 meanings (size, colour, shape,
 jitter, brightness, ground and noise. A fifth of the meanings is never in the split `train`; every word of them is.
 """
 
+from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+
+from .source import Captions, Source
 
 SIDE = 16
 IMAGES = {"train": 50_000, "test": 10_000}
@@ -64,15 +67,28 @@ def draw_mask(size: str, shape: str, row: float, column: float) -> np.ndarray:
     return ((abs(down) <= radius) & (abs(across) <= 0.62 * (down + radius))).astype(np.float32)
 
 
-def draw(split: str, number: int) -> tuple[np.ndarray, Meaning, str]:
-    """Return image [16, 16, 3] uint8, meaning and caption of a place in a split."""
+def plan(split: str, number: int) -> tuple[Meaning, str, np.random.Generator]:
+    """Return the meaning and the caption of a place in a split, and the random numbers that its image begins with."""
     random = np.random.Generator(np.random.Philox(key=[number, list(IMAGES).index(split)]))
     meanings = SPLITS[split]
-    meaning = meanings[random.integers(len(meanings))]
+    meaning, wording = meanings[random.integers(len(meanings))], int(random.integers(len(WORDINGS)))
+    return meaning, meaning.caption(wording), random
+
+
+def draw(split: str, number: int) -> np.ndarray:
+    """Return the image [16, 16, 3] uint8 of a place in a split."""
+    meaning, _, random = plan(split, number)
     (row, column), jitter = CENTRES[meaning.place], random.choice(JITTERS, 2)
     mask = draw_mask(meaning.size, meaning.shape, row + jitter[0], column + jitter[1])[..., None]
     ground, brightness = random.uniform(-0.75, -0.55), random.uniform(0.75, 1.0)
     image = ground + (brightness * np.array(COLOURS[meaning.colour]) - ground) * mask
     image += 0.03 * random.standard_normal(image.shape)
-    pixels = ((image.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
-    return pixels, meaning, meaning.caption(int(random.integers(len(WORDINGS))))
+    return ((image.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+
+
+def open_splits(splits: Sequence[str], ignored: Sequence[str] = ()) -> Source:
+    """Return the images of splits, with their captions."""
+    places = [(split, number) for split in splits for number in range(IMAGES[split])]
+    names = [f"{split} {number}" for split, number in places]
+    captions = Captions("drawn with them", lambda index: plan(*places[index])[1])
+    return Source("shapes", names, lambda index: draw(*places[index]), None, ignored=ignored, captions=captions)

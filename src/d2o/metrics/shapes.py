@@ -39,7 +39,8 @@ def score(pixels: np.ndarray, asked: Sequence[Meaning]) -> Score:
     """Return how far uint8 images [N, 16, 16, 3] show what was asked."""
     seen, fit = read_images(pixels)
     right = np.array([[a == b for a, b in zip(*pair, strict=True)] for pair in zip(seen, asked, strict=True)])
-    return Score(float(right.all(1).mean()), *map(float, right.mean(0)), float(fit.mean()))
+    size, colour, shape, place = map(float, right.mean(0))
+    return Score(float(right.all(1).mean()), size, colour, shape, place, float(fit.mean()))
 
 
 def read_images(pixels: np.ndarray) -> tuple[list[Meaning], np.ndarray]:

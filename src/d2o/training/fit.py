@@ -99,7 +99,7 @@ def finetune(
     else:
         origin = {"from": str(teacher)} if origin is None else origin
         teacher = checkpoints.load(teacher)
-    images = images.for_model(teacher.num_classes, teacher.class_names)
+    images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
     making.check_fit(teacher, images)
     accelerator, automatic = group(), changes.get("precision") == "auto"
     chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)

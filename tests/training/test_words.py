@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import d2o
-from d2o.cli.main import main
+from d2o.cli.main import main, run
 from d2o.data.datasets import open_images
 from d2o.diffusion.sampling import generate
 from d2o.training.fit import finetune, pretrain
@@ -45,10 +45,11 @@ def test_a_caption_reaches_the_image(runs):
 def test_prompts_on_the_command_line_are_those_of_the_library(runs, tmp_path):
     first, second = "a small red circle at the left", "a large white square at the top"
     (tmp_path / "prompts.txt").write_text(f"{second}\n\n", encoding="utf-8-sig")
-    main([
+    done = run([
         "sample", str(runs / "student"), "--seeds", "0-3", "--prompt", first,
         "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "a.npz"),
     ])  # fmt: skip
+    assert done == 0
     student = d2o.load(runs / "student")
     images = torch.cat(list(generate(student, range(4), condition=[first, second] * 2)))
     expected = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

@@ -9,7 +9,7 @@ from d2o.objectives import Adversarial, Denoising
 from d2o.objectives.distance import Lpips
 from d2o.records import find
 
-from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE
+from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE, WORDS_STAY
 from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH
 from .recipe import Recipe
 
@@ -186,7 +186,7 @@ RECIPES: dict[str, Recipe] = {
     "digits-flow": replace(D2O_F, **DIGITS),
     "shapes-pretrain": replace(PRETRAIN, **SHAPES_PRETRAIN),
     "shapes-d2o": replace(D2O, **SHAPES),
-    "shapes-d2o-f": replace(D2O_F, **SHAPES),
+    "shapes-d2o-f": replace(D2O, **SHAPES, frozen=WORDS_STAY),
     "digits-d2o": replace(D2O, **DIGITS),
     "digits-d2o-f": replace(D2O_F, **DIGITS),
     "cifar10-small-pretrain": replace(PRETRAIN, **SMALL_PRETRAIN),

@@ -22,6 +22,7 @@ MODULES = {
 FLOORS = {
     "errors": 0,
     "files": 0,
+    "tars": 0,
     "records": 0,
     "pages": 0,
     "fetch": 1,

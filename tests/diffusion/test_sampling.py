@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from d2o.diffusion.condition import choose_condition
 from d2o.diffusion.denoiser import Guided
 from d2o.diffusion.noise import ONE_STEP, flow_sigmas, karras_sigmas, noise_for, streams
 from d2o.diffusion.sampling import (
@@ -15,7 +16,6 @@ from d2o.diffusion.sampling import (
     generate,
     heun_step,
     heun_step_in_time,
-    labels_for,
     renoise_step,
     sample,
     trajectory,
@@ -177,16 +177,16 @@ def test_generate_takes_no_gradients_and_stays_float32(tiny_denoiser):
 
 def test_the_class_of_an_image_is_its_seed_modulo_the_classes(tiny_denoiser):
     denoiser, seeds = tiny_denoiser(classes=3), [0, 1, 2, 3, 10]
-    assert labels_for(seeds, 3) is not None
-    given = torch.cat(list(generate(denoiser, seeds, label=[0, 1, 2, 0, 1])))
+    assert choose_condition(seeds, 3) is not None
+    given = torch.cat(list(generate(denoiser, seeds, condition=[0, 1, 2, 0, 1])))
     assert torch.equal(torch.cat(list(generate(denoiser, seeds))), given)
-    same = torch.cat(list(generate(denoiser, seeds, label=2)))
-    assert torch.equal(same, torch.cat(list(generate(denoiser, seeds, label=[2] * 5))))
+    same = torch.cat(list(generate(denoiser, seeds, condition=2)))
+    assert torch.equal(same, torch.cat(list(generate(denoiser, seeds, condition=[2] * 5))))
     assert not torch.allclose(same[0], given[0], atol=1e-3)
 
 
 def test_a_model_without_classes_has_no_labels():
-    assert labels_for([1, 2], 0) is None
+    assert choose_condition([1, 2], 0) is None
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,10 @@ def test_a_model_without_classes_has_no_labels():
     [
         (0, {"sampler": "ddim"}, ("ddim", "heun", "euler", "renoise")),
         (0, {"steps": 0}, ("0", "step")),
-        (0, {"label": 1}, ("class",)),
-        (3, {"label": 3}, ("2", "3")),
-        (3, {"label": -1}, ("2", "-1")),
-        (3, {"label": [0]}, ("2", "1")),
+        (0, {"condition": 1}, ("class",)),
+        (3, {"condition": 3}, ("2", "3")),
+        (3, {"condition": -1}, ("2", "-1")),
+        (3, {"condition": [0]}, ("2", "1")),
         (0, {"batch_size": 0}, ("0",)),
         (0, {"batch_size": -4}, ("-4",)),
         (0, {"steps": 4, "churn": Churn(-1.0)}, ("-1.0",)),

@@ -1,4 +1,4 @@
-"""The contract of every backbone: F(x, noise, label, augmentation), rebuilt from its spec and frozen by role."""
+"""The contract of every backbone: F(x, noise, condition, augmentation), rebuilt from its spec and frozen by role."""
 
 import re
 from typing import Any, ClassVar
@@ -30,10 +30,11 @@ class Backbone(nn.Module):
         """Bring trainable weights back to where they belong, which every training iteration begins with: anywhere."""
 
     def forward(
-        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
         """Return [N, out_channels, H, W] for x [N, in_channels, H, W] and noise [N] (the c_noise of preconditioning).
 
-        `label` [N] are integer classes, negative or None for no class; `augmentation` is [N, augmentation_dim] or None.
+        `condition` are integer classes [N], negative or None for no class, or what else the network takes, with a row
+        an image; `augmentation` is [N, augmentation_dim] or None.
         """
-        raise NotImplementedError(x, noise, label, augmentation)
+        raise NotImplementedError(x, noise, condition, augmentation)

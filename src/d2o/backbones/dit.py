@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2o.kernels.attention import attend
+
 from .backbone import Backbone, Roles
 from .conditioning import check_label, full_precision, waves
 from .options import check_options
@@ -23,7 +25,7 @@ WAVES = 256
 
 
 class DiT(Backbone):
-    """A transformer F(x, noise, label), where `noise` is the time 0 to 999; `config` rebuilds it.
+    """A transformer F(x, noise, condition), where `noise` is the time 0 to 999; `config` rebuilds it.
 
     `channels` is the width of its tokens. The role "modulation" makes the adaptive norms; biases of blocks have a role
     of their own, to train them alone. The class table has one more row, for no class. With `embedders` "per block"
@@ -97,20 +99,20 @@ class DiT(Backbone):
                 nn.init.zeros_(layer.weight)
 
     def forward(
-        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
         with full_precision(x.device):
-            embeddings = self.embed(x, noise, label)
+            embeddings = self.embed(x, noise, condition)
         tokens = self.x_embedder(x).flatten(2).transpose(1, 2) + self.pos_embed
         for block, embedding in zip(self.blocks, embeddings, strict=True):
             tokens = block(tokens, embedding)
         with full_precision(x.device):  # denoisers multiply the output by sigma, and with it what was rounded off
             return self.unpatchify(self.final_layer(tokens.float(), embeddings[0]), x)
 
-    def embed(self, x: Tensor, noise: Tensor, label: Tensor | None) -> list[Tensor]:
+    def embed(self, x: Tensor, noise: Tensor, condition: Tensor | None) -> list[Tensor]:
         """Return for each block the embeddings [N, channels] of time and class."""
         none = torch.full((x.shape[0],), self.num_classes, device=x.device)
-        label = none if label is None else check_label(label, x, self.num_classes)
+        label = none if condition is None else check_label(condition, x, self.num_classes)
         label = torch.where(label < 0, none, label)
         holders: list[Any] = [self] if self.t_embedder is not None else list(self.blocks)
         embeddings = [holder.t_embedder(noise) + holder.y_embedder(label) for holder in holders]
@@ -172,7 +174,7 @@ class Attention(nn.Module):
         count, length, channels = tokens.shape
         split = (count, length, 3, self.num_heads, channels // self.num_heads)
         query, key, value = self.qkv(tokens).view(split).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(self.q_norm(query), self.k_norm(key), value)
+        attended = attend(self.q_norm(query), self.k_norm(key), value)
         return self.proj(attended.transpose(1, 2).reshape(tokens.shape))
 
 

@@ -76,6 +76,9 @@ OPTIONS: dict[str, Option] = {
     "time_endpoint": FLAG,
     "embedders": choice("shared", "per block"),
     "qk_norm": FLAG,
+    "vocabulary": whole(2, 1_000_000),
+    "length": whole(1, 4096),
+    "caption_dropout": PROBABILITY,
 }
 
 

@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from d2o import backbones
 from d2o.data.codec import FIELDS as CODEC_FIELDS
 from d2o.data.codec import Autoencoder
 from d2o.diffusion import families
+from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError, name_file
 from d2o.files import atomic, open_regular, parse_json
@@ -78,6 +79,7 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
     }
     spec |= {name: list(row) for name in ("middle_sigmas", "class_names") if (row := getattr(denoiser, name))}
     spec |= {} if denoiser.clip is None else {"clip": denoiser.clip}
+    spec |= {} if denoiser.reader is None else {"reader": asdict(denoiser.reader)}
     return spec | ({"codec": denoiser.codec.to_spec()} if isinstance(denoiser.codec, Autoencoder) else {})
 
 
@@ -122,6 +124,7 @@ class Fields:
     codec: Autoencoder | None = None
     clip: families.Number | None = None
     class_names: tuple[StrictStr, ...] = ()
+    reader: Words | None = None
 
 
 def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> None:
@@ -132,6 +135,9 @@ def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> 
     for name, value in (*sizes, ("num_classes", given.num_classes)):
         if value != config.get(name, value):
             raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
+    words, length = (0, 0) if given.reader is None else (given.reader.size, given.reader.length)
+    if words != config.get("vocabulary", 0) or length > config.get("length", 0):
+        raise ValueError(f"its reader makes {length} of {words} words, which are not the network's")
     if len(given.class_names) not in (0, given.num_classes):
         raise ValueError(f"it names {len(given.class_names)} classes of {given.num_classes}")
     if not all(a > b > 0 for a, b in pairwise([sigma_max, *given.middle_sigmas])):

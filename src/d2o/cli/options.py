@@ -133,6 +133,9 @@ class Preparation:
     labels: Annotated[str, tyro.conf.arg(metavar="auto|none|folders|NAME")] = "auto"
     """Classes: auto takes dataset.json, class folders or an array of labels; folders takes folders of any names, also
     00000, and train where there is no --split; NAME an array or column; none no classes."""
+    captions: Annotated[str, tyro.conf.arg(metavar="auto|none|NAME")] = "auto"
+    """Texts of images, for models that read them: auto takes metadata.jsonl, .txt or .json files beside images, or a
+    column; NAME a key or column, txt the .txt files; none no captions."""
     split: Annotated[str | None, tyro.conf.arg(metavar="NAME|all")] = None
     """The split, where the folders or parquet files are train, val, test; by default train."""
     classes: Annotated[str | None, tyro.conf.arg(metavar="NAME=NUMBER,...")] = None
@@ -147,7 +150,7 @@ class Preparation:
         from d2o.data.classes import parse_classes
         from d2o.data.datasets import open_images
 
-        names = ("resolution", "resize", "channels", "background", "labels", "split")
+        names = ("resolution", "resize", "channels", "background", "labels", "captions", "split")
         options = {name: getattr(self, name) for name in names}
         options["classes"] = None if self.classes is None else parse_classes(self.classes)
         if model is not None:
@@ -160,7 +163,7 @@ class DataOptions(Preparation):
     """Which images are opened, and how."""
 
     data: str
-    """Images: a folder or zip, an .npz, .parquet, or the name `digits`."""
+    """Images: a folder or zip, an .npz, .parquet or .tar, or the name `digits`."""
 
     def open(self, model: "Denoiser | None" = None) -> "Images":
         return self.prepare(self.data, model)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .families import amplification
 from .noise import noise_for
-from .sampling import labels_for, sample
+from .sampling import condition_for, sample
 
 IMAGES = 64
 SHARE = 0.05
@@ -39,7 +39,7 @@ def find_start(denoiser: Denoiser, deviation: float = USUAL_DEVIATION) -> float:
         return own
     free = denoiser.replace(clip=None)  # as students are
     noise = noise_for(range(IMAGES), free.image_shape, free.device)
-    label = labels_for(range(IMAGES), free.num_classes)
-    label = None if label is None else label.to(noise.device)
-    error = deviation_of(sample(lambda x, sigma: free(x, sigma, label), noise, (own, 0.0))) / own
+    condition = condition_for(free, range(IMAGES))
+    condition = None if condition is None else condition.to(noise.device)
+    error = deviation_of(sample(lambda x, sigma: free(x, sigma, condition), noise, (own, 0.0))) / own
     return min(own, max(LOWEST, SHARE * deviation / max(error, 1e-9)))

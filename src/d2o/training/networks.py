@@ -11,6 +11,7 @@ from d2o import backbones
 from d2o.data.augmentation import AUGMENTATION_DIM
 from d2o.data.codec import Autoencoder, check_pixels
 from d2o.data.datasets import Images
+from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import amplification, from_spec
 from d2o.discriminators import Discriminator
@@ -47,7 +48,7 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     beside: dict[str, Any] = {name: deepcopy(ema) for name in recipe.averages}
     if "discriminator" in recipe.needs:
         build = recipe.discriminator.build
-        beside["discriminator"] = discriminator or build(student.pixel_shape, student.num_classes, recipe.seed)
+        beside["discriminator"] = discriminator or build(student.pixel_shape, student.vocabulary, recipe.seed)
     for objective in recipe.objectives:
         for name in objective.needs:
             if name not in beside:
@@ -95,10 +96,12 @@ def new_denoiser(
     family: dict[str, Any] | None = None,
     augmentation: bool = False,
     seed: int = 0,
+    reader: Words | None = None,
 ) -> Denoiser:
     """Return an untrained denoiser; `backbone` is {"kind": ..., settings} and sizes are taken from the images.
 
-    `family` is {"kind": ..., settings}, EDM's by default. With `augmentation` it takes the labels of augmented images.
+    `family` is {"kind": ..., settings}, EDM's by default. With `augmentation` it takes the labels of augmented images;
+    with a `reader` captions in place of classes.
     """
     channels, height, width = image_shape
     if height != width:
@@ -106,11 +109,12 @@ def new_denoiser(
     sizes = {"resolution": height, "in_channels": channels, "out_channels": channels, "num_classes": num_classes}
     if augmentation:
         sizes["augmentation_dim"] = AUGMENTATION_DIM
+    if reader is not None:
+        sizes |= {"num_classes": 0, "vocabulary": reader.size, "length": reader.length}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Denoiser(
-            backbones.build({**backbone, **sizes}), from_spec(family or {"kind": "edm"}), image_shape, num_classes
-        )
+        network, family = backbones.build({**backbone, **sizes}), family or {"kind": "edm"}
+        return Denoiser(network, from_spec(family), image_shape, sizes["num_classes"], reader=reader)
 
 
 def reset_weights(denoiser: Denoiser, seed: int) -> Denoiser:
@@ -145,6 +149,11 @@ def check_fit(denoiser: Denoiser, images: Images) -> None:
         raise ValueError(
             f"The model has {classes} classes but {name} has no labels: sort the images into a sub-folder for each "
             "class, add a dataset.json or an array `labels`, leave --labels none out, or take a model without classes."
+        )
+    if denoiser.reader is not None and not images.captioned:
+        raise ValueError(
+            f"The model is asked in words but {name} has no captions: put a .txt file beside each image, or add a "
+            "metadata.jsonl or a column `text`."
         )
     if images.num_classes > classes > 0:
         raise ValueError(f"The model has {classes} classes but {name} has {images.num_classes}.")

@@ -86,7 +86,7 @@ class Spectrum(Preparation, Watching):
     student: str | None = None
     """A one-step student of it, to be compared."""
     data: str | None = None
-    """Real images to be compared: a folder or zip, an .npz, .parquet, or `digits`."""
+    """Real images to be compared: a folder or zip, an .npz, .parquet or .tar, or `digits`."""
 
     def run(self) -> "Report":
         from d2o.analysis.spectrum import spectrum

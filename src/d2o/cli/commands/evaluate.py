@@ -28,7 +28,7 @@ class Evaluate(Preparation, FeatureOptions, ModelOptions):
     """The options of `d2o evaluate`."""
 
     a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
-    """A checkpoint, run directory, image folder, zip, .npz, .parquet, stored statistics, or `digits`."""
+    """A checkpoint, run directory, image folder, zip, .npz, .parquet, .tar, stored statistics, or `digits`."""
     b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
     """The reference: any of these."""
     features: str | None = None

@@ -78,6 +78,7 @@ OWN = {
     "song-vp": make(SONG, VP(sigma_max=LOW)),
     "adm-narrow": make({**ADM, "channels": 32}, Boundary()),
     "unet-epsilon-classes": make(UNET, Epsilon(sigma_max=LOW), 3),
+    "dit-normalised": make({**DIT, "qk_norm": True}, Epsilon(sigma_max=LOW)),
 }
 PROGRAMS = {
     "adm-classes": make({**ADM, "channels": 16, "channel_multipliers": [1]}, Boundary(), 3),

@@ -83,6 +83,7 @@ OWN = {
     "adm-narrow": make({**ADM, "channels": 32}, Boundary()),
     "unet-epsilon-classes": make(UNET, Epsilon(sigma_max=LOW), 3),
     "song-flow-classes": make(SONG, Flow(), 3),
+    "dit-normalised": make({**DIT, "qk_norm": True}, Epsilon(sigma_max=LOW)),
 }
 PROGRAMS = {
     "adm-classes": make({**ADM, "channels": 16, "channel_multipliers": [1]}, Boundary(), 3),

@@ -135,7 +135,7 @@ class TextBlock(Block):
     """A block of DiT that looks at the words between its attention and its MLP."""
 
     def __init__(self, channels: int, num_heads: int, mlp_multiplier: int) -> None:
-        super().__init__(channels, num_heads, mlp_multiplier, mlp_eps=1e-6)
+        super().__init__(channels, num_heads, mlp_multiplier, mlp_eps=1e-6, qk_norm=False)
         self.cross = WordAttention(channels, num_heads)
 
     def forward(self, tokens: Tensor, embedding: Tensor, text: Tensor, seen: Tensor) -> Tensor:  # type: ignore[override]

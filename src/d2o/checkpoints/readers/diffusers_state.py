@@ -26,12 +26,14 @@ from .scheduler import CONSISTENCY
 
 CLASS = "UNet2DModel"
 NAMES = {"conv_in.weight", "time_embedding.linear_1.weight", "conv_out.weight", "down_blocks.0.resnets.0.conv1.weight"}
+ONE_STEP = {"_class_name": CONSISTENCY, "clip_denoised": False}
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "epsilon": {"prediction_type": "epsilon"},
     "velocity": {"prediction_type": "v_prediction"},
     "sample": {"prediction_type": "sample"},
     "flow": {"prediction_type": "flow_prediction"},
-    "consistency": {"_class_name": CONSISTENCY, "clip_denoised": False},
+    "consistency": ONE_STEP,
+    "boundary": ONE_STEP,
 }
 """What the network predicts -> the scheduler config that is assumed."""
 SPELLED = ("down_block_types", "up_block_types", "downsample_type", "upsample_type")

@@ -21,6 +21,7 @@ from . import arguments, edm
 FAMILIES = {
     "edm": "EDMPrecond",
     "boundary": "D2OPrecond",
+    "consistency": "D2OPrecond",
     "vp": "VPPrecond",
     "ve": "VEPrecond",
     "epsilon": "iDDPMPrecond",
@@ -30,7 +31,7 @@ CLASS = "precond"
 """What a config may call such a class."""
 LEVELS = "u"
 """The noise levels that iDDPM's class keeps beside its network, with the one of no noise."""
-SAID = ("sigma_data", "eps", "beta_d", "beta_min", "M", "dropout")
+UNSHOWN = ("sigma_data", "eps", "beta_d", "beta_min", "C_1", "C_2", "M", "dropout")
 """What weights do not show and a class has a default for, of account for its images or for training."""
 FILTERS = {2: [1, 1], 4: [1, 3, 3, 1]}
 """The filters of DDPM++ and NCSN++, by their length."""
@@ -58,7 +59,7 @@ def from_state(
         arguments.compare(given, facts)
     settings, defaults = {"dropout": 0.0, **facts, **given}, edm.CLASSES[class_name].numbers | {"dropout": 0.0}
     assumed: dict[str, Any] = {} if is_told else {"family": "edm"}
-    assumed |= {name: defaults[name] for name in SAID if name in defaults and name not in {**facts, **given}}
+    assumed |= {name: defaults[name] for name in UNSHOWN if name in defaults and name not in {**facts, **given}}
     provenance = {"format": "state dict with EDM's names", "file": path.name, "class": class_name, "assumed": assumed}
     tensors = {name if name == LEVELS else f"model.{name}": tensor for name, tensor in state.items()}
     denoiser = edm.make(class_name, settings, {}, tensors, path, provenance)
@@ -88,7 +89,7 @@ def measure(state: Mapping[str, Tensor]) -> dict[str, Any]:
     stem, side, each = f"enc.{sides[0]}x{sides[0]}_conv.weight", sides[0], counts[sides[0]]
     if sides != [side >> level for level in range(len(sides))] or {*counts.values()} != {each} or not each:
         found = ", ".join(f"{count} of {side}" for side, count in list(counts.items())[:10])
-        raise ValueError(f"its encoder has not as many blocks at each of its halved sides: {found}")
+        raise ValueError(f"its encoder's sides are not halved, or have unlike numbers of blocks: {found}")
     is_song, in_channels = "out_conv.weight" not in state, rows(state, stem, 1)
     embedded, told = rows(state, WIDTHS), rows(state, WIDTHS, 1)
     width = rows(state, stem) if is_song else told

@@ -152,7 +152,7 @@ class TestTransformers:
         path, out = tmp_path / "model.pt", tmp_path / "dit.safetensors"
         torch.save(DIT, path)
         assert run(["sample", str(path), "--out", str(tmp_path / "x.png")]) == 2
-        assert "d2o convert FILE OUT.safetensors --family epsilon" in capsys.readouterr().err
+        assert "`--family epsilon`" in capsys.readouterr().err
         for family, kind in (("epsilon", "epsilon"), ("sit", "flow")):
             assert run(["convert", str(path), str(out), "--family", family]) == 0
             assert inspect(out).as_dict()["family"] == kind
@@ -234,13 +234,14 @@ class TestPipelines:
         x = 80 * torch.randn(2, *denoiser.image_shape)
         assert torch.equal(denoiser(x, 80.0), denoiser.replace(clip=None)(x, 80.0).clamp(-0.8, 0.8))
         change(scheduler, clip_sample=False, thresholding=True)
-        with pytest.warns(UserWarning, match="thresholding"):
-            inspect(pipeline)
+        assert "thresholding" in inspect(pipeline).as_dict()["provenance"]["ignored"]
 
-    @pytest.mark.parametrize("settings", [{"use_flow_sigmas": True}, {"timestep_type": "continuous"}])
-    def test_times_of_other_kinds_are_refused(self, pipeline, settings):
+    @pytest.mark.parametrize(
+        ("settings", "name"), [({"use_flow_sigmas": True}, "flow_prediction"), ({"timestep_type": "continuous"}, "timestep_type")]
+    )
+    def test_times_of_other_kinds_are_refused(self, pipeline, settings, name):
         change(pipeline / "scheduler" / "scheduler_config.json", **settings)
-        with refused(next(iter(settings))):
+        with refused(name):
             inspect(pipeline)
 
     def test_wrapped_weights_of_a_folder_are_read(self, pipeline):

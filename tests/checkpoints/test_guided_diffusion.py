@@ -246,7 +246,7 @@ def test_it_comes_back_from_our_own_file_and_becomes_a_one_step_student(tmp_path
     again = d2o.load(tmp_path / "own.safetensors")
     assert native.describe(again) == native.describe(teacher)
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(again(80 * x, 80.0), teacher(80 * x, 80.0))
+    torch.testing.assert_close(again(80 * x, 80.0), teacher(80 * x, 80.0), rtol=1e-4, atol=1e-3)
     share = freeze(again, default_rules(again))
     assert 0.4 < share.frozen / share.total < 0.95
     judge: Any = {"discriminator.weights": "random", "discriminator.size": 32, "discriminator.width": 16}

@@ -17,8 +17,7 @@ from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.backbones.dit import DiT
 from d2o.data.codec import Autoencoder
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import EDM, Boundary, Epsilon, Velocity, to_spec
-from d2o.diffusion.preconditioning import IMAGES
+from d2o.diffusion.families import EDM, IMAGES, Boundary, Epsilon, Velocity, to_spec
 from d2o.errors import CheckpointError
 
 from . import adm, dit

@@ -237,7 +237,8 @@ class TestPipelines:
         assert "thresholding" in inspect(pipeline).as_dict()["provenance"]["ignored"]
 
     @pytest.mark.parametrize(
-        ("settings", "name"), [({"use_flow_sigmas": True}, "flow_prediction"), ({"timestep_type": "continuous"}, "timestep_type")]
+        ("settings", "name"),
+        [({"use_flow_sigmas": True}, "flow_prediction"), ({"timestep_type": "continuous"}, "timestep_type")],
     )
     def test_times_of_other_kinds_are_refused(self, pipeline, settings, name):
         change(pipeline / "scheduler" / "scheduler_config.json", **settings)

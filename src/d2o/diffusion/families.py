@@ -1,22 +1,81 @@
-"""The families of diffusion models: what a network predicts and is told, one row of four coefficients each."""
+"""How a network becomes a denoiser: D(x, sigma) = skip * x + output * network(input * x, noise).
+
+A family of diffusion models is one row of four coefficients. `sigma` is a float tensor of any shape; so are the rows.
+Every family has `sigma_max`, the noise level that sampling starts from, and levels of its own to sample and train at.
+They are of images in [-1, 1]: only here and in the denoiser is it known that a network may see others (`image_range`).
+"""
 
 import math
 from dataclasses import asdict, field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from d2o.records import RECORD, REGISTER, find, validate
+from d2o.records import RECORD, REGISTER, Range, find, validate
 
-from .noise import PURE_NOISE, SIGMA_MIN, flow_sigmas
-from .preconditioning import IMAGES, Coefficients, Number, Preconditioning
+from .noise import PURE_NOISE, SIGMA_MAX, SIGMA_MIN, flow_sigmas, karras_sigmas
 
-LONGEST = 100_000
-"""Times of a schedule; real ones have a thousand."""
+Number = Annotated[float, Field(strict=True, gt=0, lt=1e9)]
+"""Of a preconditioning: above every sensible one, and small enough for float32."""
+IMAGES = (-1.0, 1.0)  # the range of images in d2o, and of most networks'
+LONGEST = 100_000  # times of a schedule; real ones have a thousand
 Schedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
+
+
+class Coefficients(NamedTuple):
+    """The four functions of sigma that wrap a network (arXiv 2206.00364, equation 7)."""
+
+    skip: Tensor
+    output: Tensor
+    input: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True, config=RECORD, kw_only=True)
+class Preconditioning:
+    """A frozen record of numbers that gives the coefficients at a noise level.
+
+    `image_range` is black and white in the images that the network was trained on: (0, 1) in many tutorials. A row's
+    `coefficients` and its numbers, but for `sigma_max`, are of those images, which are `scale` (ours + `offset`).
+    """
+
+    kind: ClassVar[str]
+    sigma_max: Number = SIGMA_MAX
+    image_range: Range = IMAGES
+    log_sigma_in_training: ClassVar[tuple[float, float]] = (-1.2, 1.2)
+    """Mean and deviation (arXiv 2206.00364, table 1)."""
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        raise NotImplementedError
+
+    def __call__(self, sigma: Tensor) -> Coefficients:
+        """Return the coefficients for images in [-1, 1] + `offset`, which `scale` makes the network's."""
+        skip, output, times, noise = self.coefficients(self.scale * sigma)
+        return Coefficients(skip, output / self.scale, self.scale * times, noise)
+
+    @property
+    def scale(self) -> float:
+        return (self.image_range[1] - self.image_range[0]) / 2
+
+    @property
+    def offset(self) -> float:
+        return sum(self.image_range) / 2 / self.scale
+
+    def sigmas(self, steps: int) -> tuple[float, ...]:
+        """Return the noise levels [steps + 1] of a sampler, from `sigma_max` to 0."""
+        return karras_sigmas(steps, sigma_max=self.sigma_max)
+
+    @property
+    def solved_in_time(self) -> bool:
+        """Whether solvers step in t = sigma / (1 + sigma), in which its paths are nearly straight, and not in sigma."""
+        return self.sigma_max == PURE_NOISE
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """Return the weight of |D - x0|^2 that makes it the squared error of the network's own output."""
+        return self(sigma).output ** -2
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -176,8 +235,7 @@ class Flow(Preconditioning):
     The path "linear" is (1 - t) x0 + t noise, "trigonometric" cos(pi t / 2) x0 + sin(pi t / 2) noise, and the velocity
     its derivative. Where time runs `towards` the "image", the network is told 1 - t and predicts the negated velocity.
     It is told `time_scale` times the time, or the angle pi t / 2 in place of t with `angular` (TrigFlow, arXiv
-    2410.11081), whose velocity is the derivative by the angle. `shift` and `last_time` are the schedule's (see
-    `flow_sigmas`).
+    2410.11081), whose velocity is the derivative by the angle. `shift` and `last_time` are `flow_sigmas`'s.
     """
 
     kind: ClassVar[str] = "flow"
@@ -217,24 +275,17 @@ def boundary_form(family: Preconditioning) -> Preconditioning:
 
 
 def start_at(family: Preconditioning, sigma: float | None) -> Preconditioning:
-    """Return the family with sampling that starts from `sigma`, or its schedule's largest where that is smaller.
-
-    None leaves the start as it is.
-    """
+    """Return the family that starts from `sigma`, at most its schedule's largest; None leaves the start as it is."""
     return family if sigma is None else replace(family, sigma_max=sigma)
 
 
 def amplification(family: Preconditioning) -> float:
-    """Return |output| at `sigma_max`: what one call multiplies the network's errors by, rounding among them.
-
-    Where the noise is predicted it is the noise level, elsewhere `sigma_data` or 1 at most.
-    """
+    """Return |output| at the start, by which one call multiplies errors: sigma for noise predictors, else 1 or less."""
     return abs(family(torch.tensor(family.sigma_max, dtype=torch.float64)).output.item())
 
 
-PRECONDITIONINGS: dict[str, type] = {
-    family.kind: family for family in (EDM, Boundary, VP, VE, Epsilon, Velocity, Sample, Flow)
-}
+ROWS = (EDM, Boundary, VP, VE, Epsilon, Velocity, Sample, Flow)
+PRECONDITIONINGS: dict[str, type] = {row.kind: row for row in ROWS}
 
 
 def to_spec(preconditioning: Preconditioning) -> dict:

@@ -18,9 +18,8 @@ from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.backbones.dit import DiT
 from d2o.data.codec import Autoencoder
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import EDM, Boundary, Discrete, Epsilon, Flow, Velocity, to_spec
+from d2o.diffusion.families import EDM, IMAGES, Boundary, Discrete, Epsilon, Flow, Velocity, to_spec
 from d2o.diffusion.noise import PURE_NOISE
-from d2o.diffusion.preconditioning import IMAGES
 from d2o.errors import CheckpointError
 
 from . import adm, dit

@@ -18,8 +18,7 @@ from d2o.records import RECORD, REGISTER, Range, find, validate
 
 from .noise import PURE_NOISE, SIGMA_MAX, SIGMA_MIN, flow_sigmas, karras_sigmas
 
-Number = Annotated[float, Field(strict=True, gt=0, lt=1e9)]
-"""Of a preconditioning: above every sensible one, and small enough for float32."""
+Number = Annotated[float, Field(strict=True, gt=0, lt=1e9)]  # above every sensible one, and small enough for float32
 IMAGES = (-1.0, 1.0)  # the range of images in d2o, and of most networks'
 LONGEST = 100_000  # times of a schedule; real ones have a thousand
 Schedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
@@ -284,8 +283,7 @@ def amplification(family: Preconditioning) -> float:
     return abs(family(torch.tensor(family.sigma_max, dtype=torch.float64)).output.item())
 
 
-ROWS = (EDM, Boundary, VP, VE, Epsilon, Velocity, Sample, Flow)
-PRECONDITIONINGS: dict[str, type] = {row.kind: row for row in ROWS}
+PRECONDITIONINGS: dict[str, type] = {f.kind: f for f in (EDM, Boundary, VP, VE, Epsilon, Velocity, Sample, Flow)}
 
 
 def to_spec(preconditioning: Preconditioning) -> dict:

@@ -126,7 +126,10 @@ def read_csv(content: bytes) -> Iterator[Any]:
     rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
     header = next(rows, [])
     yield None
-    yield from (dict(zip(header, row, strict=False)) for row in rows)
+    for row in rows:
+        if row and len(row) != len(header):
+            raise ValueError(f"it has {len(row):,} columns, not {len(header):,}")
+        yield dict(zip(header, row, strict=False))
 
 
 LISTS: dict[str, Callable[[bytes], Iterator[Any]]] = {"metadata.jsonl": read_jsonl, "metadata.csv": read_csv}

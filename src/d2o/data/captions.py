@@ -37,12 +37,10 @@ def read_captions(source: Source, index: int) -> tuple[str, ...]:
         if any(len(text.encode()) > LONGEST for text in texts):
             raise ValueError(f"it is longer than {LONGEST:,} bytes")
     except Exception as error:  # those of libraries are of many kinds
-        raise ValueError(f"The caption of {source.image(index)} cannot be read ({tell(error)}); {REMEDY}.") from error
+        raise ValueError(
+            f"The caption of {source.image(index)} cannot be read ({describe(error)}); {REMEDY}."
+        ) from error
     return tuple(text.strip() for text in texts)
-
-
-def tell(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else describe(error)
 
 
 def pick_captions(captions: Iterable[tuple[str, ...]], places: np.ndarray, seed: int) -> tuple[str, ...]:
@@ -114,7 +112,7 @@ def read_list(kind: str, content: bytes, wanted: str, most: int) -> Iterator[tup
             if (row := row + 1) > max(most, MOST_ROWS):
                 raise ValueError("there are many more rows than images")
     except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"row {row:,}: {tell(error)}") from error
+        raise ValueError(f"row {row:,}: {describe(error)}") from error
 
 
 def read_jsonl(content: bytes) -> Iterator[Any]:

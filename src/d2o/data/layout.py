@@ -37,15 +37,12 @@ Labels = tuple[Literal["folders", "listing"] | None, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Tree:
-    """The images of a folder or zip, and by the folders that they lie in (empty, or ending in /) dataset.json files.
-
-    The `rest` are files that are no images: their names by their places.
-    """
+    """The images of a folder or zip, dataset.json files by their folders (empty, or ending in /), and the rest."""
 
     path: Path
     images: Places
     listings: Places
-    rest: Mapping[str, str]
+    rest: Mapping[str, str]  # names by places
     open: Open
 
     def read(self, place: str, most: int) -> bytes:

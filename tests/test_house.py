@@ -156,10 +156,10 @@ IMPORTS = {
     "--help": 8,
     "sample digits-small --seeds 0 --out x.png": 35,
     "inspect digits-small": 37,
-    "evaluate --help": 54,
+    "evaluate --help": 58,
     "export --help": 54,
     "recipes": 58,
-    "finetune --help": 93,
+    "finetune --help": 97,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torchvision", "yaml"}

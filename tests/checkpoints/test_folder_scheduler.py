@@ -62,7 +62,7 @@ def stock(network: Any, scheduler: Any, noise: Tensor, steps: int, **options: An
 
 def ours(denoiser: d2o.Denoiser, steps: int) -> Tensor:
     label = LABELS.tolist() if denoiser.num_classes else None
-    return torch.cat(list(generate(denoiser, SEEDS, steps=steps, label=label, sampler="euler")))
+    return torch.cat(list(generate(denoiser, SEEDS, steps=steps, condition=label, sampler="euler")))
 
 
 def mu(tokens: int, short: float = 0.5, long: float = 1.15) -> float:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ def there(tmp_path, tiny_denoiser, monkeypatch):
     with zipfile.ZipFile(tmp_path / "edm.zip", "w") as archive:
         archive.writestr("00000/img.png", b"")
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    for name, first in (("shard", "0.png"), ("x.tar", "PK.png"), ("y.tar", "12345678{.png")):
+        (tmp_path / name).write_bytes(tarfile.TarInfo(first).tobuf() + bytes(1024))
+    torch.save({}, tmp_path / "state.pth.tar")
     (tmp_path / "faces.v2" / "0").mkdir(parents=True)
     d2o.save(tmp_path / "model.npz", tiny_denoiser())
     torch.save({}, tmp_path / "state.zip")
@@ -61,6 +65,11 @@ def test_a_header_s_length_is_no_pickle_s_start(tmp_path, length):
         ("edm.zip", "data", None),
         ("x.parquet", "data", None),
         ("*.parquet", "data", None),
+        ("shard", "data", None),
+        ("x.tar", "data", None),
+        ("y.tar", "data", None),
+        ("*.tar", "data", None),
+        ("state.pth.tar", "model", "torch"),
         ("faces.v2", "data", None),
         ("digits", "data", None),
         ("statistics.npz", "statistics", None),

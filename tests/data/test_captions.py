@@ -145,7 +145,7 @@ WRONG: dict[str, tuple[dict[str, bytes], dict[str, Any], tuple[str, ...]]] = {
         {"metadata.jsonl": table()["metadata.jsonl"] + b'{"file_name": "'}, {},
         ("metadata.jsonl", "row 7", "--captions none"),
     ),
-    "a short row": ({"metadata.csv": b"file_name,text\n0.png,a\n1.png\n"}, {}, ("metadata.csv", "row 3", "'text'")),
+    "a short row": ({"metadata.csv": b"file_name,text\n0.png,a\n1.png\n"}, {}, ("metadata.csv", "row 3", "columns")),
     "an open quote": ({"metadata.csv": b'file_name,text\n0.png,"a\n'}, {}, ("metadata.csv", "row 2")),
     "a table without names": ({"metadata.jsonl": line(text="a")}, {}, ("row 1", "'file_name' is missing")),
     "a table in no text": ({"metadata.csv": b"file_name,text\n\xff,a\n"}, {}, ("metadata.csv", "utf-8")),

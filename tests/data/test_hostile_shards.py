@@ -53,7 +53,7 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut off within an image": (lambda: header(size=5000) + GOOD, "ends within a.png"),
     "cut off before its end": (lambda: header() + padded(GOOD), "mark of its end"),
     "cut off within a header": (lambda: header() + padded(GOOD) + header("b.png")[:300], "truncated"),
-    "damaged": (lambda: header() + padded(GOOD) + b"x" * 512 + END, "checksum"),
+    "damaged": (lambda: header() + padded(GOOD) + b"x" + header()[1:] + END, "checksum"),
     "a hard link": (lambda: header(size=0, kind=tarfile.LNKTYPE, link="/etc/passwd") + END, "is a link"),
     "a symbolic link": (lambda: header(size=0, kind=tarfile.SYMTYPE, link="../../x") + END, "is a link"),
     "a device": (lambda: header(size=0, kind=tarfile.CHRTYPE) + END, "device"),
@@ -77,7 +77,7 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "PAX of a size that is no number": (lambda: pax(b"10 size=a\n"), "cannot be read"),
     "PAX of a negative size": (lambda: pax(b"11 size=-5\n"), "ends within"),
     "PAX of many small records, many times": (
-        lambda: (header("pax", 16384, tarfile.XHDTYPE) + b"4 =\n" * 4096) * 100 + b"x" * 512, "checksum",
+        lambda: (header("pax", 16384, tarfile.XHDTYPE) + b"4 =\n" * 4096) * 100 + b"x" * 512, "invalid header",
     ),
     "an image of 70 MB": (lambda: header(size=70 << 20) + GOOD + bytes((70 << 20) - len(GOOD)) + END, "larger"),
     "a terminal's controls": (lambda: header("\x1b[31m.png", 512) + b"x" * 512 + END, "\\x1b[31m"),

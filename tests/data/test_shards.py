@@ -169,7 +169,7 @@ class TestIndex:
         if damage == "rows":
             index["rows"] = np.zeros((3, 3))
         elif damage == "facts":
-            del index["stamp"]
+            index["facts"] = np.array([["a"]])
         elif damage == "lies":
             index["rows"]["image"]["offset"] += 1 << 40
         buffer = io.BytesIO()

@@ -37,12 +37,10 @@ def read_captions(source: Source, index: int) -> tuple[str, ...]:
         if any(len(text.encode()) > LONGEST for text in texts):
             raise ValueError(f"it is longer than {LONGEST:,} bytes")
     except Exception as error:  # those of libraries are of many kinds
-        raise ValueError(f"The caption of {source.image(index)} cannot be read ({tell(error)}); {REMEDY}.") from error
+        raise ValueError(
+            f"The caption of {source.image(index)} cannot be read ({describe(error)}); {REMEDY}."
+        ) from error
     return tuple(text.strip() for text in texts)
-
-
-def tell(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else describe(error)
 
 
 def pick_captions(captions: Iterable[tuple[str, ...]], places: np.ndarray, seed: int) -> tuple[str, ...]:
@@ -114,7 +112,7 @@ def read_list(kind: str, content: bytes, wanted: str, most: int) -> Iterator[tup
             if (row := row + 1) > max(most, MOST_ROWS):
                 raise ValueError("there are many more rows than images")
     except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"row {row:,}: {tell(error)}") from error
+        raise ValueError(f"row {row:,}: {describe(error)}") from error
 
 
 def read_jsonl(content: bytes) -> Iterator[Any]:
@@ -126,7 +124,10 @@ def read_csv(content: bytes) -> Iterator[Any]:
     rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
     header = next(rows, [])
     yield None
-    yield from (dict(zip(header, row, strict=False)) for row in rows)
+    for row in rows:
+        if row and len(row) != len(header):
+            raise ValueError(f"it has {len(row):,} columns, not {len(header):,}")
+        yield dict(zip(header, row, strict=False))
 
 
 LISTS: dict[str, Callable[[bytes], Iterator[Any]]] = {"metadata.jsonl": read_jsonl, "metadata.csv": read_csv}

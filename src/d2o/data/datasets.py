@@ -238,15 +238,14 @@ def open_images(
         numbers, names = number_classes(found, num_classes, classes, class_names)
     except LabelError as error:
         raise ValueError(f"{error}{'' if num_classes else ', or add --labels none'}.") from error
+    captioned = found.captions is not None
     decode = make_decoder(found, resolution, resize, channels, background)
     for index in spread(len(found.names), CHECKED):
         header, _ = open_image(found, index)
         decode.check(header)
-        if found.captions is not None:
+        if captioned:
             read_captions(found, index)
     order, cache = np.arange(len(found.names)), Cache(decode, cache_bytes)
-    images = Images(
-        Path(found.path).stem, decode.shape, numbers, names, order, cache, classes, found.captions is not None
-    )
+    images = Images(Path(found.path).stem, decode.shape, numbers, names, order, cache, classes, captioned)
     log.info("%s", images.describe())
     return images

@@ -28,6 +28,7 @@ LISTING = "dataset.json"
 LISTING_BYTES = 64 << 20  # ImageNet's has 41 MB
 MOST_SUFFIXES = 5  # that are named among what is ignored
 
+Open = Callable[[str], IO[bytes]]
 Places = Mapping[str, str]
 """Files by the names that their folder or zip knows them by, and these names as `normalise` gives them."""
 Labels = tuple[Literal["folders", "listing"] | None, Sequence[Any]]
@@ -36,16 +37,13 @@ Labels = tuple[Literal["folders", "listing"] | None, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Tree:
-    """The images of a folder or zip, and by the folders that they lie in (empty, or ending in /) dataset.json files.
-
-    The `rest` are files that are no images: their names by their places.
-    """
+    """The images of a folder or zip, dataset.json files by their folders (empty, or ending in /), and the rest."""
 
     path: Path
     images: Places
     listings: Places
-    rest: Mapping[str, str]
-    open: Callable[[str], IO[bytes]]
+    rest: Mapping[str, str]  # names by places
+    open: Open
 
     def read(self, place: str, most: int) -> bytes:
         """Return what one of the `rest` contains, of a longer file one byte more than the most."""
@@ -54,12 +52,7 @@ class Tree:
 
 
 def read_tree(
-    path: Path,
-    files: Iterable[str],
-    open_file: Callable[[str], IO[bytes]],
-    labels: str,
-    split: str | None,
-    captions: str = "auto",
+    path: Path, files: Iterable[str], open_file: Open, labels: str, split: str | None, captions: str
 ) -> Source:
     """Return the images among the files of a folder or zip.
 

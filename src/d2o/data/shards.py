@@ -100,16 +100,17 @@ def load_index(file: Path, advance: Callable[[int], None]) -> tuple[np.ndarray, 
     stamp = [VERSION, found.st_size, found.st_mtime_ns]
     places = (file.with_name(f".{file.name}.npz"), cache_folder() / "shards" / f"{digest[:32]}.npz")
     for place in places:
-        with suppress(LookupError, ValueError):  # there is none, or it is damaged
-            index = load_arrays(place, ("rows", "stamp", "others"))
-            if index["stamp"].tolist() == stamp and index["rows"].dtype == ROW and index["rows"].ndim == 1:
+        with suppress(LookupError, TypeError, ValueError):  # there is none, or it is damaged
+            index = load_arrays(place, ("rows", "facts"))
+            rows, (*known, others) = index["rows"], index["facts"].tolist()
+            if known == stamp and rows.dtype == ROW and rows.ndim == 1:
                 advance(found.st_size)
-                return index["rows"], int(index["others"])
+                return rows, others
     with name_damage(file, "download it again, or pack whole files instead of links"), open_regular(file) as opened:
         rows, others = make_index(opened, advance)
     for place in places:
         with suppress(OSError), atomic(place) as temporary:
-            np.savez(temporary, rows=rows, stamp=np.array(stamp), others=np.array(others))
+            np.savez(temporary, rows=rows, facts=np.array([*stamp, others]))
             break
     return rows, others
 

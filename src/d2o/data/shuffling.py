@@ -17,7 +17,7 @@ def shuffle(places: np.ndarray, count: int, seed: int, epoch: int) -> np.ndarray
 @lru_cache(maxsize=4)
 def permute(count: int, seed: int, epoch: int = 0) -> np.ndarray:
     """Return the numbers from 0 to `count` - 1 in the random order of one epoch."""
-    order = np.random.Generator(philox(seed, epoch)).permutation(count)
+    order = np.random.Generator(np.random.Philox(key=(seed << 64) + epoch)).permutation(count)
     order.setflags(write=False)
     return order
 
@@ -30,7 +30,7 @@ def encipher(places: np.ndarray, count: int, seed: int, epoch: int) -> np.ndarra
     """
     half = np.uint64(((count - 1).bit_length() + 1) // 2)
     mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = philox(seed, epoch).random_raw(ROUNDS)
+    keys = np.random.Philox(key=(seed << 64) + epoch).random_raw(ROUNDS)
     values, outside = places.astype(np.uint64), np.ones(len(places), bool)
     while outside.any():
         left, right = values[outside] >> half, values[outside] & mask
@@ -39,10 +39,6 @@ def encipher(places: np.ndarray, count: int, seed: int, epoch: int) -> np.ndarra
         values[outside] = left << half | right
         outside = values >= count
     return values.astype(np.int64)
-
-
-def philox(seed: int, epoch: int) -> np.random.Philox:
-    return np.random.Philox(key=(seed << 64) + epoch)
 
 
 def mix(values: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ def name_damage(path: str | Path, remedy: str) -> Iterator[None]:
 
 def describe(error: Exception) -> str:
     """Return what a library says of a broken file, on one line of bounded length."""
-    reason = str(error) or type(error).__name__
+    reason = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename:
         reason = f"{error.strerror}: {error.filename}"
     return printable(reason.strip().rstrip("."))[:LONGEST]

@@ -70,11 +70,11 @@ def find_reader(path: Path) -> Reader | None:
     if path.is_dir():
         return read_folder
     if not path.exists():
-        return read_pattern if "*" in path.name else None
+        return read_files if "*" in path.name else None
     with open_regular(path) as file:
         start = file.read(BLOCK)
     if is_tar(start):
-        return read_tar
+        return read_files
     return next((READERS[key] for key in READERS if isinstance(key, bytes) and start.startswith(key)), None)
 
 
@@ -212,19 +212,14 @@ def name_split(file: Path) -> str:
     return first if "-of-" in file.stem or first in SPLITS else next((one for one in folders if one in SPLITS), "other")
 
 
-def read_pattern(path: Path, labels: str, split: str | None, captions: str) -> Source:
-    files = sorted(path.parent.glob(path.name))
+def read_files(path: Path, labels: str, split: str | None, captions: str) -> Source:
+    """Read the parquet files or tar shards that a path or a pattern with * names."""
+    files = [path] if path.exists() else sorted(path.parent.glob(path.name))
     if not files:
         raise ValueError(describe_missing(path))
-    return read_parts(PARTED.get(files[0].suffix, read_parquet), path, files, labels, split, captions)
-
-
-def read_table(path: Path, labels: str, split: str | None, captions: str) -> Source:
-    return read_parts(read_parquet, path, [path], labels, split, captions)
-
-
-def read_tar(path: Path, labels: str, split: str | None, captions: str) -> Source:
-    return read_parts(read_shards, path, [path], labels, split, captions)
+    with open_regular(files[0]) as file:
+        in_tar = files[0].suffix == ".tar" or is_tar(file.read(BLOCK))
+    return read_parts(PARTED[".tar" if in_tar else ".parquet"], path, files, labels, split, captions)
 
 
 def refuse_pointer(path: Path, _labels: str) -> Source:
@@ -236,11 +231,11 @@ PARTED: dict[str, Reader] = {".tar": read_shards, ".parquet": read_parquet}
 """Formats of data sets in parts; img2dataset writes both, the images in tar, and lists of them in parquet."""
 READERS: dict[bytes | str, Reader] = {
     b"PK": read_zip,
-    b"PAR1": read_table,
+    b"PAR1": read_files,
     LFS: refuse_pointer,
 }
 """How a file begins (bytes), or the suffix of a name (text) -> what reads it.
 
 A format of your own is a function and a line, `READERS[".h5"] = read_hdf5`, in a module named with `--import`.
 """
-DIVIDED: set[Reader] = {read_drawings, read_zip, read_folder, read_pattern, read_table, read_tar}
+DIVIDED: set[Reader] = {read_drawings, read_zip, read_folder, read_files}

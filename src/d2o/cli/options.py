@@ -87,6 +87,7 @@ class ModelOptions(StateDictOptions):
         if self.start is None:
             return denoiser
         from d2o.diffusion.families import start_at
+        from d2o.diffusion.noise import name_level
         from d2o.diffusion.start import IMAGES, deviation_of, find_start
 
         if self.start != "auto":
@@ -101,9 +102,9 @@ class ModelOptions(StateDictOptions):
             sigma = find_start(denoiser, deviation_of(x0))
         family = start_at(denoiser.preconditioning, sigma)
         own = denoiser.sigma_max
-        why = "the model's own" if family.sigma_max == own else f"instead of {own:.3g}"
+        why = "the model's own" if family.sigma_max == own else f"instead of {name_level(own)}"
         why += f", as the schedule ends below {self.start}" if family.sigma_max < sigma else ""
-        say(f"Sampling starts from the noise level {family.sigma_max:.3g}, {why}.")
+        say(f"Sampling starts from {name_level(family.sigma_max)}, {why}.")
         return denoiser.replace(preconditioning=family)
 
 

@@ -81,9 +81,8 @@ def network_precision(recipe: Recipe, student: Denoiser) -> torch.dtype:
     if recipe.precision == "float32" or not student.one_step or factor <= LARGEST:
         return getattr(torch, recipe.precision)
     logging.getLogger("d2o").info(
-        f"The network computes in float32: one call from the noise level {student.sigma_max:.3g} multiplies what "
-        f"bfloat16 rounds by {factor:.3g}. In bfloat16 it is trained by d2o finetune --start {LARGEST} or less; "
-        "--precision float32 leaves this line out."
+        f"The network computes in float32: one call from the noise level {student.sigma_max:.3g} multiplies the errors "
+        f"of rounding to bfloat16 by {factor:.3g}. With d2o finetune --start {LARGEST} or less it computes in bfloat16."
     )
     return torch.float32
 

@@ -27,11 +27,12 @@ from .scheduler import CONSISTENCY
 CLASS = "UNet2DModel"
 NAMES = {"conv_in.weight", "time_embedding.linear_1.weight", "conv_out.weight", "down_blocks.0.resnets.0.conv1.weight"}
 ONE_STEP = {"_class_name": CONSISTENCY, "clip_denoised": False}
+FLOW = "flow_prediction"
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "epsilon": {"prediction_type": "epsilon"},
     "velocity": {"prediction_type": "v_prediction"},
     "sample": {"prediction_type": "sample"},
-    "flow": {"prediction_type": "flow_prediction"},
+    "flow": {"prediction_type": FLOW},
     "consistency": ONE_STEP,
     "boundary": ONE_STEP,
 }
@@ -67,7 +68,8 @@ def from_state(
         scheduler = folder.scheduler or find(family or "epsilon", SCHEDULERS, "family of these weights")
     if not folder.scheduler:
         assumed |= {} if family else {"family": "epsilon"}
-        assumed |= {"schedule": "linear"} if "prediction_type" in scheduler else {}
+        told = scheduler.get("prediction_type")
+        assumed |= {"time_scale": 1000.0} if told == FLOW else {"schedule": "linear"} if told else {}
     folder = folder._replace(path=path, config=facts | given, scheduler=scheduler)
     origin = {"class": CLASS, "file": path.name}
     if assumed and not state["conv_in.weight"].is_meta:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -20,7 +20,7 @@ from d2o.cli.progress import counted, say
 from d2o.data.codec import check_pixels
 from d2o.data.files import check_images, parse_seeds, to_uint8, write_images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.sampling import Churn, condition_for, generate
+from d2o.diffusion.sampling import SAMPLERS, Churn, condition_for, generate
 from d2o.files import read_bytes
 
 LARGEST_PROMPTS = 1 << 24
@@ -45,7 +45,7 @@ class Sample(ModelOptions):
     """What the images shall show, for models that are asked in words; of several, image i shows the i-th, in turns."""
     prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A text file with a prompt a line."""
-    sampler: Literal["heun", "euler", "renoise"] = "heun"
+    sampler: Annotated[str, tyro.conf.arg(metavar="heun|euler|renoise")] = "heun"
     """renoise: back to noise after each step, for few-step sampling of one-step generators."""
     middle_sigmas: tuple[float, ...] | None = None
     """Noise levels between 80 and 0, instead of Karras's or the model's own: --sampler renoise --middle-sigmas 0.8."""
@@ -91,6 +91,9 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o sample`."""
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
+    if options.sampler not in SAMPLERS:
+        remedy = "fresh noise in every step is --churn AMOUNT"
+        raise ValueError(f"--sampler {options.sampler[:60]} is none of {', '.join(SAMPLERS)}; {remedy}.")
     check_images(options.out)
     check_inputs(options.model, options.base, codec=options.codec)
     denoiser = d2o.load(

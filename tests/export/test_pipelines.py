@@ -73,6 +73,12 @@ def test_without_the_scheduler_of_newer_diffusers_a_dit_is_our_own_model(tmp_pat
     assert made.error < 1e-5 and "0.39" in made.notes[1] and "import d2o.checkpoints.diffusers_model" in made.notes[1]
 
 
+def test_a_unet_that_moves_its_input_is_our_own_model(tmp_path):
+    denoiser = make({**UNET, "unet": {**UNET["unet"], "center_input_sample": True}}, Flow())
+    made = export(denoiser, tmp_path / "folder", "diffusers")
+    assert made.error < 1e-5 and "import d2o.checkpoints.diffusers_model" in made.notes[1]
+
+
 @pytest.mark.parametrize("family", [*STRAIGHT[:1], *CURVED[:2], *LATER], ids=str)
 def test_the_step_of_consistency_models_is_fitted_to_a_flows(family):
     """Their image of z is A z + B network(scale z), with what the first and last layers are multiplied by."""

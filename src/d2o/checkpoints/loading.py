@@ -53,11 +53,12 @@ def load(
 ) -> Denoiser:
     """Read a denoiser from a file, folder, address (https://, hf://) or shipped name, in eval mode; as data only.
 
-    `key` chooses among the networks of one file ("ema" or "net"); `sha256` is the hash that the file must have. `base`,
-    a model or its path, completes a file that contains only the weights that fine-tuning changed; `num_heads` are those
-    of a DiT's state dict of no published width; `family`, one of FAMILIES, is what a state dict's network predicts,
-    where it does not tell, and `config` its constructor's arguments, or a JSON file of them; `codec` is the folder of a
-    latent model's autoencoder. Bad input is a CheckpointError or another ValueError.
+    `key` chooses among the networks of one file ("ema" or "net") or the variants of a folder's weights ("fp16");
+    `sha256` is the hash that the file must have. `base`, a model or its path, completes a file that contains only the
+    weights that fine-tuning changed; `num_heads` are those of a DiT's state dict of no published width; `family`, one
+    of FAMILIES, is what a state dict's network predicts, where it does not tell, and `config` its constructor's
+    arguments, or a JSON file of them; `codec` is the folder of a latent model's autoencoder. Bad input is a
+    CheckpointError or another ValueError.
     """
     place = locate(path, "model", sha256=sha256)
     if base is not None and not is_difference(place):

@@ -30,7 +30,7 @@ CONSISTENCY_TIME = 250.0
 NO_BOUNDARY = 1e-8
 """The `sigma_min` with which the boundary form is EDM's, to the last bit at the noise levels that one starts from."""
 ONE_TIME = "the time of its one step is part of the weights: num_inference_steps=1 only"
-FLOW = "num_inference_steps=1 is the generator"
+ONE_CALL = "num_inference_steps=1, where the pipeline's own number is 1000"
 LARGEST_RATIO = 2.0**14
 """Beyond it float32 does not tell A from 1 or, below its inverse, from 0; a power of two changes no weight's digits."""
 ONE_STEP = (
@@ -109,16 +109,18 @@ def make_ddim_parts(denoiser: Denoiser) -> Parts | str:
     return Parts("DDIMPipeline", unet, scheduler, (ONE_STEP,))
 
 
-def make_flow_parts(denoiser: Denoiser) -> Parts:
+def make_flow_parts(denoiser: Denoiser) -> Parts | str:
     family: Any = denoiser.preconditioning
     unet = copy_unet(denoiser)
+    if unet.config["center_input_sample"]:
+        return "it moves its input, so that its first layer cannot be scaled"
     if denoiser.num_classes or not is_straight(denoiser) or family.time_scale % 1:
         bake_time(unet, compute_step(denoiser)["time"])
         return fit_flow(denoiser, unet)
     scheduler = import_diffusers().FlowMatchEulerDiscreteScheduler(
         num_train_timesteps=int(family.time_scale), invert_sigmas=family.towards == "image"
     )
-    return Parts("DDPMPipeline", unet, scheduler, (FLOW,))
+    return Parts("DDPMPipeline", unet, scheduler, (ONE_CALL,))
 
 
 def is_straight(denoiser: Denoiser) -> bool:

@@ -31,7 +31,6 @@ USUAL_CODECS = (AUTOENCODER, "vqvae", "movq")
 PARTS = (*NETWORK_PARTS, AUTOENCODER, "scheduler", "feature_extractor", "safety_checker")
 """What may stand in a pipeline that d2o reads."""
 MOST_PARTS = 100
-
 RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """How attention was spelled until 2023."""
 

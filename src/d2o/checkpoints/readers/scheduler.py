@@ -1,6 +1,6 @@
 """The scheduler of a diffusers folder: what the network predicts and which times it is told, by the config's keys.
 
-Which sampler came with a network is no matter. Classes are asked for only where a config leaves its keys out.
+Which sampler came with a network is no matter.
 """
 
 import math
@@ -18,13 +18,6 @@ from d2o.records import RECORD, Real, Whole, validate
 
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "sample"}
 """Their word for what a network predicts, of a discrete schedule -> our family."""
-DISCRETE = (
-    *("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"),
-    *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
-    *("DEISMultistepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
-    *("HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
-)
-"""Known samplers of networks that are told the times of a discrete schedule."""
 BETAS = {"beta_schedule", "beta_start", "beta_end", "trained_betas"}
 CONSISTENCY = "CMStochasticIterativeScheduler"
 SCHEDULE = {"schedule": "beta_schedule", "beta_start": "beta_start", "beta_end": "beta_end"}
@@ -50,22 +43,20 @@ def read_scheduler(config: Mapping[str, Any], tokens: int) -> Schedule:
 
     `tokens` are the places in which a transformer sees the image, on which some flows' shift depends.
     """
-    name, prediction = str(config.get("_class_name", DISCRETE[0])), config.get("prediction_type")
-    is_named_flow = name.startswith("FlowMa")
-    if name == CONSISTENCY:
+    prediction, assumed = config.get("prediction_type"), {}
+    if config.get("_class_name") == CONSISTENCY:
         numbers = {key: config[key] for key in ("sigma_data", "sigma_min", "sigma_max") if key in config}
-        found = {"kind": "boundary", "time_scale": 250.0, **numbers}, {}
+        family = {"kind": "boundary", "time_scale": 250.0, **numbers}
     elif prediction == "trigflow":
-        found = read_trigflow(config), {}
-    elif prediction == "flow_prediction" or "shift" in config or config.get("use_flow_sigmas") or is_named_flow:
-        found = read_flow(config, tokens)
-    elif name in DISCRETE or not BETAS.isdisjoint(config):
-        assumed = {} if name in DISCRETE else {"schedule": "discrete"}
-        found = read_discrete(config), assumed if config else {"scheduler": name}
+        family = read_trigflow(config)
+    elif prediction == "flow_prediction" or "shift" in config or config.get("use_flow_sigmas"):
+        family, assumed = read_flow(config, tokens)
+    elif config and BETAS.isdisjoint(config):
+        name = str(config.get("_class_name"))[:60]
+        raise ValueError(f"its scheduler {name} has neither the betas of a discrete schedule nor the shift of a flow")
     else:
-        known = ", ".join((*DISCRETE, CONSISTENCY))
-        raise ValueError(f"its scheduler {name[:60]} has no keys of a schedule that d2o knows, and is none of {known}")
-    return Schedule(*found, tuple(key for key in OF_THE_SAMPLER if config.get(key)))
+        family, assumed = read_discrete(config), {} if config else {"scheduler": "DDPMScheduler"}
+    return Schedule(family, assumed, tuple(key for key in OF_THE_SAMPLER if config.get(key)))
 
 
 def read_discrete(config: Mapping[str, Any]) -> dict[str, Any]:

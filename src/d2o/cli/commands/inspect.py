@@ -24,7 +24,7 @@ class Inspect(StateDictOptions):
     model: Model
     """A file, a folder, or an address (https://, hf://)."""
     key: str = "ema"
-    """Which network of a file that holds several: ema, net."""
+    """Which network of a file that holds several: ema, net; or of a diffusers folder, its variant: fp16, non_ema ..."""
     sha256: str | None = None
     """The hash that the file must have."""
     num_heads: int | None = None

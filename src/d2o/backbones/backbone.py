@@ -15,7 +15,7 @@ class Backbone(nn.Module):
     """
 
     kind: ClassVar[str]
-    roles: ClassVar[Roles]
+    roles: ClassVar[Roles] = ()
     config: dict[str, Any]
 
     @classmethod
@@ -24,7 +24,7 @@ class Backbone(nn.Module):
         for pattern, role in cls.roles:
             if re.search(pattern, parameter_name):
                 return role
-        raise ValueError(f"No role is known for the parameter {parameter_name!r}.")
+        raise ValueError(f"No role is known for the parameter {parameter_name!r}: let {cls.__name__}.roles tell it.")
 
     def constrain_weights(self) -> None:
         """Bring trainable weights back to where they belong, which every training iteration begins with: anywhere."""

@@ -20,8 +20,8 @@ class Relativistic(Objective):
         return student.replace(preconditioning=replace(student.preconditioning, sigma_max=10.0), one_step=True)
 
     def lead(self, networks, batch):  # how much more real than the student's images the real ones look [N]
-        fake = networks.student(10.0 * batch.noise("relativistic"), 10.0, batch.label)
-        real, fake = (networks["discriminator"](images, batch.label)[0].mean(1) for images in (batch.x0, fake))
+        fake = networks.student(10.0 * batch.noise("relativistic"), 10.0, batch.condition)
+        real, fake = (networks["discriminator"](images, batch.condition)[0].mean(1) for images in (batch.x0, fake))
         return real - fake
 
     def __call__(self, networks, batch):  # the student's loss per image [N]

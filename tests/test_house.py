@@ -22,6 +22,7 @@ MODULES = {
 FLOORS = {
     "errors": 0,
     "files": 0,
+    "tars": 0,
     "records": 0,
     "pages": 0,
     "fetch": 1,
@@ -124,7 +125,7 @@ def test_a_file_can_be_read_in_one_go(file):
     assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
 
 
-BUDGETS = {"all": 18_500, "core": 11_350, "folder": 2_200}
+BUDGETS = {"all": 20_600, "core": 12_800, "folder": 2_600}
 """Lines of Python: of src/d2o, of what the paper says (floors below training, and training), and of one folder."""
 CORE = (
     "diffusion",
@@ -153,12 +154,12 @@ def test_no_folder_and_not_the_whole_outgrow_their_budgets():
 
 IMPORTS = {
     "--help": 8,
-    "sample digits-small --seeds 0 --out x.png": 35,
-    "inspect digits-small": 37,
-    "evaluate --help": 54,
-    "export --help": 54,
+    "sample digits-small --seeds 0 --out x.png": 36,
+    "inspect digits-small": 38,
+    "evaluate --help": 60,
+    "export --help": 55,
     "recipes": 58,
-    "finetune --help": 93,
+    "finetune --help": 99,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torchvision", "yaml"}

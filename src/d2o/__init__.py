@@ -1,7 +1,7 @@
 """d2o: from a pre-trained diffusion model to a one-step generator (arXiv 2506.09376).
 
-Four sentences: a denoiser is D(x, sigma, label) -> x0; a sampler walks a list of sigmas, and a one-step generator is
-the same walk with one interval; an objective says what a denoiser should learn; a recipe names the objectives.
+Four sentences: a denoiser is D(x, sigma, condition) -> x0; a sampler walks a list of sigmas, and a one-step generator
+is the same walk with one interval; an objective says what a denoiser should learn; a recipe names the objectives.
 """
 
 from importlib import import_module

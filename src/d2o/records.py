@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from functools import cache, reduce
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 
 def refuse_truth(value: Any) -> Any:
@@ -16,9 +16,17 @@ def refuse_truth(value: Any) -> Any:
     return value
 
 
+def check_rise(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] + 1e-3 <= ends[1]:
+        raise ValueError("the first number is the smaller one")
+    return ends
+
+
 T = TypeVar("T")
 Whole = Annotated[int, BeforeValidator(refuse_truth)]
 Real = Annotated[float, BeforeValidator(refuse_truth)]
+End = Annotated[float, BeforeValidator(refuse_truth), Field(ge=-1e5, le=1e5)]
+Range = Annotated[tuple[End, End], AfterValidator(check_rise)]
 REGISTER = " --import FILE registers your own."
 """The remedy for kinds that a table lacks."""
 RECORD = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)

@@ -62,6 +62,6 @@ def batch() -> dict[str, Tensor]:
     return {
         "x": images(4),
         "noise": torch.tensor([-1.5, -0.3, 0.4, 1.1]),
-        "label": torch.tensor([0, 3, 1, 2]),
+        "condition": torch.tensor([0, 3, 1, 2]),
         "augmentation": torch.linspace(-1, 1, 36).view(4, 9),
     }

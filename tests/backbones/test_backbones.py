@@ -58,14 +58,14 @@ def test_images_do_not_see_each_other(network: Backbone, batch: Batch) -> None:
 
 def test_no_class_is_none_or_negative(network: Backbone, batch: Batch) -> None:
     conditional = network(**batch)
-    nothing = network(**batch | {"label": None})
-    assert torch.equal(network(**batch | {"label": torch.full((4,), -1)}), nothing)
+    nothing = network(**batch | {"condition": None})
+    assert torch.equal(network(**batch | {"condition": torch.full((4,), -1)}), nothing)
     assert distance(nothing, conditional) > 1e-3
-    mixed = network(**batch | {"label": torch.tensor([0, -1, 1, -7])})
+    mixed = network(**batch | {"condition": torch.tensor([0, -1, 1, -7])})
     assert distance(mixed, torch.stack([conditional[0], nothing[1], conditional[2], nothing[3]])) < 1e-4
 
 
-@pytest.mark.parametrize("argument", ["x", "noise", "label", "augmentation"])
+@pytest.mark.parametrize("argument", ["x", "noise", "condition", "augmentation"])
 def test_every_argument_matters(network: Backbone, batch: Batch, argument: str) -> None:
     moved = batch | {argument: batch[argument].roll(1, 0)}
     assert distance(network(**moved), network(**batch)) > 1e-3
@@ -81,7 +81,7 @@ def test_label_dropout_acts_in_training_only(spec: dict, network: Backbone, batc
     forgetful = build(spec | {"dropout": 0.0, "label_dropout": 1 - 1e-12})
     forgetful.load_state_dict(network.state_dict())
     assert distance(forgetful.eval()(**batch), network(**batch)) < 1e-4
-    assert distance(forgetful.train()(**batch), network(**batch | {"label": None})) < 1e-4
+    assert distance(forgetful.train()(**batch), network(**batch | {"condition": None})) < 1e-4
 
 
 def test_gradients_reach_every_parameter(network: Backbone, batch: Batch) -> None:
@@ -166,7 +166,7 @@ def test_adm_weights_are_uniform_by_fan_in() -> None:
 )
 def test_bad_labels(network: Backbone, batch: Batch, label: Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        network(**batch | {"label": label})
+        network(**batch | {"condition": label})
 
 
 def test_labels_and_augmentation_that_the_network_does_not_know(spec: dict, batch: Batch) -> None:
@@ -174,7 +174,7 @@ def test_labels_and_augmentation_that_the_network_does_not_know(spec: dict, batc
     with pytest.raises(ValueError, match="no classes"):
         plain(**batch | {"augmentation": None})
     with pytest.raises(ValueError, match=r"\[4, 0\].*\[4, 9\]"):
-        plain(**batch | {"label": None})
+        plain(**batch | {"condition": None})
     assert plain(batch["x"], batch["noise"], torch.full((4,), -1)).shape == (4, 3, 8, 8)
 
 

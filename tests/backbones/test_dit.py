@@ -29,7 +29,7 @@ def make(**config) -> DiT:
 def batch():
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(3, 3, 8, 8, generator=generator)
-    return {"x": x, "noise": torch.tensor([0.0, 412.0, 999.0]), "label": torch.tensor([2, 0, 3])}
+    return {"x": x, "noise": torch.tensor([0.0, 412.0, 999.0]), "condition": torch.tensor([2, 0, 3])}
 
 
 def by_hand(state, x, time, label, heads, eps=1e-6, last=128):
@@ -86,7 +86,7 @@ def by_hand(state, x, time, label, heads, eps=1e-6, last=128):
 def test_it_is_the_network_of_the_paper(batch, config, numbers):
     network = make(**config)
     state = network.state_dict()
-    rows = zip(batch["x"], batch["noise"].tolist(), batch["label"].tolist(), strict=True)
+    rows = zip(batch["x"], batch["noise"].tolist(), batch["condition"].tolist(), strict=True)
     wanted = torch.stack([by_hand(state, x, time, label, 3, **numbers) for x, time, label in rows])
     found = network(**batch)
     assert wanted.std() > 0.5

@@ -41,7 +41,7 @@ def make(**change: Any) -> Edm2UNet:
 
 @pytest.fixture
 def batch() -> dict[str, Any]:
-    return {"x": images(4), "noise": torch.tensor([-1.5, -0.3, 0.4, 1.1]), "label": torch.tensor([0, 3, 1, 2])}
+    return {"x": images(4), "noise": torch.tensor([-1.5, -0.3, 0.4, 1.1]), "condition": torch.tensor([0, 3, 1, 2])}
 
 
 def test_a_whole_network_keeps_magnitudes() -> None:
@@ -137,12 +137,12 @@ def test_spec_round_trip(batch: dict[str, Any]) -> None:
 
 def test_no_class_is_none_or_negative(batch: dict[str, Any]) -> None:
     network = make()
-    nothing = network(**batch | {"label": None})
-    assert torch.equal(network(**batch | {"label": torch.full((4,), -1)}), nothing)
+    nothing = network(**batch | {"condition": None})
+    assert torch.equal(network(**batch | {"condition": torch.full((4,), -1)}), nothing)
     assert distance(nothing, network(**batch)) > 1e-3
 
 
-@pytest.mark.parametrize("argument", ["x", "noise", "label"])
+@pytest.mark.parametrize("argument", ["x", "noise", "condition"])
 def test_every_argument_matters(batch: dict[str, Any], argument: str) -> None:
     network = make()
     assert distance(network(**batch | {argument: batch[argument].roll(1, 0)}), network(**batch)) > 1e-3
@@ -199,7 +199,7 @@ def test_constraints_normalise_the_weights_that_are_trained_and_no_others(batch:
 def test_two_passes_before_one_step(batch: dict[str, Any]) -> None:
     """Objectives may call the student twice."""
     network = make().train()
-    (network(**batch) - network(**batch | {"label": None})).square().sum().backward()
+    (network(**batch) - network(**batch | {"condition": None})).square().sum().backward()
     untouched = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert untouched == []
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())

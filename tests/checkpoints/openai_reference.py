@@ -29,6 +29,7 @@ class Kind:
     new_order: bool = True
     by_convolution: bool = False
     attention_dims: int = 2
+    groups: int = 32
 
 
 class Reference:
@@ -57,8 +58,8 @@ class Reference:
         return F.conv2d(x, weight, self.get(f"{name}.bias", out), stride=stride, padding=kernel // 2)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        return F.group_norm(x, 32, self.get(f"{name}.weight", channels), self.get(f"{name}.bias", channels))
+        weight, bias = (self.get(f"{name}.{part}", x.shape[1]) for part in ("weight", "bias"))
+        return F.group_norm(x, self.kind.groups, weight, bias)
 
     def residual(self, name: str, x: Tensor, embedding: Tensor, out: int, resample: str = "") -> Tensor:
         resize = {

@@ -13,7 +13,7 @@ from torch import Tensor
 import d2o
 from d2o.checkpoints import CheckpointError
 from d2o.checkpoints.readers import diffusers_folder
-from d2o.diffusion.families import Boundary, Epsilon, Velocity
+from d2o.diffusion.families import Boundary, Epsilon, Sample, Velocity
 from d2o.errors import MalformedCheckpointError, MismatchError, UnsafeCheckpointError, UnsupportedCheckpointError
 from d2o.training.freezing import CONVOLUTIONS, freeze
 
@@ -61,6 +61,7 @@ SCHEDULES = {
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
     "betas": {"trained_betas": torch.linspace(1e-4, 0.03, 1000).tolist()},
     "velocity": {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"},
+    "image": {"prediction_type": "sample"},
 }
 
 
@@ -70,7 +71,8 @@ def test_it_denoises_as_the_scheduler_does(tmp_path, config):
     folder = write(tmp_path / "model", scheduler)
     unet = diffusers.UNet2DModel.from_pretrained(folder / "unet").eval()
     denoiser = d2o.load(folder)
-    assert isinstance(denoiser.preconditioning, Velocity if "prediction_type" in config else Epsilon)
+    family = {"v_prediction": Velocity, "sample": Sample}.get(str(config.get("prediction_type")), Epsilon)
+    assert isinstance(denoiser.preconditioning, family)
     assert all(torch.equal(p, q) for p, q in zip(unet.parameters(), denoiser.backbone.parameters(), strict=True))
     x, times = given()
     signal = scheduler.alphas_cumprod[times].double()
@@ -251,8 +253,7 @@ def test_a_config_that_is_not_understood_is_refused(folder, values, kind, senten
 
 
 SCHEDULERS = {
-    "class": ({"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler"),
-    "prediction": ({"prediction_type": "sample"}, "'sample'"),
+    "prediction": ({"prediction_type": "score"}, "'score'"),
     "schedule": ({"beta_schedule": "exec"}, "schedule"),
     "steps": ({"num_train_timesteps": 10**12}, "steps"),
     "beta": ({"beta_end": 7.5}, "between 0 and 1"),

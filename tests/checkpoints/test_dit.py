@@ -150,8 +150,8 @@ def theirs(shared: bool = True, **config: Any) -> Any:
 
 def from_diffusers(config: dict, state: dict, preconditioning: Any = None) -> d2o.Denoiser:
     with name_file(PATH):
-        spec, tensors = dit.translate_diffusers(config, state, to_spec(preconditioning or Epsilon()))
-    return native.make(PATH, spec, tensors)
+        spec, tensors = dit.translate_diffusers(config, state)
+    return native.make(PATH, spec | {"preconditioning": to_spec(preconditioning or Epsilon())}, tensors)
 
 
 @pytest.fixture

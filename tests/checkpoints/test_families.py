@@ -14,12 +14,13 @@ from d2o.backbones.dit import DiT
 from d2o.checkpoints import inspect
 from d2o.checkpoints.readers import openai_unet
 from d2o.cli.main import run
-from d2o.diffusion.families import Boundary, Epsilon, Flow
+from d2o.diffusion.families import EDM, Boundary, Epsilon, Flow
 from refusal import refused
 
 from .openai_reference import Kind, make_weights
 
 State = dict[str, Tensor]
+QUERIES = "blocks.0.attn.q_norm.weight"
 DIT = DiT(4, 4, 8, 3, channels=384, num_blocks=1, num_heads=6).state_dict()
 
 
@@ -44,10 +45,11 @@ class TestOpenAI:
             assert isinstance(found.preconditioning, Epsilon) and not found.one_step
             assert ("family" in found.provenance["assumed"]) is (not changes)  # a learned sigma is proof
 
-    def test_the_teachers_published_beside_them_take_many_steps_and_are_refused(self, theirs):
+    def test_the_teachers_published_beside_them_take_many_steps(self, theirs):
         for name in ("edm_imagenet64_ema.pt", "0a1b-edm_cat256_ema.pt"):
-            with refused(name, "many steps", "--family consistency"):
-                openai_unet.from_state(theirs, Path(name))
+            found = openai_unet.from_state(theirs, Path(name))
+            assert found.preconditioning == EDM(time_scale=250.0) and not found.one_step
+            assert found.provenance["assumed"]["family"] == "edm"
 
     def test_the_released_names_are_read(self, theirs):
         for name in ("cd_imagenet64_l2.pt", "ct_bedroom256.pt", "model.pt"):
@@ -56,15 +58,16 @@ class TestOpenAI:
 
     def test_who_knows_it_says_so(self, theirs):
         for state in (theirs, adm()):
-            for family, kind in (("consistency", Boundary), ("boundary", Boundary), ("epsilon", Epsilon)):
+            for family, kind in (("consistency", Boundary), ("boundary", Boundary), ("epsilon", Epsilon), ("edm", EDM)):
                 found = openai_unet.from_state(state, Path("edm.pt"), family)
                 assert isinstance(found.preconditioning, kind) and "family" not in found.provenance["assumed"]
 
     def test_what_cannot_be_is_refused(self, theirs):
-        with refused("model.pt", "sigma", "family"):
-            openai_unet.from_state(adm(outputs=6), Path("model.pt"), "consistency")
-        with refused("model.pt", "sit", "epsilon"):
-            openai_unet.from_state(theirs, Path("model.pt"), "sit")
+        for family in ("consistency", "edm", "sit"):
+            with refused("model.pt", "sigma", "family"):
+                openai_unet.from_state(adm(outputs=6), Path("model.pt"), family)
+        with refused("model.pt", "vp", "epsilon"):
+            openai_unet.from_state(theirs, Path("model.pt"), "vp")
 
 
 class TestTransformers:
@@ -116,6 +119,25 @@ class TestTransformers:
             found = d2o.load(tmp_path / "0400000.pt", family=family)
             assert found.preconditioning == Flow() and found.backbone.state_dict().keys() == DIT.keys()
 
+    def test_a_lightningdit_is_no_dit(self, tmp_path):
+        for name in ("blocks.0.mlp.w12.weight", "blocks.0.norm1.weight", "feat_rope.freqs_cos", QUERIES):
+            torch.save(DIT | {name: torch.zeros(4)}, tmp_path / "lightningdit.pt")
+            with refused("lightningdit.pt", "LightningDiT", "own-network.md"):
+                d2o.load(tmp_path / "lightningdit.pt", family="sit")
+
+    @torch.no_grad()
+    def test_normalised_queries_and_keys_are_read_and_tell_the_heads(self, tmp_path):
+        network = DiT(4, 4, 4, 3, channels=24, num_blocks=2, num_heads=3, qk_norm=True).eval()
+        for tensor in network.parameters():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+        torch.save(network.state_dict(), tmp_path / "SiT.pt")
+        found = d2o.load(tmp_path / "SiT.pt").backbone
+        assert found.config == network.config
+        x, time, label = torch.randn(2, 4, 4, 4), torch.rand(2), torch.tensor([0, 2])
+        torch.testing.assert_close(found(x, time, label), network(x, time, label))
+        with refused("SiT.pt", "num_heads"):
+            d2o.load(tmp_path / "SiT.pt", config={"num_heads": 2})
+
     def test_the_config_is_checked_against_the_weights(self, tmp_path):
         torch.save(DIT, tmp_path / "SiT.pt")
         config = {"input_size": 4, "hidden_size": 384, "depth": 1, "num_classes": 3, "learn_sigma": True}
@@ -130,7 +152,7 @@ class TestTransformers:
         path, out = tmp_path / "model.pt", tmp_path / "dit.safetensors"
         torch.save(DIT, path)
         assert run(["sample", str(path), "--out", str(tmp_path / "x.png")]) == 2
-        assert "d2o convert FILE OUT.safetensors --family epsilon" in capsys.readouterr().err
+        assert "`--family epsilon`" in capsys.readouterr().err
         for family, kind in (("epsilon", "epsilon"), ("sit", "flow")):
             assert run(["convert", str(path), str(out), "--family", family]) == 0
             assert inspect(out).as_dict()["family"] == kind
@@ -212,13 +234,15 @@ class TestPipelines:
         x = 80 * torch.randn(2, *denoiser.image_shape)
         assert torch.equal(denoiser(x, 80.0), denoiser.replace(clip=None)(x, 80.0).clamp(-0.8, 0.8))
         change(scheduler, clip_sample=False, thresholding=True)
-        with pytest.warns(UserWarning, match="thresholding"):
-            inspect(pipeline)
+        assert "thresholding" in inspect(pipeline).as_dict()["provenance"]["ignored"]
 
-    @pytest.mark.parametrize("settings", [{"use_flow_sigmas": True}, {"timestep_type": "continuous"}])
-    def test_times_of_other_kinds_are_refused(self, pipeline, settings):
+    @pytest.mark.parametrize(
+        ("settings", "name"),
+        [({"use_flow_sigmas": True}, "flow_prediction"), ({"timestep_type": "continuous"}, "timestep_type")],
+    )
+    def test_times_of_other_kinds_are_refused(self, pipeline, settings, name):
         change(pipeline / "scheduler" / "scheduler_config.json", **settings)
-        with refused(next(iter(settings))):
+        with refused(name):
             inspect(pipeline)
 
     def test_wrapped_weights_of_a_folder_are_read(self, pipeline):

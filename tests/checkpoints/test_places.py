@@ -1,8 +1,10 @@
 """One rule says what a name stands for: models, data and statistics, by content; every other name is an error."""
 
+import json
 import os
 import re
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ def there(tmp_path, tiny_denoiser, monkeypatch):
     with zipfile.ZipFile(tmp_path / "edm.zip", "w") as archive:
         archive.writestr("00000/img.png", b"")
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    for name, first in (("shard", "0.png"), ("x.tar", "PK.png"), ("y.tar", "12345678{.png")):
+        (tmp_path / name).write_bytes(tarfile.TarInfo(first).tobuf() + bytes(1024))
+    torch.save({}, tmp_path / "state.pth.tar")
     (tmp_path / "faces.v2" / "0").mkdir(parents=True)
     d2o.save(tmp_path / "model.npz", tiny_denoiser())
     torch.save({}, tmp_path / "state.zip")
@@ -38,6 +43,15 @@ def there(tmp_path, tiny_denoiser, monkeypatch):
     (tmp_path / "unet" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.mark.parametrize("length", range(1144, 1169, 8))
+def test_a_header_s_length_is_no_pickle_s_start(tmp_path, length):
+    """1152 is 80 04 00 ... in bytes, which pickles of protocol 4 begin with."""
+    header = {"t": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}, "__metadata__": {"a": "x" * 1000}}
+    content = json.dumps(header).encode().ljust(length)
+    (tmp_path / "model").write_bytes(length.to_bytes(8, "little") + content + bytes(4))
+    assert locate(tmp_path / "model").form == "safetensors"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +65,11 @@ def there(tmp_path, tiny_denoiser, monkeypatch):
         ("edm.zip", "data", None),
         ("x.parquet", "data", None),
         ("*.parquet", "data", None),
+        ("shard", "data", None),
+        ("x.tar", "data", None),
+        ("y.tar", "data", None),
+        ("*.tar", "data", None),
+        ("state.pth.tar", "model", "torch"),
         ("faces.v2", "data", None),
         ("digits", "data", None),
         ("statistics.npz", "statistics", None),

@@ -73,12 +73,23 @@ def write_dit(path: Path) -> None:
     diffusers.DiTTransformer2DModel(**sizes, out_channels=8, num_embeds_ada_norm=2).save_pretrained(path)
 
 
+def write_unet_state(path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    unet = diffusers.UNet2DModel(sample_size=8, num_class_embeds=2, **UNET)
+    torch.save(unet.state_dict(), path / "unet.pt")
+    (path / "config.json").write_text(json.dumps(dict(unet.config) | {"_class_name": "UNet2DModel"}))
+
+
 DIT = DiT(4, 4, 8, 3, channels=384, num_blocks=1, num_heads=6).state_dict()
 FILES: dict[str, Callable[[Path], None]] = {
     **{kind: write_native(kind) for kind in NETWORKS},
     "edm": write_edm,
     "DiT state": write_state("DiT.pt", DIT),
+    "SongUNet state": lambda path: torch.save(
+        backbones.build({"kind": "song_unet", **NETWORKS["song_unet"]}).state_dict(), path / "song.pt"
+    ),
     "unet folder": write_unet,
+    "unet state": write_unet_state,
     "dit folder": write_dit,
 }
 
@@ -139,7 +150,8 @@ def test_changed_descriptions_and_shapes_give_declared_errors_only(
     warnings.simplefilter("ignore")
     FILES[name](tmp_path)
     files = {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()}
-    model = tmp_path if len(files) > 1 else next(iter(files))
+    states = [file for file in files if file.suffix == ".pt"]
+    model = states[0] if states else tmp_path if len(files) > 1 else next(iter(files))
     d2o.load(model)
     memory, chance = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, random.Random(f"{name} {seed}")
     for _ in range(count):

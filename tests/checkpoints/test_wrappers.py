@@ -33,6 +33,10 @@ FILES = {
     "nested": {"model": {"state_dict": prefixed("", 1)}},
     "average beside": {"ema": prefixed("module.", 1), "model": prefixed("module.", 2)},
     "average in one dictionary": {**prefixed("online_model.", 2), **prefixed("ema_model.", 1), **COUNTERS},
+    "score_sde": {"step": 3, "optimizer": {"a": 1}, "ema_state_dict": prefixed("", 1), "model_state_dict": STATE},
+    "BasicSR": {"params": prefixed("", 2), "params_ema": prefixed("", 1)},
+    "an average's shadow": {"ema": {"decay": 0.999, "shadow": prefixed("", 1)}, "model": STATE},
+    "an average of no names": {"ema": {"decay": 0.999, "shadow_params": [STATE[LAYER]]}, "model": prefixed("", 1)},
     "another order": {**prefixed("ema.module.", 1), **prefixed("model.module.", 2)},
 }
 
@@ -44,6 +48,19 @@ def test_wrapped_weights_are_read(tmp_path, name):
         assert found.image_shape == (4, 4, 4)
     weights = d2o.load(tmp_path / "DiT.pt").backbone.state_dict()
     assert bool((weights[LAYER] == 1).all()) and torch.equal(weights["pos_embed"], STATE["pos_embed"])
+
+
+def test_where_the_weights_stood_is_told(tmp_path):
+    for name, entry in (
+        ("average beside", "ema.module"),
+        ("a wrapper within", "state_dict.model.diffusion_model"),
+        ("average in one dictionary", "ema_model"),
+        ("an average of no names", "model"),
+    ):
+        torch.save(FILES[name], tmp_path / "DiT.pt")
+        assert inspect(tmp_path / "DiT.pt").as_dict()["provenance"]["entry"] == entry
+    torch.save(STATE, tmp_path / "DiT.pt")
+    assert "entry" not in d2o.load(tmp_path / "DiT.pt").provenance
 
 
 def test_a_key_chooses_among_wrapped_networks(tmp_path):

@@ -10,7 +10,6 @@ from conftest import make_denoiser
 from d2o.backbones.dit import DiT
 from d2o.cli.main import run
 from d2o.diffusion.families import Epsilon
-from d2o.diffusion.noise import PURE_NOISE
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +22,14 @@ def teacher(tmp_path_factory):
             parameter.mul_(1.5)
     d2o.save(file, denoiser)
     return str(file)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Return a state dict that does not say whether it is a DiT or a SiT."""
+    file = str(tmp_path_factory.mktemp("model") / "weights.pt")
+    torch.save(DiT(8, 1, 1, 2, channels=384, num_blocks=1, num_heads=6).state_dict(), file)
+    return file
 
 
 def start_of(capsys, model):
@@ -55,10 +62,50 @@ def test_sample_evaluate_and_export_take_a_start(teacher, tmp_path, capsys):
     assert d2o.load(plain).sigma_max == 3 and d2o.load(plain).clip == 1
 
 
-@pytest.mark.parametrize("wrong", [("--start", "soon"), ("--start", "-1"), ("--start", "inf"), ("--clip", "0")])
-def test_what_is_no_level_is_refused(wrong, teacher, tmp_path, capsys):
-    assert run(["sample", teacher, "--seeds", "0", "--out", str(tmp_path / "a.png"), *wrong]) == 2
-    assert wrong[0] in capsys.readouterr().err and not (tmp_path / "a.png").exists()
+WRONG = {  # the options, and what their sentence names: what is wrong, or what would do
+    "--start soon": "--start soon",
+    "--start 0": "--start 0",
+    "--start -1": "--start -1",
+    "--start nan": "auto",
+    "--start inf": "auto",
+    "--clip -1": "--clip -1",
+    "--clip nan": "none",
+    "--churn -1": "Churn",
+    "--churn nan": "Churn",
+    "--family nonsense": "nonsense",
+    "--family consistency": "epsilon",
+    "--config missing.json": "missing.json",
+    "--config list.json": "list.json",
+    "--config broken.json": "broken.json",
+    "--config .": "JSON",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_what_cannot_be_is_refused_in_one_sentence(words, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.json").write_text("[1, 2]")
+    (tmp_path / "broken.json").write_text("{")
+    told = [] if "--family" in words else ["--family", "epsilon"]
+    assert run(["sample", weights, "--seeds", "0", "--out", "a.png", "--steps", "2", *told, *words.split()]) == 2
+    (sentence,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("d2o: "))
+    assert WRONG[words] in sentence
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_latents_are_not_clipped(tmp_path, capsys):
+    d2o.save(tmp_path / "latent.safetensors", make_denoiser(channels=4))
+    assert run(["export", str(tmp_path / "latent.safetensors"), "--to", "safetensors", "b", "--clip", "1"]) == 2
+    assert "--clip 1" in capsys.readouterr().err
+
+
+def test_a_start_above_the_schedule_is_its_end(teacher, tmp_path, capsys):
+    out = str(tmp_path / "a.safetensors")
+    assert run(["export", teacher, "--to", "safetensors", out, "--start", "500"]) == 0
+    said = capsys.readouterr().err
+    assert d2o.load(out).sigma_max == pytest.approx(157.4, abs=0.1) and "157" in said and "below 500" in said
+    assert run(["export", teacher, "--to", "safetensors", out, "--start", "100"]) == 0
+    assert d2o.load(out).sigma_max == 100 and "below" not in capsys.readouterr().err
 
 
 def test_data_have_no_start(tmp_path, capsys):
@@ -66,20 +113,67 @@ def test_data_have_no_start(tmp_path, capsys):
     assert "--start" in capsys.readouterr().err
 
 
-def test_a_family_is_told_wherever_a_model_is_opened(tiny_data, tmp_path, capsys):
-    weights = str(tmp_path / "weights.pt")
-    torch.save(DiT(8, 1, 2, 2, channels=384, num_blocks=1, num_heads=6).state_dict(), weights)
+def test_two_families_are_two_models(weights, tmp_path, capsys):
     sample = ["sample", weights, "--seeds", "0-1", "--steps", "2", "--out"]
     assert run([*sample, str(tmp_path / "a.npz")]) == 2
     assert "--family" in capsys.readouterr().err
     for family in ("sit", "epsilon"):
         assert run([*sample, str(tmp_path / f"{family}.npz"), "--family", family]) == 0
     assert (tmp_path / "sit.npz").read_bytes() != (tmp_path / "epsilon.npz").read_bytes()
-    told = ["--family", "sit"]
-    assert run(["evaluate", weights, "digits", "--features", "pixels", "--images", "8", *told]) == 0
-    command = ["finetune", "--from", weights, "--data", str(tiny_data), "--recipe", "digits-d2o", "--images", "8"]
-    command += ["--batch", "4", "--set", "discriminator.weights=random", "--out", str(tmp_path / "run")]
-    assert run([*command, *told]) == 0
-    found = start_of(capsys, str(tmp_path / "run"))
-    assert (found["family"], found["start"]) == ("flow", PURE_NOISE)
-    assert run(["export", weights, "--to", "safetensors", str(tmp_path / "plain.safetensors"), *told]) == 0
+
+
+FINETUNE = "--data DATA --recipe digits-d2o --images 8 --batch 4 --set discriminator.weights=random"
+OPENED = [
+    "inspect MODEL",
+    "convert MODEL out.safetensors",
+    "export MODEL --to safetensors out.safetensors --start 5",
+    "evaluate MODEL DATA --features pixels --images 8 --start 5 --clip 1",
+    f"finetune --from MODEL {FINETUNE} --out out --start 5",
+    "estimate digits-d2o --from MODEL --batch 2 --set discriminator.weights=random --start 5",
+    "analyze spectrum MODEL --data DATA --steps 4 --seeds 0-3 --out out --start 5",
+    "analyze blocks MODEL --steps 4 --seeds 0-3 --out out --clip 1",
+    "analyze minima MODEL MODEL.own --data DATA --features pixels --count 8 --steps 1 --repetitions 1 --out out",
+]
+
+
+@pytest.mark.parametrize("command", OPENED)
+def test_a_family_is_told_wherever_a_model_is_opened(command, weights, tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("d2o.pages.DOTS", 40)
+    monkeypatch.setattr("d2o.training.estimate.SECONDS", 0.0)
+    d2o.save("own.safetensors", make_denoiser(classes=2))
+    places = {"MODEL": weights, "DATA": str(tiny_data), "MODEL.own": "own.safetensors"}
+    words = [places.get(word, word) for word in command.split()]
+    assert run(words) == 2 and "--family" in capsys.readouterr().err
+    assert run([*words, "--family", "sit"]) == 0
+    if "--start" in words:
+        assert "from the noise level 5" in capsys.readouterr().err
+    if "finetune" in words:
+        found = start_of(capsys, "out")
+        assert (found["family"], found["start"]) == ("flow", 5)
+
+
+@pytest.mark.parametrize("command", ["serve MODEL", "app MODEL", "app MODEL --teacher own.safetensors"])
+def test_servers_open_what_they_are_told(command, weights, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("uvicorn")
+    from d2o.server import application
+
+    class Made(Exception):
+        """The models are there; what is served of them is tested elsewhere."""
+
+    def stop(denoiser, name, **_):
+        raise Made(denoiser.preconditioning, denoiser.clip)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(application, "application", stop)
+    d2o.save("own.safetensors", make_denoiser(classes=2))
+    words = [weights if word == "MODEL" else word for word in command.split()]
+    assert run(words) == 2 and "--family" in capsys.readouterr().err
+    with pytest.raises(Made) as made:
+        run([*words, "--family", "epsilon", "--start", "5", "--clip", "1"])
+    assert made.value.args == (Epsilon(sigma_max=5.0), 1.0)
+
+
+def test_options_of_a_model_need_one(capsys):
+    assert run(["estimate", "digits-d2o", "--start", "5"]) == 2
+    assert "--start" in (said := capsys.readouterr().err) and "--from MODEL" in said

@@ -18,6 +18,7 @@ SOURCE = Path(d2o.__file__).parent
 WORD = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 STUDIES = tuple(f"analyze {study}" for study in ("spectrum", "blocks", "minima"))
 TRAINING, ON_DATA = ("pretrain", "finetune"), ("pretrain", "finetune", "evaluate", "statistics", "analyze spectrum")
+OPENING = ("sample", "evaluate", "app", "serve", "export", *STUDIES)
 WHERE = {  # what begins so, the last that does -> who may show its sentences
     "cli/": (*sorted(COMMANDS - {"analyze": ""}.keys()), *STUDIES),
     **{f"cli/commands/{name}": STUDIES if name == "analyze" else (name,) for name in COMMANDS},
@@ -31,7 +32,7 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
     "training/recipe": (*TRAINING, "estimate"),
     "objectives/": ("finetune",),
     "data/": (*ON_DATA, "analyze minima"),
-    "data/codec": ("finetune", "sample", "evaluate", "app", "serve", "export", *STUDIES),
+    "data/codec": ("finetune", *OPENING),
     "data/files": ("sample", "analyze spectrum", "analyze blocks"),
     "analysis/": ("analyze minima",),
     "analysis/spectrum": ("analyze spectrum",),
@@ -40,7 +41,7 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
     "server/access": ("app", "serve"),
     "server/query": (),
     "server/server": ("app", "serve"),
-    "checkpoints/": ("finetune", "sample", "evaluate", "app", "serve", "export", "convert", "inspect", *STUDIES),
+    "checkpoints/": (*OPENING, "finetune", "estimate", "convert", "inspect"),
 }
 QUOTED = {"--import", "--points", "--runs", "--version", "--upload-limit"}
 """Of every command, or named because they are gone."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,16 @@ def make_zip(path: Path, files: dict[str, bytes], labels: Any = ...) -> Path:
             archive.writestr(name, content)
         if labels is not ...:
             archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    return path
+
+
+def make_tar(path: Path, files: dict[str, bytes], kind: int = tarfile.USTAR_FORMAT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=kind) as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
     return path
 
 

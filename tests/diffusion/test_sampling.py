@@ -6,15 +6,16 @@ from itertools import pairwise
 import pytest
 import torch
 
+from d2o.diffusion.condition import choose_condition
 from d2o.diffusion.denoiser import Guided
-from d2o.diffusion.noise import ONE_STEP, karras_sigmas, noise_for, streams
+from d2o.diffusion.noise import ONE_STEP, flow_sigmas, karras_sigmas, noise_for, streams
 from d2o.diffusion.sampling import (
     Churn,
     add_churn,
     euler_step,
     generate,
     heun_step,
-    labels_for,
+    heun_step_in_time,
     renoise_step,
     sample,
     trajectory,
@@ -85,11 +86,14 @@ def test_heun_calls_the_denoiser_as_often_as_edm():
 
 
 @pytest.mark.parametrize("amount", [None, 10.0, 40.0])
-def test_samples_of_the_exact_denoiser_have_the_variance_of_the_data(amount):
-    seeds, sigmas, step = range(400), karras_sigmas(64), heun_step
+@pytest.mark.parametrize(
+    ("sigmas", "step"), [(karras_sigmas(64), heun_step), (flow_sigmas(64), heun_step_in_time)], ids=["EDM", "flow"]
+)
+def test_samples_of_the_exact_denoiser_have_the_variance_of_the_data(sigmas, step, amount):
+    seeds = range(400)
     if amount is not None:
         churn = Churn(amount, inflation=1.0)  # inflation makes up for networks that remove too much noise
-        step = add_churn(heun_step, churn, 64, streams(range(1000, 1400)))
+        step = add_churn(step, churn, 64, streams(range(1000, 1400)))
     images = sample(gaussian, noise_for(seeds, (1, 8, 8)), sigmas, step)
     tolerance = 5 * (2 / images.numel()) ** 0.5 + 0.005
     assert float(images.var()) / DATA**2 == pytest.approx(1, abs=tolerance)
@@ -173,16 +177,16 @@ def test_generate_takes_no_gradients_and_stays_float32(tiny_denoiser):
 
 def test_the_class_of_an_image_is_its_seed_modulo_the_classes(tiny_denoiser):
     denoiser, seeds = tiny_denoiser(classes=3), [0, 1, 2, 3, 10]
-    assert labels_for(seeds, 3) is not None
-    given = torch.cat(list(generate(denoiser, seeds, label=[0, 1, 2, 0, 1])))
+    assert choose_condition(seeds, 3) is not None
+    given = torch.cat(list(generate(denoiser, seeds, condition=[0, 1, 2, 0, 1])))
     assert torch.equal(torch.cat(list(generate(denoiser, seeds))), given)
-    same = torch.cat(list(generate(denoiser, seeds, label=2)))
-    assert torch.equal(same, torch.cat(list(generate(denoiser, seeds, label=[2] * 5))))
+    same = torch.cat(list(generate(denoiser, seeds, condition=2)))
+    assert torch.equal(same, torch.cat(list(generate(denoiser, seeds, condition=[2] * 5))))
     assert not torch.allclose(same[0], given[0], atol=1e-3)
 
 
 def test_a_model_without_classes_has_no_labels():
-    assert labels_for([1, 2], 0) is None
+    assert choose_condition([1, 2], 0) is None
 
 
 @pytest.mark.parametrize(
@@ -190,10 +194,10 @@ def test_a_model_without_classes_has_no_labels():
     [
         (0, {"sampler": "ddim"}, ("ddim", "heun", "euler", "renoise")),
         (0, {"steps": 0}, ("0", "step")),
-        (0, {"label": 1}, ("class",)),
-        (3, {"label": 3}, ("2", "3")),
-        (3, {"label": -1}, ("2", "-1")),
-        (3, {"label": [0]}, ("2", "1")),
+        (0, {"condition": 1}, ("class",)),
+        (3, {"condition": 3}, ("2", "3")),
+        (3, {"condition": -1}, ("2", "-1")),
+        (3, {"condition": [0]}, ("2", "1")),
         (0, {"batch_size": 0}, ("0",)),
         (0, {"batch_size": -4}, ("-4",)),
         (0, {"steps": 4, "churn": Churn(-1.0)}, ("-1.0",)),

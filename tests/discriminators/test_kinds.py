@@ -57,7 +57,7 @@ def test_the_label_counts_and_a_missing_one_is_named(spec):
     with torch.no_grad():
         logits = [discriminator(images(2), torch.full((2,), label))[0] for label in (0, 1)]
     assert not torch.allclose(logits[0], logits[1])
-    with refused("3", "label"):
+    with refused("3", "condition"):
         discriminator(images(2))
 
 

@@ -166,7 +166,7 @@ def test_labels_matter_where_there_are_classes() -> None:
     zero, one = (discriminator(images, torch.full((2,), label))[0] for label in (0, 1))
     assert zero.shape == one.shape == (2, 4)
     assert not torch.allclose(zero, one)
-    with refused("10", "label"):
+    with refused("10", "condition"):
         discriminator(images)
 
 

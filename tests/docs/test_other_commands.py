@@ -151,6 +151,12 @@ def generation(_, place: Path) -> None:
     assert {"loads", "onnxruntime, batch 64"} <= set(found["per_second"])
 
 
+def rounding(*_) -> None:
+    """Measure one row of one network."""
+    own = runpy.run_path(str(BENCHMARKS / "rounding.py"))
+    assert 0 < own["difference"](own["random_network"]("DiT", 0), own["FAMILIES"]["velocity"]) < 0.02
+
+
 def http_server(line: str, place: Path) -> None:
     (place / "page").mkdir()
     (place / "page" / "index.html").write_text("here")
@@ -190,6 +196,7 @@ PROGRAMS = {
     r"benchmarks/full_size\.py --precision": full_size,
     r"benchmarks/steps\.py": steps,
     r"benchmarks/generation\.py": generation,
+    r"benchmarks/rounding\.py": rounding,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,
     r"benchmarks/soak\.py": lambda *_: None,  # run by tests/server/test_soak.py
     r"-m http\.server": http_server,

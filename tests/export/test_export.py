@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from d2o import backbones
 from d2o.checkpoints import CheckpointError
 from d2o.cli.main import run
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import EDM, VP, Boundary, Epsilon, Velocity
+from d2o.diffusion.families import EDM, VP, Boundary, Epsilon, Flow, Velocity
 from d2o.export import FORMATS, export
 from d2o.export.one_step import OneStep, sample_one_step
 
@@ -71,6 +70,11 @@ STOCK = {  # name -> denoiser, the pipeline that runs it
         make({**DIT, "embedders": "per block", "time_endpoint": True}, Epsilon(sigma_max=LOW), 3, 4),
         "DiTPipeline",
     ),
+    "unet-flow": (make(UNET, Flow(time_scale=1000.0)), "DDPMPipeline"),
+    "unet-flow-classes": (make(UNET, Flow(towards="image"), 3), "ConsistencyModelPipeline"),
+    "adm-trigflow": (make(ADM, Flow(path="trigonometric", angular=True)), "ConsistencyModelPipeline"),
+    "dit-flow-classes": (make(DIT, Flow(towards="image"), 3, 4), "DiTPipeline"),
+    "dit-trigflow-classes": (make(DIT, Flow(path="trigonometric"), 3, 4), "DiTPipeline"),
 }
 OWN = {
     "song": make(SONG, Boundary()),
@@ -78,10 +82,12 @@ OWN = {
     "song-vp": make(SONG, VP(sigma_max=LOW)),
     "adm-narrow": make({**ADM, "channels": 32}, Boundary()),
     "unet-epsilon-classes": make(UNET, Epsilon(sigma_max=LOW), 3),
+    "song-flow-classes": make(SONG, Flow(), 3),
+    "dit-normalised": make({**DIT, "qk_norm": True}, Epsilon(sigma_max=LOW)),
 }
 PROGRAMS = {
     "adm-classes": make({**ADM, "channels": 16, "channel_multipliers": [1]}, Boundary(), 3),
-    "unet-epsilon": make(UNET, Epsilon(sigma_max=LOW)),
+    "unet-flow": make(UNET, Flow(time_scale=1000.0)),
 }
 
 
@@ -151,7 +157,8 @@ def test_stock_classes_make_the_same_images(stock, codec, name):
         with torch.no_grad():
             images = vae.decode(images / vae.config.scaling_factor).sample
     made = stock[1][name]
-    assert (made - visible(images)).abs().max() < 2e-5 * max(1, denoiser.sigma_max / 8)
+    amplified = 1 if isinstance(denoiser.preconditioning, Flow) else max(1, denoiser.sigma_max / 8)
+    assert (made - visible(images)).abs().max() < 2e-5 * amplified
     assert 0.1 < made.mean() < 0.9 and made.std() > 0.05
     index = json.loads((stock[0] / name / "model_index.json").read_text())
     assert index["_class_name"] == pipeline
@@ -206,7 +213,7 @@ def test_a_safetensors_file_comes_back_with_its_description_beside_it(tmp_path):
 @pytest.mark.parametrize("to", ["safetensors", "diffusers", "torch"])
 @pytest.mark.parametrize(("dtype", "worst"), [("float16", 3e-3), ("bfloat16", 3e-2)])
 def test_half_precision_halves_the_file_and_says_its_error(tmp_path, to, dtype, worst):
-    denoiser = make({**SONG, "channels": 32, "channel_multipliers": [1]}, Boundary())
+    denoiser = make({**SONG, "channels": 32, "channel_multipliers": [1]}, Flow())
     sizes = []
     for kind in ("float32", dtype):
         made = export(denoiser, tmp_path / f"{kind}{FORMATS[to].suffix}", to, dtype=kind)
@@ -281,18 +288,3 @@ def test_the_command_prints_the_error(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "largest difference" in printed and "import d2o.checkpoints.diffusers_model" in printed
     assert run(["export", model, "--to", "torch", str(tmp_path / "model.onnx")]) == 2
-
-
-def test_it_starts_where_the_model_starts():
-    """The last beta of the schedule puts DDIM's only step at the denoiser's own noise level."""
-    from d2o.export.pipelines import make_ddim_scheduler
-
-    base: Any = STOCK["unet-epsilon"][0]
-    for sigma in (1.5, 20.0, 79.0, 1e8):
-        denoiser = Denoiser(base.backbone, replace(base.preconditioning, sigma_max=sigma), (3, 8, 8))
-        scheduler, factor = make_ddim_scheduler(denoiser)
-        assert abs(scheduler.alphas_cumprod[-1].item() ** -0.5 / denoiser.sigma_max - 1) < 1e-6
-        scheduler.set_timesteps(1)
-        level = torch.tensor(denoiser.sigma_max)
-        assert scheduler.timesteps.tolist() == [denoiser.preconditioning(level).noise.item()]
-        assert factor == pytest.approx((1 - denoiser.sigma_max**-2) ** -0.5)

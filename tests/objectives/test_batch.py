@@ -46,7 +46,7 @@ def test_split_keeps_every_image_once_with_its_label_and_place_and_shares_nothin
     parts = batch.split(3)
     assert [len(part) for part in parts] == [3, 3, 1]
     assert torch.equal(torch.cat([part.x0 for part in parts]), x0)
-    assert [int(label) for part in parts if part.label is not None for label in part.label] == list(range(7))
+    assert [int(label) for part in parts if part.condition is not None for label in part.condition] == list(range(7))
     assert [place for part in parts for place in part.index] == list(range(10, 17))
     assert all(part.seed == 5 and part.shared == {} for part in parts)
     parts[0].shared["mine"] = 1

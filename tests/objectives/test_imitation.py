@@ -54,14 +54,14 @@ class TestEvery:
 
     def test_the_loss_is_a_function_of_the_seed(self, scene, objective: Any):
         networks, batch = scene
-        again = Batch(batch.x0, batch.label, batch.index, 1, done=0.4)
-        other = Batch(batch.x0, batch.label, batch.index, 2, done=0.4)
+        again = Batch(batch.x0, batch.condition, batch.index, 1, done=0.4)
+        other = Batch(batch.x0, batch.condition, batch.index, 2, done=0.4)
         losses = [objective(networks, one) for one in (batch, again, other)]
         assert torch.equal(losses[0], losses[1]) and not torch.allclose(losses[0], losses[2])
 
     def test_the_label_counts(self, scene, objective: Any):
         networks, batch = scene
-        other = Batch(batch.x0, 1 - batch.label, batch.index, 1, done=0.4)
+        other = Batch(batch.x0, 1 - batch.condition, batch.index, 1, done=0.4)
         assert not torch.allclose(objective(networks, batch), objective(networks, other))
 
 

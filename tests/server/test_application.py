@@ -44,7 +44,7 @@ def client(denoiser):
 
 
 def made(denoiser, seeds, label=None):
-    return to_uint8(torch.cat(list(generate(denoiser, seeds, label=label))))
+    return to_uint8(torch.cat(list(generate(denoiser, seeds, condition=label))))
 
 
 def near(a, b):

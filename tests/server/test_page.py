@@ -56,7 +56,7 @@ class TestAnswers:
 
     def test_a_class_can_be_chosen(self, page_client, models):
         found = post(page_client, "/page/images", {"model": MODEL, "points": [[4, 4, 0]], "class": 1}).json()
-        expected = to_uint8(next(generate(models.denoisers[MODEL], [4], label=1)))
+        expected = to_uint8(next(generate(models.denoisers[MODEL], [4], condition=1)))
         assert np.array_equal(pixels(found["pictures"][0]), expected[0])
 
     def test_the_teachers_stages_end_in_its_image(self, page_client, models):

@@ -104,7 +104,7 @@ def block_spectra(teacher: Denoiser, sampling: Sampling, student: Denoiser | Non
         before: dict[str, Tensor] = {}
         for sigma, x in path.points:
             with watch_blocks(denoiser.backbone) as seen:
-                predict(denoiser, x, sigma, path.label, who)
+                predict(denoiser, x, sigma, path.condition, who)
             for name, (entered, left) in seen.items():
                 levels[name].append([ring_power(maps) for maps in (entered, left, left - before.get(name, left))])
                 sizes[name] = (left.shape[-2], left.shape[-1])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d2o.backbones import BACKBONES, Backbone
+from d2o.backbones import Backbone, is_ours
 
 # Of d2o's own backbones: the first row (pattern of a module's whole name, place) that matches decides; modules that
 # match none are no blocks.
@@ -55,14 +55,16 @@ def place_of(module_name: str) -> str:
 
 def own_prefix(network: nn.Module) -> str | None:
     """Return what PLACES has before the names of a network's modules; None for a network that is not d2o's."""
-    if isinstance(network, Backbone) and network.kind in BACKBONES:
+    if isinstance(network, Backbone) and is_ours(network.kind):
         return ""
     return "unet." if type(network).__name__ == "UNet2DModel" else None  # of diffusers, which may not be installed
 
 
 def parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module.named_children():
-        if isinstance(child, nn.ModuleDict | nn.ModuleList | nn.Sequential):
+    children = dict(module.named_children())
+    wraps = isinstance(module, Backbone) and len(children) == 1
+    for name, child in children.items():
+        if isinstance(child, nn.ModuleDict | nn.ModuleList | nn.Sequential) or (wraps and own_prefix(child) is None):
             yield from parts(child, f"{prefix}{name}.")
         else:
             yield prefix + name, child

@@ -11,9 +11,10 @@ from torch import Tensor
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser, evaluation_mode
 from d2o.diffusion.noise import noise_for
-from d2o.diffusion.sampling import Step, euler_step, heun_step_of, labels_for, trajectory
+from d2o.diffusion.sampling import Step, condition_for, euler_step, heun_step_of, trajectory
 from d2o.errors import Diverged
 from d2o.metrics.counting import Counted, unshown
+from d2o.objectives.batch import read_condition
 
 SAMPLERS = ("euler", "heun")
 
@@ -50,9 +51,9 @@ class Sampling:
 
 
 class Path(NamedTuple):
-    """A batch at falling noise levels: its labels [N] or None, and pairs (sigma, x [N,C,H,W])."""
+    """A batch at falling noise levels: its condition or None, and pairs (sigma, x [N,C,H,W])."""
 
-    label: Tensor | None
+    condition: Tensor | None
     points: Iterator[tuple[float, Tensor]]
 
 
@@ -61,11 +62,11 @@ def sampling_paths(teacher: Denoiser, sampling: Sampling) -> Iterator[Path]:
     """Yield the paths of the images that a teacher makes."""
     sigmas, device = (*sampling.levels(teacher), 0.0), teacher.device
     for seeds in sampling.batches(len(sampling.seeds), "from noise to images"):
-        noise, label = noise_for(seeds, teacher.image_shape, device), labels_for(seeds, teacher.num_classes)
-        label = None if label is None else label.to(device)
-        denoise = partial(predict, teacher, label=label, who="teacher")
+        noise, condition = noise_for(seeds, teacher.image_shape, device), condition_for(teacher, seeds)
+        condition = None if condition is None else condition.to(device)
+        denoise = partial(predict, teacher, condition=condition, who="teacher")
         points = trajectory(denoise, noise, sigmas, sampling.step(teacher))
-        yield Path(label, zip(sigmas[:-1], points, strict=False))
+        yield Path(condition, zip(sigmas[:-1], points, strict=False))
 
 
 @torch.no_grad()
@@ -75,16 +76,17 @@ def noising_paths(denoiser: Denoiser, images: Images, sampling: Sampling) -> Ite
     stream = images.batches(sampling.batch_size)
     for seeds, batch in zip(sampling.batches(len(images), "real images"), stream, strict=False):
         x0 = denoiser.encode(batch.x0[: len(seeds)].to(device))
-        label = batch.label[: len(seeds)].to(device) if batch.label is not None and denoiser.num_classes else None
+        condition = read_condition(batch, denoiser)
+        condition = None if condition is None else condition[: len(seeds)]
         noise = noise_for(seeds, denoiser.image_shape, device)
-        yield Path(label, ((sigma, x0 + sigma * noise) for sigma in sigmas)), x0
+        yield Path(condition, ((sigma, x0 + sigma * noise) for sigma in sigmas)), x0
 
 
 @torch.no_grad()
-def predict(denoiser: Denoiser, x: Tensor, sigma: float, label: Tensor | None, who: str) -> Tensor:
-    """Return D(x, sigma, label) in evaluation mode; NaN or infinity is a Diverged that names `who`."""
+def predict(denoiser: Denoiser, x: Tensor, sigma: float, condition: Tensor | None, who: str) -> Tensor:
+    """Return D(x, sigma, condition) in evaluation mode; NaN or infinity is a Diverged that names `who`."""
     with evaluation_mode(denoiser):
-        x0 = denoiser(x, sigma, label)
+        x0 = denoiser(x, sigma, condition)
     if not x0.isfinite().all():
         raise Diverged(f"The {who} gives NaN or infinity at sigma {sigma:.3g}")
     return x0

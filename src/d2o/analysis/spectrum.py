@@ -38,18 +38,18 @@ def spectrum(
     powers: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for path in sampling_paths(teacher, sampling):
         points = list(path.points)
-        power, first, last = follow(predict(teacher, x, s, path.label, "teacher") for s, x in points)
+        power, first, last = follow(predict(teacher, x, s, path.condition, "teacher") for s, x in points)
         powers["teacher"].append(power)
         powers["teacher, all at once"].append(ring_power(last - first)[:, None])
         if student is not None:
             sigma, x = points[0]
             start = student.sigma_max
-            image = predict(student, x / sigma * start, start, path.label, "student")
+            image = predict(student, x / sigma * start, start, path.condition, "student")
             powers["student, one step"].append(ring_power(image - first)[:, None])
-            powers["student"].append(follow(predict(student, x, s, path.label, "student") for s, x in points)[0])
+            powers["student"].append(follow(predict(student, x, s, path.condition, "student") for s, x in points)[0])
     if images is not None:
         for path, x0 in noising_paths(teacher, images, sampling):
-            outputs = (predict(teacher, x, s, path.label, "teacher on real data") for s, x in path.points)
+            outputs = (predict(teacher, x, s, path.condition, "teacher on real data") for s, x in path.points)
             power, first, _ = follow(outputs)
             powers["real data"].append(power)
             powers["real data, all at once"].append(ring_power(x0 - first)[:, None])

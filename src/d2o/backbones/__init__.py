@@ -1,4 +1,4 @@
-"""The networks that predict: F(x, noise, label, augmentation) -> [N,C,H,W], built from a JSON spec."""
+"""The networks that predict: F(x, noise, condition, augmentation) -> [N,C,H,W], built from a JSON spec."""
 
 import inspect
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ BACKBONES: dict[str, type[Backbone] | str] = {
     "edm2_unet": "edm2_unet.Edm2UNet",
     "diffusers_unet": "diffusers_unet.DiffusersUNet",
     "dit": "dit.DiT",
+    "text_transformer": "text_transformer.TextTransformer",
 }
 """Every kind of backbone that a spec can name: a class of yours, or where ours stands, imported at first use."""
 
@@ -37,6 +38,12 @@ def build(spec: Mapping[str, Any]) -> Backbone:
     if missing:
         raise ValueError(f"The backbone {kind!r} needs the options {', '.join(missing)}.")
     return backbone(**options)
+
+
+def is_ours(kind: object) -> bool:
+    """Return whether a kind of backbone is d2o's own, and no one's who registered it."""
+    known = BACKBONES.get(str(kind))
+    return isinstance(known, str) or getattr(known, "__module__", "").startswith(f"{__name__}.")
 
 
 def add_augmentation_labels(backbone: nn.Module, extra: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The contract of every backbone: F(x, noise, label, augmentation), rebuilt from its spec and frozen by role."""
+"""The contract of every backbone: F(x, noise, condition, augmentation), rebuilt from its spec and frozen by role."""
 
 import re
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ class Backbone(nn.Module):
     """
 
     kind: ClassVar[str]
-    roles: ClassVar[Roles]
+    roles: ClassVar[Roles] = ()
     config: dict[str, Any]
 
     @classmethod
@@ -24,16 +24,17 @@ class Backbone(nn.Module):
         for pattern, role in cls.roles:
             if re.search(pattern, parameter_name):
                 return role
-        raise ValueError(f"No role is known for the parameter {parameter_name!r}.")
+        raise ValueError(f"No role is known for the parameter {parameter_name!r}: let {cls.__name__}.roles tell it.")
 
     def constrain_weights(self) -> None:
         """Bring trainable weights back to where they belong, which every training iteration begins with: anywhere."""
 
     def forward(
-        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
         """Return [N, out_channels, H, W] for x [N, in_channels, H, W] and noise [N] (the c_noise of preconditioning).
 
-        `label` [N] are integer classes, negative or None for no class; `augmentation` is [N, augmentation_dim] or None.
+        `condition` are integer classes [N], negative or None for no class, or what else the network takes, with a row
+        an image; `augmentation` is [N, augmentation_dim] or None.
         """
-        raise NotImplementedError(x, noise, label, augmentation)
+        raise NotImplementedError(x, noise, condition, augmentation)

@@ -19,7 +19,7 @@ ZERO_AT_START = ("conv1", "proj", "out_conv", "map_augment")
 
 
 class DhariwalUNet(UNet):
-    """A U-Net F(x, noise, label) with the levels of a `Layout`; `config` rebuilds it.
+    """A U-Net F(x, noise, condition) with the levels of a `Layout`; `config` rebuilds it.
 
     `augmentation_dim` is the length of augmentation labels; dropouts act in training only. Without `adaptive_scale` the
     embedding shifts features and does not scale them, as in consistency models of 256 pixels. Attention heads have
@@ -89,11 +89,11 @@ class DhariwalUNet(UNet):
         if self.map_label is not None:
             nn.init.normal_(self.map_label.weight)
 
-    def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
+    def embed(self, x: Tensor, noise: Tensor, condition: Tensor | None, augmentation: Tensor | None) -> Tensor:
         embedding = self.map_noise(noise)
         embedding = add_augmentation(embedding, augmentation, self.map_augment, self.config["augmentation_dim"])
         embedding = self.map_layer1(F.silu(self.map_layer0(embedding)))
-        classes = one_hot(label, x, self.num_classes, self.label_dropout if self.training else 0.0)
+        classes = one_hot(condition, x, self.num_classes, self.label_dropout if self.training else 0.0)
         if self.map_label is not None:
             embedding = embedding + self.map_label(classes)
         return F.silu(embedding)

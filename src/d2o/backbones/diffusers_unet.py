@@ -46,7 +46,7 @@ SETTINGS: dict[str, tuple[Any, Option]] = {
 
 
 class DiffusersUNet(Backbone):
-    """A UNet2DModel F(x, noise, label): `noise` is a number of the training's timesteps; `config` rebuilds it.
+    """A UNet2DModel F(x, noise, condition): `noise` is a number of the training's timesteps; `config` rebuilds it.
 
     `unet` are the settings of UNet2DModel under its own names; what is left out has its default. The role
     "convolution" includes the samplers between the levels.
@@ -92,10 +92,10 @@ class DiffusersUNet(Backbone):
         self.unet.conv_out = PreciseConv2d(width, out_channels, 3, padding=1)
 
     def forward(
-        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
         """Return [N, out_channels, H, W]; a UNet2DModel knows no augmentation labels, so they are ignored."""
-        classes = one_hot(label, x, self.num_classes)
+        classes = one_hot(condition, x, self.num_classes)
         return self.unet(x, noise, classes if self.num_classes else None, return_dict=False)[0]
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2o.kernels.attention import attend
+
 from .backbone import Backbone, Roles
 from .conditioning import check_label, full_precision, waves
 from .options import check_options
@@ -23,12 +25,13 @@ WAVES = 256
 
 
 class DiT(Backbone):
-    """A transformer F(x, noise, label), where `noise` is the time 0 to 999; `config` rebuilds it.
+    """A transformer F(x, noise, condition), where `noise` is the time 0 to 999; `config` rebuilds it.
 
     `channels` is the width of its tokens. The role "modulation" makes the adaptive norms; biases of blocks have a role
     of their own, to train them alone. The class table has one more row, for no class. With `embedders` "per block"
     every block has its own embedders of time and class, and the last layer uses the first block's. `time_endpoint` and
-    `mlp_eps` are where diffusers departs from the original, which are the defaults.
+    `mlp_eps` are where diffusers departs from the original, which are the defaults. With `qk_norm` queries and keys are
+    normalised.
     """
 
     kind: ClassVar[str] = "dit"
@@ -39,6 +42,7 @@ class DiT(Backbone):
         (r"^blocks\..*\.bias$", "bias"),
         (r"\.attn\.qkv\.", "qkv"),
         (r"\.attn\.proj\.", "projection"),
+        (r"\.attn\.[qk]_norm\.", "norm"),
         (r"\.mlp\.", "mlp"),
         (r"\.adaLN_modulation\.", "modulation"),
     )
@@ -58,6 +62,7 @@ class DiT(Backbone):
         embedders: str = "shared",
         time_endpoint: bool = False,
         mlp_eps: float = EPS,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         self.config = check_options(locals())
@@ -72,7 +77,9 @@ class DiT(Backbone):
 
         self.x_embedder = chain(proj=nn.Conv2d(in_channels, channels, patch_size, stride=patch_size))
         self.register_buffer("pos_embed", positions(resolution // patch_size, channels)[None])
-        self.blocks = nn.ModuleList(Block(channels, num_heads, mlp_multiplier, mlp_eps) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(
+            Block(channels, num_heads, mlp_multiplier, mlp_eps, qk_norm) for _ in range(num_blocks)
+        )
         self.t_embedder = self.y_embedder = None
         for holder in [self] if embedders == "shared" else self.blocks:
             holder.t_embedder = TimeEmbedder(channels, time_endpoint)
@@ -92,20 +99,20 @@ class DiT(Backbone):
                 nn.init.zeros_(layer.weight)
 
     def forward(
-        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
         with full_precision(x.device):
-            embeddings = self.embed(x, noise, label)
+            embeddings = self.embed(x, noise, condition)
         tokens = self.x_embedder(x).flatten(2).transpose(1, 2) + self.pos_embed
         for block, embedding in zip(self.blocks, embeddings, strict=True):
             tokens = block(tokens, embedding)
         with full_precision(x.device):  # denoisers multiply the output by sigma, and with it what was rounded off
             return self.unpatchify(self.final_layer(tokens.float(), embeddings[0]), x)
 
-    def embed(self, x: Tensor, noise: Tensor, label: Tensor | None) -> list[Tensor]:
+    def embed(self, x: Tensor, noise: Tensor, condition: Tensor | None) -> list[Tensor]:
         """Return for each block the embeddings [N, channels] of time and class."""
         none = torch.full((x.shape[0],), self.num_classes, device=x.device)
-        label = none if label is None else check_label(label, x, self.num_classes)
+        label = none if condition is None else check_label(condition, x, self.num_classes)
         label = torch.where(label < 0, none, label)
         holders: list[Any] = [self] if self.t_embedder is not None else list(self.blocks)
         embeddings = [holder.t_embedder(noise) + holder.y_embedder(label) for holder in holders]
@@ -138,10 +145,10 @@ class TimeEmbedder(nn.Module):
 class Block(nn.Module):
     """Attention and an MLP over the tokens, each scaled, shifted and gated by the embedding."""
 
-    def __init__(self, channels: int, num_heads: int, mlp_multiplier: int, mlp_eps: float) -> None:
+    def __init__(self, channels: int, num_heads: int, mlp_multiplier: int, mlp_eps: float, qk_norm: bool) -> None:
         super().__init__()
         self.mlp_eps = mlp_eps
-        self.attn = Attention(channels, num_heads)
+        self.attn = Attention(channels, num_heads, qk_norm)
         hidden = mlp_multiplier * channels
         gelu = nn.GELU(approximate="tanh")
         self.mlp = chain(fc1=nn.Linear(channels, hidden), gelu=gelu, fc2=nn.Linear(hidden, channels))
@@ -156,9 +163,10 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Every token attends to every token; the rows of `qkv` are ordered (which of the three, head, channel)."""
 
-    def __init__(self, channels: int, num_heads: int) -> None:
+    def __init__(self, channels: int, num_heads: int, qk_norm: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.q_norm, self.k_norm = (nn.LayerNorm(channels // num_heads) if qk_norm else nn.Identity() for _ in range(2))
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
@@ -166,7 +174,7 @@ class Attention(nn.Module):
         count, length, channels = tokens.shape
         split = (count, length, 3, self.num_heads, channels // self.num_heads)
         query, key, value = self.qkv(tokens).view(split).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attend(self.q_norm(query), self.k_norm(key), value)
         return self.proj(attended.transpose(1, 2).reshape(tokens.shape))
 
 

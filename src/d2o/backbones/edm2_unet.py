@@ -131,7 +131,7 @@ class MPBlock(nn.Module):
 
 
 class Edm2UNet(UNet):
-    """A U-Net F(x, noise, label) with the levels of a `Layout`; `config` rebuilds it.
+    """A U-Net F(x, noise, condition) with the levels of a `Layout`; `config` rebuilds it.
 
     A balance is the share of the second of two inputs that are joined: classes beside noise, skips beside the trunk,
     residual branch, attention. Features are clipped to +-`clip`; dropout acts in training only.
@@ -197,9 +197,9 @@ class Edm2UNet(UNet):
             if isinstance(layer, MPConv) and layer.weight.requires_grad:
                 layer.weight.copy_(normalise(layer.weight, range(1, layer.weight.dim())))
 
-    def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
+    def embed(self, x: Tensor, noise: Tensor, condition: Tensor | None, augmentation: Tensor | None) -> Tensor:
         embedding = add_augmentation(self.emb_noise(self.emb_fourier(noise)), augmentation)
-        classes = one_hot(label, x, self.num_classes)
+        classes = one_hot(condition, x, self.num_classes)
         if self.emb_label is not None:
             by_class = self.emb_label(classes * math.sqrt(self.num_classes))
             embedding = mp_sum(embedding, by_class, self.label_balance)

@@ -75,6 +75,10 @@ OPTIONS: dict[str, Option] = {
     "mlp_eps": number(lambda value: 0 < value <= 1, "a positive number up to 1"),
     "time_endpoint": FLAG,
     "embedders": choice("shared", "per block"),
+    "qk_norm": FLAG,
+    "vocabulary": whole(2, 1_000_000),
+    "length": whole(1, 4096),
+    "caption_dropout": PROBABILITY,
 }
 
 

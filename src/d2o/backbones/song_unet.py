@@ -24,7 +24,7 @@ GAINS = {"conv1": 1e-5, "proj": 1e-5, "aux_conv": 1e-5, "qkv": math.sqrt(0.2)}
 
 
 class SongUNet(UNet):
-    """A U-Net F(x, noise, label) with the levels of a `Layout`; `config` rebuilds it.
+    """A U-Net F(x, noise, condition) with the levels of a `Layout`; `config` rebuilds it.
 
     `augmentation_dim` is the length of augmentation labels; dropouts act in training only.
     """
@@ -104,10 +104,10 @@ class SongUNet(UNet):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-    def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
+    def embed(self, x: Tensor, noise: Tensor, condition: Tensor | None, augmentation: Tensor | None) -> Tensor:
         cosines, sines = self.map_noise(noise).chunk(2, dim=1)
         embedding = torch.cat([sines, cosines], dim=1)
-        classes = one_hot(label, x, self.num_classes, self.label_dropout if self.training else 0.0)
+        classes = one_hot(condition, x, self.num_classes, self.label_dropout if self.training else 0.0)
         if self.map_label is not None:
             embedding = embedding + self.map_label(classes * math.sqrt(self.num_classes))
         embedding = add_augmentation(embedding, augmentation, self.map_augment, self.config["augmentation_dim"])

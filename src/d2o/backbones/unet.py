@@ -129,13 +129,13 @@ class UNet(Backbone):
     dec: nn.ModuleDict
 
     def forward(
-        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augmentation: Tensor | None = None
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
         with full_precision(x.device):
-            embedding = self.embed(x, noise, label, augmentation)
+            embedding = self.embed(x, noise, condition, augmentation)
         return self.decode(*self.encode(x, embedding), embedding)
 
-    def embed(self, x: Tensor, noise: Tensor, label: Tensor | None, augmentation: Tensor | None) -> Tensor:
+    def embed(self, x: Tensor, noise: Tensor, condition: Tensor | None, augmentation: Tensor | None) -> Tensor:
         """Return the vectors [N, embedding_channels] that condition every block on noise, class and augmentation."""
         raise NotImplementedError
 

@@ -1,19 +1,17 @@
 """Load any model: one reader for each form of checkpoint, all given the same request."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from d2o.data.codec import attach
 from d2o.diffusion.denoiser import Denoiser, use_full_float32
 from d2o.diffusion.families import PRECONDITIONINGS
-from d2o.errors import CheckpointError, UnsupportedCheckpointError
+from d2o.errors import CheckpointError
 from d2o.records import find
 
 from . import native
@@ -55,11 +53,12 @@ def load(
 ) -> Denoiser:
     """Read a denoiser from a file, folder, address (https://, hf://) or shipped name, in eval mode; as data only.
 
-    `key` chooses among the networks of one file ("ema" or "net"); `sha256` is the hash that the file must have. `base`,
-    a model or its path, completes a file that contains only the weights that fine-tuning changed; `num_heads` are those
-    of a DiT's state dict of no published width; `family` is what a state dict's network predicts, where it does not
-    tell ("epsilon", "consistency", "sit", "flow"), and `config` its constructor's arguments, or a JSON file of them;
-    `codec` is the folder of a latent model's autoencoder. Bad input is a CheckpointError or another ValueError.
+    `key` chooses among the networks of one file ("ema" or "net") or the variants of a folder's weights ("fp16");
+    `sha256` is the hash that the file must have. `base`, a model or its path, completes a file that contains only the
+    weights that fine-tuning changed; `num_heads` are those of a DiT's state dict of no published width; `family`, one
+    of FAMILIES, is what a state dict's network predicts, where it does not tell, and `config` its constructor's
+    arguments, or a JSON file of them; `codec` is the folder of a latent model's autoencoder. Bad input is a
+    CheckpointError or another ValueError.
     """
     place = locate(path, "model", sha256=sha256)
     if base is not None and not is_difference(place):
@@ -127,8 +126,8 @@ def read_safetensors(request: Request) -> Denoiser:
     from d2o.pickles import torch_state
 
     with native.open_file(request.path) as file:
-        state = torch_state.unwrap(request.path, native.read_tensors(file, request.meta), request.key)
-    return read_state(state, request, {})
+        state, wrappers = torch_state.unwrap(request.path, native.read_tensors(file, request.meta), request.key)
+    return read_state(state, request, {}, wrappers)
 
 
 def read_native(path: Path, request: Request) -> Denoiser:
@@ -156,7 +155,7 @@ def read_pickle(request: Request) -> Denoiser:
 def read_diffusers(request: Request) -> Denoiser:
     from .readers import diffusers_folder
 
-    return diffusers_folder.load(request.path, request.meta)
+    return diffusers_folder.load(request.path, request.meta, None if request.key == KEY else request.key)
 
 
 def read_torch(request: Request) -> Denoiser:
@@ -169,24 +168,23 @@ def read_torch(request: Request) -> Denoiser:
         objects = persistence.Objects(content.source, get_items(content.value) or {}, content.storages)
         if objects.list_classes():
             return nvidia.read_objects(objects, request.key, request.meta)
-        state = torch_state.read_tensors(content, request.key, request.meta)
+        state, keys = torch_state.read_tensors(content, request.key, request.meta)
         arguments = torch_state.read_arguments(content)
-    return read_state(state, request, arguments)
+    return read_state(state, request, arguments, keys)
 
 
-def read_state(state: Mapping[str, Tensor], request: Request, arguments: Mapping[Any, Any]) -> Denoiser:
-    """Return the denoiser of weights that are known by their names; `arguments` are those of its training."""
-    from .readers import dit, openai_unet
+def read_state(
+    state: Mapping[str, torch.Tensor], request: Request, arguments: Mapping[Any, Any], keys: tuple[str, ...]
+) -> Denoiser:
+    """Return the denoiser of weights that are known by their names, which stood under `keys` in their file.
 
-    path = request.path
-    if dit.recognise(state):
-        return dit.from_state(state, path, request.num_heads, request.family, request.config, arguments)
-    if openai_unet.recognise(state):
-        return openai_unet.from_state(state, path, request.family, request.config)
-    counts = Counter(name.partition(".")[0][:60] for name in state).most_common(5)
-    shown = ", ".join(f"{first} ({count})" for first, count in counts)
-    known = "d2o knows those of DiT, SiT, consistency_models, guided-diffusion and improved-diffusion"
-    raise UnsupportedCheckpointError(f"{path} contains weights of an unknown network, of the parts {shown}; {known}.")
+    `arguments` are those of its training.
+    """
+    from .readers import states
+
+    told = {"family": request.family, "config": request.config, "num_heads": request.num_heads, "training": arguments}
+    denoiser = states.read(state, request.path, **told)
+    return denoiser.replace(provenance=denoiser.provenance | ({"entry": ".".join(keys)} if keys else {}))
 
 
 READERS: dict[Form, Callable[[Request], Denoiser]] = {

@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from d2o import backbones
 from d2o.data.codec import FIELDS as CODEC_FIELDS
 from d2o.data.codec import Autoencoder
 from d2o.diffusion import families
+from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError, name_file
 from d2o.files import atomic, open_regular, parse_json
@@ -78,6 +79,7 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
     }
     spec |= {name: list(row) for name in ("middle_sigmas", "class_names") if (row := getattr(denoiser, name))}
     spec |= {} if denoiser.clip is None else {"clip": denoiser.clip}
+    spec |= {} if denoiser.reader is None else {"reader": asdict(denoiser.reader)}
     return spec | ({"codec": denoiser.codec.to_spec()} if isinstance(denoiser.codec, Autoencoder) else {})
 
 
@@ -95,10 +97,14 @@ def make(path: Path, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
 
 def build(path: Path, spec: Mapping[str, Any]) -> Denoiser:
-    """Make the denoiser that a description asks for, on the meta device: no memory is taken."""
+    """Make the denoiser that a description asks for, on the meta device: no memory is taken.
+
+    A network that is not d2o's is made on the CPU, as it may keep tensors that are in no state dict.
+    """
     with name_file(path):
-        with torch.device("meta"):
-            backbone = backbones.build(spec["backbone"])
+        network = dict(spec["backbone"])
+        with torch.device("meta" if backbones.is_ours(network.get("kind")) else "cpu"):
+            backbone = backbones.build(network)
         family = families.from_spec(spec["preconditioning"])
         fields = validate(Fields, spec, "its description")
         check_fields(fields, backbone.config, family.sigma_max)
@@ -118,6 +124,7 @@ class Fields:
     codec: Autoencoder | None = None
     clip: families.Number | None = None
     class_names: tuple[StrictStr, ...] = ()
+    reader: Words | None = None
 
 
 def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> None:
@@ -128,6 +135,9 @@ def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> 
     for name, value in (*sizes, ("num_classes", given.num_classes)):
         if value != config.get(name, value):
             raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
+    words, length = (0, 0) if given.reader is None else (given.reader.size, given.reader.length)
+    if words != config.get("vocabulary", 0) or length > config.get("length", 0):
+        raise ValueError(f"its reader makes {length} of {words} words, which are not the network's")
     if len(given.class_names) not in (0, given.num_classes):
         raise ValueError(f"it names {len(given.class_names)} classes of {given.num_classes}")
     if not all(a > b > 0 for a, b in pairwise([sigma_max, *given.middle_sigmas])):
@@ -183,7 +193,8 @@ def fill(path: Path, module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> 
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise MismatchError(f"{path} does not fit the network that it describes: {'; '.join(problems[:5])}{more}.")
-    module.load_state_dict({name: t.to(wanted[name].dtype) for name, t in tensors.items()}, assign=True)
+    assign = any(t.is_meta for t in (*wanted.values(), *tensors.values()))  # elsewhere, shared weights stay shared
+    module.load_state_dict({name: t.to(wanted[name].dtype) for name, t in tensors.items()}, assign=assign)
 
 
 def read(path: Path, meta: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -259,7 +270,12 @@ def open_file(path: Path) -> Iterator[Any]:
 
 def write(path: str | os.PathLike, tensors: Mapping[str, Tensor], spec: Mapping[str, Any]) -> None:
     """Write tensors and their description to one file, completely or not at all."""
-    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    plain, places = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        plain[name] = tensor.detach().contiguous().cpu()
+        if (place := plain[name].data_ptr()) in places and plain[name].numel():  # shared, which safetensors refuses
+            plain[name] = plain[name].clone()
+        places.add(place)
     description = json.dumps({**spec, CHECKSUM: checksum(plain, spec)})
     with atomic(Path(path)) as temporary:
         save_file(plain, temporary, {SPEC: description})

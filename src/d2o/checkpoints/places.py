@@ -22,7 +22,7 @@ Form = Literal["run", "safetensors", "pickle", "torch", "diffusers"]
 NOUNS = {"model": "a model", "data": "a data set", "statistics": "stored statistics"}
 EXAMPLES = {
     "model": f"a checkpoint, a run directory, a diffusers folder, an address, or one of {', '.join(SHIPPED)}",
-    "data": "a folder of images, a zip, .npz or .parquet file, or digits",
+    "data": "a folder of images, a zip, .npz, .parquet or .tar file, or digits",
     "statistics": "an .npz file of mu and sigma",
 }
 SAVED = ("ema.safetensors", "checkpoint.safetensors")
@@ -35,7 +35,9 @@ MOST_LISTED = 50_000
 START = 1024
 """Bytes of a file by which it is recognised."""
 STARTS: tuple[tuple[bytes, Kind, Form | None], ...] = (
+    (rb".{257}ustar", "data", None),  # a tar, whose first file may be called anything
     (re.escape(LEGACY_TORCH), "model", "torch"),
+    (rb".{4}\0{4}\{", "model", "safetensors"),  # before pickles: its header's length may begin as they do
     (rb"\x80[\x02-\x05]", "model", "pickle"),
     (rb"PAR1", "data", None),
     (rb".{8}\{", "model", "safetensors"),

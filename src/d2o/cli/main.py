@@ -90,14 +90,21 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return INTERRUPTED
-    except (RuntimeError, MemoryError) as error:
-        if os.environ.get("D2O_TRACEBACK") or not is_out_of_memory(error):
+    except Exception as error:
+        sentence = explain(error)
+        if os.environ.get("D2O_TRACEBACK") or sentence is None:
             raise
-        return complain("the memory does not suffice: give fewer images at once, by --micro-batch or --batch.")
-    except (ValueError, OSError) as error:
-        if os.environ.get("D2O_TRACEBACK"):
-            raise
-        return complain(str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] "))
+        return complain(sentence)
+
+
+def explain(error: Exception) -> str | None:
+    """Return the sentence of an error that is an answer, not a mistake of d2o's."""
+    if isinstance(error, ValueError | OSError):
+        return str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ")
+    if is_out_of_memory(error):
+        return "the memory does not suffice: give fewer images at once, by --micro-batch or --batch."
+    plugins = sys.modules.get("d2o.cli.plugins")
+    return plugins and plugins.blame(error)
 
 
 def run_command(arguments: list[str]) -> int:

@@ -51,7 +51,7 @@ class StateDictOptions:
     """What a state dict does not say of its network."""
 
     family: str | None = None
-    """What a state dict's network predicts, where its weights do not tell: epsilon, consistency, sit, flow ..."""
+    """What a state dict's network predicts, where its weights do not tell: epsilon, edm, consistency, sit, flow ..."""
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A JSON file of the arguments that a state dict's network was constructed with, which its weights do not tell."""
 
@@ -65,9 +65,15 @@ class ModelOptions(StateDictOptions):
     """How a model is asked for images, besides what its file does not say."""
 
     start: Annotated[str | None, tyro.conf.arg(metavar="SIGMA|auto")] = None
-    """The noise level that sampling starts from; auto: the largest from which one step gives images, not noise."""
+    """The noise level that sampling starts from; auto: where one step from noise has a small error."""
     clip: Annotated[str | None, tyro.conf.arg(metavar="BOUND|none")] = None
     """Clamp each estimate of the image to -BOUND ... BOUND; none: do not, whatever the model's scheduler says."""
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """Those of these options that were given, by name."""
+        given = {**self.load_options, "start": self.start, "clip": self.clip}
+        return {name: value for name, value in given.items() if value is not None}
 
     def adapt(self, denoiser: "Denoiser", images: "Images | None" = None) -> "Denoiser":
         """Return the model with the start and bound that were asked for; "auto" looks at the images, if there are."""
@@ -81,6 +87,7 @@ class ModelOptions(StateDictOptions):
         if self.start is None:
             return denoiser
         from d2o.diffusion.families import start_at
+        from d2o.diffusion.noise import name_level
         from d2o.diffusion.start import IMAGES, deviation_of, find_start
 
         if self.start != "auto":
@@ -94,7 +101,10 @@ class ModelOptions(StateDictOptions):
             x0 = denoiser.encode(to_float(images.pixels(spread(len(images), IMAGES))).to(denoiser.device))
             sigma = find_start(denoiser, deviation_of(x0))
         family = start_at(denoiser.preconditioning, sigma)
-        say(f"Sampling starts from the noise level {family.sigma_max:.3g}, instead of {denoiser.sigma_max:.3g}.")
+        own = denoiser.sigma_max
+        why = "the model's own" if family.sigma_max == own else f"instead of {name_level(own)}"
+        why += f", as the schedule ends below {self.start}" if family.sigma_max < sigma else ""
+        say(f"Sampling starts from {name_level(family.sigma_max)}, {why}.")
         return denoiser.replace(preconditioning=family)
 
 
@@ -124,6 +134,9 @@ class Preparation:
     labels: Annotated[str, tyro.conf.arg(metavar="auto|none|folders|NAME")] = "auto"
     """Classes: auto takes dataset.json, class folders or an array of labels; folders takes folders of any names, also
     00000, and train where there is no --split; NAME an array or column; none no classes."""
+    captions: Annotated[str, tyro.conf.arg(metavar="auto|none|NAME")] = "auto"
+    """Texts of images, for models that read them: auto takes metadata.jsonl, .txt or .json files beside images, or a
+    column; NAME a key or column, txt the .txt files; none no captions."""
     split: Annotated[str | None, tyro.conf.arg(metavar="NAME|all")] = None
     """The split, where the folders or parquet files are train, val, test; by default train."""
     classes: Annotated[str | None, tyro.conf.arg(metavar="NAME=NUMBER,...")] = None
@@ -138,7 +151,7 @@ class Preparation:
         from d2o.data.classes import parse_classes
         from d2o.data.datasets import open_images
 
-        names = ("resolution", "resize", "channels", "background", "labels", "split")
+        names = ("resolution", "resize", "channels", "background", "labels", "captions", "split")
         options = {name: getattr(self, name) for name in names}
         options["classes"] = None if self.classes is None else parse_classes(self.classes)
         if model is not None:
@@ -151,7 +164,7 @@ class DataOptions(Preparation):
     """Which images are opened, and how."""
 
     data: str
-    """Images: a folder or zip, an .npz, .parquet, or the name `digits`."""
+    """Images: a folder or zip, an .npz, .parquet or .tar, or the name `digits`."""
 
     def open(self, model: "Denoiser | None" = None) -> "Images":
         return self.prepare(self.data, model)

@@ -13,7 +13,11 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from d2o.errors import LONGEST
+
 OPTION = "--import"
+FOLDERS: set[Path] = set()
+"""Of what was imported: errors from there are the user's own."""
 
 
 def import_all(arguments: Sequence[str]) -> list[str]:
@@ -58,7 +62,9 @@ def import_plugin(name: str) -> None:
 
 def import_file(file: Path) -> None:
     """Run a file as a module; it may import what lies beside it."""
-    sys.path.append(str(file.resolve().parent))
+    folder = file.resolve().parent
+    sys.path.append(str(folder))
+    FOLDERS.add(folder)
     name = f"imported_{file.stem}"
     spec = spec_from_file_location(name, file.resolve())
     if spec is None or spec.loader is None:
@@ -77,3 +83,13 @@ def describe(name: str, error: BaseException) -> str:
         file, line = error.filename, error.lineno
     what = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
     return f"{OPTION} {name} fails at {file}, line {line}: {type(error).__name__}: {what}."
+
+
+def blame(error: BaseException) -> str | None:
+    """Return one sentence about an error that came from a file beside an imported one, and from which line; or None."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).parent in FOLDERS]
+    if not own:
+        return None
+    what = " ".join(str(error).split())[:LONGEST]
+    return f"{own[-1].filename}, line {own[-1].lineno}, fails: {type(error).__name__}: {what} (D2O_TRACEBACK=1: all)."

@@ -76,6 +76,9 @@ def read_labels(source: Source) -> np.ndarray:
     assert source.labels is not None
     if len(source.labels) != len(source.names):
         raise LabelError(f"{source.path} has {len(source.names)} images but {len(source.labels)} labels; repair it")
+    stored = source.labels
+    if isinstance(stored, np.ndarray) and stored.dtype.kind == "i" and ((stored >= 0) & (stored < MOST_CLASSES)).all():
+        return stored.astype(np.int64)  # those of millions, not one by one
     for index, label in enumerate(source.labels):
         if isinstance(label, bool | np.bool_) or not hasattr(label, "__index__"):
             raise LabelError(f"{source.image(index)} has the label {label!r:.99}, not an integer; correct it")

@@ -5,7 +5,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from d2o.errors import printable
 
+from .captions import pick_captions, read_captions
 from .classes import describe_classes, number_classes
 from .decoding import Decoder, make_decoder, open_image
 from .files import to_float
+from .shuffling import permute, shuffle
 from .source import LabelError
 from .sources import find
 
@@ -38,13 +40,19 @@ class Triple(NamedTuple):
 
 
 class Batch(Triple):
-    """A batch that also knows the `number` [n] of each image in the data set, by which its features are cached."""
+    """A batch that also knows the `number` [n] of each image in the data set, by which its features are cached.
+
+    `captions` are one text an image, or None for data without.
+    """
 
     number: Tensor
+    captions: tuple[str, ...] | None
 
-    def __new__(cls, x0: Tensor, label: Tensor | None, index: Tensor, number: Tensor) -> Self:
+    def __new__(
+        cls, x0: Tensor, label: Tensor | None, index: Tensor, number: Tensor, captions: tuple[str, ...] | None = None
+    ) -> Self:
         batch = super().__new__(cls, x0, label, index)
-        batch.number = number
+        batch.number, batch.captions = number, captions
         return batch
 
 
@@ -79,7 +87,7 @@ class Images:
     """A data set of images of one shape (C, H, W), decoded when they are needed.
 
     `labels` are int64 [N] or None; `classes` are the names of their numbers, none without labels, and stay those of the
-    whole set in a subset.
+    whole set in a subset. Those that are `captioned` have texts.
     """
 
     name: str
@@ -89,6 +97,7 @@ class Images:
     order: np.ndarray = field(repr=False)  # which images of the cache are ours
     cache: Cache = field(repr=False)
     given: Mapping[str, int] | None = field(default=None, repr=False)  # the numbers of classes that the user gave
+    captioned: bool = False
 
     def __len__(self) -> int:
         return len(self.order)
@@ -107,22 +116,29 @@ class Images:
         channels, height, width = self.shape
         found = f"{self.name}: {len(self):,} images of {channels}x{height}x{width}"
         classes = "no classes" if self.labels is None else describe_classes(self.classes, self.counts.tolist())
-        return printable(f"{found}; {classes}; ignored: {', '.join(self.cache.decode.source.ignored) or 'nothing'}")
+        source = self.cache.decode.source
+        if self.captioned and source.captions is not None:
+            classes += f"; all {len(self):,} with captions ({source.captions.origin})"
+        return printable(f"{found}; {classes}; ignored: {', '.join(source.ignored) or 'nothing'}")
 
-    def for_model(self, num_classes: int, names: Sequence[str] = ()) -> "Images":
-        """Return the images with the class numbers of a model, as `open_images` would open them for it."""
+    def for_model(self, num_classes: int, names: Sequence[str] = (), text: bool = False) -> "Images":
+        """Return the images with the class numbers of a model, as `open_images` would open them for it.
+
+        One that reads no `text` gets no captions, which cost time to read.
+        """
+        images = self if text else replace(self, captioned=False)
         if self.labels is None or not num_classes:
-            return self
+            return images
         labels, classes = number_classes(self.cache.decode.source, num_classes, self.given, names)
         if labels is None or classes == self.classes:
-            return self
-        images = replace(self, labels=labels[self.order], classes=classes)
+            return images
+        images = replace(images, labels=labels[self.order], classes=classes)
         log.info("%s", images.describe())
         return images
 
     @cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 of count, shape, all labels, and the prepared pixels of 64 images from the first to the last.
+        """The SHA-256 of count, shape, all labels, and pixels and captions of 64 images from the first to the last.
 
         It does not depend on names and container. Of more than 64 images it is cheap, and no proof of equality.
         """
@@ -131,19 +147,25 @@ class Images:
             found.update(self.labels.astype("<i8").tobytes())
         for index in spread(len(self), FINGERPRINTED):
             found.update(self.cache.decode(int(self.order[index])).tobytes())  # the cache would grow in memory
+            found.update(repr(self.captions(index)).encode() if self.captioned else b"")
         return found.hexdigest()
 
     def pixels(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return images as uint8 [n, H, W, C]."""
         return self.cache.read(self.order[np.asarray(indices, np.int64)])
 
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Return the captions of an image, one or more; raises ValueError for one that cannot be read."""
+        return read_captions(self.cache.decode.source, int(self.order[index])) if self.captioned else ()
+
     def batches(
         self, batch_size: int, *, seed: int = 0, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
         """Yield shuffled batches without end; the same `seed` and `start` (in images) give the same images.
 
-        Every epoch is a fresh permutation; a batch may run over into the next epoch. Of each batch of `batch_size`
-        process `rank` of `world` gets its share. Raises ValueError when the batch cannot be shared evenly.
+        Every epoch is a fresh permutation; a batch may run over into the next epoch. Of several captions an image has
+        one at random. Of each batch of `batch_size` process `rank` of `world` gets its share. Raises ValueError when
+        the batch cannot be shared evenly.
         """
         if batch_size < 1 or start < 0 or not 0 <= seed < 2**64 or not 0 <= rank < world or batch_size % world:
             raise ValueError(
@@ -159,9 +181,10 @@ class Images:
         chosen = np.empty_like(index)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            chosen[here] = permute(len(self), seed, int(epoch))[places[here]]
+            chosen[here] = shuffle(places[here], len(self), seed, int(epoch))
         label = None if self.labels is None else torch.from_numpy(self.labels[chosen])
-        return Batch(to_float(self.pixels(chosen)), label, torch.from_numpy(index), torch.from_numpy(chosen))
+        captions = pick_captions(map(self.captions, chosen.tolist()), index, seed) if self.captioned else None
+        return Batch(to_float(self.pixels(chosen)), label, torch.from_numpy(index), torch.from_numpy(chosen), captions)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Images":
         """Return the images at `indices` as a data set of its own, which shares the cache with this one."""
@@ -184,14 +207,6 @@ def spread(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64)).tolist()
 
 
-@lru_cache(maxsize=4)
-def permute(count: int, seed: int, epoch: int = 0) -> np.ndarray:
-    """Return the numbers from 0 to `count` - 1 in the random order of one epoch."""
-    order = np.random.Generator(np.random.Philox(key=(seed << 64) + epoch)).permutation(count)
-    order.setflags(write=False)
-    return order
-
-
 def open_images(
     source: str | Path,
     *,
@@ -204,28 +219,33 @@ def open_images(
     num_classes: int | None = None,
     classes: Mapping[str, int] | None = None,
     class_names: Sequence[str] = (),
+    captions: str = "auto",
     cache_bytes: int = 4 << 30,
 ) -> Images:
-    """Open a data set: the built-in `digits`, a zip or folder of images, an .npz file or Hugging Face parquet files.
+    """Open a data set: the built-in `digits`, a zip or folder of images, an .npz file, parquet files or tar shards.
 
     `resize` (area, bilinear, lanczos, center-crop) brings the images to `resolution`; `channels` makes them all grey
     (1) or colour (3); transparent ones are shown on a `background` (white, black, grey, #rrggbb), or lose their alpha
     ("none"). `labels` is "auto", "none", "folders", or the name of the array or column that holds them;
     `split` the name of a split or "all", by default the one for training. The classes are those that have images, or
-    `num_classes` of a model, `class_names` if it knows them; `classes` says which number each name has. Up to
-    `cache_bytes` of decoded images are kept in memory. What was found is logged.
+    `num_classes` of a model, `class_names` if it knows them; `classes` says which number each name has. `captions` is
+    "auto", "none", or the name of the column or key that holds them ("txt": of the files). Up to `cache_bytes` of
+    decoded images are kept in memory. What was found is logged.
     Raises ValueError, naming the file and the remedy, for whatever does not fit.
     """
     try:
-        found = find(source, labels, split)
+        found = find(source, labels, split, captions)
         numbers, names = number_classes(found, num_classes, classes, class_names)
     except LabelError as error:
         raise ValueError(f"{error}{'' if num_classes else ', or add --labels none'}.") from error
+    captioned = found.captions is not None
     decode = make_decoder(found, resolution, resize, channels, background)
     for index in spread(len(found.names), CHECKED):
         header, _ = open_image(found, index)
         decode.check(header)
+        if captioned:
+            read_captions(found, index)
     order, cache = np.arange(len(found.names)), Cache(decode, cache_bytes)
-    images = Images(Path(found.path).stem, decode.shape, numbers, names, order, cache, classes)
+    images = Images(Path(found.path).stem, decode.shape, numbers, names, order, cache, classes, captioned)
     log.info("%s", images.describe())
     return images

@@ -1,4 +1,4 @@
-"""What a tree of image files means: which files are images, which classes they have, and what is ignored.
+"""What a tree of image files means: which are images, which classes and captions they have, and what is ignored.
 
 A folder and a zip of the same files are the same data set, because `read_tree` reads both.
 """
@@ -12,9 +12,12 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
+import numpy as np
+
 from d2o.files import parse_json
 
-from .source import DAMAGED, MOST_CLASSES, LabelError, Source, wants_labels
+from .captions import LISTS, LONGEST_LIST, LONGEST_RECORD, REMEDY, check_complete, find_beside, read_list
+from .source import DAMAGED, MOST_CLASSES, Captions, LabelError, Source, describe, wants_labels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif")
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX)")
@@ -25,6 +28,7 @@ LISTING = "dataset.json"
 LISTING_BYTES = 64 << 20  # ImageNet's has 41 MB
 MOST_SUFFIXES = 5  # that are named among what is ignored
 
+Open = Callable[[str], IO[bytes]]
 Places = Mapping[str, str]
 """Files by the names that their folder or zip knows them by, and these names as `normalise` gives them."""
 Labels = tuple[Literal["folders", "listing"] | None, Sequence[Any]]
@@ -33,16 +37,22 @@ Labels = tuple[Literal["folders", "listing"] | None, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Tree:
-    """The images of a folder or zip, and by the folders that they lie in (empty, or ending in /) dataset.json files."""
+    """The images of a folder or zip, dataset.json files by their folders (empty, or ending in /), and the rest."""
 
     path: Path
     images: Places
     listings: Places
-    open: Callable[[str], IO[bytes]]
+    rest: Mapping[str, str]  # names by places
+    open: Open
+
+    def read(self, place: str, most: int) -> bytes:
+        """Return what one of the `rest` contains, of a longer file one byte more than the most."""
+        with self.open(self.rest[place]) as file:
+            return file.read(most + 1)
 
 
 def read_tree(
-    path: Path, files: Iterable[str], open_file: Callable[[str], IO[bytes]], labels: str, split: str | None
+    path: Path, files: Iterable[str], open_file: Open, labels: str, split: str | None, captions: str
 ) -> Source:
     """Return the images among the files of a folder or zip.
 
@@ -55,11 +65,11 @@ def read_tree(
     images = {name: place for name, place in places.items() if place.lower().endswith(SUFFIXES)}
     rest = {place: name for name, place in places.items() if name not in images}
     listings = {place.removesuffix(LISTING): name for place, name in rest.items() if PurePath(place).name == LISTING}
-    others = count_files(place for place in rest if PurePath(place).name != LISTING)
+    rest = {place: name for place, name in rest.items() if PurePath(place).name != LISTING}
     if not images:
-        found = f"contains no images ({', '.join(SUFFIXES)}), only {others or 'nothing'}"
+        found = f"contains no images ({', '.join(SUFFIXES)}), only {count_files(rest) or 'nothing'}"
         raise ValueError(f"{path} {found}: give a folder or a zip of images.")
-    tree = Tree(path, images, listings, open_file)
+    tree = Tree(path, images, listings, rest, open_file)
     splits = find_splits(images) if labels != "folders" or split else {}
     chosen, ignored = choose_split(path, {name: f"{len(part):,} images" for name, part in splits.items()}, split)
     stored, kinds, used = {}, set(), set()
@@ -73,15 +83,16 @@ def read_tree(
         stored |= zip(part, values, strict=True)
     reason = "it is not the outermost one above all images" if labels == "auto" else f"--labels {labels}"
     ignored += [f"{folder}{LISTING} ({reason})" for folder in listings if folder not in used]
-    ignored += [others] if others else []
     if len(kinds) > 1:
         raise LabelError(f"{path} has labels of different kinds in {', '.join(chosen)}; choose one with --split")
     names = [name for name in images if name in stored]
+    texts, used = find_captions(tree, names, captions)
+    ignored += [others] if (others := count_files(rest.keys() - used)) else []
     values, classes, numbered = [stored[name] for name in names], {}, True
     if "folders" in kinds:
         values, classes, numbered = number_folders(values)
     labelled = None if None in kinds else values
-    return Source(str(path), names, lambda index: open_file(names[index]), labelled, classes, numbered, ignored)
+    return Source(str(path), names, lambda index: open_file(names[index]), labelled, classes, numbered, ignored, texts)
 
 
 def normalise(name: str) -> str:
@@ -199,6 +210,33 @@ def read_listing(tree: Tree, folder: str, part: Places) -> Labels:
     if unknown := given.keys() - tree.images.values():
         raise LabelError(f"{name} labels {min(unknown).removeprefix(folder)}, which is not there; correct it")
     return "listing", [given[place] for place in part.values()]
+
+
+def find_captions(tree: Tree, names: Sequence[str], wanted: str) -> tuple[Captions | None, set[str]]:
+    """Return the captions of images, in lists such as metadata.jsonl or in files beside them, and where these are."""
+    by_place = {tree.images[name]: name for name in names}
+    listed: dict[str, list[Any]] = {}
+    used = set()
+    for place in sorted(tree.rest) if wanted != "none" else ():
+        kind = PurePath(place).name
+        if kind in LISTS:
+            try:
+                rows = read_list(kind, tree.read(place, LONGEST_LIST), wanted, 32 * len(tree.images))
+                for file, texts in rows:
+                    used.add(place)
+                    if name := by_place.get(normalise(place.removesuffix(kind) + file)):
+                        listed.setdefault(name, []).extend(texts)
+            except (*DAMAGED, ValueError) as error:
+                raise ValueError(f"{place} in {tree.path} cannot be read ({describe(error)}); {REMEDY}.") from error
+    if listed:
+        check_complete(tree.path, names, np.array([name in listed for name in names]))
+        return Captions(", ".join(sorted(used)), lambda index: listed[names[index]]), used
+    stems = [tree.images[name].rpartition(".")[0] for name in names]
+    known = {suffix: np.array([stem + suffix in tree.rest for stem in stems]) for suffix in (".txt", ".json")}
+    suffix, captions = find_beside(
+        tree.path, names, known, lambda suffix, i: tree.read(stems[i] + suffix, LONGEST_RECORD), wanted
+    )
+    return captions, {stem + suffix for stem in stems}
 
 
 def number_folders(folders: Sequence[str]) -> tuple[list[int], dict[int, str], bool]:

@@ -9,7 +9,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from d2o.files import open_regular, parse_json
 
-from .source import LARGEST, MOST_IMAGES, Source, check_room, choose_labels, list_names, name_damage
+from .captions import check_complete, choose_key
+from .source import LARGEST, MOST_IMAGES, Captions, Source, check_room, choose_labels, list_names, name_damage
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -20,7 +21,7 @@ MOST_DESCRIPTION, MOST_GROUPS = 1 << 26, 1 << 15  # bytes at the end of a file, 
 BATCH = 1 << 27  # bytes that are unpacked at once
 
 
-def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
+def read_parquet(path: Path, files: Sequence[Path], labels: str, captions: str = "auto") -> Source:
     """Read rows of encoded images, or of their paths, from the files that `path` stands for."""
     import pyarrow as arrow
 
@@ -40,8 +41,9 @@ def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
     column = choose_labels(path, labels, list(kinds))
     if column and not arrow.types.is_integer(kinds[column]):
         raise ValueError(f"{path}: {column!r} has the type {kinds[column]}, not an integer; add --labels none.")
+    text = choose_key((name for name, kind in kinds.items() if contains_texts(kind)), captions)
     with name_damage(path, "download it again; all files must have the same columns"):
-        table = arrow.Table.from_batches(read_batches(files, [picture, *([column] if column else [])]))
+        table = arrow.Table.from_batches(read_batches(files, [name for name in (picture, column, text) if name]))
         images, found = table[picture], table[column].to_pylist() if column else None
     rows = [(file, row) for file, part in zip(files, counts, strict=True) for row in range(part)]
 
@@ -57,7 +59,11 @@ def read_parquet(path: Path, files: Sequence[Path], labels: str) -> Source:
         return open_regular(folder / name, LARGEST)
 
     names = [f"row {row} of {file.name}" for file, row in rows]
-    return Source(str(path), names, open_row, found, read_class_names(schema.metadata, column))
+    texts = None
+    if text:
+        check_complete(path, names, table[text].is_valid().to_numpy())
+        texts = Captions(text, lambda index: table[text][index].as_py())
+    return Source(str(path), names, open_row, found, read_class_names(schema.metadata, column), captions=texts)
 
 
 def read_class_names(metadata: Mapping[bytes, bytes] | None, column: str | None) -> dict[int, str]:
@@ -103,3 +109,11 @@ def contains_images(kind: Any) -> bool:
         kind = kind.field("bytes").type
         return types.is_null(kind) or contains_images(kind)
     return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def contains_texts(kind: Any) -> bool:
+    """Return whether a column's type is that of texts, or of lists of texts."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
+    return types.is_string(kind) or types.is_large_string(kind)

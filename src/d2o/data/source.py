@@ -24,21 +24,31 @@ DAMAGED = (OSError, EOFError, SyntaxError, RuntimeError, MemoryError, zlib.error
 
 
 @dataclass(frozen=True)
+class Captions:
+    """Texts that say what images show: `read(i)` returns those of image i as stored; `origin` says where they stand."""
+
+    origin: str
+    read: Callable[[int], Any]
+
+
+@dataclass(frozen=True)
 class Source:
     """Images as they are stored.
 
     `open(i)` returns image i as an encoded file or as uint8 pixels [H, W, C]; `names[i]` names it in errors; `labels`
     are the class numbers as stored, not yet checked, or None. `classes` are names of the numbers, where there are any;
-    not `numbered`, the numbers only count the sorted names. `ignored` says in words what else is there.
+    not `numbered`, the numbers only count the sorted names. `ignored` says in words what else is there. Where there are
+    `captions`, each image has at least one.
     """
 
     path: str
     names: Sequence[str]
     open: Callable[[int], IO[bytes] | np.ndarray]
-    labels: Sequence[Any] | None
+    labels: Sequence[Any] | np.ndarray | None
     classes: Mapping[int, str] = field(default_factory=dict)
     numbered: bool = True
     ignored: Sequence[str] = ()
+    captions: Captions | None = None
 
     def image(self, index: int) -> str:
         return printable(f"{self.names[index]} in {self.path}")
@@ -59,7 +69,7 @@ def name_damage(path: str | Path, remedy: str) -> Iterator[None]:
 
 def describe(error: Exception) -> str:
     """Return what a library says of a broken file, on one line of bounded length."""
-    reason = str(error) or type(error).__name__
+    reason = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename:
         reason = f"{error.strerror}: {error.filename}"
     return printable(reason.strip().rstrip("."))[:LONGEST]

@@ -1,7 +1,8 @@
-"""A denoiser is D(x, sigma, label) -> x0: a backbone network inside its preconditioning.
+"""A denoiser is D(x, sigma, condition) -> x0: a backbone network inside its preconditioning.
 
-Shapes: N images, C channels, H height, W width. Images are float in [-1, 1]; `x` is a noisy image, `x0` a clean one,
-`sigma` the standard deviation of the noise in image units, `label` an integer class or None.
+Shapes: N images, C channels, H height, W width. Images are float in [-1, 1], also where the network was trained on
+others; `x` is a noisy image, `x0` a clean one, `sigma` the standard deviation of the noise in image units, `condition`
+has a row an image, such as its class, or is None.
 """
 
 import inspect
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .condition import Words
 from .families import Preconditioning
 
 
@@ -31,8 +33,9 @@ class Denoiser(nn.Module):
     """Predict the clean image behind a noisy one, whatever family the network comes from.
 
     `image_shape` is (C, H, W); `num_classes` is 0 without labels, and `class_names` are empty where they are not known.
+    One that is asked in words has a `reader` of captions.
     A denoiser of latent images has a `codec`, not among its weights. With `precision` bfloat16 the backbone runs under
-    autocast; weights and sums stay float32.
+    autocast; weights and sums stay float32. What it rounds is multiplied by the family's `output`: see `amplification`.
     `one_step` says that it was trained to make images in one call, or in a few: then it goes back to noise of
     `middle_sigmas` after its first ones. `judged_by` names the frozen networks of the discriminator that it was trained
     against. With `clip`, predictions are clamped to [-clip, clip], as some schedulers ask for. `provenance` is
@@ -56,6 +59,7 @@ class Denoiser(nn.Module):
         judged_by: tuple[str, ...] = (),
         class_names: tuple[str, ...] = (),
         clip: float | None = None,
+        reader: Words | None = None,
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
@@ -64,28 +68,37 @@ class Denoiser(nn.Module):
         self.class_names, self.provenance = class_names, provenance or {}
         self.codec, self.precision = codec, precision
         self.one_step, self.middle_sigmas, self.judged_by = one_step, middle_sigmas, judged_by
-        self.clip = clip
+        self.clip, self.reader = clip, reader
 
     def replace(self, **changes: Any) -> "Denoiser":
         """Return a denoiser with some of the constructor's arguments changed; it shares the backbone with this one."""
         return Denoiser(**{name: getattr(self, name) for name in FIELDS} | changes).train(self.training)
 
     def forward(
-        self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None, augmentation: Tensor | None = None
+        self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
-        """Return x0 [N,C,H,W] float32 for x [N,C,H,W], sigma [N] or one number, label [N] or None."""
-        x = x.float()
+        """Return x0 [N,C,H,W] float32 for x [N,C,H,W], sigma [N] or one number, condition [N] or None."""
+        x, offset = x.float(), self.preconditioning.offset
+        x = x + offset if offset else x
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
         coefficients = self.preconditioning(sigma)
         skip, output, scale = (c.view(-1, 1, 1, 1) for c in coefficients[:3])
         with autocast(x.device, self.precision):
-            prediction = self.backbone(scale * x, coefficients.noise, label, augmentation)
+            prediction = self.backbone(scale * x, coefficients.noise, condition, augmentation)
+        if not isinstance(prediction, Tensor) or prediction.shape != x.shape:
+            raise ValueError(describe_mistake(self.backbone, prediction, x.shape))
         x0 = skip * x + output * prediction.float()
+        x0 = x0 - offset if offset else x0
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
     @property
     def sigma_max(self) -> float:
         return self.preconditioning.sigma_max
+
+    @property
+    def vocabulary(self) -> int:
+        """How many classes it knows, or words; 0 for neither."""
+        return self.num_classes if self.reader is None else self.reader.size
 
     @property
     def device(self) -> torch.device:
@@ -103,6 +116,13 @@ class Denoiser(nn.Module):
     def decode(self, x0: Tensor) -> Tensor:
         """Return images in pixels for what the denoiser makes [N,C,H,W]."""
         return x0 if self.codec is None else self.codec.decode(x0)
+
+
+def describe_mistake(backbone: nn.Module, prediction: Any, shape: torch.Size) -> str:
+    """Return what is wrong with a network that gives no image, or one of another shape [N,C,H,W]."""
+    given = f"shape {list(prediction.shape)}" if isinstance(prediction, Tensor) else f"type {type(prediction).__name__}"
+    remedy = "let its forward return the tensor of the prediction alone, without a learned sigma, at the input's size"
+    return f"The network {type(backbone).__name__} gives an output of {given} for images {list(shape)}: {remedy}."
 
 
 FIELDS = tuple(inspect.signature(Denoiser).parameters)
@@ -144,10 +164,11 @@ class Guided:
     scale: float
 
     def __post_init__(self) -> None:
-        if self.denoiser.num_classes == 0 or not math.isfinite(self.scale):
-            raise ValueError(f"Guidance of {self.scale} needs a finite scale and a model with classes: leave it out.")
+        if not self.denoiser.vocabulary or not math.isfinite(self.scale):
+            needs = "a finite scale and a model with classes or captions"
+            raise ValueError(f"Guidance of {self.scale} needs {needs}: leave it out.")
 
-    def __call__(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """Return x0 [N,C,H,W], moved away from the prediction without a class."""
         unconditional = self.denoiser(x, sigma)
-        return unconditional + self.scale * (self.denoiser(x, sigma, label) - unconditional)
+        return unconditional + self.scale * (self.denoiser(x, sigma, condition) - unconditional)

@@ -17,6 +17,11 @@ is given the noise itself, to the bit, at the time 1.
 """
 
 
+def name_level(sigma: float) -> str:
+    """Return what people call a noise level."""
+    return "pure noise" if sigma == PURE_NOISE else f"the noise level {sigma:.3g}"
+
+
 def karras_sigmas(
     steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = 7.0
 ) -> tuple[float, ...]:

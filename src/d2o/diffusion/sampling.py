@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .condition import Asked, choose_condition
 from .denoiser import Denoiser, Guided, use_full_float32
 from .families import Preconditioning
 from .noise import ONE_STEP, draw, streams
 
 Denoise = Callable[[Tensor, Any], Tensor]
-"""x [N,C,H,W], sigma -> x0 [N,C,H,W]: a denoiser whose label is already chosen."""
+"""x [N,C,H,W], sigma -> x0 [N,C,H,W]: a denoiser whose condition is already chosen."""
 Step = Callable[[Denoise, Tensor, Any, Any], Tensor]
 """denoise, x, sigma, sigma_next -> the x at sigma_next."""
 Level = float | Tensor
@@ -127,20 +128,21 @@ def generate(
     seeds: Sequence[int],
     *,
     steps: int = 1,
-    label: int | Sequence[int] | None = None,
+    condition: Asked = None,
     sampler: str = "heun",
     churn: Churn | None = None,
     middle_sigmas: Sequence[float] | None = None,
     guidance: float = 1.0,
     batch_size: int = 64,
 ) -> Iterator[Tensor]:
-    """Yield batches of images [n,C,H,W] float32 in about [-1, 1]; image i depends on `seeds[i]` (and its label) only.
+    """Yield batches of images [n,C,H,W] float32 in about [-1, 1]; image i depends on `seeds[i]` and its condition.
 
     Sampling starts at the denoiser's `sigma_max`; latent images are decoded.
-    `label` is one class for all or one a seed; by default image i of a conditional model gets class
-    `seed modulo num_classes`. `sampler` "renoise" visits `sigma_max` and then `middle_sigmas`, or the family's.
-    A generator of several steps visits its own middle sigmas by "renoise" where neither these nor `steps` are given.
-    `guidance` is the scale of classifier-free guidance, which takes two calls of the denoiser unless it is 1.
+    `condition` is one class, its name, or one caption for all, or one a seed; by default image i of a conditional model
+    gets class `seed modulo num_classes`, or one of the captions that the model knows as examples. `sampler` "renoise"
+    visits `sigma_max` and then `middle_sigmas`, or the family's. A generator of several steps visits its own middle
+    sigmas by "renoise" where neither these nor `steps` are given. `guidance` is the scale of classifier-free guidance,
+    which takes two calls of the denoiser unless it is 1.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"Unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}.")
@@ -148,7 +150,7 @@ def generate(
         raise ValueError(f"A batch has at least one image, not {batch_size}.")
     if churn is not None and not churn.amount >= 0:
         raise ValueError(f"Churn adds noise: its amount is 0 or more, not {churn.amount}.")
-    labels, family = labels_for(seeds, denoiser.num_classes, label), denoiser.preconditioning
+    family, rows = denoiser.preconditioning, condition_for(denoiser, seeds, condition)
     predict = denoiser if guidance == 1 else Guided(denoiser, guidance)
     if middle_sigmas is None and steps == 1:
         middle_sigmas, sampler = denoiser.middle_sigmas, "renoise" if denoiser.middle_sigmas else sampler
@@ -161,24 +163,14 @@ def generate(
         part = slice(first, first + batch_size)
         generators = streams(seeds[part])
         noise = draw(generators, denoiser.image_shape, denoiser.device)
-        classes = None if labels is None else labels[part].to(noise.device)
+        here = None if rows is None else rows[part].to(noise.device)
         step = {"heun": heun_step_of(family), "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
         if churn is not None:
             step = add_churn(step, churn, len(sigmas) - 1, generators)
-        yield denoiser.decode(sample(lambda x, sigma, c=classes: predict(x, sigma, c), noise, sigmas, step))
+        yield denoiser.decode(sample(lambda x, sigma, c=here: predict(x, sigma, c), noise, sigmas, step))
 
 
-def labels_for(seeds: Sequence[int], num_classes: int, label: int | Sequence[int] | None = None) -> Tensor | None:
-    """Return the class [N] of every seed, or None for a model without classes."""
-    if num_classes == 0 and label is not None:
-        raise ValueError("This model has no classes: leave the class out.")
-    if num_classes == 0:
-        return None
-    if label is None:
-        return torch.tensor([seed % num_classes for seed in seeds])
-    labels = [label] * len(seeds) if isinstance(label, int) else list(label)
-    if len(labels) != len(seeds):
-        raise ValueError(f"There are {len(seeds)} seeds but {len(labels)} classes.")
-    if wrong := sorted({k for k in labels if not 0 <= k < num_classes}):
-        raise ValueError(f"The classes of this model are 0 to {num_classes - 1}, not {', '.join(map(str, wrong[:5]))}.")
-    return torch.tensor(labels)
+def condition_for(denoiser: Denoiser, seeds: Sequence[int], asked: Asked = None) -> Any:
+    """Return the condition of every seed, as `choose_condition` does, for this model."""
+    names, reader = denoiser.class_names, denoiser.reader
+    return choose_condition(seeds, denoiser.num_classes, asked, reader=reader, class_names=names)

@@ -1,21 +1,22 @@
-"""Where a one-step generator starts: the largest noise level from which its untrained images are images.
+"""Where a one-step generator starts: from a level at which its untrained images are images, and not noise.
 
-One call multiplies the error of a network that predicts the noise by sigma. From 80, the images of a small one are
-noise of many times the images' deviation, which fine-tuning must undo first; from a lower level they are blurred.
+One call multiplies the error of a network that predicts the noise by the level, and what a step of training changes,
+too. From 80, the images of a small one are noise of many times the images' deviation, which fine-tuning must undo.
 """
 
 import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .noise import karras_sigmas, noise_for
-from .sampling import labels_for, sample
+from .families import amplification
+from .noise import noise_for
+from .sampling import condition_for, sample
 
-LEVELS, LOWEST = 24, 1.0
-"""Of the levels that are tried: their number, and the smallest."""
 IMAGES = 64
-TOO_MUCH = 1.2
-"""Times the data's deviation from which one-step images are called noise."""
+SHARE = 0.05
+"""Of the data's deviation: the error that images of one call may have."""
+LOWEST = 1.0
+"""Up to it nothing is multiplied."""
 USUAL_DEVIATION = 0.5
 """Of the pixels of data that is not at hand, in image units (arXiv 2206.00364)."""
 
@@ -27,17 +28,18 @@ def deviation_of(x0: Tensor) -> float:
 
 @torch.no_grad()
 def find_start(denoiser: Denoiser, deviation: float = USUAL_DEVIATION) -> float:
-    """Return the largest noise level from which images of one call deviate about as the data does, or less.
+    """Return the level from which images of one call have an error of SHARE of the data's deviation; LOWEST at least.
 
-    `deviation` is that of the data, as `deviation_of` tells. The lowest level tried is 1.
+    `deviation` is that of the data, as `deviation_of` tells. The error is measured in one call from the denoiser's own
+    start, from where all images of a class should be the same. Denoisers that do not multiply their error by the level
+    keep their start, and so do one-step generators.
     """
-    noise = noise_for(range(IMAGES), denoiser.image_shape, denoiser.device)
-    label = labels_for(range(IMAGES), denoiser.num_classes)
-    label = None if label is None else label.to(noise.device)
     own = denoiser.sigma_max
-    tried = (own, *(sigma for sigma in karras_sigmas(LEVELS, LOWEST, 200.0)[:-1] if sigma < own))
-    for sigma in tried:
-        x0 = sample(lambda x, sigma: denoiser(x, sigma, label), noise, (sigma, 0.0))
-        if deviation_of(x0) <= TOO_MUCH * deviation:
-            return sigma
-    return tried[-1]
+    if denoiser.one_step or amplification(denoiser.preconditioning) < own:
+        return own
+    free = denoiser.replace(clip=None)  # as students are
+    noise = noise_for(range(IMAGES), free.image_shape, free.device)
+    condition = condition_for(free, range(IMAGES))
+    condition = None if condition is None else condition.to(noise.device)
+    error = deviation_of(sample(lambda x, sigma: free(x, sigma, condition), noise, (own, 0.0))) / own
+    return min(own, max(LOWEST, SHARE * deviation / max(error, 1e-9)))

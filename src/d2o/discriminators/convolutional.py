@@ -9,9 +9,9 @@ from torch import Tensor
 from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
+from .conditions import check_condition
 from .discriminator import Discriminator, Positive
 from .head import Head
-from .labels import check_label
 
 SMALLEST = 8
 
@@ -48,5 +48,5 @@ class ConvolutionalDiscriminator(Discriminator):
         super().__init__()
         self.head, self.num_classes = head, num_classes
 
-    def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
-        return [self.head(features[0][0], check_label(label, self.num_classes)).float()]
+    def judge(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None = None) -> list[Tensor]:
+        return [self.head(features[0][0], check_condition(condition, self.num_classes)).float()]

@@ -30,9 +30,9 @@ class Discriminator(nn.Module):
         """
         return [[images]]
 
-    def judge(self, features: list, label: Tensor | None = None) -> list[Tensor]:
-        """Return logits [N, K], one tensor for each feature network; `label` [N] is needed if there are classes."""
+    def judge(self, features: list, condition: Tensor | None = None) -> list[Tensor]:
+        """Return logits [N, K], one tensor for each feature network; `condition` [N] is needed if there are classes."""
         raise NotImplementedError
 
-    def forward(self, images: Tensor, label: Tensor | None = None) -> list[Tensor]:
-        return self.judge(self.features(images), label)
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> list[Tensor]:
+        return self.judge(self.features(images), condition)

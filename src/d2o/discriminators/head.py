@@ -6,7 +6,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from d2o.kernels.convolution import Convolution
 
 from .batch_norm import SynchronisedBatchNorm
-from .labels import ClassVectors
+from .conditions import ConditionVectors
 
 WIDTHS = (64, 128, 256, 512)  # by nominal side 64, 32, 16, 8
 KERNEL = 4
@@ -17,7 +17,7 @@ class Head(nn.Module):
 
     `level` counts scales from the finest, 0, which is halved four times, to the coarsest, 3, which is halved once;
     fewer times where the map would fall below the last kernel. Class-conditional heads (`classes` > 0) give each
-    place a vector, whose dot product with the label's is the logit.
+    place a vector, whose dot product with the condition's is the logit.
     """
 
     def __init__(
@@ -32,13 +32,13 @@ class Head(nn.Module):
             convolution = spectral_norm(Convolution(channels, min(wanted, width), KERNEL, stride=2, padding=1))
             channels, side = min(wanted, width), side // 2
             self.blocks.append(nn.Sequential(convolution, normalise(channels), nn.LeakyReLU(0.2, inplace=True)))
-        self.classes = ClassVectors(classes) if classes else None
-        outputs = ClassVectors.width if classes else 1
+        self.classes = ConditionVectors(classes) if classes else None
+        outputs = ConditionVectors.width if classes else 1
         self.last = spectral_norm(Convolution(channels, outputs, min(KERNEL, side), bias=False))
 
-    def forward(self, features: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         logits = self.last(self.blocks(features))
         if self.classes is not None:
-            assert label is not None
-            logits = (logits * self.classes(label)[:, :, None, None]).sum(1) / ClassVectors.width**0.5
+            assert condition is not None
+            logits = (logits * self.classes(condition)[:, :, None, None]).sum(1) / ConditionVectors.width**0.5
         return logits.flatten(1)

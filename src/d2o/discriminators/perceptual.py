@@ -14,9 +14,9 @@ from d2o.features.perceptual import CHANNELS, SMALLEST, VGG
 from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
+from .conditions import check_condition
 from .discriminator import Discriminator, Positive
 from .head import Head
-from .labels import check_label
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -66,9 +66,9 @@ class PerceptualDiscriminator(Discriminator):
     def features(self, images: Tensor, number: Sequence[int] | None = None) -> list[list[Tensor]]:
         return [self.network(images)]
 
-    def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
-        label = check_label(label, self.num_classes)
-        return [torch.cat([head(row, label) for head, row in zip(self.heads, features[0], strict=True)], 1).float()]
+    def judge(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None = None) -> list[Tensor]:
+        condition = check_condition(condition, self.num_classes)
+        return [torch.cat([head(row, condition) for head, row in zip(self.heads, features[0], strict=True)], 1).float()]
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         self.heads.requires_grad_(requires_grad)

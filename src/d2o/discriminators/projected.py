@@ -16,9 +16,9 @@ from d2o.features.pyramid import Pyramid
 from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
+from .conditions import check_condition
 from .discriminator import Discriminator, Positive
 from .head import Head
-from .labels import check_label
 from .projection import Mixing, Projection, sides
 
 SMALLEST, LARGEST = 32, 224  # default sizes of the networks' input
@@ -53,7 +53,8 @@ class Projected:
     def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "ProjectedDiscriminator":
         """Return a new discriminator for images [C, H, W]; `seed` fixes its projections and the heads' first weights.
 
-        `num_classes` 0 judges without labels. Raises ValueError when the fields cannot work together.
+        `num_classes` counts the classes, or the words, that it is told with each image; 0 judges without. Raises
+        ValueError when the fields cannot work together.
         """
         if image_shape[0] not in (1, 3):
             raise ValueError(f"The projected discriminator sees images of 1 or 3 channels, not {image_shape[0]}.")
@@ -72,7 +73,7 @@ class Projected:
 
 
 class ProjectedDiscriminator(Discriminator):
-    """Judge images: `forward(images, label)` is `judge(features(images), label)`.
+    """Judge images: `forward(images, condition)` is `judge(features(images), condition)`.
 
     Images [N, C, H, W] in [-1, 1] give a list of logits [N, K], one for each network: all places of the finest map
     first, then of the coarser ones.
@@ -105,10 +106,10 @@ class ProjectedDiscriminator(Discriminator):
         pairs = zip(self.pyramids, self.projections, strict=True)
         return [projection(pyramid(images, number)) for pyramid, projection in pairs]
 
-    def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
-        label = check_label(label, self.num_classes)
+    def judge(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None = None) -> list[Tensor]:
+        told = check_condition(condition, self.num_classes)
         return [
-            torch.cat([head(level, label) for head, level in zip(heads.children(), maps, strict=True)], dim=1).float()
+            torch.cat([head(level, told) for head, level in zip(heads.children(), maps, strict=True)], dim=1).float()
             for heads, maps in zip(self.heads, features, strict=True)
         ]
 

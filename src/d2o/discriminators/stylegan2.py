@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
+from .conditions import ConditionVectors, check_condition
 from .discriminator import Discriminator, Positive
-from .labels import ClassVectors, check_label
 
 SMALLEST = 4
 """The side of the map that is judged at last."""
@@ -69,16 +69,16 @@ class StyleGAN2Discriminator(Discriminator):
         self.blocks = nn.Sequential(*(Block(*pair) for pair in pairwise(widths)))
         self.last = Convolution(widths[-1] + 1, widths[-1], 3)
         self.hidden = Convolution(widths[-1] * SMALLEST**2, widths[-1], 1)
-        self.classes = ClassVectors(num_classes) if num_classes else None
-        self.out = Convolution(widths[-1], ClassVectors.width if num_classes else 1, 1)
+        self.classes = ConditionVectors(num_classes) if num_classes else None
+        self.out = Convolution(widths[-1], ConditionVectors.width if num_classes else 1, 1)
 
-    def judge(self, features: Sequence[Sequence[Tensor]], label: Tensor | None = None) -> list[Tensor]:
-        label = check_label(label, self.num_classes)
+    def judge(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None = None) -> list[Tensor]:
+        condition = check_condition(condition, self.num_classes)
         x = self.blocks(activation(self.first(features[0][0])))
         x = activation(self.last(torch.cat([x, self.deviation(x)], 1)))
         x = self.out(activation(self.hidden(x.flatten(1)[:, :, None, None]))).flatten(1)
-        if self.classes is not None and label is not None:
-            x = (x * self.classes(label)).sum(1, keepdim=True) / ClassVectors.width**0.5
+        if self.classes is not None and condition is not None:
+            x = (x * self.classes(condition)).sum(1, keepdim=True) / ConditionVectors.width**0.5
         return [x]
 
     def deviation(self, x: Tensor) -> Tensor:

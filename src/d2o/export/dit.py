@@ -9,19 +9,20 @@ from d2o.backbones.dit import DiT, TimeEmbedder
 from d2o.checkpoints import native
 from d2o.checkpoints.readers.dit import FIXED, HEAD_DIM, OUTPUTS, SETTINGS, locate_modules
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import Flow
 
 
 def to_diffusers(denoiser: Denoiser) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the config and weights with which diffusers' DiTTransformer2DModel predicts the same noise.
+    """Return the config and weights with which diffusers' DiTTransformer2DModel predicts the same.
 
-    A network of the original kind, which diffusers would tell the times a little differently, is told that of
-    `sigma_max` whatever the time is: enough for one step.
+    A flow, or a network of the original kind, which diffusers would tell the times a little differently, is told that
+    of `sigma_max` whatever the time is: enough for one step.
     """
     backbone = denoiser.backbone
     assert isinstance(backbone, DiT)
     options = backbone.config
     tensors = {name: tensor.detach() for name, tensor in backbone.state_dict().items() if name != "pos_embed"}
-    if not options["time_endpoint"]:
+    if not options["time_endpoint"] or isinstance(denoiser.preconditioning, Flow):
         time = denoiser.preconditioning(torch.tensor([denoiser.sigma_max])).noise.to(backbone.pos_embed.device)
         for name, embedder in backbone.named_modules():
             if isinstance(embedder, TimeEmbedder):

@@ -46,27 +46,38 @@ class OneStep(nn.Module):
     output: Tensor
     scale: Tensor
     time: Tensor
+    input_offset: Tensor
+    image_offset: Tensor
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.backbone = denoiser.backbone
         self.has_classes, self.clip = denoiser.num_classes > 0, denoiser.clip
+        self.has_offset = denoiser.preconditioning.offset != 0
         for name, number in compute_step(denoiser).items():
             self.register_buffer(name, torch.tensor(number, dtype=torch.float32))
 
     def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return images [N,C,H,W]; weights that are stored in half precision are widened first."""
-        tensors = {name: tensor.float() for name, tensor in self.backbone.state_dict(keep_vars=True).items()}
-        given = (self.scale * noise, self.time.expand(noise.shape[0]), label if self.has_classes else None)
+        state = self.backbone.state_dict(keep_vars=True).items()
+        tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state}
+        x = self.scale * noise
+        x = x + self.input_offset if self.has_offset else x
+        given = (x, self.time.expand(noise.shape[0]), label if self.has_classes else None)
         x0 = self.identity * noise + self.output * functional_call(self.backbone, tensors, given)
+        x0 = x0 + self.image_offset if self.has_offset else x0
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
 
 def compute_step(denoiser: Denoiser) -> dict[str, float]:
-    """Return the numbers of one step: G(z) = identity * z + output * network(scale * z, time)."""
-    sigma = denoiser.sigma_max
+    """Return the numbers of one step: G(z) = identity * z + output * network(scale * z, time).
+
+    A network of images whose middle is not 0 has two more, which are added to its input and to the image.
+    """
+    sigma, offset = denoiser.sigma_max, denoiser.preconditioning.offset
     skip, output, scale, time = (c.item() for c in denoiser.preconditioning(torch.tensor(sigma, dtype=torch.float64)))
-    return {"identity": skip * sigma, "output": output, "scale": scale * sigma, "time": time}
+    numbers = {"identity": skip * sigma, "output": output, "scale": scale * sigma, "time": time}
+    return numbers | ({"input_offset": scale * offset, "image_offset": (skip - 1) * offset} if offset else {})
 
 
 def make_trial(denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:

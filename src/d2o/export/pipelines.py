@@ -1,7 +1,8 @@
 """One-step generators as folders of diffusers: which pipeline is theirs, and its network and scheduler.
 
 A pipeline makes, of unit noise z, the image A z + B network(z, time). Of DDIM's, the last beta chooses A, and the
-first and last layers of the network take up what is left: a factor nearer to 1 than 1e-3.
+first and last layers of the network take up what is left: a factor nearer to 1 than 1e-3. Of consistency models' it is
+the deviation of the data.
 """
 
 from collections.abc import Callable
@@ -11,12 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from d2o.backbones import is_ours
 from d2o.backbones.dhariwal_unet import DhariwalUNet
 from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.backbones.dit import DiT
 from d2o.data.codec import Autoencoder
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import EDM, Boundary, Epsilon, Velocity, to_spec
+from d2o.diffusion.families import EDM, IMAGES, Boundary, Discrete, Epsilon, Flow, Velocity, to_spec
+from d2o.diffusion.noise import PURE_NOISE
 from d2o.errors import CheckpointError
 
 from . import adm, dit
@@ -27,6 +30,9 @@ CONSISTENCY_TIME = 250.0
 NO_BOUNDARY = 1e-8
 """The `sigma_min` with which the boundary form is EDM's, to the last bit at the noise levels that one starts from."""
 ONE_TIME = "the time of its one step is part of the weights: num_inference_steps=1 only"
+ONE_CALL = "num_inference_steps=1, where the pipeline's own number is 1000"
+LARGEST_RATIO = 2.0**14
+"""Beyond it float32 does not tell A from 1 or, below its inverse, from 0; a power of two changes no weight's digits."""
 ONE_STEP = (
     "for float32, as its errors are multiplied by sigma; its schedule ends at its one step: num_inference_steps=1"
 )
@@ -69,7 +75,7 @@ def import_diffusers() -> Any:
 def make_parts(denoiser: Denoiser) -> Parts:
     """Return the pipeline of a denoiser: a stock one where there is one for it, else our own model in a stock one."""
     obstacle = ""
-    for backbone, families, make in STOCK:
+    for backbone, families, make in STOCK if denoiser.preconditioning.image_range == IMAGES else ():
         if isinstance(denoiser.backbone, backbone) and isinstance(denoiser.preconditioning, families):
             if isinstance(parts := make(denoiser), Parts):
                 return parts
@@ -83,6 +89,8 @@ def make_adm_parts(denoiser: Denoiser) -> Parts | str:
         return obstacle
     unet = import_diffusers().UNet2DModel(**adm.describe(network))
     unet.load_state_dict(adm.translate_weights(network, compute_step(denoiser)["time"]))
+    if isinstance(denoiser.preconditioning, Flow):
+        return fit_flow(denoiser, unet)
     return Parts("ConsistencyModelPipeline", unet, make_consistency_scheduler(denoiser), (ONE_TIME,))
 
 
@@ -101,16 +109,69 @@ def make_ddim_parts(denoiser: Denoiser) -> Parts | str:
     return Parts("DDIMPipeline", unet, scheduler, (ONE_STEP,))
 
 
+def make_flow_parts(denoiser: Denoiser) -> Parts | str:
+    family: Any = denoiser.preconditioning
+    unet = copy_unet(denoiser)
+    if unet.config["center_input_sample"]:
+        return "it moves its input, so that its first layer cannot be scaled"
+    if denoiser.num_classes or not is_straight(denoiser) or family.time_scale % 1:
+        bake_time(unet, compute_step(denoiser)["time"])
+        return fit_flow(denoiser, unet)
+    scheduler = import_diffusers().FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=int(family.time_scale), invert_sigmas=family.towards == "image"
+    )
+    return Parts("DDPMPipeline", unet, scheduler, (ONE_CALL,))
+
+
+def is_straight(denoiser: Denoiser) -> bool:
+    """Return whether one step adds the network's output to, or takes it from, what the network was given."""
+    return denoiser.preconditioning.path == "linear" and denoiser.sigma_max == PURE_NOISE  # type: ignore[attr-defined]
+
+
+def fit_flow(denoiser: Denoiser, unet: Any) -> Parts:
+    """Return the pipeline of consistency models whose step from noise of deviation 1 is a flow's.
+
+    With the data's deviation d, n = sqrt(1 + d^2), it makes d^2 / n^2 z + d / n network(z / n).
+    """
+    ours = compute_step(denoiser)
+    ratio = (ours["identity"] / (1 - ours["identity"])) ** 0.5
+    deviation = min(max(ratio, 1 / LARGEST_RATIO), LARGEST_RATIO)
+    norm = (1 + deviation**2) ** 0.5
+    rescale(unet.conv_in, unet.conv_out, norm * ours["scale"], norm / deviation * ours["output"])
+    scheduler = import_diffusers().CMStochasticIterativeScheduler(
+        sigma_min=NO_BOUNDARY, sigma_max=1.0, sigma_data=deviation, clip_denoised=False
+    )
+    return Parts("ConsistencyModelPipeline", unet, scheduler, (f"for float32; {ONE_TIME}",))
+
+
+@torch.no_grad()
+def bake_time(unet: Any, time: float) -> None:
+    """Make the embedding of one time a bias, whatever time the network is told."""
+    layer = unet.time_embedding.linear_1
+    layer.bias.copy_(layer(unet.time_proj(torch.tensor([time])))[0])
+    layer.weight.zero_()
+
+
 def make_dit_parts(denoiser: Denoiser) -> Parts | str:
     network: Any = denoiser.backbone
     if network.config["mlp_multiplier"] != 4:
         return "diffusers has DiTs with an mlp_multiplier of 4 only"
+    is_flow, ours = isinstance(denoiser.preconditioning, Flow), compute_step(denoiser)
+    if is_flow and denoiser.sigma_max != PURE_NOISE:
+        return "it starts from less than pure noise"
+    if is_flow and is_straight(denoiser):
+        if not hasattr(diffusers := import_diffusers(), "FlowMapEulerDiscreteScheduler"):
+            return "diffusers has the scheduler that it needs from version 0.39 on"
+        scheduler, factor = diffusers.FlowMapEulerDiscreteScheduler(), -ours["output"]
+    else:
+        scheduler, factor = make_ddim_scheduler(denoiser)
+    if network.config["qk_norm"]:
+        return "diffusers' DiT does not normalise queries and keys"
     config, weights = dit.to_diffusers(denoiser)
     model = import_diffusers().DiTTransformer2DModel(**config)
     model.load_state_dict(weights)
-    scheduler, factor = make_ddim_scheduler(denoiser)
-    rescale(model.pos_embed.proj, model.proj_out_2, compute_step(denoiser)["scale"], factor)
-    return Parts("DiTPipeline", model, scheduler, (f"{ONE_STEP}, and guidance_scale=1",))
+    rescale(model.pos_embed.proj, model.proj_out_2, ours["scale"], factor)
+    return Parts("DiTPipeline", model, scheduler, (f"{ONE_TIME if is_flow else ONE_STEP}, and guidance_scale=1",))
 
 
 def make_own_parts(denoiser: Denoiser, obstacle: str) -> Parts:
@@ -125,6 +186,7 @@ def make_own_parts(denoiser: Denoiser, obstacle: str) -> Parts:
     model.denoiser.load_state_dict(denoiser.state_dict())
     why = f"no stock class of diffusers is this network{obstacle}"
     note = f"{why}: its user must have d2o installed and `import {D2OModel.__module__}` first"
+    note += "" if is_ours(denoiser.backbone.kind) else ", and the module that registers the network"
     return Parts("ConsistencyModelPipeline", model, make_consistency_scheduler(denoiser, Boundary()), (note,))
 
 
@@ -145,11 +207,11 @@ def make_ddim_scheduler(denoiser: Denoiser) -> tuple[Any, float]:
     DDIM's image is z / sqrt(a) - sqrt(1 / a - 1) network for the noise, and sqrt(a) z - sqrt(1 - a) network for the
     velocity, where a is what is left of the signal. Ours is identity * z + output * network.
     """
-    family: Any = denoiser.preconditioning
-    ours, velocity = compute_step(denoiser), isinstance(family, Velocity)
+    family = denoiser.preconditioning
+    ours, velocity = compute_step(denoiser), not isinstance(family, Epsilon)
     remains = ours["identity"] ** (2 if velocity else -2)
-    signal = 1 / (1 + family.levels.square())
-    earlier = signal[: round(ours["time"])]
+    levels = family.levels if isinstance(family, Discrete) else torch.empty(0, dtype=torch.float64)
+    earlier = 1 / (1 + levels[: round(ours["time"])].square())
     betas = (1 - earlier / torch.cat([torch.ones(1, dtype=torch.float64), earlier])[:-1]).float()
     before = (1 - betas).cumprod(0)[-1].double().item() if len(betas) else 1.0  # as diffusers multiplies them
     scheduler = import_diffusers().DDIMScheduler(
@@ -179,10 +241,11 @@ def copy_unet(denoiser: Denoiser) -> Any:
 
 
 STOCK: tuple[tuple[type[nn.Module], tuple[type, ...], Callable[[Denoiser], Parts | str]], ...] = (
-    (DhariwalUNet, (EDM, Boundary), make_adm_parts),
+    (DhariwalUNet, (EDM, Boundary, Flow), make_adm_parts),
     (DiffusersUNet, (Boundary,), make_consistency_parts),
     (DiffusersUNet, (Epsilon, Velocity), make_ddim_parts),
-    (DiT, (Epsilon, Velocity), make_dit_parts),
+    (DiffusersUNet, (Flow,), make_flow_parts),
+    (DiT, (Epsilon, Velocity, Flow), make_dit_parts),
 )
 """For which backbones and families diffusers may have a pipeline, and what makes it, or says why there is none."""
 
@@ -192,10 +255,11 @@ def check(denoiser: Denoiser, parts: Parts, folder: Path) -> float:
 
     def run(noise: Tensor, label: Tensor | None) -> Tensor:
         scheduler.set_timesteps(1)
-        time, x = scheduler.timesteps[0], noise * scheduler.init_noise_sigma
+        time, is_plain = scheduler.timesteps[0], parts.pipeline == "DDPMPipeline"
+        x = noise * scheduler.init_noise_sigma if parts.pipeline == "ConsistencyModelPipeline" else noise
         given: dict[str, Any] = {} if label is None else {"class_labels": label}
         times = time.expand(len(x)) if parts.pipeline == "DiTPipeline" else time
-        predicted = network(scheduler.scale_model_input(x, time), timestep=times, **given).sample
+        predicted = network(x if is_plain else scheduler.scale_model_input(x, time), timestep=times, **given).sample
         return scheduler.step(predicted, time, x).prev_sample
 
     return compare(denoiser, run)

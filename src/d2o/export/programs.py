@@ -5,8 +5,10 @@ see MOST_IMAGES.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from copy import deepcopy
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor
 from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
-from d2o.errors import CheckpointError
+from d2o.errors import CheckpointError, is_out_of_memory
 
 from .one_step import OneStep, Options, cast_module, compare, make_trial, silence
 
@@ -33,7 +35,7 @@ def write_onnx(denoiser: Denoiser, path: Path, options: Options) -> tuple[float,
     if sum(tensor.nbytes for tensor in model.state_dict().values()) > LARGEST_ONNX:
         raise CheckpointError("The weights are too large for one ONNX file (2 GB): use --dtype float16, or --to torch.")
     names: dict[str, Any] = {"input_names": list(shapes), "output_names": ["image"]}
-    with silence():
+    with tracing(denoiser):
         program = torch.onnx.export(model, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
     assert program is not None
     program.model.metadata_props["d2o"] = json.dumps(native.describe(denoiser))
@@ -50,7 +52,7 @@ def write_onnx(denoiser: Denoiser, path: Path, options: Options) -> tuple[float,
 def write_torch(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
     """Write an exported program of torch, load it, and return how far its images are from the denoiser's, and notes."""
     model, inputs, shapes = prepare(denoiser, options)
-    with silence():
+    with tracing(denoiser):
         content = BytesIO()  # torch's own writer ends the process where the disk is full
         torch.export.save(torch.export.export(model, inputs, dynamic_shapes=shapes), content)
         path.write_bytes(content.getbuffer())
@@ -58,6 +60,21 @@ def write_torch(denoiser: Denoiser, path: Path, options: Options) -> tuple[float
     most = f"1 to {MOST_IMAGES}" if isinstance(denoiser.backbone, DiffusersUNet) else "any number of"
     note = f"torch.export.load(...).module()({', '.join(shapes)}); {most} images at once"
     return compare(denoiser, lambda noise, label: module(*(noise,) if label is None else (noise, label))), (note,)
+
+
+@contextmanager
+def tracing(denoiser: Denoiser) -> Iterator[None]:
+    """Turn what torch has against a network's forward into one sentence, and silence its pages about it."""
+    try:
+        with silence(), redirect_stderr(StringIO()):
+            yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        name = type(denoiser.backbone).__name__
+        remedy = "let its forward neither branch on tensors' values nor take them out of torch (.item(), .numpy())"
+        where = "--to safetensors needs no program, and D2O_TRACEBACK=1 shows torch's words"
+        raise CheckpointError(f"torch cannot make a program of the network {name}: {remedy}; {where}.") from error
 
 
 def prepare(denoiser: Denoiser, options: Options) -> tuple[OneStep, tuple[Tensor, ...], dict[str, Any]]:

@@ -14,7 +14,7 @@ from d2o.data.codec import check_pixels
 from d2o.data.datasets import Images, open_images
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser, Guided, evaluation_mode
-from d2o.diffusion.sampling import generate, labels_for
+from d2o.diffusion.sampling import condition_for, generate
 from d2o.errors import Diverged
 
 from . import statistics
@@ -87,7 +87,7 @@ def generate_images(
     batch_size: int = 64,
     name: str = "generator",
 ) -> Stream:
-    """Return a stream of one image per seed; a conditional generator makes class `seed modulo num_classes`."""
+    """Return a stream of one image per seed; its class or caption is `generate`'s."""
     check_pixels(denoiser)
     if guidance != 1:
         Guided(denoiser, guidance)  # what is wrong with it is an error here, not at the first batch
@@ -102,6 +102,6 @@ def generate_images(
                     raise Diverged(f"The generator {name} makes images with NaN or infinite values (seed {seed})")
                 yield to_uint8(batch)
 
-    labels = labels_for(seeds, denoiser.num_classes)
+    labels = condition_for(denoiser, seeds) if denoiser.num_classes else None
     facts = (None if labels is None else labels.numpy(), tuple(seeds), denoiser.judged_by)
     return Stream(name, len(seeds), denoiser.pixel_shape, generate_batches(), *facts)

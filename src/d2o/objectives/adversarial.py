@@ -76,7 +76,7 @@ class Adversarial(Objective):
         features = discriminator.features(self.augment(images, batch, "fake"))
         batch.shared["fake features"] = detach(features)
         _, fool = LOSSES[self.loss]
-        return mean_per_image(fool, discriminator.judge(features, batch.label))
+        return mean_per_image(fool, discriminator.judge(features, batch.condition))
 
     def discriminator_loss(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the discriminator's loss per image [N]: real is judged high, fake low."""
@@ -89,13 +89,13 @@ class Adversarial(Objective):
             number = batch.number if discriminator.caches and not self.augmentation else None
             real = discriminator.features(self.augment(batch.x0, batch, "real"), number)
         high, _ = LOSSES[self.loss]
-        loss = mean_per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.label))
-        return loss + mean_per_image(high, discriminator.judge(real, batch.label))
+        loss = mean_per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.condition))
+        return loss + mean_per_image(high, discriminator.judge(real, batch.condition))
 
     def penalty(self, networks: Networks, batch: Batch) -> Tensor:
         """Return R1 per image [N]: gamma / 2 times the squared gradient of the real images' logits."""
         images = batch.x0.detach().requires_grad_()
-        rows = networks["discriminator"](self.augment(images, batch, "r1"), batch.label)
+        rows = networks["discriminator"](self.augment(images, batch, "r1"), batch.condition)
         logits = torch.cat([row.flatten() for row in rows])
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
         return self.r1_every * self.r1 / 2 * gradient.square().sum((1, 2, 3))
@@ -111,13 +111,13 @@ class Adversarial(Objective):
         sigmas = (start_at(student.preconditioning, self.sigma).sigma_max, *self.middle_sigmas)
         noise = [batch.noise(purpose if k == 0 else f"{purpose} {k}", student.image_shape) for k in range(len(sigmas))]
         if len(sigmas) == 1:
-            return student.decode(sample(lambda x, sigma: student(x, sigma, batch.label), noise[0], (*sigmas, 0.0)))
+            return student.decode(sample(lambda x, sigma: student(x, sigma, batch.condition), noise[0], (*sigmas, 0.0)))
         stages = batch.choices(f"{purpose} stage", len(sigmas))
-        return student.decode(sample_random_stage(student, noise, sigmas, stages, batch.label))
+        return student.decode(sample_random_stage(student, noise, sigmas, stages, batch.condition))
 
 
 def sample_random_stage(
-    student: Denoiser, noise: Sequence[Tensor], sigmas: Sequence[float], stages: Sequence[int], label: Tensor | None
+    student: Denoiser, noise: Sequence[Tensor], sigmas: Sequence[float], stages: Sequence[int], condition: Tensor | None
 ) -> Tensor:
     """Return for image i what the sampler by renoising has made after its call number `stages[i]`, counted from 0.
 
@@ -128,11 +128,11 @@ def sample_random_stage(
     for k, sigma in enumerate(sigmas):
         here, later = ((stage == k).nonzero()[:, 0], (stage > k).nonzero()[:, 0])
         if len(here):
-            images.append(student(x[here], sigma, None if label is None else label[here]))
+            images.append(student(x[here], sigma, None if condition is None else condition[here]))
             order.append(here)
         if len(later):
             with torch.no_grad():
-                x0 = student(x[later], sigma, None if label is None else label[later])
+                x0 = student(x[later], sigma, None if condition is None else condition[later])
             x = x.index_copy(0, later.to(x.device), x0 + sigmas[k + 1] * noise[k + 1][later])
     return torch.cat(images)[torch.cat(order).argsort()]
 

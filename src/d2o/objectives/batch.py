@@ -7,12 +7,22 @@ from zlib import crc32
 
 from torch import Tensor
 
+from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import noise_for, uniform_for
+
+
+def read_condition(given: Any, denoiser: Denoiser) -> Any:
+    """Return what a batch of a data set says of its images, as far as this model is told: captions, classes, or None.
+
+    `given` is (x0, classes [N] or None, place [N]), and has `captions`.
+    """
+    told = given[1] if denoiser.reader is None else denoiser.reader(given.captions)
+    return None if told is None or not denoiser.vocabulary else told.to(denoiser.device)
 
 
 @dataclass
 class Batch:
-    """Real images x0 [N,C,H,W] in [-1, 1] with their labels [N] or None, and the random numbers that go with them.
+    """Real images x0 [N,C,H,W] in [-1, 1] with their condition or None, and the random numbers that go with them.
 
     Every random number is a function of (`seed`, the image's place in the stream, what it is for): a resumed run and
     a run on more processes draw the same ones. `shared` is where one turn leaves its work for the next; `done` is the
@@ -21,7 +31,7 @@ class Batch:
     """
 
     x0: Tensor
-    label: Tensor | None
+    condition: Any
     index: Sequence[int]
     seed: int = 0
     shared: dict[str, Any] = field(default_factory=dict)
@@ -48,7 +58,7 @@ class Batch:
         return len(self.x0)
 
     def split(self, size: int) -> list["Batch"]:
-        rows = {"x0": self.x0, "label": self.label, "index": self.index, "number": self.number}
+        rows = {"x0": self.x0, "condition": self.condition, "index": self.index, "number": self.number}
         return [
             replace(self, **{name: row if row is None else row[i : i + size] for name, row in rows.items()}, shared={})
             for i in range(0, len(self), size)

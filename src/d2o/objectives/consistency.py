@@ -33,6 +33,6 @@ class Consistency(Distillation):
         sigma, sigma_next = sigmas[place], sigmas[place + 1]
         x = x0 + per_pixel(sigma) * batch.noise("consistency noise", x0.shape[1:])
         with torch.no_grad():
-            x_next = solver_step(teacher, x, sigma, sigma_next, batch.label, self.solver)
-            aim = target(x_next, sigma_next, batch.label)
-        return self.distance(networks, networks.student(x, sigma, batch.label), aim)
+            x_next = solver_step(teacher, x, sigma, sigma_next, batch.condition, self.solver)
+            aim = target(x_next, sigma_next, batch.condition)
+        return self.distance(networks, networks.student(x, sigma, batch.condition), aim)

@@ -47,6 +47,6 @@ class Denoising(Objective):
         deviation = deviation if self.sigma_deviation is None else self.sigma_deviation
         sigma = log_normal_sigmas(batch.uniform("level", 1)[:, 0], mean, deviation)
         noise = sigma.view(-1, 1, 1, 1) * batch.noise("noise", x0.shape[1:])
-        error = networks.student(x0 + noise, sigma, batch.label, augmentation) - x0
+        error = networks.student(x0 + noise, sigma, batch.condition, augmentation) - x0
         weighting = family if self.sigma_data is None else EDM(self.sigma_data)
         return weighting.weight(sigma) * error.square().mean((1, 2, 3))

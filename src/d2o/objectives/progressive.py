@@ -71,8 +71,8 @@ class Progressive(Teaching):
         sigma, middle, sigma_next = sigmas[place], sigmas[place + 1], sigmas[place + 2]
         x = x0 + per_pixel(sigma) * batch.noise("progressive noise", x0.shape[1:])
         with torch.no_grad():
-            x_middle = solver_step(teacher, x, sigma, middle, batch.label, self.solver)
-            x_next = solver_step(teacher, x_middle, middle, sigma_next, batch.label, self.solver)
+            x_middle = solver_step(teacher, x, sigma, middle, batch.condition, self.solver)
+            x_next = solver_step(teacher, x_middle, middle, sigma_next, batch.condition, self.solver)
             aim = straight(x, sigma, x_next, sigma_next)
-        distance = self.distance(networks, networks.student(x, sigma, batch.label), aim)
+        distance = self.distance(networks, networks.student(x, sigma, batch.condition), aim)
         return distance * (1 / sigma**2).clamp(min=1) if self.weighting == "truncated-snr" else distance

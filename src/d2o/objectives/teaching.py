@@ -91,13 +91,13 @@ def per_pixel(sigma: Tensor) -> Tensor:
 
 
 def solver_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None, solver: Solver
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, condition: Tensor | None, solver: Solver
 ) -> Tensor:
     """Return x [N,C,H,W] after one step of the sampler from sigma to sigma_next, both [N]."""
-    first = denoiser(x, sigma, label)
+    first = denoiser(x, sigma, condition)
 
     def denoise(there: Tensor, sigma: Tensor) -> Tensor:
-        return first if there is x else denoiser(there, sigma.flatten(), label)
+        return first if there is x else denoiser(there, sigma.flatten(), condition)
 
     here, there = per_pixel(sigma), per_pixel(sigma_next)
     straight_on = euler_step(denoise, x, here, there)

@@ -1,8 +1,8 @@
 """Trajectory distillation: a student that jumps between any two noise levels of the teacher's trajectory.
 
 The student learns where a jump ends through its network's augmentation labels: SECOND_TIME numbers that are 0 for an
-end at 0. So a jump to 0 is the plain call D(x, sigma, label), a one-step generator like any other, and a network whose
-weights for these labels are still 0 is its teacher.
+end at 0. So a jump to 0 is the plain call D(x, sigma, condition), a one-step generator like any other, and a network
+whose weights for these labels are still 0 is its teacher.
 """
 
 import math
@@ -32,18 +32,18 @@ def second_time(sigma: Tensor) -> Tensor:
     return torch.cat([phase.sin(), 1 - phase.cos()], 1)
 
 
-def answer(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None) -> Tensor:
+def answer(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, condition: Tensor | None) -> Tensor:
     """Return the student's g(x, sigma, sigma_next) [N,C,H,W]: the x0 towards which it jumps."""
     before = getattr(student.backbone, "config", {}).get("augmentation_dim", SECOND_TIME) - SECOND_TIME
     end = torch.nn.functional.pad(second_time(sigma_next), (before, 0))
-    return student(x, sigma, label, end)
+    return student(x, sigma, condition, end)
 
 
-def jump(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None) -> Tensor:
+def jump(student: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, condition: Tensor | None) -> Tensor:
     """Return G(x, sigma, sigma_next) = r x + (1 - r) g, r = sigma_next / sigma (arXiv 2310.02279, equation 5)."""
     here = sigma.clamp(min=TINY)
     ratio = per_pixel((sigma_next / here).clamp(max=1))
-    return ratio * x + (1 - ratio) * answer(student, x, here, sigma_next, label)
+    return ratio * x + (1 - ratio) * answer(student, x, here, sigma_next, condition)
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -76,11 +76,11 @@ class Trajectory(Jumping):
         sigma, middle, sigma_next = sigmas[start], sigmas[start + 1], sigmas[end]
         x = x0 + per_pixel(sigma) * batch.noise("trajectory noise", x0.shape[1:])
         with torch.no_grad():
-            x_middle = solver_step(teacher, x, sigma, middle, batch.label, self.solver)
-            x_next = jump(target, x_middle, middle, sigma_next, batch.label)
+            x_middle = solver_step(teacher, x, sigma, middle, batch.condition, self.solver)
+            x_next = jump(target, x_middle, middle, sigma_next, batch.condition)
             x_next = torch.where(per_pixel(end == start + 1), x_middle, x_next)
             aim = straight(x, sigma, x_next, sigma_next)
-        return self.distance(networks, answer(networks.student, x, sigma, sigma_next, batch.label), aim)
+        return self.distance(networks, answer(networks.student, x, sigma, sigma_next, batch.condition), aim)
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -100,8 +100,8 @@ class ReverseConsistency(Jumping):
         sigma, middle, sigma_next = sigmas[torch.zeros_like(end)], sigmas[end - 1], sigmas[end]
         x = per_pixel(sigma) * batch.noise("reverse noise", networks.student.image_shape)
         with torch.no_grad():
-            x_middle = jump(target, x, sigma, middle, batch.label)
+            x_middle = jump(target, x, sigma, middle, batch.condition)
             x_middle = torch.where(per_pixel(end == 1), x, x_middle)
-            x_next = solver_step(teacher, x_middle, middle, sigma_next, batch.label, self.solver)
+            x_next = solver_step(teacher, x_middle, middle, sigma_next, batch.condition, self.solver)
             aim = straight(x, sigma, x_next, sigma_next)
-        return self.distance(networks, answer(networks.student, x, sigma, sigma_next, batch.label), aim)
+        return self.distance(networks, answer(networks.student, x, sigma, sigma_next, batch.condition), aim)

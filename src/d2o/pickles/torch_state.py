@@ -35,16 +35,19 @@ from .storages import (
 from .values import NAMES, get_items
 
 ZIP_START = b"PK\x03\x04"
-OTHER_KEYS = ("ema", "state_dict", "model_state_dict", "model", "net")
-"""Under which training checkpoints keep their weights, best first."""
+OTHER_KEYS = ("ema", "ema_state_dict", "ema_state", "ema_model", "model_ema", "params_ema", "state_dict")
+OTHER_KEYS += ("model_state_dict", "model_state", "model", "net", "net_model", "network", "unet", "params", "module")
+OTHER_KEYS += ("shadow", "weights")
+"""Under which training checkpoints keep their weights, averages first."""
 TENSORS = ("tensor", "parameter", "attributed", *UNREAD.values())
-WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "diffusion_model")
+WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "unet", "denoiser", "denoise_fn", "diffusion_model")
 WRAPPERS += ("ema", "ema_model", "model_ema", "online_model", "state_dict")
 """What DataParallel, torch.compile, Lightning and averages put before all names, as in `module.conv.weight`."""
 DEEPEST = 4
 """How many dictionaries or wrappers may lie around a network."""
 codecs.lookup("cp437")  # zipfile would import it only while a file is read
 T = TypeVar("T", Tensor, Stored)
+Keys = tuple[str, ...]
 LOCAL_HEADER = struct.Struct("<26xHH")
 
 
@@ -62,18 +65,21 @@ def read_state(path: Path, key: str = "ema", meta: bool = False) -> dict[str, Te
     With `meta` only their types and shapes are read, onto the meta device.
     """
     with open_file(path) as content:
-        return read_tensors(content, key, meta)
+        return read_tensors(content, key, meta)[0]
 
 
-def read_tensors(content: Content, key: str = "ema", meta: bool = False) -> dict[str, Tensor]:
+def read_tensors(content: Content, key: str = "ema", meta: bool = False) -> tuple[dict[str, Tensor], Keys]:
+    """Return the weights of one network, and the keys and wrappers under which they stood."""
     source, value, storages = content
-    state = choose_state(source.path, value, key)
+    keys, state = choose_state(source.path, value, key)
     stored = {name: find_tensor(source, tensor, storages) for name, tensor in state.items()}
-    return read_all(unwrap(source.path, stored, key), source, meta)
+    stored, wrappers = unwrap(source.path, stored, key)
+    return read_all(stored, source, meta), (*keys, *wrappers)
 
 
-def unwrap(path: Path, state: Mapping[str, T], key: str = "ema") -> Mapping[str, T]:
-    """Return the weights of one network under its own names: without wrappers, and counters beside them."""
+def unwrap(path: Path, state: Mapping[str, T], key: str = "ema") -> tuple[Mapping[str, T], Keys]:
+    """Return the weights of one network under its own names, without counters beside them, and their wrappers."""
+    wrappers: Keys = ()
     for _ in range(DEEPEST):
         parts: dict[str, dict[str, T]] = defaultdict(dict)
         for name, tensor in state.items():
@@ -81,14 +87,15 @@ def unwrap(path: Path, state: Mapping[str, T], key: str = "ema") -> Mapping[str,
             if dot and first in WRAPPERS:
                 parts[first][rest] = tensor
             elif dot or math.prod(tensor.shape) > 1:
-                return state
+                return state, wrappers
         chosen = [key] if key in parts else [first for first in parts if key in first] or list(parts)
         if len(chosen) > 1:
             raise UnsupportedCheckpointError(f"{path} has several networks: name {' or '.join(chosen)} as its key.")
         if not chosen:
             break
         state = parts[chosen[0]]
-    return state
+        wrappers += (chosen[0],)
+    return state, wrappers
 
 
 def read_arguments(content: Content) -> dict[Any, Any]:
@@ -105,18 +112,25 @@ def open_file(path: Path) -> Iterator[Content]:
         yield Content(source, program.value, storages)
 
 
-def choose_state(path: Path, value: Any, key: str) -> dict[str, Any]:
-    content = inner = get_items(value) or {}
-    for _ in range(DEEPEST):
-        parts = [part for name in (key, *OTHER_KEYS) if (part := get_items(inner.get(name)))]
-        for state in (*parts, inner):
-            if state and all(
-                isinstance(n, str) and isinstance(t, Node) and t.word in TENSORS for n, t in state.items()
-            ):
-                return state
-        inner = parts[0] if parts else {}
-    there = ", ".join(str(name)[:40] for name in list(content)[:8]) or "something else"
-    raise UnsupportedCheckpointError(f"{path} contains {there}, and no tensors as `model.state_dict()` gives them.")
+def choose_state(path: Path, value: Any, key: str) -> tuple[Keys, dict[str, Any]]:
+    """Return the keys of the best state dict in a checkpoint, and the state dict."""
+    found = next(find_states(value, (key, *OTHER_KEYS), set()), None)
+    if found is None:
+        there = ", ".join(str(name)[:40] for name in list(get_items(value) or {})[:8]) or "something else"
+        raise UnsupportedCheckpointError(f"{path} contains {there}, and no tensors as `model.state_dict()` gives them.")
+    return found
+
+
+def find_states(value: Any, keys: Keys, seen: set[int], level: int = 0) -> Iterator[tuple[Keys, dict[str, Any]]]:
+    """Yield the state dicts below a value, best first, each with its keys; a dictionary is looked into once."""
+    items = get_items(value)
+    if not items or id(items) in seen or level > DEEPEST:
+        return
+    seen.add(id(items))
+    if all(isinstance(name, str) and isinstance(t, Node) and t.word in TENSORS for name, t in items.items()):
+        yield (), items
+    for key in keys:
+        yield from (((key, *inner), state) for inner, state in find_states(items.get(key), keys, seen, level + 1))
 
 
 def read_zip(source: Source) -> tuple[Program, dict[Node, Storage]]:

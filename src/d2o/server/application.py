@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
+import torch
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
+from torch import Tensor
 
 import d2o
 from d2o.data.files import to_uint8
@@ -53,17 +55,18 @@ def application(
     """
     limits, measures = limits or Limits(), Measures()
 
-    def make(seeds: Sequence[int], labels: Sequence[int] | None) -> np.ndarray:
-        (images,) = generate(denoiser, seeds, steps=steps, label=labels, batch_size=len(seeds))
+    def make(seeds: Sequence[int], rows: Sequence[Tensor] | None) -> np.ndarray:
+        condition = None if rows is None else torch.stack(list(rows))
+        (images,) = generate(denoiser, seeds, steps=steps, condition=condition, batch_size=len(seeds))
         return to_uint8(images)
 
     network = Network(make, limits, measures)
 
     async def images(request: Request) -> Response:
         query = await read(SeedsQuery, request, limits)
-        labels = query.labels(query.seeds, denoiser.num_classes)
+        condition = query.condition(query.seeds, denoiser)
         async with network.attend(request, len(query.seeds)):
-            pixels = await network.images(query.seeds, None if labels is None else labels.tolist())
+            pixels = await network.images(query.seeds, condition)
             content = await asyncio.to_thread(encode, pixels, query.format)
         return Response(content, media_type=MEDIA_TYPES[query.format])
 

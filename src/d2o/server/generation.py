@@ -41,16 +41,16 @@ def noise_at(points: Sequence[Point], shape: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def make_images(denoiser: Denoiser, points: Sequence[Point], labels: Tensor | None) -> tuple[np.ndarray, float]:
-    """Return one-step images uint8 [N,H,W,C] of points and classes [N], and the seconds of network and codec."""
+def make_images(denoiser: Denoiser, points: Sequence[Point], condition: Tensor | None) -> tuple[np.ndarray, float]:
+    """Return one-step images uint8 [N,H,W,C] of points and a condition, and the seconds of network and codec."""
     device = denoiser.device
     images, seconds = [], 0.0
     for first in range(0, len(points), BATCH):
         part = slice(first, first + BATCH)
         noise = noise_at(points[part], denoiser.image_shape).to(device)
-        label = None if labels is None else labels[part].to(device)
+        rows = None if condition is None else condition[part].to(device)
         began = clock(device)
-        x0 = sample(lambda x, sigma, c=label: denoiser(x, sigma, c), noise, (denoiser.sigma_max, 0.0))
+        x0 = sample(lambda x, sigma, c=rows: denoiser(x, sigma, c), noise, (denoiser.sigma_max, 0.0))
         decoded = denoiser.decode(x0)
         seconds += clock(device) - began
         images.append(to_uint8(decoded))
@@ -58,7 +58,7 @@ def make_images(denoiser: Denoiser, points: Sequence[Point], labels: Tensor | No
 
 
 @torch.no_grad()
-def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps: int) -> Iterator[dict[str, Any]]:
+def sample_stages(denoiser: Denoiser, point: Point, condition: Tensor | None, steps: int) -> Iterator[dict[str, Any]]:
     """Yield the stages of EDM's sampler from the noise of a point: `steps` intervals, 2 `steps` - 1 calls.
 
     A stage begins at the noise level `sigma`. Its pictures are uint8 [H,W,C]: `x` at sigma, scaled to the size of clean
@@ -66,11 +66,11 @@ def sample_stages(denoiser: Denoiser, point: Point, label: Tensor | None, steps:
     images, slow to decode, all but the last result show their first channel. `calls` and `milliseconds` add up.
     """
     device = denoiser.device
-    label = None if label is None else label.to(device)
+    condition = None if condition is None else condition.to(device)
     guesses: list[Tensor] = []
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        guesses.append(denoiser(x, sigma, label))
+        guesses.append(denoiser(x, sigma, condition))
         return guesses[-1]
 
     def preview(images: Tensor) -> np.ndarray:

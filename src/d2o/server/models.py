@@ -1,6 +1,6 @@
 """The models that a server offers by name: those of the command line, and on the page those that come with d2o."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -14,9 +14,9 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.pages.play import describe
 
 
-def open_model(name: str, device: str = "cpu", codec: str | None = None) -> Denoiser:
-    """Return a denoiser whose images are pixels, by a name as `d2o.load` reads it."""
-    denoiser = load(name, device=device, codec=codec)
+def open_model(name: str, **options: Any) -> Denoiser:
+    """Return a denoiser whose images are pixels, by a name as `d2o.load` reads it, and with its options."""
+    denoiser = load(name, **options)
     check_pixels(denoiser)
     return denoiser
 
@@ -45,19 +45,28 @@ class Models:
 
 
 def offer_models(
-    paths: Sequence[str], teacher: str | None = None, device: str = "cpu", codec: str | None = None
+    paths: Sequence[str],
+    teacher: str | None = None,
+    device: str = "cpu",
+    codec: str | None = None,
+    adapt: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser,
+    **given: Any,
 ) -> Models:
-    """Return the models of the page: those at `paths`, each beside `teacher`, and those that come with d2o."""
+    """Return the models of the page: those at `paths`, each beside `teacher`, and those that come with d2o.
+
+    Those at `paths` are loaded with the options `given`, and adapted.
+    """
     denoisers: dict[str, Denoiser] = {}
 
-    def add(path: str) -> str:
+    def add(path: str, **options: Any) -> str:
         base = Path(path).name or "model"  # where it lies is nobody else's business
         names = chain([base], (f"{base} ({number})" for number in count(2)))
         name = next(name for name in names if name not in denoisers)
-        denoisers[name] = open_model(path, device, codec)
+        denoisers[name] = open_model(path, device=device, codec=codec, **options)
         return name
 
-    names = [add(path) for path in paths or [next(iter(SHIPPED))]]
+    names = [add(path, **given) for path in paths or [next(iter(SHIPPED))]]
+    denoisers = {name: adapt(denoiser) for name, denoiser in denoisers.items()}
     teachers = dict(TEACHERS)
     if teacher is not None:
         beside = add(teacher)

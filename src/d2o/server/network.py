@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from torch import Tensor
 
 from .limits import Limits
 from .measures import REQUEST_ID, Measures
 
-Make = Callable[[Sequence[int], Sequence[int] | None], np.ndarray]
-"""seeds, their classes or None -> uint8 images [N,H,W,C]."""
+Make = Callable[[Sequence[int], Sequence[Tensor] | None], np.ndarray]
+"""seeds, the rows of their condition or None -> uint8 images [N,H,W,C]."""
 LATER = {"Retry-After": "1"}
 BUSY = 503, "Too much is waited for already: try again later.", LATER
 GREEDY = 429, "Too much of what you asked for is waited for already: try again later.", LATER
@@ -37,7 +38,7 @@ class Network:
     def __init__(self, make: Make, limits: Limits, measures: Measures) -> None:
         self.make, self.limits, self.measures = make, limits, measures
         self.thread = ThreadPoolExecutor(1, "network")
-        self.wanted: OrderedDict[Future, tuple[int, int | None]] = OrderedDict()  # images of a seed and its class
+        self.wanted: OrderedDict[Future, tuple[int, Tensor | None]] = OrderedDict()  # images of a seed and its class
         self.places: Counter[str] = Counter()
         measures.waiting.set_function(self.places.total)
 
@@ -79,10 +80,11 @@ class Network:
             finally:
                 watch.cancel()
 
-    async def images(self, seeds: Sequence[int], labels: Sequence[int] | None) -> np.ndarray:
+    async def images(self, seeds: Sequence[int], condition: Tensor | None) -> np.ndarray:
         """Return uint8 images [N,H,W,C] in the order of the seeds."""
+        rows = [None] * len(seeds) if condition is None else condition
         futures: list[Future] = [Future() for _ in seeds]
-        self.wanted.update(zip(futures, zip(seeds, labels or [None] * len(seeds), strict=True), strict=True))
+        self.wanted.update(zip(futures, zip(seeds, rows, strict=True), strict=True))
         for _ in range(0, len(seeds), self.limits.batch):
             self.thread.submit(self.make_batch)
 
@@ -97,7 +99,7 @@ class Network:
 
     def make_batch(self) -> None:
         """Make the images that have gathered, but those that nobody waits for any more."""
-        batch: dict[Future, tuple[int, int | None]] = {}
+        batch: dict[Future, tuple[int, Tensor | None]] = {}
         with suppress(KeyError):  # none is left
             while len(batch) < self.limits.batch:
                 future, image = self.wanted.popitem(last=False)
@@ -105,10 +107,10 @@ class Network:
                     batch[future] = image
         if not batch:
             return
-        seeds, labels = zip(*batch.values(), strict=True)
+        seeds, rows = zip(*batch.values(), strict=True)
         began = time.perf_counter()
         try:
-            images = self.make(seeds, None if None in labels else labels)
+            images = self.make(seeds, None if rows[0] is None else rows)
         except Exception as error:  # of the network or its device: the requests fail, the server goes on
             for future in batch:
                 future.set_exception(error)

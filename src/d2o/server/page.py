@@ -17,7 +17,7 @@ from starlette.routing import Route
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.sampling import labels_for
+from d2o.diffusion.sampling import condition_for
 from d2o.pages.play import play_files
 from d2o.records import nearest
 
@@ -45,7 +45,7 @@ class Page:
     def prepare(self) -> None:
         """Make an image of every model that nobody sees: the first one also takes the time to set up its kernels."""
         for denoiser in self.models.denoisers.values():
-            make_images(denoiser, [Point(0, 0, 0.0)], labels_for([0], denoiser.num_classes))
+            make_images(denoiser, [Point(0, 0, 0.0)], condition_for(denoiser, [0]))
 
     def routes(self) -> list[Route]:
         return [
@@ -80,8 +80,8 @@ class Page:
     async def stages(self, request: Request) -> Response:
         """Answer with the stages of a teacher's sampler, each on a line of JSON as soon as it is reached."""
         query = await read(StagesQuery, request, self.limits)
-        denoiser, label = self.choose(query, [query.point])
-        stages = sample_stages(denoiser, query.point, label, query.steps)
+        denoiser, condition = self.choose(query, [query.point])
+        stages = sample_stages(denoiser, query.point, condition, query.steps)
 
         async def lines() -> AsyncIterator[str]:
             try:
@@ -95,16 +95,16 @@ class Page:
 
     async def make(self, query: ModelQuery, points: Sequence[Point]) -> tuple[np.ndarray, float]:
         """Return the one-step images of points and the seconds they took; too many are refused."""
-        denoiser, labels = self.choose(query, points)
+        denoiser, condition = self.choose(query, points)
         if len(points) > (most := LARGEST // math.prod(denoiser.pixel_shape)):
             raise HTTPException(400, f"These are too many images at once: ask for at most {most} of this model.")
-        images, seconds = await self.network.run(lambda: make_images(denoiser, points, labels))
+        images, seconds = await self.network.run(lambda: make_images(denoiser, points, condition))
         self.network.measures.count_batch(len(points), seconds)
         return images, seconds
 
     def choose(self, query: ModelQuery, points: Sequence[Point]) -> tuple[Denoiser, Tensor | None]:
-        """Return the model that a query names, and the class [N] of every point."""
+        """Return the model that a query names, and the condition of every point."""
         name, known = query.model, self.models.denoisers
         if name not in known:
             raise HTTPException(400, f"There is no model {name[:100]!r} here: {nearest(name[:100], known)}")
-        return known[name], query.labels([point.seed for point in points], known[name].num_classes)
+        return known[name], query.condition([point.seed for point in points], known[name])

@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from torch import Tensor
 
 from d2o.data.files import MAX_SEED, parse_seeds
-from d2o.diffusion.sampling import labels_for
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.sampling import condition_for
 from d2o.records import RECORD, Real
 
 from .limits import Limits
@@ -32,6 +33,7 @@ def list_seeds(value: Any, info: ValidationInfo[dict[str, int]]) -> Any:
 
 
 Number = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED), BeforeValidator(read_digits)]
+Prompt = Annotated[str, Field(max_length=10_000)]
 
 
 class Point(NamedTuple):
@@ -43,16 +45,20 @@ class Point(NamedTuple):
 
 
 class Query(BaseModel):
-    """What every query may say: `label`, called class, of all images or of each."""
+    """What every query may say: `label`, called class, or `prompt` of all images or of each."""
 
     model_config = RECORD
     label: Number | list[Number] | None = Field(None, alias="class")
+    prompt: Prompt | list[Prompt] | None = None
 
-    def labels(self, seeds: Sequence[int], num_classes: int) -> Tensor | None:
+    def condition(self, seeds: Sequence[int], denoiser: Denoiser) -> Tensor | None:
+        name, asked = ("class", self.label) if self.prompt is None else ("prompt", self.prompt)
         try:
-            return labels_for(seeds, num_classes, self.label)
+            if self.prompt is not None and denoiser.reader is None:
+                raise ValueError("this model is not asked in words: leave it out.")
+            return condition_for(denoiser, seeds, asked)
         except ValueError as error:
-            raise HTTPException(400, f"class: {error}") from None
+            raise HTTPException(400, f"{name}: {error}") from None
 
 
 class SeedsQuery(Query):

@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from d2o.checkpoints import load
+from d2o.diffusion.denoiser import Denoiser
 from d2o.objectives.objective import Networks
 
 from .freezing import count_frozen
@@ -47,14 +47,14 @@ class Estimate:
 
 
 def estimate(
-    name: str, recipe: Recipe, model: str | None = None, folder: str | Path = ".", automatic: bool = False
+    name: str, recipe: Recipe, model: Denoiser | None = None, folder: str | Path = ".", automatic: bool = False
 ) -> Estimate:
     """Return what a recipe takes here, starting from a model, or from random weights of the size it is made for.
 
     Batches grow while that is quick and fits. `automatic` takes the precision that trains faster.
     """
     recipe, device = randomise_weights(recipe), group().device
-    start = untrained_teacher(name, recipe) if model is None else load(model)
+    start = model or untrained_teacher(name, recipe)
     recipe = settle_precision(recipe, start, device, automatic, name)
     free, at_once = free_memory(device), min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
     before = peak_memory(device)

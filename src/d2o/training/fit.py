@@ -17,6 +17,7 @@ from d2o.checkpoints import native
 from d2o.checkpoints.delta import weights_sha256
 from d2o.checkpoints.places import locate
 from d2o.data.datasets import Images, open_images
+from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import is_out_of_memory
 from d2o.files import check_folder
@@ -98,7 +99,7 @@ def finetune(
     else:
         origin = {"from": str(teacher)} if origin is None else origin
         teacher = checkpoints.load(teacher)
-    images = images.for_model(teacher.num_classes, teacher.class_names)
+    images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
     making.check_fit(teacher, images)
     accelerator, automatic = group(), changes.get("precision") == "auto"
     chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
@@ -154,6 +155,7 @@ def pretrain(
         )
     images, habits = open_data(data, out, habits), habits or Habits()
     backbone = chosen.backbone or recipes.BACKBONES["small"]
+    reader = read_words(images) if backbone["kind"] == "text_transformer" else None
     start = making.new_denoiser(
         backbone,
         images.shape,
@@ -161,8 +163,9 @@ def pretrain(
         family=chosen.family,
         augmentation=chosen.augments,
         seed=chosen.seed,
+        reader=reader,
     )
-    if images.classes != tuple(map(str, range(images.num_classes))):
+    if reader is None and images.classes != tuple(map(str, range(images.num_classes))):
         start = start.replace(class_names=images.classes)
     habits = replace(habits, sample_steps=habits.sample_steps or TEACHER_STEPS)
     options: Any = {"networks": networks, "watch": watch, "counted": counted, "precision": changes.get("precision")}
@@ -234,3 +237,12 @@ def memory_remedy(recipe: Recipe, micro_batch: int) -> Iterator[None]:
             f"The memory does not suffice for {micro_batch} images at once: try --micro-batch "
             f"{max(micro_batch // 2, 1)}; the batch stays {recipe.batch_size}, its gradients are accumulated."
         ) from error
+
+
+def read_words(images: Images) -> Words:
+    """Return the reader of all words that captions of these images have."""
+    if not images.captioned:
+        raise ValueError(
+            f"{images.name} has no captions for a network that is asked in words: take another --backbone."
+        )
+    return Words.of(caption for index in range(len(images)) for caption in images.captions(index))

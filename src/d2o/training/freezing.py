@@ -31,7 +31,12 @@ MODULATION_MOVES = ("qkv", "projection", "mlp")
 """66.1 %: attention and MLP are frozen; the adaptive norms, a third of the network, move."""
 BIASES_MOVE = ("qkv", "projection", "mlp", "modulation")
 """99.1 %: every matrix of every block is frozen."""
-WITHOUT_CONVOLUTIONS: dict[str, tuple[str, ...]] = {"dit": QUERIES_MOVE}
+WORDS_STAY = (*QUERIES_MOVE, "text")
+"""Of a network that brings an encoder of captions along, that as well."""
+WITHOUT_CONVOLUTIONS: dict[str, tuple[str, ...]] = {
+    "dit": QUERIES_MOVE,
+    "text_transformer": WORDS_STAY,
+}
 """What D2O-F freezes in backbones that have no convolutions, by kind."""
 MOST = 12
 """How many alternatives an error names."""

@@ -1,5 +1,6 @@
 """Make the networks of a run: the student with its average, and what its objectives want beside it."""
 
+import logging
 from copy import deepcopy
 from dataclasses import fields, replace
 from typing import Any
@@ -10,13 +11,20 @@ from d2o import backbones
 from d2o.data.augmentation import AUGMENTATION_DIM
 from d2o.data.codec import Autoencoder, check_pixels
 from d2o.data.datasets import Images
+from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import from_spec
+from d2o.diffusion.families import amplification, from_spec
 from d2o.discriminators import Discriminator
 from d2o.objectives.objective import Networks
 
 from .freezing import freeze
 from .recipe import Recipe, to_dict
+
+LARGEST = 2.5
+"""Amplification up to which one-step generators compute in bfloat16: their images differ by about 1 % of their range.
+
+A network's output differs by 1/256 to 1/128 (`benchmarks/rounding.py`).
+"""
 
 
 def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | None = None) -> Networks:
@@ -40,7 +48,7 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     beside: dict[str, Any] = {name: deepcopy(ema) for name in recipe.averages}
     if "discriminator" in recipe.needs:
         build = recipe.discriminator.build
-        beside["discriminator"] = discriminator or build(student.pixel_shape, student.num_classes, recipe.seed)
+        beside["discriminator"] = discriminator or build(student.pixel_shape, student.vocabulary, recipe.seed)
     for objective in recipe.objectives:
         for name in objective.needs:
             if name not in beside:
@@ -60,11 +68,23 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
         codec = replace(codec, precision=recipe.precision)
     student = student.replace(
         codec=codec,
-        precision=getattr(torch, recipe.precision),
+        precision=network_precision(recipe, student),
         judged_by=recipe.judged_by,
         provenance={"recipe": to_dict(recipe), "from": teacher.provenance},
     )
     return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def network_precision(recipe: Recipe, student: Denoiser) -> torch.dtype:
+    """Return the recipe's precision, or float32 where one-step images would show the rounding of bfloat16; log that."""
+    factor = amplification(student.preconditioning)
+    if recipe.precision == "float32" or not student.one_step or factor <= LARGEST:
+        return getattr(torch, recipe.precision)
+    logging.getLogger("d2o").info(
+        f"The network computes in float32: one call from the noise level {student.sigma_max:.3g} multiplies the errors "
+        f"of rounding to bfloat16 by {factor:.3g}. With d2o finetune --start {LARGEST} or less it computes in bfloat16."
+    )
+    return torch.float32
 
 
 def new_denoiser(
@@ -75,10 +95,12 @@ def new_denoiser(
     family: dict[str, Any] | None = None,
     augmentation: bool = False,
     seed: int = 0,
+    reader: Words | None = None,
 ) -> Denoiser:
     """Return an untrained denoiser; `backbone` is {"kind": ..., settings} and sizes are taken from the images.
 
-    `family` is {"kind": ..., settings}, EDM's by default. With `augmentation` it takes the labels of augmented images.
+    `family` is {"kind": ..., settings}, EDM's by default. With `augmentation` it takes the labels of augmented images;
+    with a `reader` captions in place of classes.
     """
     channels, height, width = image_shape
     if height != width:
@@ -86,11 +108,12 @@ def new_denoiser(
     sizes = {"resolution": height, "in_channels": channels, "out_channels": channels, "num_classes": num_classes}
     if augmentation:
         sizes["augmentation_dim"] = AUGMENTATION_DIM
+    if reader is not None:
+        sizes |= {"num_classes": 0, "vocabulary": reader.size, "length": reader.length}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Denoiser(
-            backbones.build({**backbone, **sizes}), from_spec(family or {"kind": "edm"}), image_shape, num_classes
-        )
+        network, family = backbones.build({**backbone, **sizes}), family or {"kind": "edm"}
+        return Denoiser(network, from_spec(family), image_shape, sizes["num_classes"], reader=reader)
 
 
 def reset_weights(denoiser: Denoiser, seed: int) -> Denoiser:
@@ -125,6 +148,11 @@ def check_fit(denoiser: Denoiser, images: Images) -> None:
         raise ValueError(
             f"The model has {classes} classes but {name} has no labels: sort the images into a sub-folder for each "
             "class, add a dataset.json or an array `labels`, leave --labels none out, or take a model without classes."
+        )
+    if denoiser.reader is not None and not images.captioned:
+        raise ValueError(
+            f"The model is asked in words but {name} has no captions: put a .txt file beside each image, or add a "
+            "metadata.jsonl or a column `text`."
         )
     if images.num_classes > classes > 0:
         raise ValueError(f"The model has {classes} classes but {name} has {images.num_classes}.")

@@ -81,7 +81,8 @@ class Recipe:
     ema_ramp: Rate | None = 0.05
     """Bounds the half-life by this share of the images seen so far."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the backbones of student and teacher; weights, sums and the discriminator stay float32."""
+    """Of the backbones of student and teacher, and the decoder of latents; the rest is float32, and so are the
+    backbones where one call multiplies their errors, which are noise predictors from a high level."""
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
 
     def __post_init__(self) -> None:

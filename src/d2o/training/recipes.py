@@ -9,7 +9,7 @@ from d2o.objectives import Adversarial, Denoising
 from d2o.objectives.distance import Lpips
 from d2o.records import find
 
-from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE
+from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE, WORDS_STAY
 from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH
 from .recipe import Recipe
 
@@ -37,6 +37,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # to train from random weights
     "edm": {"kind": "edm"},
     "flow": {"kind": "flow", "time_scale": 1000.0},
     "trigflow": {"kind": "flow", "path": "trigonometric", "angular": True},
+    "epsilon": {"kind": "epsilon"},
 }
 
 
@@ -86,6 +87,25 @@ DIGITS: dict[str, Any] = {
     "discriminator_learning_rate": 6e-4,
     "ema_ramp": 0.08,
     "discriminator": Projected(size=32, width=64),
+}
+
+# Two CPU cores, minutes: coloured shapes of 16x16 from their captions.
+SHAPES_PRETRAIN: dict[str, Any] = {
+    "backbone": {"kind": "text_transformer"},
+    "family": FAMILIES["flow"],
+    "duration": 300_000,
+    "batch_size": 64,
+    "learning_rate": 1.5e-3,
+    "learning_rate_ramp": 5_000,
+}
+SHAPES: dict[str, Any] = {
+    "duration": 20_000,
+    "batch_size": 32,
+    "learning_rate": 3e-4,
+    "discriminator_learning_rate": 3e-4,
+    "learning_rate_decay": "linear",
+    "ema_ramp": 0.1,
+    "discriminator": Projected(size=48, width=64),
 }
 
 # Two CPU cores, over two hours and minutes: CIFAR-10 reduced to 16x16 (--resolution 16 --resize area).
@@ -165,6 +185,9 @@ RECIPES: dict[str, Recipe] = {
     "digits-pretrain": replace(PRETRAIN, **DIGITS_PRETRAIN),
     "digits-flow-pretrain": replace(PRETRAIN, **DIGITS_PRETRAIN, family=FAMILIES["flow"]),
     "digits-flow": replace(D2O_F, **DIGITS),
+    "shapes-pretrain": replace(PRETRAIN, **SHAPES_PRETRAIN),
+    "shapes-d2o": replace(D2O, **SHAPES),
+    "shapes-d2o-f": replace(D2O, **SHAPES, frozen=WORDS_STAY),
     "digits-d2o": replace(D2O, **DIGITS),
     "digits-d2o-f": replace(D2O_F, **DIGITS),
     "cifar10-small-pretrain": replace(PRETRAIN, **SMALL_PRETRAIN),

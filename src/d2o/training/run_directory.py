@@ -114,7 +114,7 @@ def list_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             keys.discard(name)
     found = [f"its {key} is {old.get(key)}, not {new.get(key)}" for key in sorted(keys - {*CONTENTS.values()})]
     return found + [
-        f"{new.get(name, 'the data')} has other images or labels than it had then"
+        f"{new.get(name, 'the data')} has other images, labels or captions than it had then"
         for name, content in CONTENTS.items()
         if content in keys
     ]

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser, use_full_float32
+from d2o.diffusion.sampling import condition_for
 
 from .recipe import Recipe
 
@@ -86,8 +87,9 @@ def time_convolution(kind: torch.dtype) -> float:
 def predict(denoiser: Denoiser, count: int, sigma: float) -> Tensor:
     """Return what a denoiser makes of `count` black images."""
     device = next(denoiser.parameters()).device
-    label = torch.arange(count, device=device) % denoiser.num_classes if denoiser.num_classes else None
-    return denoiser(torch.zeros(count, *denoiser.image_shape, device=device), sigma, label)
+    condition = condition_for(denoiser, range(count))
+    condition = None if condition is None else condition.to(device)
+    return denoiser(torch.zeros(count, *denoiser.image_shape, device=device), sigma, condition)
 
 
 def compile_network(denoiser: Denoiser, images: int) -> str | None:

@@ -1,6 +1,8 @@
-"""The arguments that a state dict's network was constructed with, where a user gives them (`--config`)."""
+"""The arguments that a state dict's network was constructed with: given (`--config`), or assumed."""
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from d2o.records import validate
@@ -11,9 +13,25 @@ T = TypeVar("T")
 def read(record: type[T], config: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> T:
     """Return the arguments as a record; a ValueError for unknown ones, and where the weights show other `facts`."""
     arguments = validate(record, dict(config or {}), "The config")
-    for name, fact in facts.items():
-        if (given := getattr(arguments, name)) not in (None, fact):
-            raise ValueError(
-                f"its weights show {name} = {fact}, not {given} as its config says: correct or omit it there"
-            )
+    compare(vars(arguments), facts)
     return arguments
+
+
+def compare(given: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    for name, fact in facts.items():
+        if (told := given.get(name)) not in (None, fact):
+            raise ValueError(
+                f"its weights show {name} = {fact}, not {str(told)[:60]} as its config says: correct or omit it there"
+            )
+
+
+def ask_for(name: str) -> str:
+    """Return the end of a sentence on an argument that nothing shows, a whole number."""
+    return f'a JSON file with {{"{name}": N}} tells it: `--config FILE.json`, also of `d2o convert`'
+
+
+def warn_of(path: Path, assumed: Mapping[str, Any]) -> None:
+    """Warn of what nothing shows and the images depend on; where it stays told is `provenance`."""
+    rows = ", ".join(f"{name} = {value}" for name, value in assumed.items())
+    remedy = "`--family FAMILY` and `--config FILE.json` tell it something else, also `d2o convert`"
+    warnings.warn(f"The weights in {path} do not show what d2o assumes, {rows}: {remedy}.", stacklevel=2)

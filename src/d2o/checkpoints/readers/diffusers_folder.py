@@ -14,35 +14,23 @@ from torch import Tensor
 
 from d2o.checkpoints import native
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.noise import PURE_NOISE
 from d2o.errors import MalformedCheckpointError, UnsupportedCheckpointError, name_file
 
 from . import dit
-from .folder_weights import hash_weights, read_json, read_weights
+from .folder_weights import find_weights, hash_weights, read_json, read_weights, suggest
+from .scheduler import Schedule, find_clip, read_scheduler
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 NETWORK_PARTS = ("unet", "transformer")
 AUTOENCODER = "vae"
 """The folder of a latent model's codec, an AutoencoderKL."""
 CODECS = re.compile("VQ|Autoencoder|VAE", re.IGNORECASE)
-"""Classes of networks whose latents others work on."""
+"""Folders and classes of networks whose latents others work on."""
+USUAL_CODECS = (AUTOENCODER, "vqvae", "movq")
+"""Folders of such networks, also where nothing is in them."""
 PARTS = (*NETWORK_PARTS, AUTOENCODER, "scheduler", "feature_extractor", "safety_checker")
 """What may stand in a pipeline that d2o reads."""
 MOST_PARTS = 100
-
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "velocity"}
-"""Their word for what a network predicts -> our family."""
-DISCRETE = (
-    *("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"),
-    *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
-    *("DEISMultistepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
-    *("HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
-)
-"""Samplers of networks that know the times of a discrete schedule; which of them came with the network is no matter."""
-CONSISTENCY = "CMStochasticIterativeScheduler"
-SCHEDULE = {"schedule": "beta_schedule", "beta_start": "beta_start", "beta_end": "beta_end"}
-SCHEDULE["steps"] = "num_train_timesteps"
-"""Our name of a number of the noise schedule -> theirs."""
 RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """How attention was spelled until 2023."""
 
@@ -59,22 +47,43 @@ class Folder(NamedTuple):
     codec: Path | None
 
 
-def load(path: Path, meta: bool = False) -> Denoiser:
+Network = tuple[dict[str, Any], dict[str, Tensor]]
+"""The description of a denoiser, as in our own files, with no preconditioning where a scheduler gives it; weights."""
+Reader = Callable[[Folder, Mapping[str, Tensor]], Network]
+
+
+def load(path: Path, meta: bool = False, variant: str | None = None) -> Denoiser:
     """Return the denoiser of a pipeline or network folder, in eval mode; what is wrong with it is a CheckpointError.
 
-    With `meta` it is on the meta device, and only types and shapes of its tensors are read.
+    With `meta` it is on the meta device, and only types and shapes of its tensors are read. `variant` chooses among
+    several weights, such as "fp16" or "non_ema".
     """
     folder = open_folder(path)
     name = folder.config.get("_class_name")
     if not isinstance(name, str) or name not in NETWORKS:
-        known = ", ".join(NETWORKS)
+        known = ", ".join(NETWORKS) if name is not None else f"{', '.join(NETWORKS)}: {suggest(folder.path)}"
         raise UnsupportedCheckpointError(f"{folder.path} is a network of class {str(name)[:60]}; d2o reads {known}.")
-    tensors = read_weights(folder.path, meta)
+    weights = find_weights(folder.path, variant)
+    assumed = {"weights": f"{weights.file.name}, not {', '.join(weights.others)}"} if weights.others else {}
+    origin = {"weights": weights.file.name} | ({} if meta else {"sha256": hash_weights(weights)})
+    denoiser = assemble(folder, NETWORKS[name], read_weights(weights, meta), origin, assumed)
+    if "scheduler" in denoiser.provenance["assumed"]:
+        warnings.warn(f"{folder.path} has no {SCHEDULER}: DDPM's linear schedule is assumed.", stacklevel=2)
+    return denoiser
+
+
+def assemble(
+    folder: Folder, read: Reader, tensors: Mapping[str, Tensor], origin: Mapping[str, Any], assumed: Mapping[str, Any]
+) -> Denoiser:
+    """Return a denoiser; `origin` and what was `assumed` become part of its provenance."""
     with name_file(folder.path):
-        spec, tensors = NETWORKS[name](folder, tensors)
-    spec["provenance"] = describe_origin(folder) | ({} if meta else {"sha256": hash_weights(folder.path)})
-    spec["one_step"] = spec["preconditioning"].get("kind") == "boundary"
-    if (bound := find_clip(folder.path, folder.scheduler)) is not None:
+        spec, tensors = read(folder, tensors)
+        own = spec["preconditioning"]
+        schedule = Schedule(own) if own else read_scheduler(folder.scheduler, count_tokens(spec["backbone"]))
+    spec["preconditioning"] = schedule.family
+    spec["provenance"] = {**describe_origin(folder, schedule), **origin, "assumed": {**schedule.assumed, **assumed}}
+    spec["one_step"] = schedule.family.get("kind") == "boundary"
+    if (bound := find_clip(folder.scheduler)) is not None:
         spec["clip"] = bound
     if folder.codec is not None:
         spec["codec"] = {"folder": str(folder.codec.absolute())}
@@ -91,8 +100,10 @@ def open_folder(path: Path) -> Folder:
             pipeline = f"{path} is a diffusers pipeline ({str(index.get('_class_name'))[:60]})"
             raise UnsupportedCheckpointError(f"{pipeline} without a unet or a transformer, which d2o does not read.")
         place = path / network if (path / network).is_dir() else path  # the first pipelines had no folders inside
-    elif path.absolute().name in NETWORK_PARTS:
-        root = path.absolute().parent
+    else:
+        parent = path.absolute().parent
+        index = read_json(parent / INDEX) if (parent / INDEX).is_file() else {}
+        root = parent if index or path.absolute().name in NETWORK_PARTS else path
     if not (place / CONFIG).is_file():
         raise MalformedCheckpointError(f"{place} has no {CONFIG}; download the whole folder.")
     schedulers = [folder / SCHEDULER for folder in (root / "scheduler", place, place.parent / "scheduler", root)]
@@ -104,19 +115,17 @@ def find_codec(root: Path, index: Mapping[str, Any]) -> Path | None:
     """Return the folder of the AutoencoderKL beside a network; for anything else that it needs there is an error."""
     named = {name: value[-1] for name, value in index.items() if isinstance(value, list) and value and value[-1]}
     named.pop("_class_name", None)
-    files = islice((file for file in root.glob(f"*/{CONFIG}") if file.is_file()), MOST_PARTS)
-    for name, kind in (named | {file.parent.name: read_json(file).get("_class_name") for file in files}).items():
-        is_codec = name == AUTOENCODER or CODECS.search(str(kind)) is not None
+    files = {root / name / CONFIG for name in USUAL_CODECS} | set(islice(root.glob(f"*/{CONFIG}"), MOST_PARTS))
+    beside = {file.parent.name: read_json(file).get("_class_name") for file in files if file.is_file()}
+    codecs = [name for name in USUAL_CODECS if name in named or (root / name).is_dir()]
+    for name, kind in (dict.fromkeys(codecs) | named | beside).items():
+        is_codec = CODECS.search(f"{name} {kind}") is not None
+        if is_codec and not (root / name / CONFIG).is_file() and kind in (None, "AutoencoderKL"):
+            raise MalformedCheckpointError(f"{root} lacks {name[:60]}/{CONFIG}: download the whole folder.")
         if (is_codec and (name, kind) != (AUTOENCODER, "AutoencoderKL")) or (name in named and name not in PARTS):
             what = f"{name[:60]}, of class {str(kind)[:60]}"
             raise UnsupportedCheckpointError(f"The network in {root} works with its {what}, which d2o does not read.")
-    if AUTOENCODER in named and not (root / AUTOENCODER / CONFIG).is_file():
-        raise MalformedCheckpointError(f"{root} lacks its folder {AUTOENCODER}: download the whole folder.")
-    return root / AUTOENCODER if (root / AUTOENCODER / CONFIG).is_file() else None
-
-
-Network = tuple[dict[str, Any], dict[str, Tensor]]
-"""The description of a denoiser, as in our own files, and its weights."""
+    return root / AUTOENCODER if codecs else None
 
 
 def read_unet(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
@@ -152,11 +161,11 @@ def describe_unet(folder: Folder) -> dict[str, Any]:
         if isinstance(words := settings.get(name), list):
             settings[name] = [word.removeprefix("UNetRes") if isinstance(word, str) else word for word in words]
     sizes = {"resolution": size, "in_channels": channels, "out_channels": channels, "num_classes": classes or 0}
-    return native.compose({"kind": "diffusers_unet", **sizes, "unet": settings}, read_scheduler(folder))
+    return native.compose({"kind": "diffusers_unet", **sizes, "unet": settings}, {})
 
 
 def read_transformer(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
-    return dit.translate_diffusers(folder.config, tensors, read_scheduler(folder))
+    return dit.translate_diffusers(folder.config, tensors)
 
 
 def read_own(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
@@ -169,7 +178,7 @@ def read_own(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
     return spec, {name.removeprefix("denoiser."): tensor for name, tensor in tensors.items()}
 
 
-NETWORKS: dict[str, Callable[[Folder, Mapping[str, Tensor]], Network]] = {
+NETWORKS: dict[str, Reader] = {
     "UNet2DModel": read_unet,
     "DiTTransformer2DModel": read_transformer,
     "Transformer2DModel": read_transformer,  # what the published DiT folders say
@@ -177,43 +186,13 @@ NETWORKS: dict[str, Callable[[Folder, Mapping[str, Tensor]], Network]] = {
 }
 
 
-def read_scheduler(folder: Folder) -> dict[str, Any]:
-    """Return the description of the preconditioning that a scheduler's config asks for; without a scheduler, DDPM's."""
-    config = folder.scheduler
-    if not config:
-        warnings.warn(f"{folder.path} has no {SCHEDULER}: DDPM's linear schedule is assumed.", stacklevel=2)
-    name = config.get("_class_name", "DDPMScheduler")
-    if name == CONSISTENCY:
-        numbers = {key: config[key] for key in ("sigma_data", "sigma_min", "sigma_max") if key in config}
-        return {"kind": "boundary", "time_scale": 250.0, **numbers}
-    if name not in DISCRETE:
-        raise ValueError(f"its scheduler {str(name)[:60]} is none of {', '.join((*DISCRETE, CONSISTENCY))}")
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"its network predicts {str(prediction)[:60]!r}, and d2o knows {' and '.join(PREDICTIONS)}")
-    if config.get("use_flow_sigmas") or config.get("timestep_type", "discrete") != "discrete":
-        raise ValueError("its network does not know the times of a discrete schedule (use_flow_sigmas, timestep_type)")
-    if (betas := config.get("trained_betas")) is not None:
-        schedule = {"betas": betas, "steps": len(betas)}
-    else:
-        schedule = {ours: config[theirs] for ours, theirs in SCHEDULE.items() if theirs in config}
-    if config.get("rescale_betas_zero_snr"):
-        schedule |= {"zero_snr": True, "sigma_max": PURE_NOISE}
-    return {"kind": PREDICTIONS[prediction], **schedule}
+def count_tokens(backbone: Mapping[str, Any]) -> int:
+    """Return of how many patches a network's images are: its own, or those of 2x2 that flow models' latents have."""
+    return (backbone["resolution"] // backbone.get("patch_size", 2)) ** 2
 
 
-def find_clip(path: Path, config: Mapping[str, Any]) -> Any:
-    """Return the bound to which a scheduler clips each estimate of the image, or None."""
-    name = str(config.get("_class_name"))
-    if config.get("thresholding") is True:
-        warnings.warn(f"{path}: the scheduler clips by thresholding, which d2o does not.", stacklevel=2)
-    if config.get("clip_sample", name.startswith(("DDPM", "DDIM"))) is True:
-        return config.get("clip_sample_range", 1.0)
-    return 1.0 if config.get("clip_denoised", name == CONSISTENCY) is True else None
-
-
-def describe_origin(folder: Folder) -> dict[str, Any]:
+def describe_origin(folder: Folder, schedule: Schedule) -> dict[str, Any]:
     network, scheduler = folder.config, folder.scheduler
     names = {"class": network.get("_class_name"), "version": network.get("_diffusers_version")}
-    names["scheduler"] = scheduler.get("_class_name")
+    names |= {"scheduler": scheduler.get("_class_name"), "ignored": ", ".join(schedule.ignored) or None}
     return {"format": "diffusers"} | {name: str(value)[:60] for name, value in names.items() if value is not None}

@@ -31,6 +31,9 @@ PATHS = {"linear": "linear", "gvp": "trigonometric", "cosine": "trigonometric"}
 """What SiT and REPA call a flow's path -> our name."""
 PROJECTORS = "projectors."
 """What REPA trains beside a SiT (arXiv 2410.06940), whose time runs towards the noise."""
+STRANGE = re.compile(r"blocks\.0\.(mlp\.w12|norm[12])\.|feat_rope\.|final_layer\.norm_final\.")
+"""Parts that LightningDiT (arXiv 2501.01423) has beside DiT's: SwiGLU, RMSNorm, rotary positions."""
+QUERIES = "blocks.0.attn.q_norm.weight"
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Attention heads of the published widths S, B, L and XL: the weights do not show them."""
 
@@ -86,6 +89,7 @@ class Arguments:
     mlp_ratio: float | None = None
     num_classes: StrictInt | None = None
     learn_sigma: StrictBool | None = None
+    qk_norm: StrictBool | None = None
     path_type: Annotated[Literal["linear", "gvp", "cosine"], BeforeValidator(lambda name: str(name).lower())] | None = (
         None
     )
@@ -105,6 +109,7 @@ def from_state(
     family: str | None = None,
     config: Mapping[str, Any] | None = None,
     training: Mapping[Any, Any] | None = None,
+    **_others: Any,
 ) -> Denoiser:
     """Return the denoiser of a state dict; `training` are the arguments of its training script."""
     training = training or {}
@@ -125,13 +130,13 @@ def find_family(name: str) -> str:
     words = {said[word] for word in re.findall("[a-z]+", name.lower()) if word in said}
     if len(words) != 1:
         reason = "the weights of DiT, which predicts noise, and SiT, which predicts a velocity, look the same"
-        remedy = "`d2o convert FILE OUT.safetensors --family epsilon` reads a DiT, and `--family sit` a SiT"
+        remedy = "`--family epsilon` reads a DiT and `--family sit` a SiT, also of `d2o convert`"
         raise ValueError(f"{reason}; {remedy}")
     return words.pop()
 
 
 def translate_diffusers(
-    config: Mapping[str, Any], state: Mapping[str, Tensor], family: Mapping[str, Any]
+    config: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return description and weights of a DiTTransformer2DModel with this `config`, without its learned sigma.
 
@@ -139,7 +144,7 @@ def translate_diffusers(
     """
     modules = locate_modules(state)
     tensors = join_attention({native.rename(name, modules): tensor for name, tensor in state.items()})
-    spec = describe_diffusers(config, family, share_embedders(tensors))
+    spec = describe_diffusers(config, share_embedders(tensors))
     options = spec["backbone"]
     with torch.device("meta"):
         backbones.build(options)  # what is wrong with the sizes is said before they take memory
@@ -173,6 +178,12 @@ def describe(
             raise ValueError(f"it is not a complete DiT: {name} {found}")
         return list(tensor.shape)
 
+    strange = next((name for name in state if STRANGE.match(name)), None)
+    if QUERIES in state and QUERIES.replace("weight", "bias") not in state:
+        strange = strange or QUERIES  # an RMSNorm
+    if strange:
+        reason = "it is a LightningDiT, or another transformer with SwiGLU, RMSNorm or rotary positions"
+        raise ValueError(f"{reason} ({strange[:60]}), which d2o's DiT has not: see docs/how-to/own-network.md")
     channels, in_channels, patch_size, _ = shape("x_embedder.proj.weight", 4)
     places, outputs = shape("pos_embed", 3)[1], shape("final_layer.linear.weight", 2)[0]
     facts = {"input_size": math.isqrt(places) * patch_size, "patch_size": patch_size, "in_channels": in_channels}
@@ -180,9 +191,11 @@ def describe(
     facts["num_classes"] = shape("y_embedder.embedding_table.weight", 2)[0] - 1
     facts["depth"] = len({found[1] for name in state if (found := re.match(r"blocks\.(\d+)\.", name))})
     facts["mlp_ratio"] = shape("blocks.0.mlp.fc1.weight", 2)[0] // channels
+    facts["qk_norm"] = QUERIES in state
+    facts |= {"num_heads": channels // shape(QUERIES, 1)[0]} if QUERIES in state else {}
     given = arguments.read(Arguments, config, facts)
     preconditioning, assumed = choose_family(state, family, given)
-    heads = num_heads or given.num_heads or HEADS.get(channels)
+    heads = facts.get("num_heads") or num_heads or given.num_heads or HEADS.get(channels)
     if heads is None:
         published = ", ".join(map(str, HEADS))
         raise ValueError(
@@ -200,6 +213,7 @@ def describe(
         "num_blocks": facts["depth"],
         "num_heads": heads,
         "mlp_multiplier": facts["mlp_ratio"],
+        "qk_norm": facts["qk_norm"],
     }
     source = "facebookresearch/DiT" if family == "epsilon" else "SiT"
     return native.compose(backbone, preconditioning, provenance={"format": source, "assumed": assumed})
@@ -218,7 +232,7 @@ def choose_family(state: Mapping[str, Any], family: str, given: Arguments) -> tu
     return chosen | {"path": PATHS[given.path_type or "linear"]}, assumed
 
 
-def describe_diffusers(config: Mapping[str, Any], family: Mapping[str, Any], shared: bool) -> dict[str, Any]:
+def describe_diffusers(config: Mapping[str, Any], shared: bool) -> dict[str, Any]:
     for name, value in config.items():
         if name in (*SETTINGS, HEAD_DIM, OUTPUTS, *IGNORED) or name.startswith("_"):
             continue
@@ -232,7 +246,7 @@ def describe_diffusers(config: Mapping[str, Any], family: Mapping[str, Any], sha
     options["channels"] = options["num_heads"] * head_dim
     options["out_channels"] = count_noise_channels(channels if outputs is None else outputs, channels)
     options |= {"embedders": "shared" if shared else "per block", "time_endpoint": True}
-    return native.compose({"kind": "dit", **options}, family)
+    return native.compose({"kind": "dit", **options}, {})
 
 
 def count_noise_channels(outputs: object, in_channels: int) -> int:

@@ -1,4 +1,4 @@
-"""State dicts of OpenAI's U-Net: consistency_models, guided-diffusion and improved-diffusion.
+"""State dicts of OpenAI's U-Net: consistency_models with their teachers, guided-diffusion and improved-diffusion.
 
 It is the ADM network under other names (arXiv 2303.01469, 2105.05233, 2102.09672). Sizes are read from shapes. What
 weights do not show is taken from the constructor's arguments, or else from what the released models have, and said.
@@ -6,7 +6,6 @@ weights do not show is taken from the constructor's arguments, or else from what
 
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,10 +18,12 @@ from torch import Tensor
 from d2o.checkpoints import native
 from d2o.checkpoints.native import rows
 from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import Number
 from d2o.errors import name_file
 from d2o.records import RECORD, find
 
 from . import arguments
+from .dit import FAMILIES as TRANSFORMERS
 
 PIXELS = {
     (1, 2, 2, 2): 32, (1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256, (0.5, 1, 1, 2, 2, 4, 4): 512,
@@ -40,11 +41,14 @@ CONSISTENCY = {"num_head_channels": 64, "use_new_attention_order": True}
 SCRIPTS_HEADS, CONSTRUCTOR_HEADS = 4, 1
 """How many attention heads are meant where nobody says: by the scripts, and by the constructor."""
 GROUPS = 32
-FAMILIES = {"consistency": "boundary", "boundary": "boundary", "epsilon": "epsilon"}
+LOGARITHMIC, TIME_SCALE = {"boundary": {"kind": "boundary"}, "edm": {"kind": "edm"}}, 250.0
+"""Consistency models, and the teachers that are published beside them, take 250 ln(sigma) as the time."""
+FAMILIES = TRANSFORMERS | LOGARITHMIC | {"consistency": LOGARITHMIC["boundary"], "sample": {"kind": "sample"}}
+DISCRETE = ("epsilon", "sample")  # the kinds that know the times of a discrete schedule
+SAID = {"cd": "boundary", "ct": "boundary", "consistency": "boundary", "edm": "edm"}
+"""What words in a file's name say of a network like those of consistency_models."""
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 STEPS = 1000
-TIME_SCALE = 250.0
-"""Consistency models take 250 ln(sigma) as the time."""
 STEM = "input_blocks.0.0.weight"
 OUTER = {
     "time_embed.0": "map_layer0", "time_embed.2": "map_layer1", "label_emb": "map_label",
@@ -84,6 +88,8 @@ class Arguments:
     diffusion_steps: Annotated[int, Field(strict=True, ge=1)] | None = None
     rescale_timesteps: StrictBool | None = None
     predict_xstart: StrictBool = False
+    num_groups: Annotated[int, Field(strict=True, ge=1)] | None = None  # of norms, where a descendant has others
+    time_scale: Number | None = None  # what a flow's time from 0 to 1 is multiplied by
     conv_resample: Literal[True] = True
     dims: Literal[2] = 2
     # Shown by the weights, or of no account for who has them.
@@ -103,16 +109,18 @@ def recognise(state: Mapping[str, Any]) -> bool:
 
 
 def from_state(
-    state: Mapping[str, Tensor], path: Path, family: str | None = None, config: Mapping[str, Any] | None = None
+    state: Mapping[str, Tensor],
+    path: Path,
+    family: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    **_others: Any,
 ) -> Denoiser:
     with name_file(path):
         spec, new_order = describe(state, path.name, family, config)
     denoiser = native.build(path, spec)
-    assumed = spec["provenance"]["assumed"]
-    if spec["preconditioning"]["kind"] == "epsilon" and assumed and not state[STEM].is_meta:
-        rows = ", ".join(f"{name} = {value}" for name, value in assumed.items())
-        remedy = "`d2o convert FILE OUT.safetensors --config FILE.json` tells it something else"
-        warnings.warn(f"The weights in {path} do not show what d2o assumes, {rows}: {remedy}.", stacklevel=2)
+    assumed, is_told = spec["provenance"]["assumed"], family is not None or find_said(path.name) is not None
+    if assumed and not (is_told and spec["preconditioning"]["kind"] in LOGARITHMIC) and not state[STEM].is_meta:
+        arguments.warn_of(path, assumed)
     network: Any = denoiser.backbone
     modules = locate_modules(network)
     heads = {name: block.num_heads for name, block in network.named_modules() if hasattr(block, "num_heads")}
@@ -137,27 +145,30 @@ def describe(
     The order says whether (query, key, value) come before (head, channel), or (head) before both.
     """
     facts, backbone, factors = measure(state)
-    kind = find_family(state, name, family, facts)
+    predicted = find_family(state, name, family, facts)
+    kind: str = predicted["kind"]
     given = arguments.read(Arguments, config, facts)
     side = given.image_size or PIXELS.get(factors)
     if side is None:
-        remedy = 'a JSON file with {"image_size": N} does, as `d2o convert FILE OUT.safetensors --config FILE.json`'
-        raise ValueError(f"its weights do not show the side of its images; {remedy}")
+        raise ValueError(f"its weights do not show the side of its images; {arguments.ask_for('image_size')}")
+    narrowest = backbone["channels"] * min(backbone["channel_multipliers"])
+    if given.num_groups is None and narrowest % GROUPS:
+        reason = f"its narrowest level has {narrowest} channels, which do not form {GROUPS} groups"
+        raise ValueError(f"{reason}; {arguments.ask_for('num_groups')}")
     settings = choose(given, side, facts["model_channels"], kind)
     assumed = {name: value for name, value in settings.items() if getattr(given, name) is None}
     assumed |= {} if given.image_size else {"image_size": side}
     assumed |= {} if family or facts["learn_sigma"] else {"family": kind}
     by_number = "num_heads" in settings
     backbone |= {"num_heads": settings["num_heads"]} if by_number else {"head_channels": settings["num_head_channels"]}
-    backbone |= {"resolution": side, "groups": GROUPS, "dropout": 0.0}
+    backbone |= {"resolution": side, "groups": given.num_groups or GROUPS, "dropout": 0.0}
     backbone["attention_resolutions"] = [side >> level for level in backbone.pop("attention_levels")]
-    preconditioning = (
-        {"kind": kind, "time_scale": TIME_SCALE} if kind == "boundary" else describe_noise(settings, given)
-    )
-    source = "consistency_models" if kind == "boundary" else "guided-diffusion"
+    told = predicted | {"time_scale": settings.get("time_scale", TIME_SCALE)}
+    preconditioning = describe_noise(kind, settings, given) if kind in DISCRETE else told
+    source = "consistency_models" if kind in LOGARITHMIC else "guided-diffusion"
     provenance = {"format": source, "file": name, "assumed": assumed}
     spec = native.compose(backbone, preconditioning, one_step=kind == "boundary", provenance=provenance)
-    return spec, settings["use_new_attention_order"] or kind == "boundary"
+    return spec, settings["use_new_attention_order"] or kind in LOGARITHMIC
 
 
 def measure(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any], tuple[float, ...]]:
@@ -181,11 +192,10 @@ def measure(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]
     unit = width if all(wide % width == 0 for wide in widths) else math.gcd(width, *widths)
     classes = rows(state, "label_emb.weight") if "label_emb.weight" in state else 0
     embedded, shifted = (rows(state, f"input_blocks.1.0.{layer}.weight") for layer in ("emb_layers.1", "out_layers.3"))
-    scales, by_convolution = embedded == 2 * shifted, f"input_blocks.{each}.0.op.weight" in state
+    scales, blocks = embedded == 2 * shifted, f"input_blocks.{each}.0.op.weight" not in state
     facts = {"in_channels": channels, "out_channels": outputs, "model_channels": width, "num_channels": width}
     facts |= {"num_res_blocks": each - 1, "class_cond": classes > 0, "learn_sigma": outputs == 2 * channels}
-    facts |= {"use_scale_shift_norm": scales, "num_classes": classes}
-    facts |= {"resblock_updown": not by_convolution} if ups else {}
+    facts |= {"use_scale_shift_norm": scales, "num_classes": classes, **({"resblock_updown": blocks} if ups else {})}
     backbone = {
         "kind": "dhariwal_unet",
         "in_channels": channels,
@@ -197,40 +207,45 @@ def measure(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]
         "embedding_multiplier": rows(state, "time_embed.0.weight") // unit,
         "num_blocks": each - 1,
         "adaptive_scale": scales,
-        "resampling": "convolution" if by_convolution else "block",
+        "resampling": "block" if blocks else "convolution",
         "attention_levels": [n for n, first in enumerate(firsts) if f"output_blocks.{first}.1.qkv.weight" in state],
     }
     return facts, backbone, tuple(wide / width for wide in widths)
 
 
-def find_family(state: Mapping[str, Tensor], name: str, family: str | None, facts: Mapping[str, Any]) -> str:
+def find_said(name: str) -> str | None:
+    """Return what a file's name says of its network, if it says one thing."""
+    said = {SAID[word] for word in re.findall("[a-z]+", name.lower()) if word in SAID}
+    return said.pop() if len(said) == 1 else None
+
+
+def find_family(state: Mapping[str, Tensor], name: str, family: str | None, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the network predicts, by what the user says or else by what only one of the projects has."""
     if family is not None:
-        kind = find(family, FAMILIES, "family of these weights")
-        if kind == "boundary" and facts["learn_sigma"]:
+        chosen = find(family, FAMILIES, "family of these weights")
+        if chosen["kind"] not in DISCRETE and facts["learn_sigma"]:
             found = f"its {facts['out_channels']} output channels are noise and a learned sigma"
-            raise ValueError(f"{found}, which consistency models do not predict: leave family out")
-        return kind
-    # Consistency models have convolutions of two dimensions in their attention.
+            raise ValueError(f"{found}, which the family {family} does not predict: leave family out")
+        return chosen
+    # Consistency models and their teachers have convolutions of two dimensions in their attention.
     if facts["learn_sigma"] or state["middle_block.1.qkv.weight"].dim() != 4 or not facts.get("resblock_updown", True):
-        return "epsilon"
-    if re.search(r"(?<![a-z])edm", name.lower()):
-        remedy = "if it is a consistency model, `d2o convert FILE OUT.safetensors --family consistency` reads it"
-        raise ValueError(f"by its name it is an EDM teacher of many steps, which is not read yet; {remedy}")
-    return "boundary"
+        return FAMILIES["epsilon"]
+    return FAMILIES[find_said(name) or "boundary"]
 
 
 def choose(given: Arguments, side: int, width: int, kind: str) -> dict[str, Any]:
     """Return what shapes do not show: what is given, or else what the released models have."""
     count = CONSTRUCTOR_HEADS if given.model_channels else SCRIPTS_HEADS
     defaults = {"num_head_channels": -1, "num_heads": count, "use_new_attention_order": False}
-    if kind == "boundary" or not (given.model_channels or given.num_channels):  # a whole config means its own defaults
-        defaults |= CONSISTENCY if kind == "boundary" else RELEASED.get((side, width), {})
+    if kind in LOGARITHMIC or not (given.model_channels or given.num_channels):  # a whole config has its own defaults
+        defaults |= CONSISTENCY if kind in LOGARITHMIC else RELEASED.get((side, width), {})
     if given.num_heads:
         defaults["num_head_channels"] = -1
-    if kind == "epsilon":
-        defaults["noise_schedule"] = "cosine" if side <= COSINE_UP_TO else "linear"
-        defaults["diffusion_steps"] = STEPS
+    if kind in DISCRETE:
+        defaults |= {"noise_schedule": "cosine" if side <= COSINE_UP_TO else "linear", "diffusion_steps": STEPS}
+    defaults |= {"time_scale": 1.0} if kind == "flow" else {}
+    if given.time_scale and kind != "flow":
+        raise ValueError(f"its config has the time_scale of a flow, and its family is {kind}: omit it there")
     chosen = {name: value if (own := getattr(given, name)) is None else own for name, value in defaults.items()}
     del chosen["num_heads" if chosen["num_head_channels"] > 0 else "num_head_channels"]
     if "num_heads" in chosen and given.num_heads_upsample not in (-1, chosen["num_heads"]):
@@ -238,14 +253,13 @@ def choose(given: Arguments, side: int, width: int, kind: str) -> dict[str, Any]
     return chosen
 
 
-def describe_noise(settings: Mapping[str, Any], given: Arguments) -> dict[str, Any]:
+def describe_noise(kind: str, settings: Mapping[str, Any], given: Arguments) -> dict[str, Any]:
     schedule, steps = settings["noise_schedule"], settings["diffusion_steps"]
-    if given.predict_xstart:
-        raise ValueError("it predicts the image itself (predict_xstart), for which d2o has no family")
     if steps != STEPS and given.rescale_timesteps is None:
         remedy = "guided-diffusion's default is false, improved-diffusion's true"
         raise ValueError(f"with {steps} diffusion_steps its config must say rescale_timesteps ({remedy})")
-    family = {"kind": "epsilon", "schedule": SCHEDULES[schedule], "steps": steps}
+    kind = "sample" if given.predict_xstart else kind
+    family = {"kind": kind, "schedule": SCHEDULES[schedule], "steps": steps}
     if steps != STEPS:
         family |= {"beta_start": 0.1 / steps, "beta_end": 20 / steps} if schedule == "linear" else {}
         family |= {"time_scale": STEPS / steps} if given.rescale_timesteps else {}

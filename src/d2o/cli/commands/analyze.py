@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from inspect import getdoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 import d2o
-from d2o.cli.options import DataOptions, Model, Preparation, check_inputs, parse
+from d2o.cli.options import DataOptions, Model, ModelOptions, Preparation, StateDictOptions, check_inputs, parse
 from d2o.cli.progress import counted, say
 from d2o.files import check_folder
 from d2o.records import nearest
@@ -35,7 +35,7 @@ MOVED = {"parts", "bands", "pretraining"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class Study(StateDictOptions):
     """Options of every study; the docstring of a study is its help."""
 
     out: str
@@ -45,15 +45,15 @@ class Study:
     device: str = "cpu"
     """cpu, cuda, mps."""
 
-    def load(self, model: str) -> "Denoiser":
-        return d2o.load(model, device=self.device, codec=self.codec)
+    def load(self, model: str, **options: Any) -> "Denoiser":
+        return d2o.load(model, device=self.device, codec=self.codec, **options)
 
     def run(self) -> "Report":
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watching(Study):
+class Watching(ModelOptions, Study):
     """Options of the way from noise to images."""
 
     model: Model
@@ -86,15 +86,16 @@ class Spectrum(Preparation, Watching):
     student: str | None = None
     """A one-step student of it, to be compared."""
     data: str | None = None
-    """Real images to be compared: a folder or zip, an .npz, .parquet, or `digits`."""
+    """Real images to be compared: a folder or zip, an .npz, .parquet or .tar, or `digits`."""
 
     def run(self) -> "Report":
         from d2o.analysis.spectrum import spectrum
         from d2o.analysis.spectrum_report import report
 
         check_inputs(self.model, self.student, data=self.data, codec=self.codec)
-        teacher = self.load(self.model)
+        teacher = self.load(self.model, **self.load_options)
         images = self.prepare(self.data, teacher) if self.data is not None else None
+        teacher = self.adapt(teacher, images)
         student = self.load(self.student) if self.student is not None else None
         return report(spectrum(teacher, self.sampling(), student=student, images=images))
 
@@ -117,7 +118,8 @@ class Blocks(Watching):
 
         check_inputs(self.model, self.after, codec=self.codec)
         after = self.load(self.after) if self.after is not None else None
-        return report(blocks(self.load(self.model), self.sampling(), after))
+        teacher = self.adapt(self.load(self.model, **self.load_options))
+        return report(blocks(teacher, self.sampling(), after))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +161,7 @@ class Minima(DataOptions, Study):
         how = (self.count, self.features, self.weights, self.device, self.batch, counted)
         measurement = Measurement(place, self.open(), *how)
         students = {name: self.load(path) for name, path in short_names(self.students).items()}
-        teacher = self.load(self.teacher)
+        teacher = self.load(self.teacher, **self.load_options)
         return report(minima(teacher, students, measurement, steps=self.steps, repetitions=self.repetitions))
 
 

@@ -27,7 +27,7 @@ class Convert(StateDictOptions):
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """The file to write, OUT.safetensors."""
     key: str = "ema"
-    """Which network of a file that holds several: ema, net."""
+    """Which network of a file that holds several: ema, net; or of a diffusers folder, its variant: fp16, non_ema ..."""
     sha256: str | None = None
     """The hash that the file must have."""
     base: str | None = None

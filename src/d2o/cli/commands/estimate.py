@@ -11,7 +11,8 @@ from typing import Annotated
 
 import tyro
 
-from d2o.cli.options import parse, tell
+from d2o.checkpoints import load
+from d2o.cli.options import ModelOptions, parse, tell
 from d2o.cli.progress import say
 from d2o.cli.training import RecipeOptions
 from d2o.training.estimate import Estimate, estimate
@@ -19,7 +20,7 @@ from d2o.training.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class EstimateOptions(RecipeOptions):
+class EstimateOptions(RecipeOptions, ModelOptions):
     """The options of `d2o estimate`."""
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
@@ -31,9 +32,13 @@ class EstimateOptions(RecipeOptions):
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o estimate`."""
     options = parse(EstimateOptions, "estimate", arguments, __doc__)
-    recipe = options.open_recipe(options.recipe)
+    recipe, model = options.open_recipe(options.recipe), None
+    if options.from_ is not None:
+        model = options.adapt(load(options.from_, **options.load_options))
+    elif options.asked:
+        raise ValueError(f"--{next(iter(options.asked))} is for a model: name it with --from MODEL.")
     say(f"{options.recipe}: trying a few iterations; weights are random, which are as fast as any")
-    found = estimate(options.recipe, recipe, options.from_, automatic=options.precision == "auto")
+    found = estimate(options.recipe, recipe, model, automatic=options.precision == "auto")
     tell(asdict(found), "\n".join(describe(found, recipe)), options.json)
 
 

@@ -28,7 +28,7 @@ class Evaluate(Preparation, FeatureOptions, ModelOptions):
     """The options of `d2o evaluate`."""
 
     a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
-    """A checkpoint, run directory, image folder, zip, .npz, .parquet, stored statistics, or `digits`."""
+    """A checkpoint, run directory, image folder, zip, .npz, .parquet, .tar, stored statistics, or `digits`."""
     b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
     """The reference: any of these."""
     features: str | None = None
@@ -51,7 +51,7 @@ class Evaluate(Preparation, FeatureOptions, ModelOptions):
         if place.unfinished:
             seen = read_header(place.path / SAVED[1])["images"]
             say(f"{place.name} is an unfinished run: the model of its checkpoint at {seen:,} images is evaluated.")
-        if place.kind == "model" and any((self.codec, base, self.start, self.clip, *options.values())):
+        if place.kind == "model" and any((self.codec, base, self.asked)):
             return d2o.load(place.path, device=self.device, base=base, codec=self.codec, **options)
         return self.prepare(place.name) if place.kind == "data" else place.name
 
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str]) -> None:
     a, b = options.open(source, options.base, **options.load_options), options.open(reference)
     if isinstance(a, Denoiser):
         a = options.adapt(a, b if isinstance(b, Images) else None)
-    elif any((options.start, options.clip, *options.load_options.values())):
-        raise ValueError(f"--start, --clip, --family and --config are for models; {options.a} is none: leave them out.")
+    elif options.asked:
+        raise ValueError(f"--{next(iter(options.asked))} is for models, and {options.a} is none: leave it out.")
     names = ("features", "images", "steps", "reference_steps", "guidance", "weights", "device")
     settings = {name: getattr(options, name) for name in names}
     evaluation = d2o.evaluate(a, b, batch_size=options.batch, counted=counted, **settings)

@@ -41,7 +41,6 @@ def main(arguments: Sequence[str]) -> None:
     check_inputs(options.from_, options.base, data=options.data, codec=options.codec)
     teacher = d2o.load(options.from_, base=options.base, codec=options.codec, **options.load_options)
     images = options.open(teacher)
-    asked = {name: getattr(options, name) for name in ("family", "config", "start", "clip")}
-    origin = {"from": options.from_, **{name: value for name, value in asked.items() if value is not None}}
+    origin = {"from": options.from_, **options.asked}
     options.run(finetune, options.adapt(teacher, images), images, recipe, origin=origin)
     say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

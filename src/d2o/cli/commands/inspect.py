@@ -12,7 +12,7 @@ from typing import Any
 
 from d2o.checkpoints import inspect
 from d2o.cli.options import Model, StateDictOptions, parse
-from d2o.diffusion.noise import PURE_NOISE
+from d2o.diffusion.noise import name_level
 from d2o.errors import printable
 from d2o.training.freezing import default_rules, freeze
 
@@ -24,7 +24,7 @@ class Inspect(StateDictOptions):
     model: Model
     """A file, a folder, or an address (https://, hf://)."""
     key: str = "ema"
-    """Which network of a file that holds several: ema, net."""
+    """Which network of a file that holds several: ema, net; or of a diffusers folder, its variant: fp16, non_ema ..."""
     sha256: str | None = None
     """The hash that the file must have."""
     num_heads: int | None = None
@@ -68,9 +68,8 @@ def table(record: dict[str, Any], frozen: str) -> str:
 
 
 def describe_sampling(record: dict[str, Any]) -> str:
-    start = "pure noise" if record["start"] == PURE_NOISE else f"noise level {record['start']:g}"
     clip = "" if record["clip"] is None else f", estimates clipped to {record['clip']:g}"
-    return f"family {record['family']}, from {start}{clip}"
+    return f"family {record['family']}, from {name_level(record['start'])}{clip}"
 
 
 def settings(values: dict[str, Any]) -> str:

@@ -9,7 +9,8 @@ examples:
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -18,7 +19,12 @@ from d2o.cli.options import OWN_IMAGES, Model, ModelOptions, check_inputs, parse
 from d2o.cli.progress import counted, say
 from d2o.data.codec import check_pixels
 from d2o.data.files import check_images, parse_seeds, to_uint8, write_images
-from d2o.diffusion.sampling import Churn, generate, labels_for
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.sampling import SAMPLERS, Churn, condition_for, generate
+from d2o.files import read_bytes
+
+LARGEST_PROMPTS = 1 << 24
+"""Bytes of a file of prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +39,13 @@ class Sample(ModelOptions):
     """Image i depends on its seed only: 0-63 or 1,5,9."""
     steps: int = 1
     """Intervals of the sampler: 1 for one-step generators, 18 or more for diffusion models."""
-    class_: Annotated[int | None, tyro.conf.arg(name="class", metavar="K")] = None
+    class_: Annotated[str | None, tyro.conf.arg(name="class", metavar="K|NAME")] = None
     """The class of all images; by default seed modulo the number of classes."""
-    sampler: Literal["heun", "euler", "renoise"] = "heun"
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """What the images shall show, for models that are asked in words; of several, image i shows the i-th, in turns."""
+    prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """A text file with a prompt a line."""
+    sampler: Annotated[str, tyro.conf.arg(metavar="heun|euler|renoise")] = "heun"
     """renoise: back to noise after each step, for few-step sampling of one-step generators."""
     middle_sigmas: tuple[float, ...] | None = None
     """Noise levels between 80 and 0, instead of Karras's or the model's own: --sampler renoise --middle-sigmas 0.8."""
@@ -54,11 +64,36 @@ class Sample(ModelOptions):
     json: bool = False
     """Print JSON instead of text."""
 
+    def ask(self, denoiser: Denoiser, count: int) -> int | str | list[str] | None:
+        """Return the class of all images or the prompt of each; None where none is named."""
+        prompts = list(self.prompt) + ([] if self.prompts is None else read_prompts(self.prompts))
+        if prompts and denoiser.reader is None:
+            raise ValueError(f"{self.model} is not asked in words: leave --prompt out.")
+        if self.class_ is not None and denoiser.reader is not None:
+            raise ValueError(f"{self.model} has no classes: ask it with --prompt.")
+        if prompts:
+            return [prompts[place % len(prompts)] for place in range(count)]
+        return int(self.class_) if self.class_ is not None and self.class_.isdecimal() else self.class_
+
+
+def read_prompts(file: str) -> list[str]:
+    """Return the lines of a text file that are not empty; anything else is a ValueError."""
+    try:
+        lines = read_bytes(Path(file), LARGEST_PROMPTS).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--prompts {file} cannot be read as text ({error}).") from error
+    if not (prompts := [line.strip() for line in lines if line.strip()]):
+        raise ValueError(f"--prompts {file} is empty: write a prompt on each line.")
+    return prompts
+
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o sample`."""
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
+    if options.sampler not in SAMPLERS:
+        remedy = "fresh noise in every step is --churn AMOUNT"
+        raise ValueError(f"--sampler {options.sampler[:60]} is none of {', '.join(SAMPLERS)}; {remedy}.")
     check_images(options.out)
     check_inputs(options.model, options.base, codec=options.codec)
     denoiser = d2o.load(
@@ -66,8 +101,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     check_pixels(denoiser)
     denoiser = options.adapt(denoiser)
-    classes = labels_for(seeds, denoiser.num_classes, options.class_)
-    labels = None if classes is None else classes.tolist()
+    condition = condition_for(denoiser, seeds, options.ask(denoiser, len(seeds)))
+    labels = condition.tolist() if denoiser.num_classes else None
     if options.steps == 1 and not options.middle_sigmas and not denoiser.one_step:
         from d2o.checkpoints.inspection import warn_about_one_step
 
@@ -76,7 +111,7 @@ def main(arguments: Sequence[str]) -> None:
         denoiser,
         seeds,
         steps=options.steps,
-        label=labels,
+        condition=condition,
         sampler=options.sampler,
         churn=None if options.churn is None else Churn(options.churn),
         middle_sigmas=options.middle_sigmas,

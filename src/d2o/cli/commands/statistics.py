@@ -27,7 +27,7 @@ class Statistics(DataOptions, FeatureOptions):
     """The options of `d2o statistics`."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
-    """Images: a folder or zip, an .npz, .parquet, or the name `digits`."""
+    """Images: a folder or zip, an .npz, .parquet or .tar, or the name `digits`."""
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT.npz")]
     """The file to write."""
     features: str = "lite2"

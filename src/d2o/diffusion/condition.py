@@ -1,0 +1,128 @@
+"""What images should show: anything with a row an image. Class numbers [N] are one condition, captions another."""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Literal, Protocol, Self
+
+import torch
+from pydantic import Field, StrictStr
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from d2o.records import RECORD, nearest
+
+EXAMPLES = 256
+"""The most captions that a reader keeps as examples."""
+PADDING, FIRST = 0, 2
+"""The numbers of no word, and of the first; 1 is the networks' own, for no caption at all."""
+
+
+class Condition(Protocol):
+    """Rows that say what N images should show; a tensor is one. None in its place is what a network calls nothing."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Self: ...
+
+    def to(self, device: torch.device, /) -> Self: ...
+
+
+Caption = Annotated[StrictStr, Field(max_length=1 << 16)]
+
+
+@dataclass(frozen=True, config=RECORD)
+class Words:
+    """A reader that numbers the words of captions: whole numbers [N, length], 0 after a caption's last word.
+
+    A caption with a word that is not among `words`, or with more than `length`, is a ValueError; one of no words says
+    nothing. `examples` are captions to ask for where nobody asks.
+    """
+
+    words: Annotated[tuple[Caption, ...], Field(max_length=1 << 20)]
+    length: Annotated[int, Field(strict=True, ge=1, le=4096)]
+    examples: Annotated[tuple[Caption, ...], Field(min_length=1, max_length=EXAMPLES)]
+    kind: Literal["words"] = "words"
+
+    @classmethod
+    def of(cls, captions: Iterable[str]) -> "Words":
+        """Return the reader of all words of these captions, in the order of the alphabet."""
+        known, words, length = dict.fromkeys(captions), set(), 1
+        for caption in known:
+            words.update(split := split_words(caption))
+            length = max(length, len(split))
+        step = max(1, -(-len(known) // EXAMPLES))
+        return cls(tuple(sorted(words)), length, tuple(list(known)[::step]))
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return FIRST + len(self.words)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.words, FIRST)}
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        return torch.tensor([self.number(caption) for caption in captions])
+
+    def number(self, caption: str) -> list[int]:
+        words = split_words(caption)
+        if unknown := next((word for word in words if word not in self.numbers), None):
+            raise ValueError(f"The model does not know the word {unknown[:60]!r}; {nearest(unknown, self.words)}")
+        if (cut := len(words) - self.length) > 0:
+            told = f"{cut} of the {len(words)} in {caption[:60]!r}"
+            raise ValueError(f"The model reads {self.length} words, and would not see {told}: shorten it.")
+        return [self.numbers[word] for word in words] + [PADDING] * -cut
+
+
+def split_words(caption: str) -> list[str]:
+    """Return the words of a caption in lower case, without punctuation."""
+    return re.findall(r"[^\W_]+", caption.lower())
+
+
+Asked = int | str | Sequence[int] | Sequence[str] | Condition | None
+"""A class or a caption for all images, one for each, or a condition itself."""
+
+
+def choose_condition(
+    seeds: Sequence[int],
+    num_classes: int = 0,
+    asked: Asked = None,
+    *,
+    reader: Words | None = None,
+    class_names: Sequence[str] = (),
+) -> Any:
+    """Return the condition of every seed, None for a model without; what it does not understand is a ValueError.
+
+    Classes are numbers or names. Without a wish the class of a seed is `seed modulo num_classes`, and its caption
+    likewise one of the reader's examples.
+    """
+    if reader is None and num_classes == 0:
+        if asked is not None:
+            raise ValueError("This model has no classes: leave the class out.")
+        return None
+    if asked is None:
+        choices = range(num_classes) if reader is None else reader.examples
+        asked = [choices[seed % len(choices)] for seed in seeds]  # type: ignore[assignment]
+    rows: Any = [asked] * len(seeds) if isinstance(asked, int | str) else asked
+    if len(rows) != len(seeds):
+        what = "classes" if reader is None else "captions"
+        raise ValueError(f"There are {len(seeds)} seeds but {len(rows)} {what}.")
+    if not isinstance(rows, list | tuple):
+        return rows
+    if reader is not None:
+        if wrong := next((row for row in rows if not isinstance(row, str)), None):
+            raise ValueError(f"This model is asked in words, not for the class {wrong!r}.")
+        return reader(rows)
+    numbers = [find_class(row, class_names) if isinstance(row, str) else row for row in rows]
+    if wrong := sorted({k for k in numbers if not 0 <= k < num_classes}):
+        raise ValueError(f"The classes of this model are 0 to {num_classes - 1}, not {', '.join(map(str, wrong[:5]))}.")
+    return torch.tensor(numbers)
+
+
+def find_class(name: str, names: Sequence[str]) -> int:
+    if name not in names:
+        known = nearest(name, names) if names else "its file names none, so give its number."
+        raise ValueError(f"The model has no class {name[:60]!r}; {known}")
+    return list(names).index(name)

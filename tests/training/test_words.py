@@ -1,0 +1,87 @@
+"""From captions to a one-step generator that is asked in words."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import d2o
+from d2o.cli.main import main, run
+from d2o.data.datasets import open_images
+from d2o.diffusion.sampling import generate
+from d2o.training.fit import finetune, pretrain
+
+SMALL = {"kind": "text_transformer", "channels": 16, "num_blocks": 1, "num_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("words")
+    shapes = open_images("shapes").subset(range(256))
+    pretrain(shapes, "shapes-pretrain", out=folder / "teacher", backbone=SMALL, duration=256)
+    tiny = {"kind": "projected", "networks": ["tf_efficientnet_lite0"], "size": 32, "width": 16, "weights": "random"}
+    changes = {"duration": 64, "batch_size": 16, "discriminator": tiny}
+    finetune(folder / "teacher", shapes, "shapes-d2o-f", out=folder / "student", **changes)
+    return folder
+
+
+def test_the_words_travel_from_data_to_model_to_student(runs):
+    teacher, student = d2o.load(runs / "teacher"), d2o.load(runs / "student")
+    assert teacher.reader == student.reader and teacher.reader is not None
+    assert {"red", "circle", "left"} <= set(teacher.reader.words) and student.one_step
+    assert teacher.num_classes == 0
+
+
+def test_a_caption_reaches_the_image(runs):
+    student = d2o.load(runs / "student")
+    red, same, blue = (
+        torch.cat(list(generate(student, [3, 4], condition=f"a small {colour} circle at the left")))
+        for colour in ("red", "red", "blue")
+    )
+    assert torch.equal(red, same) and not torch.equal(red, blue)
+
+
+def test_prompts_on_the_command_line_are_those_of_the_library(runs, tmp_path):
+    first, second = "a small red circle at the left", "a large white square at the top"
+    (tmp_path / "prompts.txt").write_text(f"{second}\n\n", encoding="utf-8-sig")
+    done = run([
+        "sample", str(runs / "student"), "--seeds", "0-3", "--prompt", first,
+        "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "a.npz"),
+    ])  # fmt: skip
+    assert done == 0
+    student = d2o.load(runs / "student")
+    images = torch.cat(list(generate(student, range(4), condition=[first, second] * 2)))
+    expected = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    assert np.abs(np.load(tmp_path / "a.npz")["images"].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--prompt", "a red dog"], ("dog",)),
+        (["--prompt", "a " * 40], ("40",)),
+        (["--class", "3"], ("--prompt",)),
+        (["--prompts", "nowhere.txt"], ("--prompts", "nowhere.txt")),
+    ],
+)
+def test_what_cannot_be_asked_is_one_sentence(runs, tmp_path, options, names, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", str(runs / "student"), "--seeds", "0-1", "--out", str(tmp_path / "a.png"), *options])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and all(name in told for name in names) and "Traceback" not in told
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_data_without_captions_is_refused(runs, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([
+            "finetune", "--from", str(runs / "teacher"), "--data", "shapes", "--captions", "none",
+            "--recipe", "shapes-d2o-f", "--out", str(tmp_path / "run"),
+        ])  # fmt: skip
+    assert ended.value.code == 2 and "captions" in capsys.readouterr().err
+
+
+def test_the_run_says_which_recipe_made_it(runs):
+    recipe = json.loads((runs / "student" / "recipe.json").read_text())["recipe"]
+    assert "text" in recipe["frozen"] or recipe["frozen"]

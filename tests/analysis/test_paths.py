@@ -115,7 +115,7 @@ class TestPaths:
             assert [sigma for sigma, _ in points] == list(sampling.levels(model))
             sigma, x = points[-1]
             with torch.no_grad():
-                ends.append(model(x, sigma, path.label))
+                ends.append(model(x, sigma, path.condition))
         made = torch.cat(list(generate(model, sampling.seeds, steps=5, sampler=sampler)))
         assert torch.allclose(torch.cat(ends), made, atol=1e-5)  # the last interval ends at the last output
 
@@ -124,7 +124,7 @@ class TestPaths:
         (path, x0), *_ = noising_paths(model, images, Sampling(range(6), 4))
         for sigma, x in path.points:
             assert torch.allclose((x - x0) / sigma, noise_for(range(6), (1, 8, 8)), atol=1e-3 + 1e-6 / sigma)
-        assert path.label is not None and len(path.label) == 6
+        assert path.condition is not None and len(path.condition) == 6
 
     @pytest.mark.parametrize(
         ("options", "names"),

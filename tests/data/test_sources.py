@@ -257,7 +257,7 @@ class TestOwnFormats:
         monkeypatch.setitem(READERS, b"1 2", self.read)
         (tmp_path / "a").write_text("1 2 3 4\n")
         assert open_images(tmp_path / "a").pixels([0]).ravel().tolist() == [1, 2, 3, 4]
-        monkeypatch.setitem(BUILT_IN, "four", lambda labels: self.read(tmp_path / "a", labels))
+        monkeypatch.setitem(BUILT_IN, "four", lambda _, labels: self.read(tmp_path / "a", labels))
         assert len(open_images("four")) == 1
         refuse("fuor", "four", "digits")
 

@@ -37,7 +37,7 @@ def test_an_unfinished_run_goes_on(name, tmp_path):
     found, wanted = load_file(out / "ema.safetensors"), load_file(OLD / f"{name}-finished.safetensors")
     assert found.keys() == wanted.keys()
     for key, tensor in wanted.items():
-        torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=3e-6, msg=lambda m, k=key: f"{k}: {m}")
 
 
 @pytest.mark.parametrize("name", STORED)

@@ -280,7 +280,7 @@ def start_at(family: Preconditioning, sigma: float | None) -> Preconditioning:
 
 def amplification(family: Preconditioning) -> float:
     """Return |output| at the start, by which one call multiplies errors: sigma for noise predictors, else 1 or less."""
-    return abs(family(torch.tensor(family.sigma_max, dtype=torch.float64)).output.item())
+    return abs(family(torch.tensor(family.sigma_max, dtype=torch.float64, device="cpu")).output.item())
 
 
 PRECONDITIONINGS: dict[str, type] = {f.kind: f for f in (EDM, Boundary, VP, VE, Epsilon, Velocity, Sample, Flow)}

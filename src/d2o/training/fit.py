@@ -242,7 +242,5 @@ def memory_remedy(recipe: Recipe, micro_batch: int) -> Iterator[None]:
 def read_words(images: Images) -> Words:
     """Return the reader of all words that captions of these images have."""
     if not images.captioned:
-        raise ValueError(
-            f"{images.name} has no captions for a network that is asked in words: take another --backbone."
-        )
+        raise ValueError(f"{images.name} has no captions for a network that is asked in words: take another recipe.")
     return Words.of(caption for index in range(len(images)) for caption in images.captions(index))

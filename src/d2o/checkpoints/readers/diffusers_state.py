@@ -27,11 +27,11 @@ from .scheduler import CONSISTENCY
 CLASS = "UNet2DModel"
 NAMES = {"conv_in.weight", "time_embedding.linear_1.weight", "conv_out.weight", "down_blocks.0.resnets.0.conv1.weight"}
 ONE_STEP = {"_class_name": CONSISTENCY, "clip_denoised": False}
-FLOW = "flow_prediction"
+DDPM, FLOW = {"beta_schedule": "linear"}, "flow_prediction"
 SCHEDULERS: dict[str, dict[str, Any]] = {
-    "epsilon": {"prediction_type": "epsilon"},
-    "velocity": {"prediction_type": "v_prediction"},
-    "sample": {"prediction_type": "sample"},
+    "epsilon": {**DDPM, "prediction_type": "epsilon"},
+    "velocity": {**DDPM, "prediction_type": "v_prediction"},
+    "sample": {**DDPM, "prediction_type": "sample"},
     "flow": {"prediction_type": FLOW},
     "consistency": ONE_STEP,
     "boundary": ONE_STEP,

@@ -16,7 +16,7 @@ from . import diffusers_state, dit, edm_state, openai_unet
 READERS = (dit, openai_unet, edm_state, diffusers_state)
 """Each recognises its own names; no two have the same."""
 KNOWN = "DiT, SiT, EDM, consistency_models, guided-diffusion, improved-diffusion and UNet2DModel of diffusers"
-OWN_NETWORK = "docs/how-to/own-network.md tells how to bring it along"
+OWN_NETWORK = "`--import` brings its class along (docs/how-to/own-network.md)"
 STRANGERS = (
     (r"(^|\.)downs\.0\.0\.block1\.proj\.weight$", "lucidrains' denoising_diffusion_pytorch"),
     (r"(^|\.)all_modules\.0\.(weight|W)$", "score_sde"),

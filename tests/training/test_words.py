@@ -10,7 +10,9 @@ import d2o
 from d2o.cli.main import main, run
 from d2o.data.datasets import open_images
 from d2o.diffusion.sampling import generate
+from d2o.export import export
 from d2o.training.fit import finetune, pretrain
+from refusal import refused
 
 SMALL = {"kind": "text_transformer", "channels": 16, "num_blocks": 1, "num_heads": 2}
 
@@ -71,6 +73,14 @@ def test_what_cannot_be_asked_is_one_sentence(runs, tmp_path, options, names, ca
     told = capsys.readouterr().err
     assert ended.value.code == 2 and all(name in told for name in names) and "Traceback" not in told
     assert not (tmp_path / "a.png").exists()
+
+
+def test_it_is_exported_where_its_words_can_be_read(runs, tmp_path):
+    student = d2o.load(runs / "student")
+    assert export(student, tmp_path / "a.safetensors", "safetensors").error == 0
+    assert d2o.load(tmp_path / "a.safetensors").reader == student.reader
+    with refused("--to safetensors"):
+        export(student, tmp_path / "a.onnx", "onnx")
 
 
 def test_data_without_captions_is_refused(runs, tmp_path, capsys):

@@ -69,6 +69,8 @@ def export(
     if denoiser.middle_sigmas and to not in ("safetensors", DELTA):
         steps = 1 + len(denoiser.middle_sigmas)
         raise CheckpointError(f"This generator takes {steps} steps, not the one of a {to} file: use --to safetensors.")
+    if denoiser.reader is not None and to not in ("safetensors", DELTA):
+        raise CheckpointError(f"This generator is asked in words, which a {to} file cannot read: use --to safetensors.")
     form = FORMATS[to] if base is None else Format(partial(plain.write, base=base), ".safetensors")
     check_output(os.fspath(path), to)
     path, alone = Path(path), deepcopy(denoiser).cpu().float().eval()

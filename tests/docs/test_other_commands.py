@@ -71,17 +71,18 @@ def decoder_memory(*_) -> None:
     assert "GiB an image" in finished(BENCHMARKS / "decoder_memory.py")
 
 
-def cifar10_study(_, place: Path) -> None:
-    """Run the steps of a quick study up to the first student's mark."""
+def cifar10_study(line: str, place: Path) -> None:
+    """Run the steps of a quick study, of the transformer where the line names it, up to the first student's mark."""
     sys.path.insert(0, str(BENCHMARKS))
     import cifar10_study as study  # type: ignore[import-not-found]
 
-    size = replace(study.QUICK, teacher=32, classifier=32, marks=(160, 192), examined=16)
+    quick = study.SIZES["quick-dit" if "-dit" in line else "quick"]
+    size = replace(
+        quick, teacher=32, classifier=32, marks=(160, 192), examined=16, rows=lambda size: quick.rows(size)[:1]
+    )
     one = study.Study(size, "digits", place / "runs", place / "results", 1)
     (place / "runs").mkdir()
-    every = study.rows
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "rows", lambda size: every(size)[:1])
         patch.setattr(study, "TEACHER_STEPS", (2,))
         assert study.work(one) == 0
         assert all(done for _, _, done in study.jobs(one))
@@ -206,7 +207,7 @@ PROGRAMS = {
     r"docs/figures\.py": lambda *_: None,  # run by test_site.py
 }
 """How a program is run, by what its line contains."""
-EVERY_LINE = (speed_and_quality, steps, research, is_a_test_here)
+EVERY_LINE = (cifar10_study, speed_and_quality, steps, research, is_a_test_here)
 """Those whose lines differ in what they run; of the others the longest line stands for all."""
 LINES = sorted({line for page in PAGES for line in programs(page.read_text())})
 

@@ -55,6 +55,7 @@ def process(rank: int, folder: str) -> None:
     part = slice(0, SPLIT) if rank == 0 else slice(SPLIT, None)
     images, weights = batch()
     torch.save(results(prepared(SynchronisedBatchNorm), images[part], weights[part]), f"{folder}/{rank}.pt")
+    dist.barrier()  # a process that goes while the other still talks to it takes gloo's threads down with it
     dist.destroy_process_group()
 
 

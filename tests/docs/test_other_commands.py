@@ -21,6 +21,7 @@ import pytest
 import needs
 from conftest import make_denoiser
 from d2o.checkpoints import CheckpointError
+from d2o.cli.main import run
 from d2o.cli.options import parse
 from d2o.data.files import write_images
 from d2o.export import export, runtime
@@ -86,6 +87,15 @@ def cifar10_study(line: str, place: Path) -> None:
         patch.setattr(study, "TEACHER_STEPS", (2,))
         assert study.work(one) == 0
         assert all(done for _, _, done in study.jobs(one))
+
+
+def shapes_score(_, place: Path) -> None:
+    """Score a model of two steps of training."""
+    tiny = "backbone={kind: text_transformer, channels: 8, num_blocks: 1, num_heads: 2}"
+    assert run(["pretrain", "--data", "shapes", "--recipe", "shapes-pretrain", "--images", "128", "--set", tiny,
+                "--out", str(place / "run")]) == 0  # fmt: skip
+    found = json.loads(finished(BENCHMARKS / "shapes_score.py", place / "run", "--images", "1"))
+    assert {*found} == {"seen", "held_out"} and 0 <= found["seen"]["fit"] <= 1
 
 
 def report_results(_, place: Path) -> None:
@@ -199,6 +209,7 @@ PROGRAMS = {
     r"benchmarks/generation\.py": generation,
     r"benchmarks/rounding\.py": rounding,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,
+    r"benchmarks/shapes_score\.py": shapes_score,
     r"benchmarks/soak\.py": lambda *_: None,  # run by tests/server/test_soak.py
     r"-m http\.server": http_server,
     r"research/\w+\.py": research,

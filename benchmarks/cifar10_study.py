@@ -147,7 +147,7 @@ def fixed_rows(study: Study) -> None:
     examiner = study.examiner()
     run_file = study.teacher_place / "checkpoint.safetensors"
     seconds = native.read_header(run_file)["seconds"] if run_file.exists() else 0.0
-    command = f"python benchmarks/cifar10_study.py --data {study.data}"
+    command = f"python benchmarks/cifar10_study.py --data {Path(study.data).name} --study {study.size.name}"
     made = {"real": examiner.real, "blurred": examiner.blur(), **drawn}
     for name, pixels in made.items():
         spent = seconds if name.startswith(("teacher", "untuned")) else 0.0

@@ -107,7 +107,7 @@ class DiT(Backbone):
         for block, embedding in zip(self.blocks, embeddings, strict=True):
             tokens = block(tokens, embedding)
         with full_precision(x.device):  # denoisers multiply the output by sigma, and with it what was rounded off
-            return self.unpatchify(self.final_layer(tokens.float(), embeddings[0]), x)
+            return unpatchify(self.final_layer(tokens.float(), embeddings[0]), x, self.patch_size)
 
     def embed(self, x: Tensor, noise: Tensor, condition: Tensor | None) -> list[Tensor]:
         """Return for each block the embeddings [N, channels] of time and class."""
@@ -117,13 +117,6 @@ class DiT(Backbone):
         holders: list[Any] = [self] if self.t_embedder is not None else list(self.blocks)
         embeddings = [holder.t_embedder(noise) + holder.y_embedder(label) for holder in holders]
         return embeddings * (len(self.blocks) // len(holders))
-
-    def unpatchify(self, tokens: Tensor, x: Tensor) -> Tensor:
-        """Lay patches [N, patches, patch_size * patch_size * out_channels] out as images of the size of `x`."""
-        count, _, height, width = x.shape
-        side = self.patch_size
-        patches = tokens.view(count, height // side, width // side, side, side, -1)
-        return patches.permute(0, 5, 1, 3, 2, 4).reshape(count, -1, height, width)
 
 
 class TimeEmbedder(nn.Module):
@@ -193,6 +186,13 @@ class FinalLayer(nn.Module):
 
 def chain(**layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
+
+
+def unpatchify(tokens: Tensor, x: Tensor, side: int) -> Tensor:
+    """Lay patches [N, patches, side * side * out_channels] out as images of the size of `x`."""
+    count, _, height, width = x.shape
+    patches = tokens.view(count, height // side, width // side, side, side, -1)
+    return patches.permute(0, 5, 1, 3, 2, 4).reshape(count, -1, height, width)
 
 
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float = EPS) -> Tensor:

@@ -14,7 +14,7 @@ from d2o.kernels.attention import attend
 
 from .backbone import Backbone, Roles
 from .conditioning import full_precision
-from .dit import Block, FinalLayer, TimeEmbedder, chain, modulate, positions
+from .dit import Block, FinalLayer, TimeEmbedder, chain, modulate, positions, unpatchify
 from .options import check_options
 
 PADDING, NOTHING = 0, 1
@@ -88,11 +88,7 @@ class TextTransformer(Backbone):
         for block in self.blocks:
             tokens = block(tokens, embedding, text, seen)
         with full_precision(x.device):
-            patches = self.final_layer(tokens.float(), embedding)
-        count, _, height, width = x.shape
-        side = self.patch_size
-        patches = patches.view(count, height // side, width // side, side, side, -1)
-        return patches.permute(0, 5, 1, 3, 2, 4).reshape(count, -1, height, width)
+            return unpatchify(self.final_layer(tokens.float(), embedding), x, self.patch_size)
 
     def drop_captions(self, x: Tensor, words: Tensor | None) -> Tensor:
         """Return the words [N, L] of the images' captions, that of no caption where there is none or it is dropped."""

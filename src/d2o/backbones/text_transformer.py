@@ -29,6 +29,7 @@ class TextTransformer(Backbone):
     """
 
     kind: ClassVar[str] = "text_transformer"
+    reads_words: ClassVar[bool] = True
     roles: ClassVar[Roles] = (
         (r"^text\.", "text"),
         (r"^x_embedder\.", "input"),

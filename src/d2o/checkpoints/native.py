@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,7 +79,7 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
     }
     spec |= {name: list(row) for name in ("middle_sigmas", "class_names") if (row := getattr(denoiser, name))}
     spec |= {} if denoiser.clip is None else {"clip": denoiser.clip}
-    spec |= {} if denoiser.reader is None else {"reader": asdict(denoiser.reader)}
+    spec |= {} if denoiser.reader is None else {"reader": denoiser.reader.to_spec()}
     return spec | ({"codec": denoiser.codec.to_spec()} if isinstance(denoiser.codec, Autoencoder) else {})
 
 

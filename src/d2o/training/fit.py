@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from d2o import checkpoints
+from d2o import backbones, checkpoints
 from d2o.checkpoints import native
 from d2o.checkpoints.delta import weights_sha256
 from d2o.checkpoints.places import locate
@@ -155,7 +155,7 @@ def pretrain(
         )
     images, habits = open_data(data, out, habits), habits or Habits()
     backbone = chosen.backbone or recipes.BACKBONES["small"]
-    reader = read_words(images) if backbone["kind"] == "text_transformer" else None
+    reader = read_words(images) if backbones.find_class(backbone["kind"]).reads_words else None
     start = making.new_denoiser(
         backbone,
         images.shape,

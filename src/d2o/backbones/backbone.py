@@ -33,9 +33,7 @@ class Backbone(nn.Module):
     def constrain_weights(self) -> None:
         """Bring trainable weights back to where they belong, which every training iteration begins with: anywhere."""
 
-    def forward(
-        self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None) -> Tensor:
         """Return [N, out_channels, H, W] for x [N, in_channels, H, W] and noise [N] (the c_noise of preconditioning).
 
         `condition` are integer classes [N], negative or None for no class, or what else the network takes, with a row

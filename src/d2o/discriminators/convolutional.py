@@ -32,7 +32,9 @@ class Convolutional:
     networks: tuple[()] = ()
     """It has no frozen network."""
 
-    def build(self, image_shape: Sequence[int], num_classes: Vocabulary = 0, seed: int = 0) -> "ConvolutionalDiscriminator":
+    def build(
+        self, image_shape: Sequence[int], num_classes: Vocabulary = 0, seed: int = 0
+    ) -> "ConvolutionalDiscriminator":
         channels, height, width = image_shape
         if height != width or height < SMALLEST:
             remedy = f"use squares of at least {SMALLEST}x{SMALLEST}"

@@ -41,7 +41,9 @@ class Perceptual:
     networks: tuple[Literal["vgg16"]] = ("vgg16",)
     """Its frozen network."""
 
-    def build(self, image_shape: Sequence[int], num_classes: Vocabulary = 0, seed: int = 0) -> "PerceptualDiscriminator":
+    def build(
+        self, image_shape: Sequence[int], num_classes: Vocabulary = 0, seed: int = 0
+    ) -> "PerceptualDiscriminator":
         if image_shape[0] not in (1, 3):
             raise ValueError(f"The discriminator perceptual sees images of 1 or 3 channels, not {image_shape[0]}.")
         size = max(*image_shape[1:], 2 * SMALLEST) if self.size is None else self.size

@@ -147,8 +147,8 @@ LARGEST, LONGEST, MOST_PLACES = 1 << 16, 64, 1 << 27
 class TextToImage(Backbone):
     """A network F(x, noise, text) of diffusers, of the class `network` with its own `settings`; `config` rebuilds it.
 
-    `guidance` is the scale that guidance-distilled networks are told, by default USUAL_GUIDANCE. What a network predicts of its own uncertainty is
-    cut off.
+    `guidance` is the scale that guidance-distilled networks are told, by default USUAL_GUIDANCE. What a
+    network predicts of its own uncertainty is cut off.
     """
 
     kind: ClassVar[str] = "text_to_image"

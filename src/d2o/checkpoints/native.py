@@ -135,7 +135,7 @@ def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> 
     for name, value in (*sizes, ("num_classes", given.num_classes)):
         if value != config.get(name, value):
             raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
-    words, length = (0, 0) if given.reader is None else (given.reader.size, given.reader.length)
+    words, length = (given.reader.size, given.reader.length) if isinstance(given.reader, Words) else (0, 0)
     if words != config.get("vocabulary", 0) or length > config.get("length", 0):
         raise ValueError(f"its reader makes {length} of {words} words, which are not the network's")
     if len(given.class_names) not in (0, given.num_classes):

@@ -27,7 +27,7 @@ from d2o.objectives.objective import Networks
 
 from . import networks as making
 from . import recipes, tracking
-from .freezing import Share, count_frozen
+from .freezing import Share, count_frozen, settle_frozen
 from .loop import group
 from .recipe import Recipe, change, from_dict
 from .run import Evaluate, Habits, Moment, run
@@ -102,6 +102,7 @@ def finetune(
     images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
     making.check_fit(teacher, images)
     accelerator, automatic = group(), changes.get("precision") == "auto"
+    chosen = replace(chosen, frozen=settle_frozen(chosen.frozen, teacher))
     chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
     trained = networks(chosen, teacher)
     share = count_frozen(trained.student)

@@ -11,6 +11,7 @@ from types import NoneType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2o.diffusion.condition import Text
@@ -32,7 +33,8 @@ class Network(NamedTuple):
     a caption's tokens, and `pooled` returns that of its vector from the settings, 0 for none. One that is `masked` does
     not see tokens beyond a caption's end. `fold` is the side of the squares of latents that are one token of its input.
     Flows are told `time` times the time (None: as their scheduler says) that runs `towards` the noise or the image, and
-    take even steps of it unless they are `scheduled`.
+    take even steps of it unless they are `scheduled`. Where there are `norms`, guidance leaves those of a prediction as
+    they are.
     """
 
     call: Callable[[Any, Tensor, Tensor, Text, Tensor | None], Tensor]
@@ -43,6 +45,7 @@ class Network(NamedTuple):
     time: float | None = None
     towards: str = "noise"
     scheduled: bool = False
+    norms: Callable[[Tensor], Tensor] | None = None
 
 
 def call_unet(net: Any, x: Tensor, time: Tensor, text: Text, _guidance: Tensor | None) -> Tensor:
@@ -103,6 +106,16 @@ def unfold(tokens: Tensor, x: Tensor) -> Tensor:
     return squares.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
+def norm_rows(prediction: Tensor) -> Tensor:
+    return prediction.norm(dim=3, keepdim=True)
+
+
+def norm_tokens(prediction: Tensor) -> Tensor:
+    """Return the norm of every square of 2x2 latents [N, C, H, W], at each of its places: [N, 1, H, W]."""
+    squares = 4 * F.avg_pool2d(prediction.square().sum(1, keepdim=True), 2)
+    return F.interpolate(squares.sqrt(), scale_factor=2)
+
+
 def pooled_of_unet(settings: Mapping[str, Any]) -> int:
     """Return the width of SDXL's vector of a caption: what is left of a wider one by six embedded sizes."""
     if settings["addition_embed_type"] is None:
@@ -120,8 +133,12 @@ NETWORKS: dict[str, Network] = {
     "SD3Transformer2DModel": Network(call_sd3, "joint_attention_dim", pooled_projection, scheduled=True),
     "SanaTransformer2DModel": Network(call_sana, "caption_channels", masked=True, scheduled=True),
     "FluxTransformer2DModel": Network(call_flux, "joint_attention_dim", pooled_projection, fold=2, time=1.0),
-    "Lumina2Transformer2DModel": Network(call_lumina2, "cap_feat_dim", masked=True, time=1.0, towards="image"),
-    "QwenImageTransformer2DModel": Network(call_qwen_image, "joint_attention_dim", masked=True, fold=2, time=1.0),
+    "Lumina2Transformer2DModel": Network(
+        call_lumina2, "cap_feat_dim", masked=True, time=1.0, towards="image", norms=norm_rows
+    ),
+    "QwenImageTransformer2DModel": Network(
+        call_qwen_image, "joint_attention_dim", masked=True, fold=2, time=1.0, norms=norm_tokens
+    ),
     "ZImageTransformer2DModel": Network(call_z_image, "cap_feat_dim", masked=True, time=1.0, towards="image"),
 }
 
@@ -188,7 +205,7 @@ class TextToImage(Backbone):
             raise ValueError(f"A {network} with in_channels {settings['in_channels']} does not make images of {asked}.")
         super().__init__()
         self.config = {**sizes, "network": network, "settings": settings}
-        self.row, self.out_channels = row, out_channels
+        self.row, self.norms, self.out_channels = row, row.norms, out_channels
         self.guidance = (guidance or USUAL_GUIDANCE) if settings.get("guidance_embeds") else None
         self.token_width, self.pooled_width = settings[row.tokens], row.pooled(settings)
         self.text_width = self.pooled_width or self.token_width
@@ -221,7 +238,7 @@ def complete_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return all arguments of a class of diffusers, as JSON has them; ValueError for what cannot be used here."""
     if not isinstance(given, Mapping):
         raise ValueError(f"The backbone option settings must be a record, not {given!r}.")
-    arguments = {key: row.default for key, row in inspect.signature(open_class(name)).parameters.items()}
+    arguments = list_arguments(name)
     if unknown := next((key for key in given if key not in arguments), None):
         raise ValueError(f"A {name} has no setting {unknown!r}; {nearest(unknown, arguments)}")
     settings = {key: as_json(given.get(key, default)) for key, default in arguments.items()}
@@ -237,6 +254,11 @@ def complete_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(head := settings.get("attention_head_dim"), int) and places * head > MOST_PLACES:
         raise ValueError(f"A {name} with a table of {side}x{side} places is larger than any that d2o knows.")
     return settings
+
+
+def list_arguments(name: str) -> dict[str, Any]:
+    """Return the arguments of a class's constructor with their defaults."""
+    return {key: row.default for key, row in inspect.signature(open_class(name)).parameters.items()}
 
 
 def as_json(value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from d2o.backbones.text_to_image import NETWORKS
+from d2o.backbones.text_to_image import NETWORKS, list_arguments
 from d2o.checkpoints import native
 
 from .scheduler import Schedule
@@ -22,6 +22,8 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[dict
     """Return the description of a denoiser without its preconditioning, and its weights."""
     name, settings = config["_class_name"], {key: value for key, value in config.items() if not key.startswith("_")}
     side, guidance = settings.get("sample_size") or USUAL_SIZE, settings.pop("guidance", None)
+    if "sample_size" not in list_arguments(name):  # a network of any size, which only a user says
+        settings.pop("sample_size", None)
     side = side[0] if isinstance(side, list) and side[:1] * 2 == side else side
     channels = settings.get("in_channels")
     if type(channels) is not int or type(side) is not int:

@@ -20,6 +20,7 @@ from torch import Tensor
 from d2o import backbones
 from d2o.data.codec import FIELDS as CODEC_FIELDS
 from d2o.data.codec import Autoencoder
+from d2o.data.encoders import Encoders
 from d2o.diffusion import families
 from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
@@ -124,7 +125,7 @@ class Fields:
     codec: Autoencoder | None = None
     clip: families.Number | None = None
     class_names: tuple[StrictStr, ...] = ()
-    reader: Words | None = None
+    reader: Annotated[Words | Encoders, Field(discriminator="kind")] | None = None
 
 
 def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> None:

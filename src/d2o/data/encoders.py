@@ -109,22 +109,14 @@ def join(texts: Sequence[Text]) -> Text:
 def warn_of_cuts(pipeline: Any, captions: Sequence[str]) -> None:
     """Say which of the captions are longer than a text encoder reads, and by how many tokens."""
     row = PIPELINES[type(pipeline).__name__]
-    tokenizers = [
-        getattr(pipeline, f"tokenizer_{number}" if number > 1 else "tokenizer")
-        for number in (1, 2, 3)[: len(row.parts)]
-    ]
-    with silence():
-        for tokenizer, limit in zip(tokenizers, row.limits(pipeline), strict=True):
-            if tokenizer is None:
-                continue
-            lengths = map(len, tokenizer([row.wrap(pipeline, caption) for caption in captions]).input_ids)
-            cuts = {
-                caption: length - limit for caption, length in zip(captions, lengths, strict=True) if length > limit
-            }
-            if cuts:
-                worst, many = (
-                    max(cuts, key=cuts.__getitem__),
-                    f" (and of {len(cuts) - 1:,} more captions)" * (len(cuts) > 1),
-                )
-                cut = f"A text encoder reads {limit} tokens: the last {cuts[worst]} of {worst[:60]!r}{many} are cut."
-                warnings.warn(printable(cut), stacklevel=3)
+    seen = [row.wrap(pipeline, caption) for caption in captions]
+    for tokenizer, limit in zip(("tokenizer", "tokenizer_2", "tokenizer_3"), row.limits(pipeline), strict=False):
+        if (count := getattr(pipeline, tokenizer)) is None:
+            continue
+        with silence():
+            cuts = {caption: len(ids) - limit for caption, ids in zip(captions, count(seen).input_ids, strict=True)}
+        if (cut := max(cuts.values())) > 0:
+            longest, others = max(cuts, key=cuts.__getitem__), sum(one > 0 for one in cuts.values()) - 1
+            more = f", and some of {others:,} more captions" if others else ""
+            reads = f"A text encoder reads {limit} tokens"
+            warnings.warn(printable(f"{reads}: {cut} of {longest[:60]!r} are cut{more}."), stacklevel=3)

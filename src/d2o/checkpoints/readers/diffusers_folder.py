@@ -38,13 +38,14 @@ RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_a
 class Folder(NamedTuple):
     """A network of a diffusers folder: where its files are, what its config says, and its scheduler's, {} if none.
 
-    `codec` is the folder of its autoencoder.
+    `codec` is the folder of its autoencoder, and `encoders` that of a pipeline with text encoders.
     """
 
     path: Path
     config: dict[str, Any]
     scheduler: dict[str, Any]
     codec: Path | None
+    encoders: Path | None
 
 
 Network = tuple[dict[str, Any], dict[str, Tensor]]
@@ -93,6 +94,8 @@ def assemble(
         spec["clip"] = bound
     if folder.codec is not None:
         spec["codec"] = {"folder": str(folder.codec.absolute())}
+    if folder.encoders is not None and name in TEXT_TO_IMAGE:
+        spec["reader"] = {"kind": "encoders", "folder": str(folder.encoders.absolute()), "network": name}
     return native.make(folder.path, spec, tensors)
 
 
@@ -116,7 +119,9 @@ def open_folder(path: Path) -> Folder:
     scheduler = next((read_json(file) for file in schedulers if file.is_file()), {})
     config = read_json(place / CONFIG)
     parts = (*PARTS, *text_to_image.PARTS) if config.get("_class_name") in TEXT_TO_IMAGE else PARTS
-    return Folder(place, config, scheduler, find_codec(root, index, parts))
+    encoders = index.get("text_encoder")
+    reads_captions = isinstance(encoders, list) and any(encoders)
+    return Folder(place, config, scheduler, find_codec(root, index, parts), root if reads_captions else None)
 
 
 def choose_options(folder: Folder, config: Mapping[str, Any]) -> Folder:

@@ -189,6 +189,31 @@ def check_pixels(denoiser: Any) -> None:
         )
 
 
+def decode_through(denoiser: Any, folder: str) -> Autoencoder:
+    """Return the autoencoder in `folder`, such as a tiny one, as a decoder of the latents that a denoiser works on.
+
+    As in diffusers' pipelines it takes the place of the denoiser's own, whose latents it is handed in the pipelines'
+    scale. Raises ValueError for a denoiser that has no latents, or others.
+    """
+    if not makes_latents(denoiser):
+        raise ValueError(f"The decoder {folder} is for latent images, and this model makes pixels: leave it out.")
+    channels, found = denoiser.image_shape[0], read_config(folder).latents
+    if found not in (None, channels):
+        raise ValueError(
+            f"The decoder {folder} takes latents of {found} channels, but this model's have {channels}: name the tiny "
+            "autoencoder of its family."
+        )
+    check_pixels(denoiser)
+    own = denoiser.codec if isinstance(denoiser.codec, Autoencoder) else Autoencoder()
+    tiny = replace(own, folder=folder, scale=(), bias=())
+    open_network(folder, tiny.precision)
+    if not own.scale:
+        return tiny
+    (scale, bias), (stock, stock_bias), (times, shift) = own.affine(), Autoencoder(own.folder).affine(), tiny.affine()
+    scale, bias = scale * times / stock, scale * (shift - stock_bias) / stock + bias
+    return replace(tiny, scale=tuple(scale.flatten().tolist()), bias=tuple(bias.flatten().tolist()))
+
+
 @lru_cache(maxsize=8)
 def read_config(folder: str) -> Config:
     """Return what the config.json of an autoencoder's folder says, without opening its weights."""

@@ -159,7 +159,7 @@ IMPORTS = {
     "evaluate --help": 60,
     "export --help": 55,
     "recipes": 58,
-    "finetune --help": 99,
+    "finetune --help": 100,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torchvision", "yaml"}

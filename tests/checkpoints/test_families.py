@@ -14,6 +14,7 @@ from d2o.backbones.dit import DiT
 from d2o.checkpoints import inspect
 from d2o.checkpoints.readers import openai_unet
 from d2o.cli.main import run
+from d2o.data.codec import KINDS
 from d2o.diffusion.families import EDM, Boundary, Epsilon, Flow
 from refusal import refused
 
@@ -199,7 +200,8 @@ class TestPipelines:
             ("vae", "VQModel"),
             ("movq", "VQModel"),
             ("codec", "AutoencoderKL"),
-            ("vae", "AutoencoderTiny"),
+            ("codec", "AutoencoderDC"),
+            ("vae", "AutoencoderKLFlux2"),
         ],
     )
     def test_latents_of_unknown_codecs_are_no_pixels(self, pipeline, name, kind, index):
@@ -211,8 +213,9 @@ class TestPipelines:
         with refused(name, kind):
             d2o.load(pipeline / "unet")
 
-    def test_a_codec_belongs_to_the_network_s_folder_too(self, pipeline):
-        put(pipeline, "vae", "AutoencoderKL")
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_codec_belongs_to_the_network_s_folder_too(self, pipeline, kind):
+        put(pipeline, "vae", kind)
         for path in (pipeline, pipeline / "unet"):
             codec: Any = inspect(path).denoiser.codec
             assert Path(codec.folder) == pipeline / "vae"

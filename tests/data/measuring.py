@@ -9,7 +9,7 @@ from pathlib import Path
 import PIL.Image
 import pyarrow.parquet
 
-from d2o.data.codec import read_config
+from d2o.data.codec import open_network, read_config
 from d2o.data.datasets import open_images
 from d2o.metrics import statistics
 
@@ -22,6 +22,7 @@ USES = {
     ),
     "statistics": statistics.load,
     "codec": lambda path: read_config(str(path)),
+    "autoencoder": lambda path: open_network(str(path)),
 }
 
 

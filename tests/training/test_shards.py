@@ -58,13 +58,13 @@ def test_a_stopped_run_goes_on_to_the_same_bits(shards, teacher, tmp_path, monke
 
 def test_captions_come_with_the_batches_of_a_run_and_of_its_second_half(shards, tiny_denoiser, monkeypatch):
     seen: list[tuple[str, ...]] = []
-    make = loop.to_batch
+    make = loop.read_batch
 
     def watched(*given):
         seen.append(given[0].captions)
         return make(*given)
 
-    monkeypatch.setattr(loop, "to_batch", watched)
+    monkeypatch.setattr(loop, "read_batch", watched)
     recipe, images = RECIPES["pretrain"], open_images(shards, channels=1)
     whole = loop.train(recipe, networks.networks(recipe, tiny_denoiser(classes=2)), images.batches(BATCH, seed=2))
     *_, middle = islice(whole, 3)

@@ -14,7 +14,7 @@ from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import Step, condition_for, euler_step, heun_step_of, trajectory
 from d2o.errors import Diverged
 from d2o.metrics.counting import Counted, unshown
-from d2o.objectives.batch import read_condition
+from d2o.objectives.batch import read_batch
 
 SAMPLERS = ("euler", "heun")
 
@@ -75,11 +75,10 @@ def noising_paths(denoiser: Denoiser, images: Images, sampling: Sampling) -> Ite
     sigmas, device = sampling.levels(denoiser), denoiser.device
     stream = images.batches(sampling.batch_size)
     for seeds, batch in zip(sampling.batches(len(images), "real images"), stream, strict=False):
-        x0 = denoiser.encode(batch.x0[: len(seeds)].to(device))
-        condition = read_condition(batch, denoiser)
-        condition = None if condition is None else condition[: len(seeds)]
+        real = read_batch(batch, denoiser).split(len(seeds))[0]
+        x0 = real.latents_for(denoiser)
         noise = noise_for(seeds, denoiser.image_shape, device)
-        yield Path(condition, ((sigma, x0 + sigma * noise) for sigma in sigmas)), x0
+        yield Path(real.condition, ((sigma, x0 + sigma * noise) for sigma in sigmas)), x0
 
 
 @torch.no_grad()

@@ -31,10 +31,12 @@ log = logging.getLogger("d2o")
 class Triple(NamedTuple):
     """A batch of the stream: images [n, C, H, W] in [-1, 1], classes [n] or None, and places in the stream [n].
 
+    Images are None where the batch has `latents` instead.
+
     `index` counts the images of the stream from 0: random numbers are a function of (seed, index).
     """
 
-    x0: Tensor
+    x0: Tensor | None
     label: Tensor | None
     index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  (hides tuple.index, which a batch never needs)
 
@@ -42,17 +44,25 @@ class Triple(NamedTuple):
 class Batch(Triple):
     """A batch that also knows the `number` [n] of each image in the data set, by which its features are cached.
 
-    `captions` are one text an image, or None for data without.
+    `captions` are one text an image, or None for data without; `latents` [n, c, h, w] what the codec of a model made of
+    the images, for data that were encoded before.
     """
 
     number: Tensor
     captions: tuple[str, ...] | None
+    latents: Tensor | None
 
     def __new__(
-        cls, x0: Tensor, label: Tensor | None, index: Tensor, number: Tensor, captions: tuple[str, ...] | None = None
+        cls,
+        x0: Tensor | None,
+        label: Tensor | None,
+        index: Tensor,
+        number: Tensor,
+        captions: tuple[str, ...] | None = None,
+        latents: Tensor | None = None,
     ) -> Self:
         batch = super().__new__(cls, x0, label, index)
-        batch.number, batch.captions = number, captions
+        batch.number, batch.captions, batch.latents = number, captions, latents
         return batch
 
 

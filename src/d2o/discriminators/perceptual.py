@@ -16,7 +16,7 @@ from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
 from .conditions import check_condition
-from .discriminator import Discriminator, Positive
+from .discriminator import Discriminator, Positive, check_channels
 from .head import Head
 
 
@@ -44,8 +44,7 @@ class Perceptual:
     def build(
         self, image_shape: Sequence[int], num_classes: Vocabulary = 0, seed: int = 0
     ) -> "PerceptualDiscriminator":
-        if image_shape[0] not in (1, 3):
-            raise ValueError(f"The discriminator perceptual sees images of 1 or 3 channels, not {image_shape[0]}.")
+        check_channels(self.kind, image_shape[0])
         size = max(*image_shape[1:], 2 * SMALLEST) if self.size is None else self.size
         if size < SMALLEST:
             raise ValueError(f"The discriminator perceptual cannot take {size} pixels: use size={2 * SMALLEST}.")

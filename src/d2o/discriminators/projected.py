@@ -18,7 +18,7 @@ from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
 from .conditions import check_condition
-from .discriminator import Discriminator, Positive
+from .discriminator import Discriminator, Positive, check_channels
 from .head import Head
 from .projection import Mixing, Projection, sides
 
@@ -57,8 +57,7 @@ class Projected:
         `num_classes` counts the classes, or the words, that it is told with each image; 0 judges without. Raises
         ValueError when the fields cannot work together.
         """
-        if image_shape[0] not in (1, 3):
-            raise ValueError(f"The projected discriminator sees images of 1 or 3 channels, not {image_shape[0]}.")
+        check_channels(self.kind, image_shape[0])
         if not self.networks:
             raise ValueError("The projected discriminator needs networks: name at least one, as in TAPS.")
         size = min(max(4 * max(image_shape[1:]), SMALLEST), LARGEST) if self.size is None else self.size

@@ -16,7 +16,7 @@ from d2o.backbones import is_ours
 from d2o.backbones.dhariwal_unet import DhariwalUNet
 from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.backbones.dit import DiT
-from d2o.data.codec import Autoencoder
+from d2o.data.codec import Autoencoder, open_network
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, IMAGES, Boundary, Discrete, Epsilon, Flow, Velocity, to_spec
 from d2o.diffusion.noise import PURE_NOISE
@@ -55,7 +55,7 @@ def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tupl
     modules = {"scheduler": parts.scheduler, "transformer" if latent else "unet": network}
     if latent:
         folder = options.codec or (denoiser.codec.folder if isinstance(denoiser.codec, Autoencoder) else None)
-        modules["vae"] = diffusers.AutoencoderKL.from_pretrained(folder, local_files_only=True) if folder else None
+        modules["vae"] = open_network(str(folder)) if folder else None
         if folder is None:
             notes = (*notes, "it has no autoencoder: name one with --codec, or pass vae=... when loading it")
     with silence():

@@ -17,7 +17,8 @@ from d2o.diffusion.sampling import sample
 from d2o.records import RECORD, Real, Whole
 
 from .batch import Batch
-from .objective import Networks, Objective, Turn
+from .judging import Judging
+from .objective import Networks, Turn
 
 LOSSES = {  # of logits that should be high: the discriminator's, and the generator's, whose hinge loss has no margin
     "non-saturating": (lambda logits: F.softplus(-logits), lambda logits: F.softplus(-logits)),
@@ -26,7 +27,7 @@ LOSSES = {  # of logits that should be high: the discriminator's, and the genera
 
 
 @dataclass(frozen=True, config=RECORD)
-class Adversarial(Objective):
+class Adversarial(Judging):
     """The GAN loss of the student, and the two losses of its discriminator: real against fake, and R1.
 
     `r1` is gamma of the gradient penalty for losses that are means over images (the released code's 1e-4 divided by
@@ -48,15 +49,15 @@ class Adversarial(Objective):
     augmentation: tuple[Name, ...] = ()
     middle_sigmas: tuple[Annotated[Real, Field(gt=0)], ...] = ()
 
-    needs = ("discriminator",)
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         sigmas = self.middle_sigmas if self.sigma is None else (self.sigma, *self.middle_sigmas)
         if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
             raise ValueError("middle_sigmas must fall from sigma towards 0")
 
     def prepare(self, student: Denoiser) -> Denoiser:
         """Let the student start from `sigma`, an EDM network in the boundary form of consistency models."""
+        student = super().prepare(student)
         family = start_at(boundary_form(student.preconditioning), self.sigma)
         if self.middle_sigmas and self.middle_sigmas[0] >= family.sigma_max:
             raise ValueError(
@@ -71,8 +72,8 @@ class Adversarial(Objective):
         return (turn, Turn("r1", self.penalty, "discriminator", self.r1_every)) if self.r1 else (turn,)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        discriminator = networks["discriminator"]
-        images = self.generate(networks.student, batch, "generator")
+        discriminator, student = networks["discriminator"], networks.student
+        images = self.show(student, self.generate(student, batch, "generator"), batch)
         features = discriminator.features(self.augment(images, batch, "fake"))
         batch.shared["fake features"] = detach(features)
         _, fool = LOSSES[self.loss]
@@ -80,21 +81,22 @@ class Adversarial(Objective):
 
     def discriminator_loss(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the discriminator's loss per image [N]: real is judged high, fake low."""
-        discriminator = networks["discriminator"]
+        discriminator, student = networks["discriminator"], networks.student
         fake = batch.shared.pop("fake features", None)
         with torch.no_grad():
             if fake is None or self.fresh_fakes:
-                images = self.generate(networks.student, batch, "discriminator")
+                images = self.show(student, self.generate(student, batch, "discriminator"), batch)
                 fake = discriminator.features(self.augment(images, batch, "fresh fake"))
-            number = batch.number if discriminator.caches and not self.augmentation else None
-            real = discriminator.features(self.augment(batch.x0, batch, "real"), number)
+            known = discriminator.caches and not self.augmentation and not self.is_random
+            images = self.augment(self.show_real(student, batch), batch, "real")
+            real = discriminator.features(images, batch.number if known else None)
         high, _ = LOSSES[self.loss]
         loss = mean_per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.condition))
         return loss + mean_per_image(high, discriminator.judge(real, batch.condition))
 
     def penalty(self, networks: Networks, batch: Batch) -> Tensor:
         """Return R1 per image [N]: gamma / 2 times the squared gradient of the real images' logits."""
-        images = batch.x0.detach().requires_grad_()
+        images = self.show_real(networks.student, batch).detach().requires_grad_()
         rows = networks["discriminator"](self.augment(images, batch, "r1"), batch.condition)
         logits = torch.cat([row.flatten() for row in rows])
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
@@ -107,13 +109,13 @@ class Adversarial(Objective):
         return augment(images, self.augmentation, draws)
 
     def generate(self, student: Denoiser, batch: Batch, purpose: str) -> Tensor:
-        """Return images of the student [N,C,H,W], in pixels, from the batch's noise."""
+        """Return images of the student [N,C,H,W], before they are decoded, from the batch's noise."""
         sigmas = (start_at(student.preconditioning, self.sigma).sigma_max, *self.middle_sigmas)
         noise = [batch.noise(purpose if k == 0 else f"{purpose} {k}", student.image_shape) for k in range(len(sigmas))]
         if len(sigmas) == 1:
-            return student.decode(sample(lambda x, sigma: student(x, sigma, batch.condition), noise[0], (*sigmas, 0.0)))
+            return sample(lambda x, sigma: student(x, sigma, batch.condition), noise[0], (*sigmas, 0.0))
         stages = batch.choices(f"{purpose} stage", len(sigmas))
-        return student.decode(sample_random_stage(student, noise, sigmas, stages, batch.condition))
+        return sample_random_stage(student, noise, sigmas, stages, batch.condition)
 
 
 def sample_random_stage(

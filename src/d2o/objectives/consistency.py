@@ -27,7 +27,7 @@ class Consistency(Distillation):
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         teacher, target = networks["teacher"], networks["target"] or networks.student
-        x0 = networks.student.encode(batch.x0)
+        x0 = batch.latents_for(networks.student)
         sigmas = levels(self.steps, self.sigma, networks.student, x0)[:-1]
         place = pick(batch, "consistency level", self.steps - 1)
         sigma, sigma_next = sigmas[place], sigmas[place + 1]

@@ -38,7 +38,7 @@ class Denoising(Objective):
         return self.augmentation is not None
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
-        x0, augmentation = networks.student.encode(batch.x0), None
+        x0, augmentation = batch.latents_for(networks.student), None
         if self.augmentation is not None:
             x0, augmentation = augment(x0, batch.uniform("augmentation", AUGMENTATION_DRAWS), self.augmentation)
         family = networks.student.preconditioning

@@ -101,6 +101,10 @@ class Objective:
         """Return the student as this objective trains it: another start, or a network that takes more inputs."""
         return student
 
+    def judged_shape(self, student: Denoiser) -> tuple[int, int, int]:
+        """Return the shape (C, H, W) of what a discriminator sees, if it needs one."""
+        return student.pixel_shape
+
     def build(self, name: str, teacher: Denoiser, student: Denoiser) -> nn.Module:
         """Return a network that it needs."""
         raise ValueError(f"The objective {self.kind} does not build the network {name!r}.")

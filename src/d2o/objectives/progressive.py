@@ -65,7 +65,7 @@ class Progressive(Teaching):
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the weighted distance [N] to the x0 whose single step ends where two of the teacher's do."""
         teacher = self.teacher(networks, batch.done)
-        x0 = networks.student.encode(batch.x0)
+        x0 = batch.latents_for(networks.student)
         sigmas = levels(self.steps, self.sigma, networks.student, x0)[:: 2 ** self.round(batch.done)]
         place = 2 * pick(batch, "progressive level", (len(sigmas) - 1) // 2)
         sigma, middle, sigma_next = sigmas[place], sigmas[place + 1], sigmas[place + 2]

@@ -82,7 +82,7 @@ def levels(steps: int, sigma: float | None, student: Denoiser, x0: Tensor) -> Te
 
 def pick(batch: Batch, purpose: str, count: int | Tensor) -> Tensor:
     """Return random whole numbers [N] from 0 to below `count`, which may differ between images."""
-    most = torch.as_tensor(count, device=batch.x0.device)
+    most = torch.as_tensor(count, device=batch.device)
     return torch.minimum((batch.uniform(purpose, 1)[:, 0] * most).long(), most - 1)
 
 

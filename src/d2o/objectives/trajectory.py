@@ -69,7 +69,7 @@ class Trajectory(Jumping):
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         teacher, target = networks["teacher"], networks["target"] or networks.student
-        x0 = networks.student.encode(batch.x0)
+        x0 = batch.latents_for(networks.student)
         sigmas = levels(self.steps, self.sigma, networks.student, x0)
         start = pick(batch, "trajectory start", self.steps)
         end = start + 1 + pick(batch, "trajectory end", self.steps - start)
@@ -95,7 +95,7 @@ class ReverseConsistency(Jumping):
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         teacher, target = networks["teacher"], networks["target"] or networks.student
-        sigmas = levels(self.steps, self.sigma, networks.student, batch.x0)
+        sigmas = levels(self.steps, self.sigma, networks.student, batch.given)
         end = 1 + pick(batch, "reverse end", self.steps)
         sigma, middle, sigma_next = sigmas[torch.zeros_like(end)], sigmas[end - 1], sigmas[end]
         x = per_pixel(sigma) * batch.noise("reverse noise", networks.student.image_shape)

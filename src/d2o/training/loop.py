@@ -15,7 +15,7 @@ from torch.optim import Adam, Optimizer
 from d2o.backbones import Backbone
 from d2o.diffusion.denoiser import Denoiser, use_full_float32
 from d2o.errors import Diverged
-from d2o.objectives.batch import Batch, read_condition
+from d2o.objectives.batch import Batch, read_batch
 from d2o.objectives.objective import Networks, Step, Turn
 
 from .ema import update_averages
@@ -109,10 +109,10 @@ def train(
     """Train the networks in place and yield after every iteration; the networks are consistent at that moment.
 
     `batches` yields this process's part of each global batch: x0 [n,C,H,W] in [-1, 1], classes [n] or None, and the
-    place [n] of every image in the endless stream. Where a `number` [n] comes with it, images of the same number are
-    the same, and their features are cached; a model that is asked in words is told its `captions`. `resume` is a
-    `Progress.state()`; the batches must then start at its `images`. Raises Diverged after PATIENCE unusable steps in a
-    row.
+    place [n] of every image in the endless stream. With it may come `latents` [n,c,h,w], in whose place x0 may be None,
+    and a `number` [n]: images of the same number are the same, and their features are cached. A model that is asked in
+    words is told its `captions`. `resume` is a `Progress.state()`; the batches must then start at its `images`. Raises
+    Diverged after PATIENCE unusable steps in a row.
     """
     for objective in recipe.objectives:
         if missing := next((need for need in objective.needs if networks[need] is None), None):
@@ -141,7 +141,7 @@ def train(
     failures = dict.fromkeys((row.name for row in rows), 0)
 
     while images < recipe.duration:
-        batch = to_batch(next(batches), recipe, images, networks.student, device)
+        batch = read_batch(next(batches), networks.student, recipe.seed, images / recipe.duration)
         micro_batches = batch.split(recipe.micro_batch_size or len(batch))
         if dropout:  # the only randomness that is not the batch's own
             torch.manual_seed(crc32(f"{recipe.seed} {images} {accelerator.process_index}".encode()))
@@ -169,16 +169,6 @@ def train(
             objective.after(networks, Step(images, recipe.batch_size, recipe.duration))
         rate, failing = factor * recipe.learning_rate, any(failures.values())
         yield Progress(images, iteration, losses, rate, skipped, failing, networks, optimizers, kept)
-
-
-def to_batch(given: Any, recipe: Recipe, images: int, student: Denoiser, device: torch.device) -> Batch:
-    x0, _, index = given
-    # Cached features lie in the host's memory: another device would wait longer for them than for new ones.
-    number = getattr(given, "number", None)
-    number = None if number is None or device.type != "cpu" else number.tolist()
-    x0 = x0.to(device, memory_format=torch.channels_last)
-    condition = read_condition(given, student)
-    return Batch(x0, condition, index.tolist(), recipe.seed, done=images / recipe.duration, number=number)
 
 
 def require_gradients(everything: Iterable[nn.Parameter], wanted: Iterable[nn.Parameter]) -> None:

@@ -48,8 +48,9 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     ema = deepcopy(student).eval().requires_grad_(False)
     beside: dict[str, Any] = {name: deepcopy(ema) for name in recipe.averages}
     if "discriminator" in recipe.needs:
+        shape = next(row.judged_shape(student) for row in recipe.objectives if "discriminator" in row.needs)
         build = recipe.discriminator.build
-        beside["discriminator"] = discriminator or build(student.pixel_shape, student.vocabulary, recipe.seed)
+        beside["discriminator"] = discriminator or build(shape, student.vocabulary, recipe.seed)
     for objective in recipe.objectives:
         for name in objective.needs:
             if name not in beside:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from d2o.checkpoints import native
+from d2o.data.codec import KINDS
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import MalformedCheckpointError, UnsupportedCheckpointError, name_file
 
@@ -23,7 +24,7 @@ from .scheduler import Schedule, find_clip, read_scheduler
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 NETWORK_PARTS = ("unet", "transformer")
 AUTOENCODER = "vae"
-"""The folder of a latent model's codec, an AutoencoderKL."""
+"""The folder of a latent model's codec, of one of `data.codec.KINDS`."""
 CODECS = re.compile("VQ|Autoencoder|VAE", re.IGNORECASE)
 """Folders and classes of networks whose latents others work on."""
 USUAL_CODECS = (AUTOENCODER, "vqvae", "movq")
@@ -134,7 +135,7 @@ def choose_options(folder: Folder, config: Mapping[str, Any]) -> Folder:
 
 
 def find_codec(root: Path, index: Mapping[str, Any], parts: Collection[str]) -> Path | None:
-    """Return the folder of the AutoencoderKL beside a network; for anything else than `parts` there is an error."""
+    """Return the folder of the autoencoder beside a network; for anything else than `parts` there is an error."""
     named = {name: value[-1] for name, value in index.items() if isinstance(value, list) and value and value[-1]}
     named.pop("_class_name", None)
     files = {root / name / CONFIG for name in USUAL_CODECS} | set(islice(root.glob(f"*/{CONFIG}"), MOST_PARTS))
@@ -142,9 +143,10 @@ def find_codec(root: Path, index: Mapping[str, Any], parts: Collection[str]) -> 
     codecs = [name for name in USUAL_CODECS if name in named or (root / name).is_dir()]
     for name, kind in (dict.fromkeys(codecs) | named | beside).items():
         is_codec = CODECS.search(f"{name} {kind}") is not None
-        if is_codec and not (root / name / CONFIG).is_file() and kind in (None, "AutoencoderKL"):
+        if is_codec and not (root / name / CONFIG).is_file() and (kind is None or str(kind) in KINDS):
             raise MalformedCheckpointError(f"{root} lacks {name[:60]}/{CONFIG}: download the whole folder.")
-        if (is_codec and (name, kind) != (AUTOENCODER, "AutoencoderKL")) or (name in named and name not in parts):
+        known = name == AUTOENCODER and str(kind) in KINDS
+        if (is_codec and not known) or (name in named and name not in parts):
             what = f"{name[:60]}, of class {str(kind)[:60]}"
             raise UnsupportedCheckpointError(f"The network in {root} works with its {what}, which d2o does not read.")
     return root / AUTOENCODER if codecs else None

@@ -41,7 +41,7 @@ class Study(StateDictOptions):
     out: str
     """Directory of the results: JSON, PNG, SVG, and one HTML page."""
     codec: str | None = None
-    """Folder of the autoencoder (AutoencoderKL) that decodes the images of latent models."""
+    """Folder of the autoencoder (of diffusers) that decodes the images of latent models."""
     device: str = "cpu"
     """cpu, cuda, mps."""
 

@@ -42,7 +42,7 @@ class Evaluate(Preparation, FeatureOptions, ModelOptions):
     guidance: float = 1.0
     """Scale of A's classifier-free guidance, if it is a model with classes; 1: none."""
     codec: str | None = None
-    """Folder of the autoencoder (AutoencoderKL) that decodes the images of latent models."""
+    """Folder of the autoencoder (of diffusers) that decodes the images of latent models."""
     base: str | None = None
     """The model that A was fine-tuned from, where its file has only the weights that fine-tuning changed."""
 

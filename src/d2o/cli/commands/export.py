@@ -35,7 +35,7 @@ class Export(ModelOptions):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How weights are stored; all are computed with in float32."""
     codec: str | None = None
-    """The folder of the autoencoder (AutoencoderKL of diffusers) of a latent model, for --to diffusers."""
+    """The folder of the autoencoder (of diffusers) of a latent model, for --to diffusers."""
     runtime: str | None = None
     """The npm package onnxruntime-web, .tgz or folder, for --to web; otherwise fetched once into D2O_CACHE."""
     title: str | None = None

@@ -30,7 +30,7 @@ class Finetune(DataOptions, RunOptions, ModelOptions):
     recipe: str = "d2o-f"
     """A name (see `d2o recipes`) or a .json or .yaml file."""
     codec: str | None = None
-    """Folder of the autoencoder (AutoencoderKL) of a latent model, through which its images are evaluated in pixels."""
+    """Folder of the autoencoder (of diffusers) of a latent model, through which its images are evaluated in pixels."""
 
 
 def main(arguments: Sequence[str]) -> None:

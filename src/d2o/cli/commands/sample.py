@@ -56,7 +56,7 @@ class Sample(ModelOptions):
     batch: int = 64
     """Images at once; it does not change them."""
     codec: str | None = None
-    """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
+    """Folder of the autoencoder (of diffusers) that decodes a latent model's images."""
     base: str | None = None
     """The model that it was fine-tuned from, where the file contains only the weights that fine-tuning changed."""
     device: str = "cpu"

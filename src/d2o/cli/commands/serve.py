@@ -40,7 +40,7 @@ class Server(ModelOptions):
     access_log: bool = False
     """Print a line for every answer."""
     codec: str | None = None
-    """Folder of the autoencoder (AutoencoderKL) that decodes a latent model's images."""
+    """Folder of the autoencoder (of diffusers) that decodes a latent model's images."""
     device: str = "cpu"
     """cpu, cuda, mps."""
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "Train a one-step generator of digits in minutes and show it beside its teacher.",
     "pretrain": "Train a diffusion model on your images.",
     "finetune": "Turn a diffusion model into a one-step generator (D2O, D2O-F).",
+    "encode": "Store latents and encoded captions of images, to train a latent model without its encoders.",
     "sample": "Make images from a model.",
     "evaluate": "Measure how far images or models are from each other.",
     "statistics": "Store the statistics of a data set, which evaluate takes for the images.",

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import printable
 
 from .captions import pick_captions, read_captions
 from .classes import describe_classes, number_classes
 from .decoding import Decoder, make_decoder, open_image
+from .encodings import Decoded, Encodings, is_encodings
 from .files import to_float
 from .shuffling import permute, shuffle
 from .source import LabelError
@@ -69,7 +71,7 @@ class Batch(Triple):
 class Cache:
     """Decoded images, kept in memory for as many of the first images as fit."""
 
-    def __init__(self, decode: Decoder, limit: int):
+    def __init__(self, decode: Decoder | Decoded, limit: int):
         channels, height, width = decode.shape
         fitting = min(len(decode.source.names), limit // (channels * height * width))
         self.decode, self.shape = decode, (height, width, channels)
@@ -97,7 +99,7 @@ class Images:
     """A data set of images of one shape (C, H, W), decoded when they are needed.
 
     `labels` are int64 [N] or None; `classes` are the names of their numbers, none without labels, and stay those of the
-    whole set in a subset. Those that are `captioned` have texts.
+    whole set in a subset. Those that are `captioned` have texts. Of `encodings` batches have latents instead of pixels.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Images:
     cache: Cache = field(repr=False)
     given: Mapping[str, int] | None = field(default=None, repr=False)  # the numbers of classes that the user gave
     captioned: bool = False
+    encodings: Encodings | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -137,7 +140,7 @@ class Images:
         One that reads no `text` gets no captions, which cost time to read.
         """
         images = self if text else replace(self, captioned=False)
-        if self.labels is None or not num_classes:
+        if self.labels is None or not num_classes or self.encodings is not None:  # which have a model's numbers
             return images
         labels, classes = number_classes(self.cache.decode.source, num_classes, self.given, names)
         if labels is None or classes == self.classes:
@@ -145,6 +148,13 @@ class Images:
         images = replace(images, labels=labels[self.order], classes=classes)
         log.info("%s", images.describe())
         return images
+
+    def attach(self, denoiser: Denoiser) -> Denoiser:
+        """Return a model that trains on these images: encodings take its text encoders' place, if they are its own."""
+        if self.encodings is None:
+            return denoiser
+        self.cache.decode = Decoded(self.encodings, denoiser.codec)
+        return self.encodings.attach(denoiser)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -155,6 +165,11 @@ class Images:
         found = hashlib.sha256(repr((len(self), *map(int, self.shape), self.labels is None)).encode())
         if self.labels is not None:
             found.update(self.labels.astype("<i8").tobytes())
+        if self.encodings is not None:
+            about = self.encodings.about
+            found.update(repr((about.fingerprint, about.codec_sha256, about.encoders_sha256)).encode())
+            found.update(self.order.astype("<i8").tobytes())
+            return found.hexdigest()
         for index in spread(len(self), FINGERPRINTED):
             found.update(self.cache.decode(int(self.order[index])).tobytes())  # the cache would grow in memory
             found.update(repr(self.captions(index)).encode() if self.captioned else b"")
@@ -194,7 +209,9 @@ class Images:
             chosen[here] = shuffle(places[here], len(self), seed, int(epoch))
         label = None if self.labels is None else torch.from_numpy(self.labels[chosen])
         captions = pick_captions(map(self.captions, chosen.tolist()), index, seed) if self.captioned else None
-        return Batch(to_float(self.pixels(chosen)), label, torch.from_numpy(index), torch.from_numpy(chosen), captions)
+        x0 = to_float(self.pixels(chosen)) if self.encodings is None else None
+        latents = None if self.encodings is None else self.encodings.latents(self.order[chosen])
+        return Batch(x0, label, torch.from_numpy(index), torch.from_numpy(chosen), captions, latents)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Images":
         """Return the images at `indices` as a data set of its own, which shares the cache with this one."""
@@ -243,6 +260,9 @@ def open_images(
     decoded images are kept in memory. What was found is logged.
     Raises ValueError, naming the file and the remedy, for whatever does not fit.
     """
+    if is_encodings(source):
+        options = {"resolution": resolution, "resize": resize, "channels": channels, "background": background}
+        return open_encodings(source, labels, captions, cache_bytes, options | {"split": split, "classes": classes})
     try:
         found = find(source, labels, split, captions)
         numbers, names = number_classes(found, num_classes, classes, class_names)
@@ -257,5 +277,23 @@ def open_images(
             read_captions(found, index)
     order, cache = np.arange(len(found.names)), Cache(decode, cache_bytes)
     images = Images(Path(found.path).stem, decode.shape, numbers, names, order, cache, classes, captioned)
+    log.info("%s", images.describe())
+    return images
+
+
+def open_encodings(
+    path: str | Path, labels: str, captions: str, cache_bytes: int, options: Mapping[str, object]
+) -> Images:
+    """Open what `d2o encode` has written; raises ValueError for options which come too late."""
+    late = [name for name, value in options.items() if value is not None]
+    late += [name for name, value in (("labels", labels), ("captions", captions)) if value not in ("auto", "none")]
+    if late:
+        raise ValueError(f"{path} has been encoded already: leave --{late[0]} out, or give it to d2o encode.")
+    encodings = Encodings(path)
+    about, decode = encodings.about, Decoded(encodings, encodings.about.codec)
+    numbers = None if labels == "none" else encodings.labels
+    captioned, order = about.captioned and captions != "none", np.arange(about.images)
+    classes, cache = () if numbers is None else about.classes, Cache(decode, cache_bytes)
+    images = Images(about.name, about.shape, numbers, classes, order, cache, None, captioned, encodings)
     log.info("%s", images.describe())
     return images

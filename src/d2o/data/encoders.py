@@ -59,6 +59,12 @@ class Encoders:
         text = encode_nothing(self.folder, self.network, self.precision)
         return text.map(lambda part: part.expand(count, *part.shape[1:]))
 
+    @property
+    def masked(self) -> bool:
+        """Whether the network sees no tokens beyond a caption's end; otherwise they depend on the caption, too."""
+        rows = [row for row in PIPELINES.values() if row.network == self.network]
+        return any(row.ragged or row.caption.mask is not None for row in rows)
+
     def to_spec(self) -> dict[str, Any]:
         """Return the JSON form: which encoders they are, not how they compute."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "precision"}
@@ -82,13 +88,12 @@ def encode(pipeline: Any, captions: list[str], slots: Slots | None = None) -> Te
     with silence():
         answer = pipeline.encode_prompt(**{name: value for name, value in asked.items() if name in known})
     tokens, mask, pooled = (None if slot is None else answer[slot] for slot in slots or row.caption)
-    if isinstance(tokens, list):  # rows of their own lengths
-        return pad(tokens, max(map(len, tokens)))
-    return Text(tokens, mask, pooled)
+    return pad(tokens) if row.ragged else Text(tokens, mask, pooled)
 
 
-def pad(rows: Sequence[Tensor], length: int) -> Text:
-    """Return tokens [L_i, E] of captions as a text of this length, whose mask says which of them count."""
+def pad(rows: Sequence[Tensor]) -> Text:
+    """Return tokens [L_i, E] of captions as a text of the longest, whose mask says which of them count."""
+    length = max(map(len, rows))
     mask = torch.stack([torch.arange(length, device=row.device) < len(row) for row in rows]).long()
     return Text(torch.stack([F.pad(row, (0, 0, 0, length - len(row))) for row in rows]), mask)
 

@@ -43,7 +43,8 @@ class Pipeline(NamedTuple):
 
     `limits` are the numbers of tokens that its parts read, of what `wrap` makes of a caption. The answer of its
     `encode_prompt` has a caption's tokens in the slots `caption`, and what stands for none in `nothing`, unless that is
-    the prompt which does; `more` is what it is told beside captions. The last of the parts may be `optional`.
+    the prompt which does; `more` is what it is told beside captions. The last of the parts may be `optional`. Where its
+    tokens are lists, one for each caption, they are `ragged`.
     """
 
     network: str
@@ -54,6 +55,7 @@ class Pipeline(NamedTuple):
     wrap: Callable[[Any, str], str] = lambda _pipeline, caption: caption
     more: Callable[[Any], dict[str, Any]] = lambda _pipeline: {}
     optional: bool = False
+    ragged: bool = False
 
 
 def lower(_pipeline: Any, caption: str) -> str:
@@ -133,6 +135,7 @@ PIPELINES: dict[str, Pipeline] = {
         Slots(0),
         Slots(1),
         wrap=lambda _, caption: f"<|im_start|>user\n{caption}<|im_end|>\n<|im_start|>assistant\n",
+        ragged=True,
     ),
 }
 RENAMED = {"Lumina2Text2ImgPipeline": "Lumina2Pipeline"}

@@ -4,10 +4,13 @@ import string
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from torch import nn
+
+from needs import package
+
+diffusers: Any = package("diffusers")
+transformers: Any = package("transformers")
 
 SHORT = 12
 """Tokens that CLIP's stand-in reads."""

@@ -11,6 +11,7 @@ from d2o import backbones
 from d2o.data.augmentation import AUGMENTATION_DIM
 from d2o.data.codec import Autoencoder, check_pixels
 from d2o.data.datasets import Images
+from d2o.data.encoders import Encoders
 from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import amplification, from_spec
@@ -65,11 +66,14 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
     student = deepcopy(teacher) if recipe.pretrained else reset_weights(teacher, recipe.seed)
     for objective in reversed(recipe.objectives):  # the first one has the last word
         student = objective.prepare(student)
-    codec = student.codec
+    codec, reader = student.codec, student.reader
     if isinstance(codec, Autoencoder):
         codec = replace(codec, precision=recipe.precision)
+    if isinstance(reader, Encoders):
+        reader = replace(reader, precision=recipe.precision)
     student = student.replace(
         codec=codec,
+        reader=reader,
         precision=network_precision(recipe, student),
         judged_by=recipe.judged_by,
         provenance={"recipe": to_dict(recipe), "from": teacher.provenance},

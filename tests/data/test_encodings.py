@@ -1,0 +1,284 @@
+"""Encodings take the place of images, of the codec's encoder and of text encoders, and are never another model's."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import d2o
+from autoencoders import save_autoencoder
+from conftest import make_denoiser
+from d2o.cli.main import run
+from d2o.data import encoding
+from d2o.data.codec import Autoencoder
+from d2o.data.encodings import Encodings, open_shard
+from d2o.data.files import to_float, to_uint8
+from stock_pipelines import PIPELINES as TINY
+from stock_pipelines import save_pipeline
+
+CAPTIONS = ("a red cube", "blue", "a ball", "red")
+COUNT, PER_SHARD = 11, 4
+MASKED, WHOLE = "PixArtAlphaPipeline", "StableDiffusion3Pipeline"
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(encoding, "MOST_IMAGES", PER_SHARD)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Return images of two classes, with one or two captions each."""
+    folder = tmp_path_factory.mktemp("data")
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 3), np.uint8)):
+        place = folder / ("cat", "dog")[i % 2]
+        place.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{i}.png")
+        texts = [CAPTIONS[i % 4], *([CAPTIONS[i % 3]] if i % 5 == 0 else [])]
+        (place / f"{i}.json").write_text(json.dumps({"caption": texts}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory, data):
+    """Return folders of a pipeline and of its encodings of the data, by the pipeline's name."""
+    root, made = tmp_path_factory.mktemp("encoded"), {}
+
+    def find(name):
+        if name not in made:
+            pipeline, out = root / name, root / f"{name} encoded"
+            save_pipeline(pipeline, TINY[name])
+            command = ["encode", pipeline, "--data", data, "--out", out, "--precision", "float32", "--batch-size", "3"]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(encoding, "MOST_IMAGES", PER_SHARD)
+                assert run([str(word) for word in command]) == 0
+            made[name] = pipeline, out
+        return made[name]
+
+    return find
+
+
+@pytest.mark.parametrize("name", [MASKED, WHOLE])
+@torch.no_grad()
+def test_the_stream_is_that_of_the_images(name, encoded, data):
+    pipeline, out = encoded(name)
+    model, images, encodings = d2o.load(pipeline), d2o.images(data), d2o.images(out)
+    told = encodings.attach(model)
+    options = {"seed": 3, "start": 7}
+    for _, ours, theirs in zip(range(4), encodings.batches(6, **options), images.batches(6, **options), strict=False):
+        assert ours.captions == theirs.captions
+        assert torch.equal(ours.index, theirs.index)
+        assert torch.equal(ours.number, theirs.number)
+        assert torch.equal(ours.label, theirs.label)
+        assert ours.x0 is None
+        torch.testing.assert_close(ours.latents, model.encode(theirs.x0), rtol=0, atol=1e-5)
+        short, whole = told.reader(ours.captions), model.reader(theirs.captions)
+        length = short.tokens.shape[1]
+        if name == MASKED:  # true lengths, to the longest of the batch
+            assert length == int(whole.mask.sum(1).max()) < whole.tokens.shape[1]
+            assert torch.equal(short.mask, whole.mask[:, :length])
+            short, whole = ((text.tokens * text.mask[:, :, None])[:, :length] for text in (short, whole))
+            torch.testing.assert_close(short, whole, rtol=0, atol=1e-5)
+        else:
+            assert short.mask is None
+            torch.testing.assert_close(short.tokens, whole.tokens, rtol=0, atol=1e-5)
+            torch.testing.assert_close(short.pooled, whole.pooled, rtol=0, atol=1e-5)
+    parts = [next(encodings.batches(6, rank=rank, world=2, **options)).latents for rank in range(2)]
+    assert torch.equal(torch.cat(parts), next(encodings.batches(6, **options)).latents)
+
+
+@torch.no_grad()
+def test_what_a_masked_network_does_not_see_is_not_kept(encoded):
+    pipeline, out = encoded(MASKED)
+    model = d2o.load(pipeline)
+    told, encodings = d2o.images(out).attach(model), Encodings(out)
+    x, captions = torch.randn(4, *model.image_shape), list(CAPTIONS)
+    torch.testing.assert_close(told(x, 2.0, told.reader(captions)), model(x, 2.0, model.reader(captions)))
+    torch.testing.assert_close(told(x, 2.0), model(x, 2.0))  # for no caption
+    shards = [open_shard(encodings.file(number)) for number in range(3)]
+    kept = sum(shard.get_slice("tokens").get_shape()[0] for shard in shards if shard.get_tensor("digests").numel())
+    assert kept == int(model.reader(captions).mask.sum())  # each caption once
+    assert set(told.reader.examples) <= set(CAPTIONS)
+    assert told.reader.to_spec() == {**model.reader.to_spec(), "examples": told.reader.examples}
+    new = told.reader(["a red cube", "green"])
+    torch.testing.assert_close(new.tokens, model.reader(["a red cube", "green"]).tokens)
+
+
+def test_half_precision_has_the_errors_that_are_documented(encoded, data, tmp_path):
+    pipeline, exact = encoded(MASKED)
+    assert run(["encode", str(pipeline), "--data", str(data), "--out", str(tmp_path)]) == 0
+    half, whole = Encodings(tmp_path), Encodings(exact)
+    latents, tokens = ((one.latents(range(COUNT)), one.text(range(4)).tokens) for one in (half, whole))
+    torch.testing.assert_close(latents[0], tokens[0], rtol=2**-11, atol=1e-6)
+    torch.testing.assert_close(latents[1], tokens[1], rtol=2**-8, atol=1e-6)
+
+
+def encode_and_die(pipeline, data, out, shard):
+    """Encode until a shard has been written under its temporary name, and be killed then."""
+    torch.set_num_threads(1)
+    save = encoding.save_file
+
+    def save_once_more(tensors, file, metadata):
+        save(tensors, file, metadata)
+        if f"{shard:05d}" in str(file):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    encoding.save_file, encoding.MOST_IMAGES = save_once_more, PER_SHARD
+    run(["encode", str(pipeline), "--data", str(data), "--out", str(out), "--precision", "float32"])
+
+
+def test_a_killed_command_continues_at_its_shard(encoded, data, tmp_path, monkeypatch):
+    pipeline, whole = encoded(MASKED)
+    process = multiprocessing.get_context("fork").Process(target=encode_and_die, args=(pipeline, data, tmp_path, 1))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    (shard,) = tmp_path.glob("0*.safetensors")
+    before = shard.stat().st_mtime_ns
+    with pytest.raises(ValueError, match="not complete"):
+        d2o.images(tmp_path)
+    seen, encode = [], Autoencoder.encode
+    monkeypatch.setattr(Autoencoder, "encode", lambda self, x: seen.append(len(x)) or encode(self, x))
+    assert run(["encode", str(pipeline), "--data", str(data), "--out", str(tmp_path), "--precision", "float32"]) == 0
+    assert sum(seen) == COUNT - PER_SHARD
+    assert shard.stat().st_mtime_ns == before
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in whole.iterdir()}
+    ours, theirs = Encodings(tmp_path), Encodings(whole)
+    assert np.array_equal(ours.keys, theirs.keys)
+    torch.testing.assert_close(ours.latents(range(COUNT)), theirs.latents(range(COUNT)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.text(range(4)).tokens, theirs.text(range(4)).tokens, rtol=0, atol=1e-5)
+
+
+def test_a_damaged_shard_is_named_and_replaced(encoded, data, tmp_path):
+    pipeline, whole = encoded(MASKED)
+    out = shutil.copytree(whole, tmp_path / "encoded")
+    shard, sound = out / "00001.safetensors", (out / "00001.safetensors").read_bytes()
+    command = ["encode", str(pipeline), "--data", str(data), "--out", str(out), "--precision", "float32"]
+    for damage in (sound[:-7], sound[:100], b"", b"\xff" * 100, sound[:-1] + bytes([sound[-1] ^ 1])):
+        shard.write_bytes(damage)
+        if len(damage) < len(sound):
+            with pytest.raises(ValueError, match=r"00001\.safetensors.*d2o encode"):
+                d2o.images(out)
+        assert run(command) == 0
+        assert encoding.is_sound(shard)
+        assert len(d2o.images(out)) == COUNT
+    shutil.copy(out / "00002.safetensors", shard)  # of another number of images
+    with pytest.raises(ValueError, match=r"00001\.safetensors.*d2o encode"):
+        d2o.images(out)
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_encodings_of_another_model_are_refused(encoded, data, tmp_path):
+    pipeline, whole = encoded(WHOLE)
+    copy = shutil.copytree(pipeline, tmp_path / "pipeline")
+    images, model = d2o.images(whole), d2o.load(copy)
+
+    def refuse(word, model, images=images):
+        with pytest.raises(ValueError) as caught:
+            images.attach(model)
+        assert word in str(caught.value)
+        assert "d2o encode" in str(caught.value)
+
+    assert images.attach(model).reader is not model.reader  # the folder's name does not matter
+    refuse("autoencoder", model.replace(codec=None))
+    refuse("scale", model.replace(codec=Autoencoder(model.codec.folder, (2.0,), (0.0,))))
+    refuse("shape", make_denoiser(channels=4).replace(codec=model.codec))
+    refuse("network", d2o.load(encoded(MASKED)[0]).replace(codec=model.codec, image_shape=model.image_shape))
+    edit(copy / "text_encoder/config.json", hidden_act="gelu")
+    refuse("text encoder", model)
+    shutil.rmtree(copy / "text_encoder")
+    images.attach(model)  # what is gone is not needed
+    edit(copy / "vae/config.json", scaling_factor=3.0)
+    refuse("autoencoder", model)
+
+
+def test_what_is_asked_too_late_or_of_another_folder_is_refused(encoded, data, tmp_path, capsys):
+    pipeline, whole = encoded(MASKED)
+    for options in ({"resolution": 8, "resize": "area"}, {"labels": "folders"}, {"captions": "txt"}, {"channels": 1}):
+        with pytest.raises(ValueError, match="encoded already"):
+            d2o.images(whole, **options)
+    assert not d2o.images(whole, captions="none", labels="none").captioned
+    (tmp_path / "notes.txt").write_text("mine")
+    command = ["encode", str(pipeline), "--data"]
+    assert run([*command, str(data), "--out", str(tmp_path)]) == 2
+    assert run([*command, str(data), "--out", str(whole)]) == 2  # it is of another precision
+    assert "precision" in capsys.readouterr().err
+    assert run([*command, str(whole), "--out", str(tmp_path / "twice")]) == 2
+    assert run([*command, str(data), "--out", str(tmp_path / "x"), "--batch-size", "0"]) == 2
+    assert not (tmp_path / "x").exists()
+    for content in ("", "{}", "[" * 99_999, json.dumps({"format": 2})):
+        out = tmp_path / "hostile"
+        out.mkdir(exist_ok=True)
+        (out / "encodings.json").write_text(content)
+        with pytest.raises(ValueError, match=r"encodings\.json"):
+            d2o.images(out)
+
+
+TEXT_ENCODERS = ("clip", "t5", "gemma2", "qwen2_5_vl", "qwen3")
+"""Diffusers itself imports others, and the base of transformers, where that is installed."""
+PROGRAM = """
+import sys
+import torch
+torch.set_num_threads(1)
+import d2o
+
+pipeline, data, out = sys.argv[1:]
+changes = {"duration": 24, "batch_size": 8, "micro_batch_size": 4, "discriminator": {"kind": "convolutional"}}
+
+def stop(moments, _duration, _title):
+    next(moments), next(moments)
+    moments.close()
+
+def finetune(name, **more):
+    habits = d2o.Habits(save_every=8)
+    return d2o.finetune(d2o.load(pipeline), data, out=f"{out}/{name}", habits=habits, **changes, **more)
+
+whole = finetune("whole").denoiser.state_dict()
+assert finetune("stopped", watch=stop).images == 24  # as asked for
+assert sum(1 for _ in open(f"{out}/stopped/metrics.jsonl")) < 3
+again = finetune("stopped").denoiser.state_dict()
+assert all(torch.equal(whole[name], again[name]) for name in whole), "a continued run has other bits"
+print("imported:", *sys.modules)
+"""
+
+
+def test_a_run_on_encodings_opens_no_text_encoder_and_continues_exactly(encoded, tmp_path):
+    pipeline, out = encoded(MASKED)
+    copy = shutil.copytree(pipeline, tmp_path / "pipeline")
+    shutil.rmtree(copy / "text_encoder")
+    shutil.rmtree(copy / "tokenizer")
+    program = [sys.executable, "-c", PROGRAM, str(copy), str(out), str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    modules = set(done.stdout.rpartition("imported:")[2].split())
+    assert not {f"transformers.models.{one}.modeling_{one}" for one in TEXT_ENCODERS} & modules
+
+
+def test_a_class_conditional_model_trains_from_latents_alone(data, tmp_path):
+    codec = Autoencoder(save_autoencoder("AutoencoderKL", tmp_path / "vae"))
+    model = make_denoiser(channels=4, classes=2).replace(codec=codec)
+    d2o.save(tmp_path / "model.safetensors", model)
+    command = ["encode", str(tmp_path / "model.safetensors"), "--data", str(data), "--out", str(tmp_path / "encoded")]
+    assert run(command) == 0
+    assert Encodings(tmp_path / "encoded").about.encoders is None
+    images = d2o.images(tmp_path / "encoded")
+    batch = next(images.batches(COUNT))
+    wanted = codec.encode(to_float(d2o.images(data).pixels(batch.number)))
+    torch.testing.assert_close(batch.latents, wanted, rtol=2**-11, atol=1e-5)
+    shown = codec.decode(batch.latents[:1])
+    assert np.abs(images.pixels(batch.number[:1]).astype(int) - to_uint8(shown)).max() <= 1
+    changes = {"duration": 16, "batch_size": 8, "discriminator": {"kind": "convolutional"}}
+    trained = d2o.finetune(model, images, out=tmp_path / "run", **changes).denoiser.state_dict()
+    assert any(not torch.equal(trained[name], before) for name, before in model.state_dict().items())

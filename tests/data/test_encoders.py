@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ import d2o
 from d2o.backbones.text_to_image import fold, unfold
 from d2o.data import encoders
 from d2o.data.encoders import Encoders
-from d2o.data.text_pipelines import PIPELINES, open_pipeline
+from d2o.data.text_encoders import open_pipeline
+from d2o.data.text_pipelines import PIPELINES
 from d2o.diffusion.sampling import draw, streams
 from stock_pipelines import PIPELINES as TINY
 from stock_pipelines import SHORT, SIDE, save_pipeline, sd3, sdxl
@@ -57,12 +59,14 @@ def test_a_text_is_what_the_stock_pipeline_tells_its_network(name, saved):
     folder, pipeline = saved(name)
     row = PIPELINES[name]
     reader = Encoders(str(folder), row.network)
-    told, answer = reader(CAPTIONS), ask_stock(pipeline, CAPTIONS)
+    told: Any = reader(CAPTIONS)
+    answer = ask_stock(pipeline, CAPTIONS)
+    absent: Any = reader.nothing(3)
     guided = {} if name in ("FluxPipeline", "QwenImagePipeline") else {"do_classifier_free_guidance": True}
     nothing = ask_stock(pipeline, [" " if name == "QwenImagePipeline" else ""], **guided)
     for text, (tokens, mask, pooled), given in (
         (told, row.caption, answer),
-        (reader.nothing(3), row.caption if isinstance(row.nothing, str) else row.nothing, nothing),
+        (absent, row.caption if isinstance(row.nothing, str) else row.nothing, nothing),
     ):
         if name == "ZImagePipeline":
             rows = [one[there.bool()] for one, there in zip(text.tokens, text.mask, strict=True)]
@@ -86,7 +90,7 @@ def test_a_text_is_what_the_stock_pipeline_tells_its_network(name, saved):
 @pytest.mark.parametrize(("make", "zeros"), [(sdxl, True), (lambda: sdxl(zeros=False), False)])
 def test_sdxl_is_told_zeros_for_no_caption_where_its_pipeline_says_so(make, zeros, tmp_path):
     save_pipeline(tmp_path, make)
-    nothing = Encoders(str(tmp_path), "UNet2DConditionModel").nothing(2)
+    nothing: Any = Encoders(str(tmp_path), "UNet2DConditionModel").nothing(2)
     assert (nothing.tokens.abs().max() == 0) == (nothing.pooled.abs().max() == 0) == zeros
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,14 @@ CAPTIONS = ("a red cube", "blue", "a ball", "red")
 COUNT, PER_SHARD = 11, 4
 MASKED, WHOLE = "PixArtAlphaPipeline", "StableDiffusion3Pipeline"
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def load(path: Any) -> Any:
+    return d2o.load(path)
+
+
+def open_images(path: Any, **options: Any) -> Any:
+    return d2o.images(path, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +80,7 @@ def encoded(tmp_path_factory, data):
 @torch.no_grad()
 def test_the_stream_is_that_of_the_images(name, encoded, data):
     pipeline, out = encoded(name)
-    model, images, encodings = d2o.load(pipeline), d2o.images(data), d2o.images(out)
+    model, images, encodings = load(pipeline), open_images(data), open_images(out)
     told = encodings.attach(model)
     options = {"seed": 3, "start": 7}
     for _, ours, theirs in zip(range(4), encodings.batches(6, **options), images.batches(6, **options), strict=False):
@@ -99,8 +108,8 @@ def test_the_stream_is_that_of_the_images(name, encoded, data):
 @torch.no_grad()
 def test_what_a_masked_network_does_not_see_is_not_kept(encoded):
     pipeline, out = encoded(MASKED)
-    model = d2o.load(pipeline)
-    told, encodings = d2o.images(out).attach(model), Encodings(out)
+    model = load(pipeline)
+    told, encodings = open_images(out).attach(model), Encodings(out)
     x, captions = torch.randn(4, *model.image_shape), list(CAPTIONS)
     torch.testing.assert_close(told(x, 2.0, told.reader(captions)), model(x, 2.0, model.reader(captions)))
     torch.testing.assert_close(told(x, 2.0), model(x, 2.0))  # for no caption
@@ -145,7 +154,7 @@ def test_a_killed_command_continues_at_its_shard(encoded, data, tmp_path, monkey
     (shard,) = tmp_path.glob("0*.safetensors")
     before = shard.stat().st_mtime_ns
     with pytest.raises(ValueError, match="not complete"):
-        d2o.images(tmp_path)
+        open_images(tmp_path)
     seen, encode = [], Autoencoder.encode
     monkeypatch.setattr(Autoencoder, "encode", lambda self, x: seen.append(len(x)) or encode(self, x))
     assert run(["encode", str(pipeline), "--data", str(data), "--out", str(tmp_path), "--precision", "float32"]) == 0
@@ -167,13 +176,13 @@ def test_a_damaged_shard_is_named_and_replaced(encoded, data, tmp_path):
         shard.write_bytes(damage)
         if len(damage) < len(sound):
             with pytest.raises(ValueError, match=r"00001\.safetensors.*d2o encode"):
-                d2o.images(out)
+                open_images(out)
         assert run(command) == 0
         assert encoding.is_sound(shard)
-        assert len(d2o.images(out)) == COUNT
+        assert len(open_images(out)) == COUNT
     shutil.copy(out / "00002.safetensors", shard)  # of another number of images
     with pytest.raises(ValueError, match=r"00001\.safetensors.*d2o encode"):
-        d2o.images(out)
+        open_images(out)
 
 
 def edit(file, **changes):
@@ -183,7 +192,7 @@ def edit(file, **changes):
 def test_encodings_of_another_model_are_refused(encoded, data, tmp_path):
     pipeline, whole = encoded(WHOLE)
     copy = shutil.copytree(pipeline, tmp_path / "pipeline")
-    images, model = d2o.images(whole), d2o.load(copy)
+    images, model = open_images(whole), load(copy)
 
     def refuse(word, model, images=images):
         with pytest.raises(ValueError) as caught:
@@ -195,7 +204,7 @@ def test_encodings_of_another_model_are_refused(encoded, data, tmp_path):
     refuse("autoencoder", model.replace(codec=None))
     refuse("scale", model.replace(codec=Autoencoder(model.codec.folder, (2.0,), (0.0,))))
     refuse("shape", make_denoiser(channels=4).replace(codec=model.codec))
-    refuse("network", d2o.load(encoded(MASKED)[0]).replace(codec=model.codec, image_shape=model.image_shape))
+    refuse("network", load(encoded(MASKED)[0]).replace(codec=model.codec, image_shape=model.image_shape))
     edit(copy / "text_encoder/config.json", hidden_act="gelu")
     refuse("text encoder", model)
     shutil.rmtree(copy / "text_encoder")
@@ -208,8 +217,8 @@ def test_what_is_asked_too_late_or_of_another_folder_is_refused(encoded, data, t
     pipeline, whole = encoded(MASKED)
     for options in ({"resolution": 8, "resize": "area"}, {"labels": "folders"}, {"captions": "txt"}, {"channels": 1}):
         with pytest.raises(ValueError, match="encoded already"):
-            d2o.images(whole, **options)
-    assert not d2o.images(whole, captions="none", labels="none").captioned
+            open_images(whole, **options)
+    assert not open_images(whole, captions="none", labels="none").captioned
     (tmp_path / "notes.txt").write_text("mine")
     command = ["encode", str(pipeline), "--data"]
     assert run([*command, str(data), "--out", str(tmp_path)]) == 2
@@ -223,7 +232,7 @@ def test_what_is_asked_too_late_or_of_another_folder_is_refused(encoded, data, t
         out.mkdir(exist_ok=True)
         (out / "encodings.json").write_text(content)
         with pytest.raises(ValueError, match=r"encodings\.json"):
-            d2o.images(out)
+            open_images(out)
 
 
 TEXT_ENCODERS = ("clip", "t5", "gemma2", "qwen2_5_vl", "qwen3")
@@ -273,9 +282,9 @@ def test_a_class_conditional_model_trains_from_latents_alone(data, tmp_path):
     command = ["encode", str(tmp_path / "model.safetensors"), "--data", str(data), "--out", str(tmp_path / "encoded")]
     assert run(command) == 0
     assert Encodings(tmp_path / "encoded").about.encoders is None
-    images = d2o.images(tmp_path / "encoded")
+    images = open_images(tmp_path / "encoded")
     batch = next(images.batches(COUNT))
-    wanted = codec.encode(to_float(d2o.images(data).pixels(batch.number)))
+    wanted = codec.encode(to_float(open_images(data).pixels(batch.number)))
     torch.testing.assert_close(batch.latents, wanted, rtol=2**-11, atol=1e-5)
     shown = codec.decode(batch.latents[:1])
     assert np.abs(images.pixels(batch.number[:1]).astype(int) - to_uint8(shown)).max() <= 1

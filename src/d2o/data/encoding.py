@@ -24,7 +24,7 @@ from .datasets import Images
 from .encoders import Encoders
 from .encodings import INDEX, NOTHING, PRECISIONS, About, digest, open_shard
 from .files import to_float
-from .text_pipelines import find_device, find_pipeline
+from .text_encoders import find_device, find_pipeline
 
 SHARD_BYTES, MOST_IMAGES = 1 << 28, 4096  # of a shard, about
 USUAL_TOKENS = 64

@@ -46,7 +46,7 @@ class Folder(NamedTuple):
     config: dict[str, Any]
     scheduler: dict[str, Any]
     codec: Path | None
-    encoders: Path | None
+    encoders: Path | None = None
 
 
 Network = tuple[dict[str, Any], dict[str, Tensor]]

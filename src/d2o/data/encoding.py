@@ -5,6 +5,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from d2o.diffusion.condition import Text
+from d2o.diffusion.condition import Text, TextWidth
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import Diverged
 from d2o.files import atomic, check_folder, sha256_of
@@ -22,7 +23,7 @@ from d2o.files import atomic, check_folder, sha256_of
 from .codec import Autoencoder, check_pixels
 from .datasets import Images
 from .encoders import Encoders
-from .encodings import INDEX, NOTHING, PRECISIONS, About, digest, open_shard
+from .encodings import INDEX, NOTHING, PRECISIONS, About, digest, is_encodings, open_shard, read_about
 from .files import to_float
 from .text_encoders import find_device, find_pipeline
 
@@ -54,16 +55,13 @@ def encode(
     """
     folder = check_folder(out)
     about = describe(denoiser, images, precision)
-    spec, index = about.to_spec(), folder / INDEX
-    if index.is_file():
-        try:
-            found = json.loads(index.read_text())
-            other = next((name for name, value in spec.items() if found[name] != value), None)
-        except (ValueError, TypeError, KeyError):
-            other = "kind"
-        if other is not None:
+    if is_encodings(folder):
+        found = read_about(folder)
+        here, wanted = found.identity(), about.identity()
+        if other := next((name for name in wanted if here[name] != wanted[name]), None):
             raise ValueError(f"{folder} has encodings of another {other}: choose another directory for these.")
-    elif folder.is_dir() and any(file.name != LOCK for file in folder.iterdir()):
+        about = replace(about, shard=found.shard)
+    elif folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
         raise ValueError(f"{folder} exists and has no encodings: choose another directory for them.")
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -82,6 +80,10 @@ def describe(denoiser: Denoiser, images: Images, precision: str) -> About:
         what = "the data are encodings already" if images.encodings is not None else "this model has no codec"
         raise ValueError(f"There is nothing to encode, {what}: encode images for a model of latent ones.")
     reader = reader if isinstance(reader, Encoders) else None
+    if reader is None and isinstance(denoiser.vocabulary, TextWidth):
+        raise ValueError(
+            "This model has no text encoders, or the images no captions: give the whole pipeline, and both."
+        )
     numbers = [math.prod(denoiser.image_shape), 0]
     if reader is not None:
         _, length, width = reader.nothing(1).tokens.shape

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,7 +50,7 @@ class About:
 
     name: StrictStr
     fingerprint: StrictStr
-    images: Size
+    images: Annotated[StrictInt, Field(gt=0, le=1 << 26)]
     shape: Shape
     latent_shape: Shape
     shard: Size
@@ -71,6 +72,12 @@ class About:
         """Return the JSON form."""
         encoders = None if self.encoders is None else self.encoders.to_spec()
         return json.loads(json.dumps({**asdict(self), "codec": self.codec.to_spec(), "encoders": encoders}))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what encodings of the same images for the same model have in common, wherever these lie."""
+        spec = {name: value for name, value in self.to_spec().items() if name not in ("name", "shard")}
+        network = None if self.encoders is None else self.encoders.network
+        return {**spec, "codec": {**spec["codec"], "folder": None}, "encoders": network}
 
 
 def is_encodings(path: str | Path) -> bool:
@@ -105,7 +112,7 @@ class Encodings:
     def __init__(self, path: str | Path) -> None:
         self.path, self.about = Path(path), read_about(Path(path))
         self.open = lru_cache(maxsize=64)(open_shard)
-        files = [*map(self.file, range(self.about.shards)), *([self.path / NOTHING] if self.about.encoders else [])]
+        files = chain([self.path / NOTHING] if self.about.encoders else [], map(self.file, range(self.about.shards)))
         if missing := next((file for file in files if not file.is_file()), None):
             raise ValueError(f"{self.path} is not complete, it lacks {missing.name}: run d2o encode again to continue.")
         parts = [self.check(number) for number in range(self.about.shards)]
@@ -121,8 +128,8 @@ class Encodings:
     def check(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the labels [n] and the digests of captions [m, 2] of a shard; ValueError for one of other shapes."""
         about, file = self.about, self.file(shard)
+        content = open_shard(file)
         with name_damage(file, REMEDY):
-            content = open_shard(file)
             count = min(about.shard, about.images - shard * about.shard)
             wanted: dict[str, list[int]] = {"latents": [count, *about.latent_shape]}
             wanted |= {"labels": [count]} if about.labelled else {}
@@ -140,8 +147,9 @@ class Encodings:
 
     def read(self, name: str, shard: int, first: int, last: int) -> Tensor:
         """Return rows of a tensor of a shard."""
+        content = self.open(self.file(shard))
         with name_damage(self.file(shard), REMEDY):
-            rows = self.open(self.file(shard)).get_slice(name)[first:last]
+            rows = content.get_slice(name)[first:last]
             if len(rows) != last - first:
                 raise ValueError(f"it has too few rows of {name}")
             return rows
@@ -185,8 +193,8 @@ class Encodings:
     def nothing(self) -> Text:
         """What the model is told for no caption [1, ...]."""
         file = self.path / NOTHING
+        content = open_shard(file)
         with name_damage(file, REMEDY):
-            content = open_shard(file)
             found = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (a file is no dictionary)
             pooled = found.get("pooled")
             return Text(found["tokens"].float(), found.get("mask"), None if pooled is None else pooled.float())

@@ -1,7 +1,7 @@
 """Tiny random text-to-image pipelines of diffusers, saved as folders, and what stock makes of given noise and text."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +289,3 @@ class Telling:
 
     def to_spec(self) -> dict[str, Any]:
         return {}
-
-
-__all__ = ["CASES", "SIDE", "N", "Telling", "make_noise", "make_text", "open_stock", "replace", "run_stock", "save"]

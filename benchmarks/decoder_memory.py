@@ -1,13 +1,15 @@
-"""What the gradient through Stable Diffusion's decoder saves in memory for one image; nothing is computed.
+"""What the gradient through a decoder of latents saves in memory for one image; nothing is computed.
 
 python benchmarks/decoder_memory.py
+
+The decoders are Stable Diffusion's, of whole images and of crops half as high and wide, and its tiny one (taesd).
 """
 
 from collections.abc import Callable
 
 import torch
-from diffusers.models.autoencoders.vae import Decoder
-from torch import Tensor
+from diffusers.models.autoencoders.vae import Decoder, DecoderTiny
+from torch import Tensor, nn
 
 
 def saved_gib(run: Callable[[], Tensor]) -> float:
@@ -24,14 +26,26 @@ def saved_gib(run: Callable[[], Tensor]) -> float:
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) / 2**30
 
 
-def measure(side: int, dtype: torch.dtype) -> tuple[float, float, float]:
-    """Return what is saved for all blocks, for their inputs alone, and for the block that saves most."""
-    inputs: dict[torch.nn.Module, Tensor] = {}
+def prepare(make: Callable[[], nn.Module], side: int, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
+    """Return a frozen decoder and the latents of an image of `side` pixels, on the meta device."""
     with torch.device("meta"):
-        blocks = ("UpDecoderBlock2D",) * 4
-        decoder = Decoder(4, 3, blocks, (128, 256, 512, 512), 2).to(dtype).eval().requires_grad_(False)
         latents = torch.zeros(1, 4, side // 8, side // 8, dtype=dtype, requires_grad=True)
-    parts: list[torch.nn.Module] = [part for part in (decoder.mid_block, *decoder.up_blocks) if part is not None]
+        return make().to(dtype).eval().requires_grad_(False), latents
+
+
+def large() -> Decoder:
+    return Decoder(4, 3, ("UpDecoderBlock2D",) * 4, (128, 256, 512, 512), 2)
+
+
+def tiny() -> DecoderTiny:
+    return DecoderTiny(4, 3, (3, 3, 3, 1), (64,) * 4, 2, "relu", "nearest")
+
+
+def measure(side: int, dtype: torch.dtype) -> tuple[float, float, float]:
+    """Return what the large one saves for all blocks, for their inputs alone, and for the block that saves most."""
+    inputs: dict[nn.Module, Tensor] = {}
+    decoder, latents = prepare(large, side, dtype)
+    parts: list[nn.Module] = [part for part in (decoder.mid_block, *decoder.up_blocks) if part is not None]
     for part in parts:
         part.register_forward_pre_hook(lambda part, given: inputs.update({part: given[0]}))
     everything = saved_gib(lambda: decoder(latents))
@@ -40,9 +54,16 @@ def measure(side: int, dtype: torch.dtype) -> tuple[float, float, float]:
     return everything, everything - sum(each) + starts, max(each)
 
 
+def measure_tiny(side: int, dtype: torch.dtype) -> float:
+    decoder, latents = prepare(tiny, side, dtype)
+    return saved_gib(lambda: decoder(latents))
+
+
 if __name__ == "__main__":
-    print("pixels  type      plain  with checkpointing   (GiB an image)")
-    for side in (256, 512):
+    print("GiB an image; with checkpointing, what is kept + one block at a time")
+    print("pixels  type      plain  checkpointing  crops of half, checkpointing   tiny")
+    for side in (256, 512, 1024):
         for dtype in (torch.float32, torch.bfloat16):
-            plain, kept, block = measure(side, dtype)
-            print(f"{side:>6}  {str(dtype)[6:]:<8}  {plain:>5.2f}  {kept:.2f} + {block:.2f} for one block at a time")
+            (plain, kept, block), (_, *crop) = (measure(pixels, dtype) for pixels in (side, side // 2))
+            row = f"{side:>6}  {str(dtype)[6:]:<8}  {plain:>5.2f}    {kept:.2f} + {block:.2f}"
+            print(f"{row}                   {crop[0]:.2f} + {crop[1]:.2f}  {measure_tiny(side, dtype):>5.2f}")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import resource
+import subprocess
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,6 +14,7 @@ from d2o.data.codec import open_network, read_config
 from d2o.data.datasets import open_images
 from d2o.metrics import statistics
 
+SECONDS, BYTES = 5, 1 << 30
 PIL.Image.init()
 assert pyarrow.parquet  # imported before it is measured
 
@@ -55,3 +57,19 @@ def measure(name: str, path: Path, seconds: float = 30) -> tuple[str | None, flo
     finally:
         process.kill()
         process.join()
+
+
+def check(use: str, path: Path, *words: str) -> None:
+    """Expect that using a path, which is removed, ends in an error with these words, in time and memory."""
+    try:
+        error, seconds, taken = measure(use, path)
+    finally:
+        subprocess.run(
+            ["rm", "-rf", path if path.is_dir() else path.parent], check=True
+        )  # some are too deep for Python
+    assert error is not None, "nothing was wrong with it"
+    assert not error.startswith("undeclared"), error
+    assert error.isprintable() and len(error) < 1500
+    for word in words:
+        assert word in error, error
+    assert seconds < SECONDS and taken < BYTES, (seconds, taken)

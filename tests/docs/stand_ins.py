@@ -18,6 +18,7 @@ from PIL import Image
 
 import d2o
 import needs
+from autoencoders import save_autoencoder
 from conftest import make_denoiser
 from d2o import backbones
 from d2o.cli.main import run
@@ -57,7 +58,10 @@ def reduced(words: Sequence[str]) -> list[str]:
     resized = []
     if "--resolution" in words and ("--codec" in words or words[0] == "analyze"):
         resized = ["--resolution", "16" if "--codec" in words else "8"]
-    found = [*words, *REDUCED.get(" ".join(words[:2]), REDUCED.get(words[0], [])), *resized]
+    smaller = REDUCED.get(" ".join(words[:2]), REDUCED.get(words[0], []))
+    if any(word.startswith("discriminator=") for word in words):  # JUDGED are settings of another kind
+        smaller = smaller[: -len(JUDGED)]
+    found = [*words, *smaller, *resized]
     return [TINY_TEXT if word == TINY and "shapes" in words else word for word in found]
 
 
@@ -98,6 +102,7 @@ def transformer(scratch: Path) -> None:
         codec = diffusers.AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4, sample_size=16, **blocks)
     d2o.save(scratch / "DiT-XL-2-256x256.pt", Denoiser(network, Epsilon(), (4, 8, 8), 1000))
     codec.save_pretrained(scratch / "sd-vae-ft-ema")
+    save_autoencoder("AutoencoderTiny", scratch / "taesd")
     pixels = np.zeros((1000, 16, 16, 3), np.uint8)
     write_images(scratch / "imagenet", [pixels], labels=list(range(1000)))
 

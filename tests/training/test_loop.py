@@ -192,6 +192,7 @@ RESUMED = {
     "pretrain in micro batches": (replace(RECIPES["pretrain"], micro_batch_size=3), {"dropout": 0.3}),
     "d2o-f": (RECIPES["d2o-f"], {}),
     "d2o with fresh fakes": (replace(ADVERSARIAL, objectives=(Adversarial(r1_every=2, fresh_fakes=True),)), {}),
+    "d2o with crops": (replace(ADVERSARIAL, objectives=(Adversarial(r1=1e-3, r1_every=2, judged="crops"),)), {}),
 }
 
 

@@ -197,7 +197,7 @@ def decode_through(denoiser: Any, folder: str) -> Autoencoder:
     """
     if not makes_latents(denoiser):
         raise ValueError(f"The decoder {folder} is for latent images, and this model makes pixels: leave it out.")
-    channels, found = denoiser.image_shape[0], read_config(folder).latents
+    channels, found = denoiser.image_shape[0], read_config(folder, "--set objectives.0.decoder=FOLDER").latents
     if found not in (None, channels):
         raise ValueError(
             f"The decoder {folder} takes latents of {found} channels, but this model's have {channels}: name the tiny "
@@ -215,8 +215,11 @@ def decode_through(denoiser: Any, folder: str) -> Autoencoder:
 
 
 @lru_cache(maxsize=8)
-def read_config(folder: str) -> Config:
-    """Return what the config.json of an autoencoder's folder says, without opening its weights."""
+def read_config(folder: str, option: str = "--codec FOLDER") -> Config:
+    """Return what the config.json of an autoencoder's folder says, without opening its weights.
+
+    An error says that another folder is named by this `option`.
+    """
     file = Path(folder) / "config.json"
     try:
         found = parse_json(read_bytes(file, CONFIG))
@@ -229,11 +232,11 @@ def read_config(folder: str) -> Config:
         given |= {name: found[key] for name, key in ours.items() if key in found}
         return Config.model_validate(given | {"depths": [found[name] for name in DEPTHS if name in found]})
     except OSError as error:
-        raise ValueError(f"There is no autoencoder at {folder} ({error}): name its folder with --codec.") from error
+        raise ValueError(f"There is no autoencoder at {folder} ({error}): name its folder with {option}.") from error
     except ValueError as error:
         raise ValueError(
             f"{file} does not describe an autoencoder that d2o reads ({', '.join(KINDS)} of diffusers, of a usual "
-            "size): name another --codec."
+            f"size): name another with {option}."
         ) from error
 
 

@@ -16,8 +16,8 @@ def check_channels(kind: str, channels: int) -> None:
     """Raise a ValueError for a discriminator whose frozen networks cannot look at images of so many channels."""
     if channels not in (1, 3):
         raise ValueError(
-            f"The discriminator {kind} sees images of 1 or 3 channels, not {channels}: let it judge pixels, or take one "
-            "that sees latents with --set 'discriminator={kind: stylegan2}' or convolutional."
+            f"The discriminator {kind} sees images of 1 or 3 channels, not {channels}: let it judge pixels, or take "
+            "one that sees latents, --set 'discriminator={kind: stylegan2}' or convolutional."
         )
 
 

@@ -28,7 +28,7 @@ FLOORS = {
     "fetch": 1,
     "kernels": 1,
     "pickles": 1,
-    "diffusion": 2,
+    "diffusion": 1,
     "backbones": 2,
     "features": 2,
     "data": 2,

@@ -18,6 +18,7 @@ BACKBONES: dict[str, type[Backbone] | str] = {
     "diffusers_unet": "diffusers_unet.DiffusersUNet",
     "dit": "dit.DiT",
     "text_transformer": "text_transformer.TextTransformer",
+    "text_to_image": "text_to_image.TextToImage",
 }
 """Every kind of backbone that a spec can name: a class of yours, or where ours stands, imported at first use."""
 
@@ -26,10 +27,7 @@ def build(spec: Mapping[str, Any]) -> Backbone:
     """Build the backbone that `{"kind": name, **config}` describes; a wrong spec is a ValueError that names the fix."""
     options = dict(spec)
     kind = options.pop("kind", None)
-    backbone = find(kind, BACKBONES, "backbone of the kind", REGISTER)
-    if isinstance(backbone, str):
-        module, _, name = backbone.partition(".")
-        backbone = BACKBONES[str(kind)] = vars(import_module(f".{module}", __name__))[name]
+    backbone = find_class(kind)
     known = inspect.signature(backbone).parameters
     for name in options:
         if name not in known:
@@ -38,6 +36,14 @@ def build(spec: Mapping[str, Any]) -> Backbone:
     if missing:
         raise ValueError(f"The backbone {kind!r} needs the options {', '.join(missing)}.")
     return backbone(**options)
+
+
+def find_class(kind: Any) -> type[Backbone]:
+    backbone = find(kind, BACKBONES, "backbone of the kind", REGISTER)
+    if isinstance(backbone, str):
+        module, _, name = backbone.partition(".")
+        backbone = BACKBONES[str(kind)] = vars(import_module(f".{module}", __name__))[name]
+    return backbone
 
 
 def is_ours(kind: object) -> bool:

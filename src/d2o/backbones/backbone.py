@@ -12,9 +12,13 @@ class Backbone(nn.Module):
     """A network inside a denoiser: `{"kind": kind, **config}` is its JSON spec.
 
     `roles` are rows (pattern, role): the first pattern found in a parameter's name says what the parameter is for.
+    One that `reads_words` is told their numbers [N, L] in place of classes, and one with a `text_width` a
+    `d2o.diffusion.Text`, whose captions have vectors so wide.
     """
 
     kind: ClassVar[str]
+    reads_words: ClassVar[bool] = False
+    text_width: int = 0
     roles: ClassVar[Roles] = ()
     config: dict[str, Any]
 
@@ -29,9 +33,7 @@ class Backbone(nn.Module):
     def constrain_weights(self) -> None:
         """Bring trainable weights back to where they belong, which every training iteration begins with: anywhere."""
 
-    def forward(
-        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None) -> Tensor:
         """Return [N, out_channels, H, W] for x [N, in_channels, H, W] and noise [N] (the c_noise of preconditioning).
 
         `condition` are integer classes [N], negative or None for no class, or what else the network takes, with a row

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2o.diffusion.condition import PADDING
 from d2o.kernels.attention import attend
 
 from .backbone import Backbone, Roles
@@ -17,8 +18,8 @@ from .conditioning import full_precision
 from .dit import Block, FinalLayer, TimeEmbedder, chain, modulate, positions, unpatchify
 from .options import check_options
 
-PADDING, NOTHING = 0, 1
-"""The numbers of no word, and of the one word that stands for no caption at all."""
+NOTHING = 1
+"""The number of the one word that stands for no caption at all."""
 
 
 class TextTransformer(Backbone):
@@ -29,6 +30,7 @@ class TextTransformer(Backbone):
     """
 
     kind: ClassVar[str] = "text_transformer"
+    reads_words: ClassVar[bool] = True
     roles: ClassVar[Roles] = (
         (r"^text\.", "text"),
         (r"^x_embedder\.", "input"),

@@ -82,7 +82,7 @@ def read(place: Place, request: Request) -> Denoiser:
     assert place.form is not None, place
     if request.family is not None:
         find(request.family, FAMILIES, "family")
-    if request.config is not None and not is_state_dict(place):
+    if request.config is not None and place.form != "diffusers" and not is_state_dict(place):
         raise CheckpointError(f"{request.path} tells itself what its network is: leave config out.")
     denoiser = READERS[place.form](request)
     if request.num_heads not in (None, denoiser.backbone.config.get("num_heads")):  # type: ignore[union-attr]
@@ -155,7 +155,8 @@ def read_pickle(request: Request) -> Denoiser:
 def read_diffusers(request: Request) -> Denoiser:
     from .readers import diffusers_folder
 
-    return diffusers_folder.load(request.path, request.meta, None if request.key == KEY else request.key)
+    variant = None if request.key == KEY else request.key
+    return diffusers_folder.load(request.path, request.meta, variant, request.config)
 
 
 def read_torch(request: Request) -> Denoiser:

@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,7 +79,7 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
     }
     spec |= {name: list(row) for name in ("middle_sigmas", "class_names") if (row := getattr(denoiser, name))}
     spec |= {} if denoiser.clip is None else {"clip": denoiser.clip}
-    spec |= {} if denoiser.reader is None else {"reader": asdict(denoiser.reader)}
+    spec |= {} if denoiser.reader is None else {"reader": denoiser.reader.to_spec()}
     return spec | ({"codec": denoiser.codec.to_spec()} if isinstance(denoiser.codec, Autoencoder) else {})
 
 
@@ -135,7 +135,7 @@ def check_fields(given: Fields, config: Mapping[str, Any], sigma_max: float) -> 
     for name, value in (*sizes, ("num_classes", given.num_classes)):
         if value != config.get(name, value):
             raise ValueError(f"the network's {name} is {config.get(name)}, but its images are described by {value}")
-    words, length = (0, 0) if given.reader is None else (given.reader.size, given.reader.length)
+    words, length = (given.reader.size, given.reader.length) if isinstance(given.reader, Words) else (0, 0)
     if words != config.get("vocabulary", 0) or length > config.get("length", 0):
         raise ValueError(f"its reader makes {length} of {words} words, which are not the network's")
     if len(given.class_names) not in (0, given.num_classes):

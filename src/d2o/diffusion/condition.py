@@ -1,9 +1,10 @@
 """What images should show: anything with a row an image. Class numbers [N] are one condition, captions another."""
 
+import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from pydantic import Field, StrictStr
@@ -26,6 +27,69 @@ class Condition(Protocol):
     def __getitem__(self, rows: Any, /) -> Self: ...
 
     def to(self, device: torch.device, /) -> Self: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What text encoders say of N captions: tokens [N, L, E], which of them count [N, L], and a vector [N, P] of all.
+
+    Without a mask all tokens count. It has rows like a tensor.
+    """
+
+    tokens: Tensor
+    mask: Tensor | None = None
+    pooled: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Text":
+        """Return the text with each of its tensors changed."""
+        parts = (self.tokens, self.mask, self.pooled)
+        return Text(*(None if part is None else change(part) for part in parts))  # type: ignore[arg-type]
+
+    def summarise(self) -> Tensor:
+        """Return a vector [N, P] or [N, E] of each caption: the encoders' own, or else the mean of its tokens."""
+        if self.pooled is not None or self.mask is None:
+            return self.tokens.mean(1) if self.pooled is None else self.pooled
+        there = self.mask.unsqueeze(2).to(self.tokens.dtype)
+        return (self.tokens * there).sum(1) / there.sum(1).clamp(min=1)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: Any, /) -> "Text":
+        return self.map(lambda part: part[rows])
+
+    def to(self, device: torch.device, /) -> "Text":
+        return self.map(lambda part: part.to(device))
+
+
+class TextWidth(NamedTuple):
+    """The width of a caption's vector, told to networks that know no number of classes or words."""
+
+    width: int
+
+
+Vocabulary = int | TextWidth
+"""How many classes or words there are, or how wide a caption's vector is; 0 for no condition at all."""
+
+
+class Reader(Protocol):
+    """Captions -> what a network is told of them; no part of its weights. `examples` are asked for where nobody asks.
+
+    A caption that it cannot read is a ValueError.
+    """
+
+    @property
+    def examples(self) -> Sequence[str]: ...
+
+    def __call__(self, captions: Sequence[str], /) -> Condition: ...
+
+    def nothing(self, count: int, /) -> Condition | None:
+        """Return what stands for no caption, `count` times; None where the network has its own."""
+        ...
+
+    def to_spec(self) -> dict[str, Any]:
+        """Return the JSON form, with its `kind`."""
+        ...
 
 
 Caption = Annotated[StrictStr, Field(max_length=1 << 16)]
@@ -66,6 +130,12 @@ class Words:
     def __call__(self, captions: Sequence[str]) -> Tensor:
         return torch.tensor([self.number(caption) for caption in captions])
 
+    def nothing(self, _count: int, /) -> None:
+        """Return None: a network that reads numbers of words has one for no caption."""
+
+    def to_spec(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
     def number(self, caption: str) -> list[int]:
         words = split_words(caption)
         if unknown := next((word for word in words if word not in self.numbers), None):
@@ -90,7 +160,7 @@ def choose_condition(
     num_classes: int = 0,
     asked: Asked = None,
     *,
-    reader: Words | None = None,
+    reader: Reader | None = None,
     class_names: Sequence[str] = (),
 ) -> Any:
     """Return the condition of every seed, None for a model without; what it does not understand is a ValueError.
@@ -98,7 +168,7 @@ def choose_condition(
     Classes are numbers or names. Without a wish the class of a seed is `seed modulo num_classes`, and its caption
     likewise one of the reader's examples.
     """
-    if reader is None and num_classes == 0:
+    if reader is None and num_classes == 0 and not isinstance(asked, Text):
         if asked is not None:
             raise ValueError("This model has no classes: leave the class out.")
         return None

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .condition import Words
+from .condition import Reader, TextWidth, Vocabulary, Words
 from .families import Preconditioning
 
 
@@ -59,7 +59,7 @@ class Denoiser(nn.Module):
         judged_by: tuple[str, ...] = (),
         class_names: tuple[str, ...] = (),
         clip: float | None = None,
-        reader: Words | None = None,
+        reader: Reader | None = None,
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
@@ -75,9 +75,11 @@ class Denoiser(nn.Module):
         return Denoiser(**{name: getattr(self, name) for name in FIELDS} | changes).train(self.training)
 
     def forward(
-        self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None, augmentation: Tensor | None = None
+        self, x: Tensor, sigma: Tensor | float, condition: Any = None, augmentation: Tensor | None = None
     ) -> Tensor:
-        """Return x0 [N,C,H,W] float32 for x [N,C,H,W], sigma [N] or one number, condition [N] or None."""
+        """Return x0 [N,C,H,W] float32 for x [N,C,H,W], sigma [N] or one number, condition of N rows or None."""
+        if condition is None and self.reader is not None and (nothing := self.reader.nothing(len(x))) is not None:
+            condition = nothing.to(x.device)
         x, offset = x.float(), self.preconditioning.offset
         x = x + offset if offset else x
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
@@ -96,9 +98,12 @@ class Denoiser(nn.Module):
         return self.preconditioning.sigma_max
 
     @property
-    def vocabulary(self) -> int:
-        """How many classes it knows, or words; 0 for neither."""
-        return self.num_classes if self.reader is None else self.reader.size
+    def vocabulary(self) -> Vocabulary:
+        """How many classes it knows, or words, or how wide the vectors of captions are that it is told."""
+        if isinstance(self.reader, Words):
+            return self.reader.size
+        width = getattr(self.backbone, "text_width", 0)
+        return TextWidth(width) if width else self.num_classes
 
     @property
     def device(self) -> torch.device:
@@ -168,7 +173,7 @@ class Guided:
             needs = "a finite scale and a model with classes or captions"
             raise ValueError(f"Guidance of {self.scale} needs {needs}: leave it out.")
 
-    def __call__(self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor | float, condition: Any = None) -> Tensor:
         """Return x0 [N,C,H,W], moved away from the prediction without a class."""
         unconditional = self.denoiser(x, sigma)
         return unconditional + self.scale * (self.denoiser(x, sigma, condition) - unconditional)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .condition import Asked, choose_condition
+from .condition import Asked, Text, TextWidth, choose_condition
 from .denoiser import Denoiser, Guided, use_full_float32
 from .families import Preconditioning
 from .noise import ONE_STEP, draw, streams
@@ -173,4 +173,9 @@ def generate(
 def condition_for(denoiser: Denoiser, seeds: Sequence[int], asked: Asked = None) -> Any:
     """Return the condition of every seed, as `choose_condition` does, for this model."""
     names, reader = denoiser.class_names, denoiser.reader
+    if isinstance(denoiser.vocabulary, TextWidth) and reader is None and not isinstance(asked, Text):
+        raise ValueError(
+            "This model is told what text encoders say, and comes without any: open the folder of its whole pipeline, "
+            "or give a d2o.diffusion.Text as the condition."
+        )
     return choose_condition(seeds, denoiser.num_classes, asked, reader=reader, class_names=names)

@@ -1,22 +1,30 @@
-"""What conditional discriminators do with classes and words: each has a learned vector, compared with the features."""
+"""What conditional discriminators do with classes, words and text: each has a vector, compared with the features."""
+
+from typing import Any
 
 from torch import Tensor, nn
 
+from d2o.diffusion.condition import Text, TextWidth, Vocabulary
+
 
 class ConditionVectors(nn.Module):
-    """Map classes [N], or words [N, L] with 0 for none, to learned vectors [N, 64]: a linear projection of their mean.
+    """Map classes [N], words [N, L] with 0 for none, or a `Text` to learned vectors [N, 64].
 
-    `count` is how many classes or words there are.
+    Classes and words have a vector each, whose mean is projected; of a text it is the encoders' own, normalised.
     """
 
     width = 64
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(count, self.width)
-        self.projection = nn.Linear(self.width, self.width)
+        is_text = isinstance(vocabulary, TextWidth)
+        inner = vocabulary.width if is_text else self.width
+        self.embedding = nn.LayerNorm(inner) if is_text else nn.Embedding(vocabulary, inner)
+        self.projection = nn.Linear(inner, self.width)
 
-    def forward(self, condition: Tensor) -> Tensor:
+    def forward(self, condition: Any) -> Tensor:
+        if isinstance(condition, Text):
+            return self.projection(self.embedding(condition.summarise().float()))
         vectors = self.embedding(condition)
         if condition.dim() == 2:
             there = (condition != 0).unsqueeze(2).float()
@@ -24,8 +32,9 @@ class ConditionVectors(nn.Module):
         return self.projection(vectors)
 
 
-def check_condition(condition: Tensor | None, count: int) -> Tensor | None:
+def check_condition(condition: Any, vocabulary: Vocabulary) -> Any:
     """Return the condition, or None for a discriminator that knows none; a missing one is a ValueError."""
-    if count and condition is None:
-        raise ValueError(f"This discriminator knows {count} classes or words: give the condition of every image.")
-    return condition if count else None
+    if vocabulary and condition is None:
+        told = "text" if isinstance(vocabulary, TextWidth) else f"{vocabulary} classes or words"
+        raise ValueError(f"This discriminator knows {told}: give the condition of every image.")
+    return condition if vocabulary else None

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from d2o.diffusion.condition import Vocabulary
 from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
@@ -31,7 +32,9 @@ class Convolutional:
     networks: tuple[()] = ()
     """It has no frozen network."""
 
-    def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "ConvolutionalDiscriminator":
+    def build(
+        self, image_shape: Sequence[int], num_classes: Vocabulary = 0, seed: int = 0
+    ) -> "ConvolutionalDiscriminator":
         channels, height, width = image_shape
         if height != width or height < SMALLEST:
             remedy = f"use squares of at least {SMALLEST}x{SMALLEST}"
@@ -44,7 +47,7 @@ class Convolutional:
 class ConvolutionalDiscriminator(Discriminator):
     """Judge images [N, C, S, S] in [-1, 1]: logits [N, K], one for each place of the last map."""
 
-    def __init__(self, head: Head, num_classes: int = 0) -> None:
+    def __init__(self, head: Head, num_classes: Vocabulary = 0) -> None:
         super().__init__()
         self.head, self.num_classes = head, num_classes
 

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from d2o.diffusion.condition import Vocabulary
 from d2o.kernels.convolution import Convolution
 
 from .batch_norm import SynchronisedBatchNorm
@@ -21,7 +22,7 @@ class Head(nn.Module):
     """
 
     def __init__(
-        self, channels: int, side: int, level: int, width: int, classes: int = 0, synchronise: bool = False
+        self, channels: int, side: int, level: int, width: int, classes: Vocabulary = 0, synchronise: bool = False
     ) -> None:
         super().__init__()
         normalise = SynchronisedBatchNorm if synchronise else nn.BatchNorm2d

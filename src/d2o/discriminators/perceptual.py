@@ -10,6 +10,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from d2o.diffusion.condition import Vocabulary
 from d2o.features.perceptual import CHANNELS, SMALLEST, VGG
 from d2o.features.weights import fix_seed
 from d2o.records import RECORD
@@ -40,7 +41,9 @@ class Perceptual:
     networks: tuple[Literal["vgg16"]] = ("vgg16",)
     """Its frozen network."""
 
-    def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "PerceptualDiscriminator":
+    def build(
+        self, image_shape: Sequence[int], num_classes: Vocabulary = 0, seed: int = 0
+    ) -> "PerceptualDiscriminator":
         if image_shape[0] not in (1, 3):
             raise ValueError(f"The discriminator perceptual sees images of 1 or 3 channels, not {image_shape[0]}.")
         size = max(*image_shape[1:], 2 * SMALLEST) if self.size is None else self.size
@@ -58,7 +61,7 @@ class Perceptual:
 class PerceptualDiscriminator(Discriminator):
     """Judge images [N, C, H, W] in [-1, 1]: logits [N, K], all places of the finest map first, then of coarser ones."""
 
-    def __init__(self, network: VGG, heads: Sequence[Head], num_classes: int = 0) -> None:
+    def __init__(self, network: VGG, heads: Sequence[Head], num_classes: Vocabulary = 0) -> None:
         super().__init__()
         self.network, self.num_classes = network, num_classes
         self.heads = nn.ModuleList(heads)

@@ -11,6 +11,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from d2o.diffusion.condition import Vocabulary
 from d2o.features.cache import IN_MEMORY, Cached
 from d2o.features.pyramid import Pyramid
 from d2o.features.weights import fix_seed
@@ -50,7 +51,7 @@ class Projected:
     synchronise: bool = False
     """Normalise the heads by the batch of all processes together, rather than each by its own."""
 
-    def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "ProjectedDiscriminator":
+    def build(self, image_shape: Sequence[int], num_classes: Vocabulary = 0, seed: int = 0) -> "ProjectedDiscriminator":
         """Return a new discriminator for images [C, H, W]; `seed` fixes its projections and the heads' first weights.
 
         `num_classes` counts the classes, or the words, that it is told with each image; 0 judges without. Raises
@@ -79,7 +80,7 @@ class ProjectedDiscriminator(Discriminator):
     first, then of the coarser ones.
     """
 
-    def __init__(self, pyramids: Sequence[Pyramid], spec: Projected, num_classes: int = 0) -> None:
+    def __init__(self, pyramids: Sequence[Pyramid], spec: Projected, num_classes: Vocabulary = 0) -> None:
         super().__init__()
         assert spec.width is not None
         self.num_classes = num_classes

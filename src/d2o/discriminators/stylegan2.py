@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from d2o.diffusion.condition import Vocabulary
 from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
@@ -41,7 +42,7 @@ class StyleGAN2:
     networks: tuple[()] = ()
     """It has no frozen network."""
 
-    def build(self, image_shape: Sequence[int], num_classes: int = 0, seed: int = 0) -> "StyleGAN2Discriminator":
+    def build(self, image_shape: Sequence[int], num_classes: Vocabulary = 0, seed: int = 0) -> "StyleGAN2Discriminator":
         """Return a new discriminator for images [C, H, W]; `seed` fixes its first weights.
 
         Raises ValueError for sides that are not equal powers of two from 4 on.
@@ -60,7 +61,7 @@ class StyleGAN2Discriminator(Discriminator):
     With `group` above 1 a logit also depends on the images beside it in the batch.
     """
 
-    def __init__(self, spec: StyleGAN2, channels: int, side: int, num_classes: int = 0) -> None:
+    def __init__(self, spec: StyleGAN2, channels: int, side: int, num_classes: Vocabulary = 0) -> None:
         super().__init__()
         self.group, self.num_classes = spec.group, num_classes
         sides = [side >> level for level in range(side.bit_length()) if side >> level >= SMALLEST]

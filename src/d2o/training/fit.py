@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from d2o import checkpoints
+from d2o import backbones, checkpoints
 from d2o.checkpoints import native
 from d2o.checkpoints.delta import weights_sha256
 from d2o.checkpoints.places import locate
@@ -27,7 +27,7 @@ from d2o.objectives.objective import Networks
 
 from . import networks as making
 from . import recipes, tracking
-from .freezing import Share, count_frozen
+from .freezing import Share, count_frozen, settle_frozen
 from .loop import group
 from .recipe import Recipe, change, from_dict
 from .run import Evaluate, Habits, Moment, run
@@ -102,6 +102,7 @@ def finetune(
     images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
     making.check_fit(teacher, images)
     accelerator, automatic = group(), changes.get("precision") == "auto"
+    chosen = replace(chosen, frozen=settle_frozen(chosen.frozen, teacher))
     chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
     trained = networks(chosen, teacher)
     share = count_frozen(trained.student)
@@ -155,7 +156,7 @@ def pretrain(
         )
     images, habits = open_data(data, out, habits), habits or Habits()
     backbone = chosen.backbone or recipes.BACKBONES["small"]
-    reader = read_words(images) if backbone["kind"] == "text_transformer" else None
+    reader = read_words(images) if backbones.find_class(backbone["kind"]).reads_words else None
     start = making.new_denoiser(
         backbone,
         images.shape,

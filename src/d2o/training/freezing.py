@@ -1,6 +1,7 @@
 """Freezing by role, name, block or resolution; every backbone knows the roles of its parameters."""
 
 import re
+from collections import Counter
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -33,11 +34,15 @@ BIASES_MOVE = ("qkv", "projection", "mlp", "modulation")
 """99.1 %: every matrix of every block is frozen."""
 WORDS_STAY = (*QUERIES_MOVE, "text")
 """Of a network that brings an encoder of captions along, that as well."""
-WITHOUT_CONVOLUTIONS: dict[str, tuple[str, ...]] = {
+OWN_RULES: dict[str, tuple[str, ...]] = {
     "dit": QUERIES_MOVE,
     "text_transformer": WORDS_STAY,
+    "text_to_image": ("convolution", *QUERIES_MOVE),
 }
-"""What D2O-F freezes in backbones that have no convolutions, by kind."""
+"""What D2O-F freezes, by the kind of the backbone, where that is not CONVOLUTIONS; roles that it lacks are left out.
+
+86.0 % of Stable Diffusion 1.5, 69.3 % of SDXL, 82.3 % of Stable Diffusion 3, 81.4 % of Flux, 59.6 % of Sana.
+"""
 MOST = 12
 """How many alternatives an error names."""
 
@@ -57,9 +62,27 @@ def count_frozen(network: nn.Module) -> Share:
     return Share(sum(size for size, moves in sizes if not moves), sum(size for size, _ in sizes))
 
 
+def settle_frozen(frozen: tuple[str, ...], denoiser: Denoiser) -> tuple[str, ...]:
+    """Return the rules of a recipe for this network: in one that reads text, CONVOLUTIONS mean all that D2O-F freezes.
+
+    The roles by other patterns, such as "conv*" and "projection", mean themselves.
+    """
+    is_own = getattr(denoiser.backbone, "kind", "") == "text_to_image"
+    return default_rules(denoiser) if is_own and frozen == CONVOLUTIONS else frozen
+
+
+def measure_shares(denoiser: Denoiser) -> dict[str, float]:
+    """Return the share of a network's parameters that each role has, largest first."""
+    roles, counts = roles_of(denoiser), Counter[str]()
+    for name, parameter in denoiser.backbone.named_parameters():
+        counts[roles[name]] += parameter.numel()
+    return {role: count / counts.total() for role, count in counts.most_common()}
+
+
 def default_rules(denoiser: Denoiser) -> tuple[str, ...]:
     """Return the rules by which D2O-F freezes a denoiser of this kind."""
-    return WITHOUT_CONVOLUTIONS.get(getattr(denoiser.backbone, "kind", ""), CONVOLUTIONS)
+    rules = OWN_RULES.get(getattr(denoiser.backbone, "kind", ""))
+    return CONVOLUTIONS if rules is None else tuple(rule for rule in rules if rule in measure_shares(denoiser))
 
 
 def roles_of(denoiser: Denoiser) -> dict[str, str]:

@@ -17,7 +17,7 @@ from d2o.diffusion.families import amplification, from_spec
 from d2o.discriminators import Discriminator
 from d2o.objectives.objective import Networks
 
-from .freezing import freeze
+from .freezing import freeze, settle_frozen
 from .recipe import Recipe, to_dict
 
 LARGEST = 2.5
@@ -41,6 +41,7 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     if not isinstance(discriminator, Discriminator | None):
         name = type(discriminator).__name__
         raise ValueError(f"{name} is no discriminator: derive it from d2o.discriminators.Discriminator.")
+    recipe = replace(recipe, frozen=settle_frozen(recipe.frozen, teacher))
     student = make_student(recipe, teacher)
     freeze(student, recipe.frozen)
     student.train(any(objective.dropout for objective in recipe.objectives))

@@ -1,11 +1,11 @@
-"""Folders of diffusers as denoisers: U-Nets and DiTs with the noise schedule beside them, read as data.
+"""Folders of diffusers as denoisers: U-Nets and transformers with the noise schedule beside them, read as data.
 
 Only JSON and tensors are read. Classes are rows of a table, and nothing that a folder brings along is imported.
 """
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from d2o.checkpoints.publication import describe_publication
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import MalformedCheckpointError, UnsupportedCheckpointError, name_file
 
-from . import dit
+from . import dit, text_to_image
 from .folder_weights import find_weights, hash_weights, read_json, read_weights, suggest
 from .scheduler import Schedule, find_clip, read_scheduler
 
@@ -53,14 +53,18 @@ Network = tuple[dict[str, Any], dict[str, Tensor]]
 Reader = Callable[[Folder, Mapping[str, Tensor]], Network]
 
 
-def load(path: Path, meta: bool = False, variant: str | None = None) -> Denoiser:
+def load(
+    path: Path, meta: bool = False, variant: str | None = None, config: Mapping[str, Any] | None = None
+) -> Denoiser:
     """Return the denoiser of a pipeline or network folder, in eval mode; what is wrong with it is a CheckpointError.
 
     With `meta` it is on the meta device, and only types and shapes of its tensors are read. `variant` chooses among
-    several weights, such as "fp16" or "non_ema".
+    several weights, such as "fp16" or "non_ema"; `config` are OPTIONS of text-to-image networks.
     """
     folder = open_folder(path)
     name = folder.config.get("_class_name")
+    if config is not None:
+        folder = choose_options(folder, config)
     if not isinstance(name, str) or name not in NETWORKS:
         known = ", ".join(NETWORKS) if name is not None else f"{', '.join(NETWORKS)}: {suggest(folder.path)}"
         raise UnsupportedCheckpointError(f"{folder.path} is a network of class {str(name)[:60]}; d2o reads {known}.")
@@ -80,8 +84,10 @@ def assemble(
     """Return a denoiser; `origin` and what was `assumed` become part of its provenance."""
     with name_file(folder.path):
         spec, tensors = read(folder, tensors)
-        own = spec["preconditioning"]
+        own, name = spec["preconditioning"], folder.config.get("_class_name")
         schedule = Schedule(own) if own else read_scheduler(folder.scheduler, count_tokens(spec["backbone"]))
+        if name in TEXT_TO_IMAGE:
+            schedule = text_to_image.tell_times(name, folder.config, schedule)
     spec["preconditioning"] = schedule.family
     spec["provenance"] = {**describe_origin(folder, schedule), **origin, "assumed": {**schedule.assumed, **assumed}}
     spec["one_step"] = schedule.family.get("kind") == "boundary"
@@ -110,11 +116,22 @@ def open_folder(path: Path) -> Folder:
         raise MalformedCheckpointError(f"{place} has no {CONFIG}; download the whole folder.")
     schedulers = [folder / SCHEDULER for folder in (root / "scheduler", place, place.parent / "scheduler", root)]
     scheduler = next((read_json(file) for file in schedulers if file.is_file()), {})
-    return Folder(place, read_json(place / CONFIG), scheduler, find_codec(root, index))
+    config = read_json(place / CONFIG)
+    parts = (*PARTS, *text_to_image.PARTS) if config.get("_class_name") in TEXT_TO_IMAGE else PARTS
+    return Folder(place, config, scheduler, find_codec(root, index, parts))
 
 
-def find_codec(root: Path, index: Mapping[str, Any]) -> Path | None:
-    """Return the folder of the AutoencoderKL beside a network; for anything else that it needs there is an error."""
+def choose_options(folder: Folder, config: Mapping[str, Any]) -> Folder:
+    """Return a folder of a text-to-image network with the options that a user has given."""
+    if folder.config.get("_class_name") not in TEXT_TO_IMAGE or set(config) - set(text_to_image.OPTIONS):
+        words = " and ".join(text_to_image.OPTIONS)
+        reason = f"{folder.path} tells itself what its network is, but for {words} of one that reads captions"
+        raise UnsupportedCheckpointError(f"{reason}: leave the rest out of config.")
+    return folder._replace(config={**folder.config, **config})
+
+
+def find_codec(root: Path, index: Mapping[str, Any], parts: Collection[str]) -> Path | None:
+    """Return the folder of the AutoencoderKL beside a network; for anything else than `parts` there is an error."""
     named = {name: value[-1] for name, value in index.items() if isinstance(value, list) and value and value[-1]}
     named.pop("_class_name", None)
     files = {root / name / CONFIG for name in USUAL_CODECS} | set(islice(root.glob(f"*/{CONFIG}"), MOST_PARTS))
@@ -124,7 +141,7 @@ def find_codec(root: Path, index: Mapping[str, Any]) -> Path | None:
         is_codec = CODECS.search(f"{name} {kind}") is not None
         if is_codec and not (root / name / CONFIG).is_file() and kind in (None, "AutoencoderKL"):
             raise MalformedCheckpointError(f"{root} lacks {name[:60]}/{CONFIG}: download the whole folder.")
-        if (is_codec and (name, kind) != (AUTOENCODER, "AutoencoderKL")) or (name in named and name not in PARTS):
+        if (is_codec and (name, kind) != (AUTOENCODER, "AutoencoderKL")) or (name in named and name not in parts):
             what = f"{name[:60]}, of class {str(kind)[:60]}"
             raise UnsupportedCheckpointError(f"The network in {root} works with its {what}, which d2o does not read.")
     return root / AUTOENCODER if codecs else None
@@ -180,11 +197,17 @@ def read_own(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
     return spec, {name.removeprefix("denoiser."): tensor for name, tensor in tensors.items()}
 
 
+def read_text_to_image(folder: Folder, tensors: Mapping[str, Tensor]) -> Network:
+    return text_to_image.read(folder.config, tensors)
+
+
+TEXT_TO_IMAGE = dict.fromkeys(text_to_image.NETWORKS, read_text_to_image)
 NETWORKS: dict[str, Reader] = {
     "UNet2DModel": read_unet,
     "DiTTransformer2DModel": read_transformer,
     "Transformer2DModel": read_transformer,  # what the published DiT folders say
     "D2OModel": read_own,
+    **TEXT_TO_IMAGE,
 }
 
 

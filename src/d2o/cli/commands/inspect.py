@@ -14,7 +14,7 @@ from d2o.checkpoints import inspect
 from d2o.cli.options import Model, StateDictOptions, parse
 from d2o.diffusion.noise import name_level
 from d2o.errors import printable
-from d2o.training.freezing import default_rules, freeze
+from d2o.training.freezing import default_rules, freeze, measure_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str]) -> None:
         record["d2o_f"], frozen = {"roles": list(roles), **counts}, f"{' and '.join(roles)}: {share}"
     except ValueError as error:
         record["d2o_f"], frozen = None, str(error)
+    record["shares"] = measure_shares(found.denoiser)
+    record["frozen_share"] = record["d2o_f"] and record["d2o_f"]["share"]
     print(json.dumps(record, indent=2) if options.json else table(record, frozen))
 
 
@@ -57,6 +59,7 @@ def table(record: dict[str, Any], frozen: str) -> str:
         "images": f"{shape}, {record['num_classes'] or 'no'} classes",
         "parameters": f"{record['parameters']:,}",
         "d2o-f freezes": frozen,
+        "shares": ", ".join(f"{role} {share:.1%}" for role, share in record["shares"].items()),
         "sampling": describe_sampling(record),
         "sha256": record["sha256"] or "-",
         **{

@@ -1,0 +1,276 @@
+"""The text-to-image networks of diffusers as backbones: a row of one table says how each is called, and when.
+
+Their constructors are diffusers' own, and their settings those of a published config.json.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from types import NoneType
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from d2o.diffusion.condition import Text
+from d2o.records import find, nearest
+
+from .backbone import Backbone, Roles
+from .options import POSITIVE, check_options, optional
+
+USUAL_GUIDANCE = 3.5
+"""What Flux's pipeline tells a guidance-distilled network."""
+PIXELS = 8
+"""Pixels that one of SDXL's and PixArt's latents stands for."""
+
+
+class Network(NamedTuple):
+    """How one class of diffusers is used.
+
+    `call` maps (network, x, time, text, guidance) to what it predicts. `tokens` names the setting that is the width of
+    a caption's tokens, and `pooled` returns that of its vector from the settings, 0 for none. One that is `masked` does
+    not see tokens beyond a caption's end. `fold` is the side of the squares of latents that are one token of its input.
+    Flows are told `time` times the time (None: as their scheduler says) that runs `towards` the noise or the image, and
+    take even steps of it unless they are `scheduled`.
+    """
+
+    call: Callable[[Any, Tensor, Tensor, Text, Tensor | None], Tensor]
+    tokens: str
+    pooled: Callable[[Mapping[str, Any]], int] = lambda _settings: 0
+    masked: bool = False
+    fold: int = 1
+    time: float | None = None
+    towards: str = "noise"
+    scheduled: bool = False
+
+
+def call_unet(net: Any, x: Tensor, time: Tensor, text: Text, _guidance: Tensor | None) -> Tensor:
+    added = None
+    if net.config.addition_embed_type is not None:  # SDXL is told the sizes before and after cropping, and its corner
+        side = PIXELS * x.shape[-1]
+        sizes = x.new_tensor([side, side, 0, 0, side, side]).expand(len(x), -1)
+        added = {"text_embeds": text.pooled, "time_ids": sizes}
+    return net(x, time, text.tokens, added_cond_kwargs=added, return_dict=False)[0]
+
+
+def call_pixart(net: Any, x: Tensor, time: Tensor, text: Text, _guidance: Tensor | None) -> Tensor:
+    sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+    if net.use_additional_conditions:
+        side = x.new_tensor([PIXELS * x.shape[-2], PIXELS * x.shape[-1]])
+        sizes = {"resolution": side.expand(len(x), -1), "aspect_ratio": (side[:1] / side[1:]).expand(len(x), -1)}
+    return net(x, text.tokens, time, sizes, encoder_attention_mask=text.mask, return_dict=False)[0]
+
+
+def call_sd3(net: Any, x: Tensor, time: Tensor, text: Text, _guidance: Tensor | None) -> Tensor:
+    return net(x, text.tokens, text.pooled, time, return_dict=False)[0]
+
+
+def call_sana(net: Any, x: Tensor, time: Tensor, text: Text, guidance: Tensor | None) -> Tensor:
+    return net(x, text.tokens, time, guidance=guidance, encoder_attention_mask=text.mask, return_dict=False)[0]
+
+
+def call_flux(net: Any, x: Tensor, time: Tensor, text: Text, guidance: Tensor | None) -> Tensor:
+    rows, columns = (torch.arange(side // 2, device=x.device) for side in x.shape[2:])
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), 2).flatten(0, 1).to(x.dtype)
+    places, none = torch.cat([torch.zeros_like(grid[:, :1]), grid], 1), x.new_zeros(text.tokens.shape[1], 3)
+    return unfold(net(fold(x), text.tokens, text.pooled, time, places, none, guidance, return_dict=False)[0], x)
+
+
+def call_lumina2(net: Any, x: Tensor, time: Tensor, text: Text, _guidance: Tensor | None) -> Tensor:
+    return net(x, time, text.tokens, text.mask, return_dict=False)[0]
+
+
+def call_qwen_image(net: Any, x: Tensor, time: Tensor, text: Text, guidance: Tensor | None) -> Tensor:
+    frames = [[(1, x.shape[2] // 2, x.shape[3] // 2)]] * len(x)
+    return unfold(net(fold(x), text.tokens, text.mask, time, frames, guidance, return_dict=False)[0], x)
+
+
+def call_z_image(net: Any, x: Tensor, time: Tensor, text: Text, _guidance: Tensor | None) -> Tensor:
+    assert text.mask is not None
+    captions = [tokens[there] for tokens, there in zip(text.tokens, text.mask.bool(), strict=True)]
+    return torch.stack(net(list(x[:, :, None]), time, captions, return_dict=False)[0])[:, :, 0]
+
+
+def fold(x: Tensor) -> Tensor:
+    """Lay 2x2 latents out as the channels of one token, row by row: [N, C, H, W] -> [N, H/2 * W/2, 4C]."""
+    return x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+
+
+def unfold(tokens: Tensor, x: Tensor) -> Tensor:
+    """Return tokens [N, H/2 * W/2, 4C] as latents of the height and width of x."""
+    squares = tokens.view(len(x), x.shape[2] // 2, x.shape[3] // 2, -1, 2, 2)
+    return squares.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def pooled_of_unet(settings: Mapping[str, Any]) -> int:
+    """Return the width of SDXL's vector of a caption: what is left of a wider one by six embedded sizes."""
+    if settings["addition_embed_type"] is None:
+        return 0
+    return settings["projection_class_embeddings_input_dim"] - 6 * settings["addition_time_embed_dim"]
+
+
+def pooled_projection(settings: Mapping[str, Any]) -> int:
+    return settings["pooled_projection_dim"]
+
+
+NETWORKS: dict[str, Network] = {
+    "UNet2DConditionModel": Network(call_unet, "cross_attention_dim", pooled_of_unet),
+    "PixArtTransformer2DModel": Network(call_pixart, "caption_channels", masked=True),
+    "SD3Transformer2DModel": Network(call_sd3, "joint_attention_dim", pooled_projection, scheduled=True),
+    "SanaTransformer2DModel": Network(call_sana, "caption_channels", masked=True, scheduled=True),
+    "FluxTransformer2DModel": Network(call_flux, "joint_attention_dim", pooled_projection, fold=2, time=1.0),
+    "Lumina2Transformer2DModel": Network(call_lumina2, "cap_feat_dim", masked=True, time=1.0, towards="image"),
+    "QwenImageTransformer2DModel": Network(call_qwen_image, "joint_attention_dim", masked=True, fold=2, time=1.0),
+    "ZImageTransformer2DModel": Network(call_z_image, "cap_feat_dim", masked=True, time=1.0, towards="image"),
+}
+
+TOLD_MORE = {
+    "class_embed_type": None,
+    "encoder_hid_dim_type": None,
+    "num_class_embeds": None,
+    "time_cond_proj_dim": None,
+    "use_additional_t_cond": False,
+    "siglip_feat_dim": None,
+}
+"""Settings with which a network is told more than a time and a caption, and the value that they have here."""
+WIDTHS = ("cross_attention_dim", "caption_channels", "joint_attention_dim", "pooled_projection_dim", "cap_feat_dim")
+BOUNDS: dict[str, int] = {
+    **dict.fromkeys(("num_layers", "num_single_layers", "layers_per_block", "n_layers"), 128),
+    **dict.fromkeys(("transformer_layers_per_block", "num_refiner_layers", "n_refiner_layers"), 128),
+    **dict.fromkeys(("axes_dims", "axes_dims_rope", "axes_dim_rope"), 1024),
+}
+LARGEST, LONGEST, MOST_PLACES = 1 << 16, 64, 1 << 27
+"""Far above any published network, as BOUNDS are: a number, a list, a table of places. They stop a hostile file."""
+
+
+class TextToImage(Backbone):
+    """A network F(x, noise, text) of diffusers, of the class `network` with its own `settings`; `config` rebuilds it.
+
+    `guidance` is the scale that guidance-distilled networks are told, by default USUAL_GUIDANCE. What a
+    network predicts of its own uncertainty is cut off.
+    """
+
+    kind: ClassVar[str] = "text_to_image"
+    roles: ClassVar[Roles] = (
+        (r"^network\.(time_(text_)?embed|add_embedding|adaln_single\.emb|t_embedder|(x|cap)_pad)", "embedding"),
+        (r"(timestep|class|guidance|\.text)_embedder", "embedding"),
+        (r"^network\.(caption_|context_embedder|txt_in|txt_norm|cap_embedder|time_caption_embed)", "text"),
+        (r"^network\.(conv_in|pos_embed|patch_embed|x_embedder|img_in|all_x_embedder)", "input"),
+        (r"^network\.(conv_out|conv_norm_out|proj_out|norm_out|all_final_layer|scale_shift_table)", "output"),
+        (r"adaln_single\.linear|\.norm(1|1_context)?\.linear|(img|txt)_mod|scale_shift_table|adaLN_mod", "modulation"),
+        (r"\.time_emb_proj\.", "affine"),
+        (r"\.conv_shortcut\.", "skip"),
+        (r"attn2\.to_[qkv]\.", "cross qkv"),
+        (r"\.to_[qkv]\.|\.add_[qkv]_proj\.", "qkv"),
+        (r"norm", "norm"),
+        (r"\.to_(add_)?out\.|attentions\.\d+\.proj_(in|out)\.", "projection"),
+        (r"\.ff(_context)?\.|_mlp\.|\.proj_mlp|feed_forward|transformer_blocks\.\d+\.proj_out\.", "mlp"),
+        (r"\.resnets\.\d+\.conv[12]\.|\.(down|up)samplers\.", "convolution"),
+    )
+    network: Any  # nn.Module says of its parts only that they are modules or tensors
+
+    def __init__(
+        self,
+        resolution: int,
+        in_channels: int,
+        out_channels: int,
+        network: str,
+        settings: Mapping[str, Any],
+        num_classes: int = 0,
+        guidance: float | None = None,
+    ) -> None:
+        sizes = check_options(locals()) | check_options({"guidance": guidance}, {"guidance": optional(POSITIVE)})
+        row = find(network, NETWORKS, "text-to-image network of the class")
+        settings = complete_settings(network, settings)
+        if num_classes or resolution % row.fold or settings["in_channels"] != row.fold**2 * in_channels:
+            asked = f"{in_channels} channels of {resolution}x{resolution} in {num_classes} classes"
+            raise ValueError(f"A {network} with in_channels {settings['in_channels']} does not make images of {asked}.")
+        super().__init__()
+        self.config = {**sizes, "network": network, "settings": settings}
+        self.row, self.out_channels = row, out_channels
+        self.guidance = (guidance or USUAL_GUIDANCE) if settings.get("guidance_embeds") else None
+        self.token_width, self.pooled_width = settings[row.tokens], row.pooled(settings)
+        self.text_width = self.pooled_width or self.token_width
+        self.network = make_network(network, settings)
+
+    def forward(
+        self, x: Tensor, noise: Tensor, condition: Text | None = None, augmentation: Tensor | None = None
+    ) -> Tensor:
+        """Return [N, out_channels, H, W]; these networks know no augmentation labels, so they are ignored."""
+        text = self.check(condition, len(x)).map(lambda part: part.to(x.dtype) if part.is_floating_point() else part)
+        if self.row.masked and text.mask is None:
+            text = replace(text, mask=torch.ones_like(text.tokens[:, :, 0], dtype=torch.long))
+        told = None if self.guidance is None else x.new_full((len(x),), self.guidance)
+        return self.row.call(self.network, x, noise, text, told)[:, : self.out_channels]
+
+    def check(self, text: Text | None, count: int) -> Text:
+        """Return a text that this network can read for so many images; anything else is a ValueError."""
+        wanted = f"a d2o.diffusion.Text with tokens [{count}, L, {self.token_width}]"
+        wanted += f" and pooled vectors [{count}, {self.pooled_width}]" if self.pooled_width else ""
+        if not isinstance(text, Text):
+            raise ValueError(f"This network is told {wanted}, not {type(text).__name__}: give the model a caption.")
+        tokens, pooled = list(text.tokens.shape), [] if text.pooled is None else list(text.pooled.shape)
+        misses_pooled = self.pooled_width > 0 and pooled != [count, self.pooled_width]
+        if len(tokens) != 3 or tokens[::2] != [count, self.token_width] or misses_pooled:
+            raise ValueError(f"This network is told {wanted}, not {tokens} and {pooled}: the text is another model's.")
+        return text
+
+
+def complete_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all arguments of a class of diffusers, as JSON has them; ValueError for what cannot be used here."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"The backbone option settings must be a record, not {given!r}.")
+    arguments = {key: row.default for key, row in inspect.signature(open_class(name)).parameters.items()}
+    if unknown := next((key for key in given if key not in arguments), None):
+        raise ValueError(f"A {name} has no setting {unknown!r}; {nearest(unknown, arguments)}")
+    settings = {key: as_json(given.get(key, default)) for key, default in arguments.items()}
+    for key, value in settings.items():
+        if key in TOLD_MORE and value != TOLD_MORE[key]:
+            raise ValueError(f"A {name} with {key} = {str(value)[:60]!r} is told more than a time and a caption.")
+        if not is_small(value, BOUNDS.get(key, LARGEST)) or (key in WIDTHS and type(value) not in (int, NoneType)):
+            raise ValueError(f"A {name} with {key} = {str(value)[:60]} is none that d2o can use.")
+    if settings[NETWORKS[name].tokens] is None:
+        raise ValueError(f"A {name} without {NETWORKS[name].tokens} reads no captions.")
+    side = max(settings.get(key) or 1 for key in ("sample_size", "pos_embed_max_size"))
+    places = side**2 * (settings.get("num_attention_heads") or 1)
+    if isinstance(head := settings.get("attention_head_dim"), int) and places * head > MOST_PLACES:
+        raise ValueError(f"A {name} with a table of {side}x{side} places is larger than any that d2o knows.")
+    return settings
+
+
+def as_json(value: Any) -> Any:
+    return list(map(as_json, value)) if isinstance(value, list | tuple) else value
+
+
+def is_small(value: Any, most: int) -> bool:
+    """Return whether a setting is a word, or a number up to `most`, or a short list of such."""
+    if isinstance(value, list):
+        return len(value) <= LONGEST and all(is_small(part, most) for part in value)
+    if isinstance(value, str):
+        return len(value) <= LONGEST
+    return value is None or (isinstance(value, int | float) and abs(value) <= most)
+
+
+def make_network(name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """Return the network; where torch makes tensors on the meta device, so are its parameters, and no buffer is."""
+    from accelerate import init_empty_weights
+
+    is_meta = torch.get_default_device().type == "meta"
+    try:
+        with torch.device("cpu"), init_empty_weights(include_buffers=False) if is_meta else nullcontext():
+            return open_class(name)(**settings)
+    except Exception as error:  # whatever settings that do not fit together lead to
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"A {name} of these settings cannot be made ({reason}).") from error
+
+
+def open_class(name: str) -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ValueError("This network needs diffusers: pip install -e '.[diffusers]' in d2o's folder") from error
+    found = getattr(diffusers, find(name, {row: row for row in NETWORKS}, "text-to-image network of the class"), None)
+    if found is None:
+        raise ValueError(f"The diffusers installed here, {diffusers.__version__}, has no {name}: take a newer one.")
+    return found

@@ -2,18 +2,21 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from d2o.errors import printable
 from d2o.files import read_bytes
 
 CARD = "README.md"
 LARGEST_CARD = 1 << 20
-LARGEST_FIELDS = 1 << 16
-"""Bytes of a card, and of the YAML that it begins with."""
+LONGEST_FIELD, LONGEST_TERM = 2000, 200
+"""Bytes of a card, and characters of one of its fields, and of those that are taken over from it."""
 TERMS = ("license", "license_name", "license_link")
 """What the hub knows of a licence: its identifier, and of `other` ones the name and where its text stands."""
+EXPORT = "d2o_export"
+"""The field of the cards that come with exports: the name of the file or folder."""
+FIELDS = (*TERMS, EXPORT)
 HUB = "https://huggingface.co"
 ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@[^/]*)?(?:/.*)?")
 CACHED = re.compile(r".*[/\\]models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\].*")
@@ -36,27 +39,27 @@ def find_repository(place: str | os.PathLike) -> str | None:
     return match and f"{match[1]}/{match[2]}"
 
 
-def read_term(name: str, value: Any, repository: str | None) -> str | None:
-    if not isinstance(value, str) or not 0 < len(value) <= 200 or printable(value) != value:
+def read_term(name: str, value: str | None, repository: str | None) -> str | None:
+    if value is None or len(value) > LONGEST_TERM or printable(value) != value:
         return None
     if name != "license_link" or value.startswith("https://"):
         return value
     return None if repository is None else f"{HUB}/{repository}/blob/main/{value}"
 
 
-def read_fields(card: Path) -> dict[str, Any]:
-    """Return the YAML fields at the beginning of a card, all of them as text; empty where there are none to read."""
+def read_fields(card: Path) -> dict[str, str]:
+    """Return those of FIELDS that the YAML at the beginning of a card has, of one line each and not empty."""
     try:
         text = read_bytes(card, LARGEST_CARD).decode()
     except (OSError, ValueError):
         return {}
-    match = re.match(r"\s*---\r?\n(.*?)\r?\n---\s*(?:\n|$)", text, re.DOTALL)
-    if match is None or len(match[1]) > LARGEST_FIELDS:
-        return {}
     import yaml
 
-    try:
-        found = yaml.load(match[1], yaml.BaseLoader)  # text, lists and mappings alone: nothing is merged or made
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    start = re.match(r"\s*---\r?\n(.*?)^---\s*$", text, re.DOTALL | re.MULTILINE)
+    found: dict[str, str] = {}
+    for name in FIELDS:
+        line = re.search(rf"^{name}:[ \t](.{{1,{LONGEST_FIELD}}})$", start[1] if start else "", re.MULTILINE)
+        with suppress(yaml.YAMLError, ValueError, RecursionError):
+            value = yaml.load(line[1] if line else "", yaml.BaseLoader)  # text, lists and mappings alone
+            found |= {name: value} if isinstance(value, str) and value else {}
+    return found

@@ -100,7 +100,7 @@ def export(
         (written or temporary / page.name).write_text(text, encoding="utf-8")
     if to == "safetensors":
         notes += (f"and beside it in {plain.write_description(alone, path).name}",)
-    remedy = "" if read_fields(page).get("license") else ", and names no licence yet: --license does, or fill it in"
+    remedy = "" if "license" in read_fields(page) else ", and names no licence yet: --license does, or fill it in"
     return Exported(path, error, (*notes, f"its model card is {page}{remedy}"), page)
 
 

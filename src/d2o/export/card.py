@@ -15,9 +15,10 @@ from typing import Any
 import d2o
 from d2o.backbones.backbone import Backbone
 from d2o.checkpoints import native
-from d2o.checkpoints.publication import HUB, TERMS, find_repository, read_fields
+from d2o.checkpoints.publication import EXPORT, HUB, TERMS, find_repository, read_fields
 from d2o.checkpoints.readers.folder_weights import read_json
 from d2o.checkpoints.shipped import SHIPPED
+from d2o.diffusion.condition import TextWidth
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, printable
 
@@ -122,23 +123,22 @@ def write_card(denoiser: Denoiser, made: Made, origin: Origin, license: str | No
 
 def is_card(page: Path) -> bool:
     """Return whether a file is a card that was written here, and so may be written again."""
-    return "d2o_export" in read_fields(page)
+    return EXPORT in read_fields(page)
 
 
 def write_fields(denoiser: Denoiser, made: Made, origin: Origin, terms: Mapping[str, str]) -> list[str]:
     import yaml
 
-    asked_in_words = denoiser.reader is not None
     fields: dict[str, Any] = {
         **terms,
         "library_name": LIBRARIES.get(made.to, "d2o"),
-        "pipeline_tag": "text-to-image" if asked_in_words else "unconditional-image-generation",
+        "pipeline_tag": "text-to-image" if is_told_text(denoiser) else "unconditional-image-generation",
         "tags": ["d2o", *(["one-step"] if denoiser.one_step else []), made.to],
     }
     if repository := find_base(denoiser, origin):
         fields |= {"base_model": repository}
         fields |= {"base_model_relation": "adapter" if made.to == "delta" else "finetune"}
-    fields["d2o_export"] = {"version": d2o.__version__, "to": made.to, "name": printable(made.name)}
+    fields[EXPORT] = printable(made.name)
     text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=math.inf)
     missing = [] if "license" in terms else [f"license: # to fill in, such as apache-2.0; see {LICENCES}"]
     return [*missing, *text.splitlines()]
@@ -149,11 +149,15 @@ def describe(denoiser: Denoiser) -> str:
     what = f"{'images' if denoiser.codec is None else 'latent images'} of {height}x{width}"
     what += f" with {channels} channel{'s' * (channels > 1)}"
     what += f", of {denoiser.num_classes} classes" if denoiser.num_classes else ""
-    what += ", asked for in words" if denoiser.reader is not None else ""
+    what += ", asked for in words" if is_told_text(denoiser) else ""
     calls = 1 + len(denoiser.middle_sigmas)
     if not denoiser.one_step:
         return f"A diffusion model of many steps, of {what}: its images of one call are blurred."
     return f"A generator of {what}, in {'one network call' if calls == 1 else f'{calls} network calls'}."
+
+
+def is_told_text(denoiser: Denoiser) -> bool:
+    return denoiser.reader is not None or isinstance(denoiser.vocabulary, TextWidth)
 
 
 def list_facts(denoiser: Denoiser, origin: Origin, terms: Mapping[str, str]) -> dict[str, str]:

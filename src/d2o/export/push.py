@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from d2o.checkpoints import inspect
-from d2o.checkpoints.publication import CARD, HUB, read_fields
+from d2o.checkpoints.publication import CARD, EXPORT, HUB, read_fields
 from d2o.errors import CheckpointError, printable
 from d2o.fetch import OFFLINE_VARIABLES, is_offline
-
-from .card import find
 
 PAGE = ("index.html", "model.json", "model.onnx")
 """The files by which an exported page is known."""
@@ -72,11 +70,11 @@ def check_model(path: Path) -> None:
 def check_card(path: Path, card: Path) -> None:
     fields = read_fields(card)
     again = "write it again with d2o export --license ID"
-    if not fields:
+    if not card.is_file():
         raise CheckpointError(f"{path} has no model card {card}: {again}.")
-    if not path.is_dir() and (of := find(fields, "d2o_export", "name")) not in (None, path.name):
+    if not path.is_dir() and (of := fields.get(EXPORT)) not in (None, printable(path.name)):
         raise CheckpointError(f"{card} is the card of {of}, not of {path.name}: {again}, under another name.")
-    if not fields.get("license"):
+    if "license" not in fields:
         raise CheckpointError(f"{card} names no licence: fill in its field `license`, or {again}.")
 
 

@@ -181,7 +181,7 @@ def test_a_folder_of_the_hub_tells_repository_and_licence(tmp_path):
 
 @pytest.mark.parametrize(
     "fields",
-    ["license: " + "[" * 1900, "license: &a [*a]", "license: [mit]", "license: {<<: mit}", "- a\n- license: mit", "\t-",
+    ["license: " + "[" * 700, "license: &a [*a]", "license: [mit]", "license: {<<: mit}", "- a\n- license: mit", "\t-",
      "license:\n- mit", "license: !!python/object/apply:os.getcwd []", "license: \"a\\nb\"", "license: " + "m" * 5000,
      "license: [mit\n" * 60_000, "x: |\n  license: mit", "license: # none", "license: \"mit", "x" * 2_000_000],
     ids=lambda fields: repr(fields[:20]),

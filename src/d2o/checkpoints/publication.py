@@ -10,7 +10,7 @@ from d2o.files import read_bytes
 
 CARD = "README.md"
 LARGEST_CARD = 1 << 20
-LONGEST_FIELD, LONGEST_TERM = 2000, 200
+LONGEST_FIELD, LONGEST_TERM = 800, 200
 """Bytes of a card, and characters of one of its fields, and of those that are taken over from it."""
 TERMS = ("license", "license_name", "license_link")
 """What the hub knows of a licence: its identifier, and of `other` ones the name and where its text stands."""

@@ -163,7 +163,10 @@ def use_full_float32() -> None:
 
 @dataclass(frozen=True)
 class Guided:
-    """Classifier-free guidance as a denoiser that wraps a denoiser (arXiv 2207.12598): scale 1 changes nothing."""
+    """Classifier-free guidance as a denoiser that wraps a denoiser (arXiv 2207.12598): scale 1 changes nothing.
+
+    A backbone may have `norms`, a function of its predictions: then those of the guided one are the conditional's.
+    """
 
     denoiser: Denoiser
     scale: float
@@ -175,5 +178,12 @@ class Guided:
 
     def __call__(self, x: Tensor, sigma: Tensor | float, condition: Any = None) -> Tensor:
         """Return x0 [N,C,H,W], moved away from the prediction without a class."""
-        unconditional = self.denoiser(x, sigma)
-        return unconditional + self.scale * (self.denoiser(x, sigma, condition) - unconditional)
+        unconditional, conditional = self.denoiser(x, sigma), self.denoiser(x, sigma, condition)
+        x0 = unconditional + self.scale * (conditional - unconditional)
+        norms = getattr(self.denoiser.backbone, "norms", None)
+        if norms is None:
+            return x0
+        coefficients = self.denoiser.preconditioning(torch.as_tensor(sigma, dtype=x.dtype, device=x.device))
+        skip, output = (c.view(-1, 1, 1, 1) for c in coefficients[:2])
+        wanted, predicted = ((image - skip * x) / output for image in (conditional, x0))
+        return skip * x + output * predicted * norms(wanted) / norms(predicted)

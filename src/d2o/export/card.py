@@ -106,7 +106,7 @@ def write_card(denoiser: Denoiser, made: Made, origin: Origin, license: str | No
         "",
         "## Use",
         "",
-        *describe_usage(denoiser, made.to, made.path, made.name, made.base),
+        *describe_usage(denoiser, made.to, made.path, made.name, made.base or find_base(denoiser, origin)),
         "",
         *(f"- {escape(note)}" for note in made.notes),
         "",

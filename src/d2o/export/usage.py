@@ -4,7 +4,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from d2o.diffusion.condition import TextWidth
 from d2o.diffusion.denoiser import Denoiser
+
+from .text_to_image import describe_call
 
 D2O = """\
 import d2o
@@ -29,6 +32,13 @@ from diffusers import {imports}
 
 pipeline = {pipeline}.from_pretrained({path}{vae})
 images = pipeline({call}num_inference_steps=1).images""",
+    "text-to-image": """\
+from diffusers import DiffusionPipeline, {scheduler}, {network}
+
+network = {network}.from_pretrained({path}, subfolder="{place}")
+scheduler = {scheduler}.from_pretrained({path}, subfolder="scheduler")
+pipeline = DiffusionPipeline.from_pretrained({base}, {place}=network, scheduler=scheduler)
+images = pipeline("a red fox in the snow", {call}).images""",
 }
 """Form of export -> a program, to be run where the export stands."""
 SERVE = "python -m http.server"
@@ -41,8 +51,8 @@ def describe_usage(denoiser: Denoiser, to: str, path: Path, name: str, base: str
     if to == "web":
         yield from ("```", SERVE, "```")
         return
-    classes, reader = denoiser.num_classes > 0, denoiser.reader
-    asked = "" if reader is None else f", condition={literal(reader.examples[0])}"
+    classes, reader, is_told_text = denoiser.num_classes > 0, denoiser.reader, isinstance(denoiser.vocabulary, TextWidth)
+    asked = ", condition=text" * is_told_text if reader is None else f", condition={literal(reader.examples[0])}"
     asked += "" if denoiser.one_step else f", steps={TEACHER_STEPS}"
     given = {
         "path": literal(name),
@@ -52,8 +62,14 @@ def describe_usage(denoiser: Denoiser, to: str, path: Path, name: str, base: str
         "onnx_label": ', "label": numpy.array([0])' if classes else "",
         "torch_label": ", torch.tensor([0])" if classes else "",
     }
-    given |= describe_pipeline(path, classes) if to == "diffusers" else {}
+    if to == "diffusers":
+        given |= describe_pipeline(path, classes)
+    if to == "diffusers" and is_told_text:
+        given |= {"base": literal(base or "the pipeline that it was fine-tuned from"), "call": describe_call(denoiser)}
+        to = "text-to-image"
     yield from ("```python", *LINES[to].format(**given).splitlines(), "```")
+    if asked == ", condition=text":
+        yield from ("", "Here `text` is a `d2o.diffusion.Text` of four captions, as the text encoders of its base give it.")
 
 
 def describe_pipeline(folder: Path, classes: bool) -> dict[str, str]:
@@ -63,8 +79,12 @@ def describe_pipeline(folder: Path, classes: bool) -> dict[str, str]:
     is_ours = any(str(library).startswith("d2o.") for library, _ in parts)
     lacks_codec = index.get("vae") == [None, None]
     calls = {"DiTPipeline": "[0], guidance_scale=1.0, ", "ConsistencyModelPipeline": "class_labels=[0], " * classes}
+    place = "transformer" if "transformer" in index else "unet"
     return {
         "pipeline": kind,
+        "place": place,
+        "network": index[place][1],
+        "scheduler": index["scheduler"][1],
         "imports": "AutoencoderKL, " * lacks_codec + kind + "\n\nimport d2o.checkpoints.diffusers_model" * is_ours,
         "vae": ', vae=AutoencoderKL.from_pretrained("the folder of its autoencoder")' * lacks_codec,
         "call": calls.get(kind, ""),

@@ -65,6 +65,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "d2o")
 
 
+def is_offline() -> bool:
+    """Return whether the environment says that nothing is to be asked of the network."""
+    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE_VARIABLES)
+
+
 def verify(address: str, file: Path, sha256: str | None) -> None:
     if sha256 is not None and (found := sha256_of(file)) != sha256.lower():
         raise MalformedCheckpointError(f"{address} has SHA-256 {found}, not {sha256}: check the address and the hash.")
@@ -118,7 +123,7 @@ def download(address: str, target: str, path: Path) -> None:
     from rich.console import Console
     from rich.progress import wrap_file
 
-    if any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE_VARIABLES):
+    if is_offline():
         raise CheckpointError(f"{address} is not in the cache, and {' or '.join(OFFLINE_VARIABLES)} is set: {BY_HAND}.")
     try:
         request = urllib.request.Request(target, headers={"User-Agent": "d2o"})

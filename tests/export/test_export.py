@@ -20,6 +20,7 @@ from d2o.export import FORMATS, export
 from d2o.export.one_step import OneStep, sample_one_step
 
 from . import fresh
+from .cards import run_program
 
 diffusers: Any = pytest.importorskip("diffusers")
 pytest.importorskip("onnxruntime")
@@ -128,12 +129,14 @@ def own(tmp_path_factory) -> tuple[Path, dict[str, Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> tuple[Path, dict[str, Tensor]]:
-    folder = tmp_path_factory.mktemp("programs")
+def programs(tmp_path_factory) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
+    folder, cards = tmp_path_factory.mktemp("programs"), {}
     for name, denoiser in PROGRAMS.items():
         for to in ("onnx", "torch"):
-            assert export(denoiser, folder / f"{name}{FORMATS[to].suffix}", to).error < 1e-4
-    return folder, in_a_fresh_process(folder, "stock")
+            made = export(denoiser, folder / f"{name}{FORMATS[to].suffix}", to)
+            assert made.error < 1e-4
+            cards[made.path.name] = made.card.read_text()
+    return folder, in_a_fresh_process(folder, "stock"), cards
 
 
 def wanted(denoiser: Denoiser) -> Tensor:
@@ -181,6 +184,13 @@ def test_our_own_model_comes_back(own, name):
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_programs_make_the_same_images_for_any_number_of_them(programs, name, suffix):
     assert (programs[1][f"{name}{suffix}"] - wanted(PROGRAMS[name])).abs().max() < 2e-5
+
+
+def test_the_programs_of_their_cards_make_images(programs, monkeypatch):
+    monkeypatch.chdir(programs[0])
+    for name, card in programs[2].items():
+        images = run_program(card)
+        assert images.shape == (1, 3, 8, 8) and (torch.as_tensor(images).std() > 0.01), name
 
 
 def test_an_onnx_file_says_what_it_is(programs):

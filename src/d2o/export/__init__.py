@@ -2,18 +2,22 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from d2o.checkpoints import load
 from d2o.checkpoints.inspection import warn_about_one_step
+from d2o.checkpoints.publication import CARD, read_fields
+from d2o.diffusion.condition import TextWidth
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
 from d2o.files import atomic, check_file, check_folder
 
-from . import pipelines, plain, programs, web
+from . import card, pipelines, plain, programs, web
 from .one_step import DTYPES, Options
 
 
@@ -37,11 +41,15 @@ DELTA = "delta"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. `error` is the largest difference to the denoiser's images, which span -1 to 1."""
+    """What was written. `error` is the largest difference to the denoiser's images, which span -1 to 1.
+
+    `card` is the file of its model card.
+    """
 
     path: Path
     error: float
     notes: tuple[str, ...]
+    card: Path
 
 
 def export(
@@ -51,14 +59,18 @@ def export(
     *,
     dtype: str = "float32",
     codec: str | None = None,
-    base: Denoiser | None = None,
+    base: Denoiser | str | os.PathLike | None = None,
     runtime: str | None = None,
     title: str | None = None,
+    source: str | os.PathLike | None = None,
+    license: str | None = None,
 ) -> Exported:
     """Write a denoiser as a one-step generator, load what was written, and compare its images with the denoiser's.
 
     `to` is one of FORMATS, or `delta` for the difference to `base`. `dtype`, `codec`, `runtime` and `title` are those
-    of Options; without a `runtime` it is fetched.
+    of Options; without a `runtime` it is fetched. A model card is written with it: `source`, where the denoiser was
+    loaded from, tells it the data and numbers of a run, and `license` is one of the hub's identifiers, by default that
+    of the teacher.
     """
     if to not in (*FORMATS, DELTA):
         raise CheckpointError(f"There is no export to {to!r}; there are {', '.join((*FORMATS, DELTA))}.")
@@ -69,18 +81,34 @@ def export(
     if denoiser.middle_sigmas and to not in ("safetensors", DELTA):
         steps = 1 + len(denoiser.middle_sigmas)
         raise CheckpointError(f"This generator takes {steps} steps, not the one of a {to} file: use --to safetensors.")
-    if denoiser.reader is not None and to not in ("safetensors", DELTA):
+    forms = ("safetensors", DELTA, *(["diffusers"] if isinstance(denoiser.vocabulary, TextWidth) else []))
+    if card.is_told_text(denoiser) and to not in forms:
         raise CheckpointError(f"This generator is asked in words, which a {to} file cannot read: use --to safetensors.")
-    form = FORMATS[to] if base is None else Format(partial(plain.write, base=base), ".safetensors")
+    license = license and card.check_license(license)
     check_output(os.fspath(path), to)
-    path, alone = Path(path), deepcopy(denoiser).cpu().float().eval()
-    with atomic(path) as temporary:
-        error, notes = form.write(alone, temporary, Options(dtype, codec, runtime, title))
+    base_name = None if base is None or isinstance(base, Denoiser) else card.strip_folders(os.fspath(base))
+    base = base if base is None or isinstance(base, Denoiser) else load(base)
+    form = FORMATS[to] if base is None else Format(partial(plain.write, base=base), ".safetensors")
+    path, alone, options = Path(path), deepcopy(denoiser).cpu().float().eval(), Options(dtype, codec, runtime, title)
+    page = find_card(path, to)
+    with ExitStack() as stack:
+        written = None if page.parent == path else stack.enter_context(atomic(page))
+        temporary = stack.enter_context(atomic(path))
+        error, notes = form.write(alone, temporary, options)
+        if to not in ("safetensors", DELTA) and (warning := warn_about_one_step(denoiser)):
+            notes += (warning,)
+        made = card.Made(to, temporary, path.name, error, notes, base_name)
+        text = card.write_card(denoiser, made, card.Origin.of(source), license)
+        (written or temporary / page.name).write_text(text, encoding="utf-8")
     if to == "safetensors":
         notes += (f"and beside it in {plain.write_description(alone, path).name}",)
-    elif to != DELTA and (warning := warn_about_one_step(denoiser)):
-        notes += (warning,)
-    return Exported(path, error, notes)
+    remedy = "" if "license" in read_fields(page) else ", and names no licence yet: --license does, or fill it in"
+    return Exported(path, error, (*notes, f"its model card is {page}{remedy}"), page)
+
+
+def find_card(path: Path, to: str) -> Path:
+    """Return the file of an export's card: in its folder, or beside its file."""
+    return path.with_suffix(".md") if to == DELTA or FORMATS[to].suffix else path / CARD
 
 
 def check_output(asked: str, to: str) -> None:
@@ -90,6 +118,9 @@ def check_output(asked: str, to: str) -> None:
     if not suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path} exists already: name a new folder.")
     (check_file if suffix else check_folder)(asked)
+    page = find_card(path, to)
+    if os.path.lexists(page) and not card.is_card(page):
+        raise CheckpointError(f"{page}, where its model card belongs, is something else: choose another name than {path}.")
 
 
 __all__ = ["FORMATS", "Exported", "check_output", "export"]

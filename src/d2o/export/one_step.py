@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from d2o.diffusion.condition import Text, TextWidth
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import sample
@@ -21,8 +22,8 @@ from d2o.errors import CheckpointError, Diverged
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """How numbers may be stored. Whatever they are stored as, they are computed with in float32."""
-TRIALS = 4
-"""Images by which a copy is compared with the original."""
+TRIALS, TOKENS = 4, 8
+"""Images by which a copy is compared with the original, and the tokens that stand for a caption of each."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,27 @@ def compute_step(denoiser: Denoiser) -> dict[str, float]:
     return numbers | ({"input_offset": scale * offset, "image_offset": (skip - 1) * offset} if offset else {})
 
 
-def make_trial(denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:
-    """Return unit noise and labels to compare with, the same ones each time."""
+def make_trial(denoiser: Denoiser) -> tuple[Tensor, Any]:
+    """Return unit noise and labels, or what stands for text, to compare with: the same each time."""
+    if isinstance(denoiser.vocabulary, TextWidth):
+        return noise_for(range(TRIALS), denoiser.image_shape), draw_text(denoiser.backbone)
     label = torch.arange(TRIALS) * 37 % denoiser.num_classes if denoiser.num_classes else None
     return noise_for(range(TRIALS), denoiser.image_shape), label
 
 
-def sample_one_step(denoiser: Denoiser, noise: Tensor, label: Tensor | None) -> Tensor:
+def draw_text(network: Any) -> Text:
+    """Return random tokens in the place of captions, of the widths that a network of diffusers is told."""
+    tokens = noise_for(range(TRIALS), (TOKENS, network.token_width))
+    pooled = noise_for(range(TRIALS), (network.pooled_width,)) if network.pooled_width else None
+    return Text(tokens, torch.ones(TRIALS, TOKENS, dtype=torch.long), pooled)
+
+
+def sample_one_step(denoiser: Denoiser, noise: Tensor, label: Any) -> Tensor:
     return sample(lambda x, sigma: denoiser(x, sigma, label), noise, (denoiser.sigma_max, 0.0))
 
 
 @torch.no_grad()
-def compare(denoiser: Denoiser, copy: Callable[[Tensor, Tensor | None], Tensor]) -> float:
+def compare(denoiser: Denoiser, copy: Callable[[Tensor, Any], Tensor]) -> float:
     """Return the largest difference between the images of the denoiser and of a copy, which span -1 to 1."""
     given = make_trial(denoiser)
     images = sample_one_step(denoiser, *given)

@@ -7,7 +7,7 @@ the deviation of the data.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,60 +16,49 @@ from d2o.backbones import is_ours
 from d2o.backbones.dhariwal_unet import DhariwalUNet
 from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.backbones.dit import DiT
+from d2o.backbones.text_to_image import TextToImage
 from d2o.data.codec import Autoencoder, open_network
+from d2o.diffusion.condition import Text, TextWidth
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import EDM, IMAGES, Boundary, Discrete, Epsilon, Flow, Velocity, to_spec
+from d2o.diffusion.families import EDM, IMAGES, Boundary, Epsilon, Flow, Velocity, to_spec
 from d2o.diffusion.noise import PURE_NOISE
 from d2o.errors import CheckpointError
 
-from . import adm, dit
+from . import adm, dit, text_to_image
 from .one_step import Options, cast_module, compare, compute_step, silence
+from .schedulers import (
+    NO_BOUNDARY,
+    ONE_STEP,
+    Parts,
+    import_diffusers,
+    make_consistency_scheduler,
+    make_ddim_scheduler,
+    rescale,
+)
 
 CONSISTENCY_TIME = 250.0
 """Stock consistency models take this times ln(sigma) as the time."""
-NO_BOUNDARY = 1e-8
-"""The `sigma_min` with which the boundary form is EDM's, to the last bit at the noise levels that one starts from."""
 ONE_TIME = "the time of its one step is part of the weights: num_inference_steps=1 only"
 ONE_CALL = "num_inference_steps=1, where the pipeline's own number is 1000"
 LARGEST_RATIO = 2.0**14
 """Beyond it float32 does not tell A from 1 or, below its inverse, from 0; a power of two changes no weight's digits."""
-ONE_STEP = (
-    "for float32, as its errors are multiplied by sigma; its schedule ends at its one step: num_inference_steps=1"
-)
-
-
-class Parts(NamedTuple):
-    """A pipeline's class, its network, its scheduler, and what its user must know."""
-
-    pipeline: str
-    network: Any
-    scheduler: Any
-    notes: tuple[str, ...] = ()
 
 
 def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tuple[str, ...]]:
     """Write a pipeline folder, load it again, and return how far its images are from the denoiser's, and notes."""
     diffusers, parts = import_diffusers(), make_parts(denoiser)
-    notes, latent = parts.notes, parts.pipeline == "DiTPipeline"
+    notes = parts.notes
     network = cast_module(parts.network.eval(), options.dtype)
-    modules = {"scheduler": parts.scheduler, "transformer" if latent else "unet": network}
-    if latent:
+    modules = {"scheduler": parts.scheduler, parts.place: network, **parts.missing}
+    if parts.latent:
         folder = options.codec or (denoiser.codec.folder if isinstance(denoiser.codec, Autoencoder) else None)
         modules["vae"] = open_network(str(folder)) if folder else None
         if folder is None:
             notes = (*notes, "it has no autoencoder: name one with --codec, or pass vae=... when loading it")
     with silence():
         getattr(diffusers, parts.pipeline)(**modules).save_pretrained(path, safe_serialization=True)
-        error = check(denoiser, parts, path / ("transformer" if latent else "unet"))
+        error = check(denoiser, parts, path / parts.place)
     return error, (f"loads with diffusers.{parts.pipeline}.from_pretrained", *notes)
-
-
-def import_diffusers() -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise CheckpointError("Folders of diffusers need it: pip install -e '.[diffusers]' in d2o's folder") from error
-    return diffusers
 
 
 def make_parts(denoiser: Denoiser) -> Parts:
@@ -171,11 +160,15 @@ def make_dit_parts(denoiser: Denoiser) -> Parts | str:
     model = import_diffusers().DiTTransformer2DModel(**config)
     model.load_state_dict(weights)
     rescale(model.pos_embed.proj, model.proj_out_2, ours["scale"], factor)
-    return Parts("DiTPipeline", model, scheduler, (f"{ONE_TIME if is_flow else ONE_STEP}, and guidance_scale=1",))
+    notes = (f"{ONE_TIME if is_flow else ONE_STEP}, and guidance_scale=1",)
+    return Parts("DiTPipeline", model, scheduler, notes, "transformer", latent=True)
 
 
 def make_own_parts(denoiser: Denoiser, obstacle: str) -> Parts:
     import_diffusers()
+    if isinstance(denoiser.vocabulary, TextWidth):
+        why = f"No stock pipeline of diffusers makes the images of this generator in one step{obstacle}"
+        raise CheckpointError(f"{why}: use --to safetensors.")
     from d2o.checkpoints.diffusers_model import D2OModel
 
     channels, height, width = denoiser.image_shape
@@ -188,49 +181,6 @@ def make_own_parts(denoiser: Denoiser, obstacle: str) -> Parts:
     note = f"{why}: its user must have d2o installed and `import {D2OModel.__module__}` first"
     note += "" if is_ours(denoiser.backbone.kind) else ", and the module that registers the network"
     return Parts("ConsistencyModelPipeline", model, make_consistency_scheduler(denoiser, Boundary()), (note,))
-
-
-def make_consistency_scheduler(denoiser: Denoiser, family: Any = None) -> Any:
-    """Return the scheduler that starts at the denoiser's `sigma_max` with the coefficients of the boundary form."""
-    family = family or denoiser.preconditioning
-    return import_diffusers().CMStochasticIterativeScheduler(
-        sigma_min=family.sigma_min if isinstance(family, Boundary) else NO_BOUNDARY,
-        sigma_max=denoiser.sigma_max,
-        sigma_data=family.sigma_data,
-        clip_denoised=False,
-    )
-
-
-def make_ddim_scheduler(denoiser: Denoiser) -> tuple[Any, float]:
-    """Return a scheduler whose only step is ours, and the factor that the network's output then still needs.
-
-    DDIM's image is z / sqrt(a) - sqrt(1 / a - 1) network for the noise, and sqrt(a) z - sqrt(1 - a) network for the
-    velocity, where a is what is left of the signal. Ours is identity * z + output * network.
-    """
-    family = denoiser.preconditioning
-    ours, velocity = compute_step(denoiser), not isinstance(family, Epsilon)
-    remains = ours["identity"] ** (2 if velocity else -2)
-    levels = family.levels if isinstance(family, Discrete) else torch.empty(0, dtype=torch.float64)
-    earlier = 1 / (1 + levels[: round(ours["time"])].square())
-    betas = (1 - earlier / torch.cat([torch.ones(1, dtype=torch.float64), earlier])[:-1]).float()
-    before = (1 - betas).cumprod(0)[-1].double().item() if len(betas) else 1.0  # as diffusers multiplies them
-    scheduler = import_diffusers().DDIMScheduler(
-        num_train_timesteps=len(earlier) + 1,
-        trained_betas=[*betas.tolist(), 1 - remains / before],
-        prediction_type="v_prediction" if velocity else "epsilon",
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=True,
-    )
-    theirs = (1 - remains) ** 0.5 if velocity else (1 / remains - 1) ** 0.5
-    return scheduler, -ours["output"] / theirs
-
-
-@torch.no_grad()
-def rescale(first: Any, last: Any, scale: float, factor: float) -> None:
-    first.weight.mul_(scale)
-    for parameter in last.parameters():
-        parameter.mul_(factor)
 
 
 def copy_unet(denoiser: Denoiser) -> Any:
@@ -246,6 +196,8 @@ STOCK: tuple[tuple[type[nn.Module], tuple[type, ...], Callable[[Denoiser], Parts
     (DiffusersUNet, (Epsilon, Velocity), make_ddim_parts),
     (DiffusersUNet, (Flow,), make_flow_parts),
     (DiT, (Epsilon, Velocity, Flow), make_dit_parts),
+    (TextToImage, (Flow,), text_to_image.make_flow_parts),
+    (TextToImage, (Epsilon, Velocity), text_to_image.make_ddim_parts),
 )
 """For which backbones and families diffusers may have a pipeline, and what makes it, or says why there is none."""
 
@@ -253,7 +205,9 @@ STOCK: tuple[tuple[type[nn.Module], tuple[type, ...], Callable[[Denoiser], Parts
 def check(denoiser: Denoiser, parts: Parts, folder: Path) -> float:
     network, scheduler = type(parts.network).from_pretrained(folder, local_files_only=True), parts.scheduler
 
-    def run(noise: Tensor, label: Tensor | None) -> Tensor:
+    def run(noise: Tensor, label: Any) -> Tensor:
+        if isinstance(label, Text):
+            return text_to_image.run(denoiser, network, scheduler, noise, label)
         scheduler.set_timesteps(1)
         time, is_plain = scheduler.timesteps[0], parts.pipeline == "DDPMPipeline"
         x = noise * scheduler.init_noise_sigma if parts.pipeline == "ConsistencyModelPipeline" else noise

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from d2o.checkpoints import native
+from d2o.checkpoints.publication import describe_publication
 from d2o.data.codec import KINDS
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import MalformedCheckpointError, UnsupportedCheckpointError, name_file
@@ -72,6 +73,7 @@ def load(
     weights = find_weights(folder.path, variant)
     assumed = {"weights": f"{weights.file.name}, not {', '.join(weights.others)}"} if weights.others else {}
     origin = {"weights": weights.file.name} | ({} if meta else {"sha256": hash_weights(weights)})
+    origin |= describe_publication(path.parent if path.absolute().name in NETWORK_PARTS else path)
     denoiser = assemble(folder, NETWORKS[name], read_weights(weights, meta), origin, assumed)
     if "scheduler" in denoiser.provenance["assumed"]:
         warnings.warn(f"{folder.path} has no {SCHEDULER}: DDPM's linear schedule is assumed.", stacklevel=2)

@@ -2,7 +2,7 @@
 
 examples:
   d2o export runs/one-step --to onnx generator.onnx
-  d2o export runs/one-step --to diffusers folder --dtype float16
+  d2o export runs/one-step --to diffusers folder --dtype float16 --license apache-2.0
   d2o export runs/one-step --to delta --base teacher.safetensors what-moved.safetensors
   d2o export runs/one-step --to web page --title "Digits in one call"
 """
@@ -40,6 +40,8 @@ class Export(ModelOptions):
     """The npm package onnxruntime-web, .tgz or folder, for --to web; otherwise fetched once into D2O_CACHE."""
     title: str | None = None
     """The heading of the page, for --to web."""
+    license: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None
+    """The licence on the model card, such as apache-2.0; by default the teacher's, where it is known."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -57,10 +59,13 @@ def main(arguments: Sequence[str]) -> None:
         options.to,
         dtype=options.dtype,
         codec=options.codec,
-        base=None if options.base is None else load(options.base),
+        base=options.base,
         runtime=options.runtime,
         title=options.title,
+        source=options.model,
+        license=options.license,
     )
     record = {"path": str(exported.path), "to": options.to, "error": exported.error, "notes": list(exported.notes)}
+    record["card"] = str(exported.card)
     sentence = f"{exported.path}: largest difference to the model's images, which span -1 to 1: {exported.error:.1e}"
     tell(record, "\n  ".join([sentence, *exported.notes]), options.json)

@@ -1,6 +1,5 @@
 """Text-to-image pipelines: d2o's denoiser of a folder makes the latents that the stock pipeline makes."""
 
-import json
 import warnings
 
 import pytest
@@ -9,9 +8,8 @@ import torch
 import d2o
 from d2o.diffusion.denoiser import Guided
 from d2o.diffusion.sampling import sample
-from d2o.errors import CheckpointError
 
-from .text_pipelines import CASES, N, SIDE, Telling, make_noise, make_text, open_stock, run_stock, save
+from .text_pipelines import CASES, SIDE, Telling, make_noise, make_text, open_stock, run_stock, save
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -291,4 +291,4 @@ class Telling:
         return {}
 
 
-__all__ = ["CASES", "N", "SIDE", "Telling", "make_noise", "make_text", "open_stock", "replace", "run_stock", "save"]
+__all__ = ["CASES", "SIDE", "N", "Telling", "make_noise", "make_text", "open_stock", "replace", "run_stock", "save"]

@@ -3,21 +3,19 @@
 Their constructors are diffusers' own, and their settings those of a published config.json.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
-from types import NoneType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from d2o.diffusion.condition import Text
-from d2o.records import find, nearest
+from d2o.records import find
 
 from .backbone import Backbone, Roles
+from .diffusers_class import complete_settings, make_network
 from .options import POSITIVE, check_options, optional
 
 USUAL_GUIDANCE = 3.5
@@ -142,24 +140,6 @@ NETWORKS: dict[str, Network] = {
     "ZImageTransformer2DModel": Network(call_z_image, "cap_feat_dim", masked=True, time=1.0, towards="image"),
 }
 
-TOLD_MORE = {
-    "class_embed_type": None,
-    "encoder_hid_dim_type": None,
-    "num_class_embeds": None,
-    "time_cond_proj_dim": None,
-    "use_additional_t_cond": False,
-    "siglip_feat_dim": None,
-}
-"""Settings with which a network is told more than a time and a caption, and the value that they have here."""
-WIDTHS = ("cross_attention_dim", "caption_channels", "joint_attention_dim", "pooled_projection_dim", "cap_feat_dim")
-BOUNDS: dict[str, int] = {
-    **dict.fromkeys(("num_layers", "num_single_layers", "layers_per_block", "n_layers"), 128),
-    **dict.fromkeys(("transformer_layers_per_block", "num_refiner_layers", "n_refiner_layers"), 128),
-    **dict.fromkeys(("axes_dims", "axes_dims_rope", "axes_dim_rope"), 1024),
-}
-LARGEST, LONGEST, MOST_PLACES = 1 << 16, 64, 1 << 27
-"""Far above any published network, as BOUNDS are: a number, a list, a table of places. They stop a hostile file."""
-
 
 class TextToImage(Backbone):
     """A network F(x, noise, text) of diffusers, of the class `network` with its own `settings`; `config` rebuilds it.
@@ -200,6 +180,8 @@ class TextToImage(Backbone):
         sizes = check_options(locals()) | check_options({"guidance": guidance}, {"guidance": optional(POSITIVE)})
         row = find(network, NETWORKS, "text-to-image network of the class")
         settings = complete_settings(network, settings)
+        if settings[row.tokens] is None:
+            raise ValueError(f"A {network} without {row.tokens} reads no captions.")
         if num_classes or resolution % row.fold or settings["in_channels"] != row.fold**2 * in_channels:
             asked = f"{in_channels} channels of {resolution}x{resolution} in {num_classes} classes"
             raise ValueError(f"A {network} with in_channels {settings['in_channels']} does not make images of {asked}.")
@@ -235,67 +217,3 @@ class TextToImage(Backbone):
         if len(tokens) != 3 or tokens[::2] != [count, self.token_width] or misses_pooled:
             raise ValueError(f"This network is told {wanted}, not {tokens} and {pooled}: the text is another model's.")
         return text
-
-
-def complete_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all arguments of a class of diffusers, as JSON has them; ValueError for what cannot be used here."""
-    if not isinstance(given, Mapping):
-        raise ValueError(f"The backbone option settings must be a record, not {given!r}.")
-    arguments = list_arguments(name)
-    if unknown := next((key for key in given if key not in arguments), None):
-        raise ValueError(f"A {name} has no setting {unknown!r}; {nearest(unknown, arguments)}")
-    settings = {key: as_json(given.get(key, default)) for key, default in arguments.items()}
-    for key, value in settings.items():
-        if key in TOLD_MORE and value != TOLD_MORE[key]:
-            raise ValueError(f"A {name} with {key} = {str(value)[:60]!r} is told more than a time and a caption.")
-        if not is_small(value, BOUNDS.get(key, LARGEST)) or (key in WIDTHS and type(value) not in (int, NoneType)):
-            raise ValueError(f"A {name} with {key} = {str(value)[:60]} is none that d2o can use.")
-    if settings[NETWORKS[name].tokens] is None:
-        raise ValueError(f"A {name} without {NETWORKS[name].tokens} reads no captions.")
-    side = max(settings.get(key) or 1 for key in ("sample_size", "pos_embed_max_size"))
-    places = side**2 * (settings.get("num_attention_heads") or 1)
-    if isinstance(head := settings.get("attention_head_dim"), int) and places * head > MOST_PLACES:
-        raise ValueError(f"A {name} with a table of {side}x{side} places is larger than any that d2o knows.")
-    return settings
-
-
-def list_arguments(name: str) -> dict[str, Any]:
-    """Return the arguments of a class's constructor with their defaults."""
-    return {key: row.default for key, row in inspect.signature(open_class(name)).parameters.items()}
-
-
-def as_json(value: Any) -> Any:
-    return list(map(as_json, value)) if isinstance(value, list | tuple) else value
-
-
-def is_small(value: Any, most: int) -> bool:
-    """Return whether a setting is a word, or a number up to `most`, or a short list of such."""
-    if isinstance(value, list):
-        return len(value) <= LONGEST and all(is_small(part, most) for part in value)
-    if isinstance(value, str):
-        return len(value) <= LONGEST
-    return value is None or (isinstance(value, int | float) and abs(value) <= most)
-
-
-def make_network(name: str, settings: Mapping[str, Any]) -> nn.Module:
-    """Return the network; where torch makes tensors on the meta device, so are its parameters, and no buffer is."""
-    from accelerate import init_empty_weights
-
-    is_meta = torch.get_default_device().type == "meta"
-    try:
-        with torch.device("cpu"), init_empty_weights(include_buffers=False) if is_meta else nullcontext():
-            return open_class(name)(**settings)
-    except Exception as error:  # whatever settings that do not fit together lead to
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(f"A {name} of these settings cannot be made ({reason}).") from error
-
-
-def open_class(name: str) -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ValueError("This network needs diffusers: pip install -e '.[diffusers]' in d2o's folder") from error
-    found = getattr(diffusers, find(name, {row: row for row in NETWORKS}, "text-to-image network of the class"), None)
-    if found is None:
-        raise ValueError(f"The diffusers installed here, {diffusers.__version__}, has no {name}: take a newer one.")
-    return found

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from d2o.backbones.text_to_image import NETWORKS, list_arguments
+from d2o.backbones.diffusers_class import list_arguments
+from d2o.backbones.text_to_image import NETWORKS
 from d2o.checkpoints import native
 
 from .scheduler import Schedule
@@ -22,9 +23,10 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[dict
     """Return the description of a denoiser without its preconditioning, and its weights."""
     name, settings = config["_class_name"], {key: value for key, value in config.items() if not key.startswith("_")}
     side, guidance = settings.get("sample_size") or USUAL_SIZE, settings.pop("guidance", None)
-    if "sample_size" not in list_arguments(name):  # a network of any size, which only a user says
-        settings.pop("sample_size", None)
     side = side[0] if isinstance(side, list) and side[:1] * 2 == side else side
+    settings["sample_size"] = side
+    if "sample_size" not in list_arguments(name):  # a network of any size, which only a user says
+        del settings["sample_size"]
     channels = settings.get("in_channels")
     if type(channels) is not int or type(side) is not int:
         raise ValueError(f"its in_channels {str(channels)[:20]} and sample_size {str(side)[:20]} are no whole numbers")

@@ -1,11 +1,10 @@
 """The untrained networks that recipes are made for, so that a run can be tried without any weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from d2o import backbones
 from d2o.backbones.text_to_image import TextToImage
@@ -27,7 +26,7 @@ DIT = {"kind": "dit", "resolution": 32, "in_channels": 4, "out_channels": 4, "nu
 def untrained_teacher(name: str, recipe: Recipe, device: str = "cpu") -> Denoiser:
     """Return the network of the size that a recipe is made for, with random weights; ValueError where it has none."""
     if name.startswith(LATENT):
-        codec = RandomAutoencoder.of(STABLE_DIFFUSION, device)
+        codec = RandomAutoencoder(STABLE_DIFFUSION, device)
         return Denoiser(backbones.build(DIT), Epsilon(), (4, 32, 32), 1000, codec=codec)
     if published := next((row for start, row in PUBLISHED.items() if name.startswith(f"{start}-")), None):
         return make_published(published, device, recipe.precision)
@@ -50,16 +49,16 @@ def randomise_weights(record: T) -> T:
     return replace(record, **{**values, **({"weights": "random"} if "weights" in values else {})})
 
 
-def draw_condition(student: Denoiser, index: Tensor) -> Any:
-    """Return a condition for images of these places [N]: classes in turns, random text, or None."""
+def draw_condition(student: Denoiser, places: Sequence[int]) -> Any:
+    """Return a condition for images of these places in the stream: classes in turns, random text, or None."""
     if isinstance(student.backbone, TextToImage):
-        return draw_text(student.backbone, len(index), index.device)
-    return index % student.num_classes if student.num_classes else None
+        return draw_text(student.backbone, len(places))
+    return torch.tensor([place % student.num_classes for place in places]) if student.num_classes else None
 
 
 def noise_batches(student: Denoiser, batch_size: int) -> Iterator[Batch]:
     index = torch.arange(batch_size)
     while True:
         images = torch.rand(batch_size, *student.pixel_shape) * 2 - 1
-        yield Batch(images, draw_condition(student, index), index, index)  # type: ignore[arg-type]
+        yield Batch(images, draw_condition(student, index.tolist()), index, index)  # type: ignore[arg-type]
         index = index + batch_size

@@ -1,9 +1,6 @@
 """Published text-to-image networks that there are recipes for, by the settings of their configs; weights are random."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -110,59 +107,47 @@ def make_published(row: Published, device: str = "cpu", precision: str = "float3
     sizes = {"resolution": side, "in_channels": channels, "out_channels": channels}
     with torch.device(device):
         network = backbones.build({"kind": "text_to_image", **sizes, "network": row.network, "settings": row.settings})
-    codec = RandomAutoencoder.of(row.codec, device, precision)
+    codec = RandomAutoencoder(row.codec, device, precision)
     return Denoiser(network, from_spec(dict(row.family)), row.latents, codec=codec).to(device)  # buffers, too
 
 
-def draw_text(network: TextToImage, count: int, device: torch.device | str = "cpu", length: int | None = None) -> Text:
+def draw_text(network: TextToImage, count: int, length: int | None = None) -> Text:
     """Return what random captions tell a network, of the length that its stock pipeline gives them or another."""
     length = length or LENGTHS[network.config["network"]]
-    tokens = torch.randn(count, length, network.token_width, device=device)
-    mask = torch.ones(count, length, dtype=torch.long, device=device) if network.row.masked else None
-    pooled = torch.randn(count, network.pooled_width, device=device) if network.pooled_width else None
+    tokens = torch.randn(count, length, network.token_width)
+    mask = torch.ones(count, length, dtype=torch.long) if network.row.masked else None
+    pooled = torch.randn(count, network.pooled_width) if network.pooled_width else None
     return Text(tokens, mask, pooled)
 
 
-@dataclass(frozen=True)
 class RandomAutoencoder:
-    """An autoencoder of diffusers with random weights, the same for all copies of this record; settings are JSON."""
+    """An autoencoder with random weights, the same in all copies; it computes on `device` in `precision`.
 
-    kind: str
-    settings: str
-    device: str
-    precision: str = "float32"
+    Where its decoder can run again for the gradient, as `data.codec.Autoencoder`'s does, it does.
+    """
 
-    @classmethod
-    def of(cls, codec: Codec, device: str, precision: str = "float32") -> Self:
-        return cls(codec.kind, json.dumps(codec.settings, sort_keys=True), device, precision)
+    def __init__(self, codec: Codec, device: str = "cpu", precision: str = "float32") -> None:
+        try:
+            import diffusers
+        except ImportError as error:
+            raise ValueError("Latent images need diffusers: pip install -e '.[diffusers]' in d2o's folder.") from error
+        with torch.device(device):
+            network = getattr(diffusers, codec.kind).from_config(dict(codec.settings))
+        self.codec, self.network = codec, network.to(getattr(torch, precision)).eval().requires_grad_(False)
+        if network._supports_gradient_checkpointing:
+            network.enable_gradient_checkpointing()
 
-    @property
-    def network(self) -> Any:
-        return make_autoencoder(self)
+    def __deepcopy__(self, _: Any) -> Self:
+        return self
 
     def encode(self, images: Tensor) -> Tensor:
         found = self.network.encode(images.to(self.network.dtype))
-        return (found.latent if self.kind == "AutoencoderDC" else found.latent_dist.mode()).detach().float()
+        return (found.latent if self.codec.kind == "AutoencoderDC" else found.latent_dist.mode()).detach().float()
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.network.decode(latents.to(self.network.dtype)).sample.float()
 
     def pixel_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        settings = json.loads(self.settings)
-        levels = settings.get("block_out_channels") or settings["decoder_block_out_channels"]
+        config = self.network.config
+        levels = config.get("block_out_channels") or config["decoder_block_out_channels"]
         return 3, *(side * 2 ** (len(levels) - 1) for side in latent_shape[1:])  # type: ignore[return-value]
-
-
-@lru_cache(maxsize=2)
-def make_autoencoder(record: RandomAutoencoder) -> Any:
-    """Return the autoencoder, frozen; where its decoder can run again for the gradient, as `Autoencoder`'s, it does."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ValueError("Latent images need diffusers: pip install -e '.[diffusers]' in d2o's folder.") from error
-    with torch.device(record.device):
-        network = getattr(diffusers, record.kind).from_config(json.loads(record.settings))
-    network = network.to(getattr(torch, record.precision)).eval().requires_grad_(False)
-    if network._supports_gradient_checkpointing:
-        network.enable_gradient_checkpointing()
-    return network

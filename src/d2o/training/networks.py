@@ -66,6 +66,8 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
     student = deepcopy(teacher) if recipe.pretrained else reset_weights(teacher, recipe.seed)
     for objective in reversed(recipe.objectives):  # the first one has the last word
         student = objective.prepare(student)
+    if recipe.checkpointing:
+        checkpoint_blocks(student)
     codec, reader = student.codec, student.reader
     if isinstance(codec, Autoencoder):
         codec = replace(codec, precision=recipe.precision)
@@ -79,6 +81,15 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
         provenance={"recipe": to_dict(recipe), "from": teacher.provenance},
     )
     return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def checkpoint_blocks(student: Denoiser) -> None:
+    """Let a student keep less for the gradient; ValueError where its network cannot."""
+    backbone = student.backbone
+    if not isinstance(backbone, backbones.Backbone):
+        name = type(backbone).__name__
+        raise ValueError(f"{name} is a network of your own: checkpoint its blocks in its forward, not by the recipe.")
+    backbone.checkpoint_blocks()
 
 
 def network_precision(recipe: Recipe, student: Denoiser) -> torch.dtype:

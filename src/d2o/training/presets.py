@@ -1,14 +1,13 @@
 """The untrained networks that recipes are made for, so that a run can be tried without any weights."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from d2o import backbones
+from d2o.backbones.text_to_image import TextToImage
 from d2o.data.datasets import Batch
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon
@@ -16,6 +15,7 @@ from d2o.diffusion.families import Epsilon
 from .networks import new_denoiser
 from .recipe import Recipe
 from .recipes import BACKBONES, DATA, RECIPES
+from .text_networks import PUBLISHED, STABLE_DIFFUSION, RandomAutoencoder, draw_text, make_published
 
 T = TypeVar("T")
 LATENT = "dit-"
@@ -26,7 +26,10 @@ DIT = {"kind": "dit", "resolution": 32, "in_channels": 4, "out_channels": 4, "nu
 def untrained_teacher(name: str, recipe: Recipe, device: str = "cpu") -> Denoiser:
     """Return the network of the size that a recipe is made for, with random weights; ValueError where it has none."""
     if name.startswith(LATENT):
-        return Denoiser(backbones.build(DIT), Epsilon(), (4, 32, 32), 1000, codec=RandomAutoencoder(device))
+        codec = RandomAutoencoder(STABLE_DIFFUSION, device)
+        return Denoiser(backbones.build(DIT), Epsilon(), (4, 32, 32), 1000, codec=codec)
+    if published := next((row for start, row in PUBLISHED.items() if name.startswith(f"{start}-")), None):
+        return make_published(published, device, recipe.precision)
     start = next((start for start in DATA if name.startswith(start)), None)
     if start is None:
         raise ValueError(f"The recipe {name} is for networks of any size: name one with --from MODEL.")
@@ -46,40 +49,16 @@ def randomise_weights(record: T) -> T:
     return replace(record, **{**values, **({"weights": "random"} if "weights" in values else {})})
 
 
+def draw_condition(student: Denoiser, places: Sequence[int]) -> Any:
+    """Return a condition for images of these places in the stream: classes in turns, random text, or None."""
+    if isinstance(student.backbone, TextToImage):
+        return draw_text(student.backbone, len(places))
+    return torch.tensor([place % student.num_classes for place in places]) if student.num_classes else None
+
+
 def noise_batches(student: Denoiser, batch_size: int) -> Iterator[Batch]:
     index = torch.arange(batch_size)
     while True:
         images = torch.rand(batch_size, *student.pixel_shape) * 2 - 1
-        yield Batch(images, index % student.num_classes if student.num_classes else None, index, index)
+        yield Batch(images, draw_condition(student, index.tolist()), index, index)  # type: ignore[arg-type]
         index = index + batch_size
-
-
-@dataclass(frozen=True)
-class RandomAutoencoder:
-    """Stable Diffusion's autoencoder with random weights, the same for all copies of this record."""
-
-    device: str
-
-    def encode(self, images: Tensor) -> Tensor:
-        return stable_diffusion(self.device).encode(images).latent_dist.mode().detach()
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return stable_diffusion(self.device).decode(latents).sample
-
-    def pixel_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        return 3, 8 * latent_shape[1], 8 * latent_shape[2]
-
-
-@lru_cache(maxsize=1)
-def stable_diffusion(device: str) -> Any:
-    """Return the autoencoder, frozen; its decoder runs again for the gradient, as `Autoencoder`'s does."""
-    try:
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    except ImportError as error:
-        raise ValueError("Latent images need diffusers: pip install -e '.[diffusers]' in d2o's folder.") from error
-    levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    sizes: Any = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
-    with torch.device(device):
-        network = AutoencoderKL(**levels, **sizes)
-    network.eval().requires_grad_(False).enable_gradient_checkpointing()
-    return network

@@ -58,6 +58,9 @@ class Recipe:
     """Images an iteration, over all processes."""
     micro_batch_size: Images | None = None
     """Images that pass through the networks at once; gradients are accumulated. Default: all of the process's."""
+    checkpointing: bool = False
+    """Keep the inputs of the student's blocks alone, and run each block again for its gradient: less memory, about a
+    third more time. For networks of diffusers."""
     pretrained: bool = True
     """Start from the given weights; if not, from random ones."""
     frozen: tuple[str, ...] = ()

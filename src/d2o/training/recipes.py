@@ -71,6 +71,17 @@ IMAGENET64: dict[str, Any] = {
 # A first guess for transformers on latents of 256x256 images, measured nowhere yet: the paper leaves them open.
 DIT256: dict[str, Any] = {**IMAGENET64, "batch_size": 256, "micro_batch_size": 8, "learning_rate": 1e-5}
 
+# First guesses for text-to-image networks of diffusers, measured nowhere yet; their micro-batches fit into 80 GiB, but
+# for Flux. Students of noise predictors (SD, SDXL) compute in float32 unless they start from a lower level.
+TEXT: dict[str, Any] = {
+    **DIT256,
+    "batch_size": 128,
+    "duration": 2_000_000,
+    "discriminator": full_size("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"),
+    "checkpointing": True,
+}
+OF_UNETS = ("convolution", "projection", "mlp")
+
 # Two CPU cores, minutes: the demo's settings for 8x8 digits.
 DIGITS_PRETRAIN: dict[str, Any] = {
     "backbone": {**BACKBONES["tiny"], "attention_resolutions": [4]},
@@ -215,6 +226,12 @@ RECIPES: dict[str, Recipe] = {
     "dit-d2o-f": replace(D2O, **DIT256, duration=5_000_000, frozen=QUERIES_MOVE),
     "dit-d2o-f-modulation": replace(D2O, **DIT256, duration=5_000_000, frozen=MODULATION_MOVES),
     "dit-d2o-f-biases": replace(D2O, **DIT256, duration=5_000_000, frozen=BIASES_MOVE),
+    "coco256-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 32, "checkpointing": False}, frozen=OF_UNETS),
+    "sd15-d2o-f": replace(D2O, **TEXT, frozen=OF_UNETS),
+    "sdxl-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 1}, frozen=OF_UNETS),
+    "sd3-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 2}, frozen=QUERIES_MOVE),
+    "sana-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 2}, frozen=QUERIES_MOVE),
+    "flux-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 1, "duration": 500_000}, frozen=QUERIES_MOVE),
 }
 
 PAPER_FID: dict[str, str] = {  # the paper's one-step FID; none of them has been reproduced here yet

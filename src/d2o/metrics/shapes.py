@@ -10,8 +10,14 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from d2o.data.shapes import CENTRES, COLOURS, JITTERS, RADII, SHAPES, Meaning, draw_mask
+from d2o.data.files import to_uint8
+from d2o.data.shapes import CENTRES, COLOURS, JITTERS, RADII, SHAPES, SPLITS, WORDINGS, Meaning, draw_mask
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.sampling import generate
+
+from .counting import Counted, unshown
 
 STANDS_OUT = 0.5
 """Share of the largest distance from the ground's colour from which a pixel belongs to the shape."""
@@ -33,6 +39,19 @@ class Score(NamedTuple):
     shape: float
     place: float
     fit: float
+
+
+WORDS = Score._fields
+
+
+def measure(
+    denoiser: Denoiser, split: str, *, steps: int = 1, images: int = 5, title: str = "", counted: Counted = unshown
+) -> Score:
+    """Return the score of so many images of each meaning in a split, made by Euler's sampler in `steps` calls."""
+    asked = [meaning for meaning in SPLITS[split] for _ in range(images)]
+    captions = [meaning.caption(number % len(WORDINGS)) for number, meaning in enumerate(asked)]
+    batches = generate(denoiser, range(len(asked)), steps=steps, condition=captions, sampler="euler", batch_size=144)
+    return score(to_uint8(torch.cat(list(counted(batches, len(asked), title)))), asked)
 
 
 def score(pixels: np.ndarray, asked: Sequence[Meaning]) -> Score:

@@ -36,7 +36,11 @@ class Models:
 
         def row(name: str, denoiser: Denoiser) -> dict[str, Any]:
             prompts = denoiser.reader.examples[:PROMPTS] if denoiser.reader else ()
-            more = {"notice": warn_about_one_step(denoiser), "teachers": self.fitting_teachers(name), "prompts": prompts}
+            more = {
+                "notice": warn_about_one_step(denoiser),
+                "teachers": self.fitting_teachers(name),
+                "prompts": prompts,
+            }
             return {"name": name, **describe(denoiser), **more}
 
         return [row(name, denoiser) for name, denoiser in self.denoisers.items()]

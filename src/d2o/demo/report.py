@@ -1,4 +1,4 @@
-"""What the demos have in common: how they run, their curves, and their report, one HTML file that needs nothing else."""
+"""What the demos have in common: threads, speed, curves, and the report, one HTML file that needs nothing else."""
 
 import json
 import time

@@ -54,8 +54,8 @@ def draw_page(shown: Sequence[Meaning], rows: Sequence[Row], summary: dict[str, 
     return page(
         "d2o: text to image in one call",
         f"""<h1>Text to image in one call</h1>
-<p>A small diffusion model learned to draw coloured shapes of 16x16 pixels from their captions. Then a GAN loss alone, with
-{frozen:.0%} of its weights frozen, turned it into a generator that needs one network call an image (D2O-F,
+<p>A small diffusion model learned to draw coloured shapes of 16x16 pixels from their captions. Then a GAN loss alone,
+with {frozen:.0%} of its weights frozen, turned it into a generator that needs one network call an image (D2O-F,
 arXiv&nbsp;2506.09376).</p>
 {draw_cards(cards)}
 <h2>Same captions, same seeds</h2>
@@ -63,18 +63,18 @@ arXiv&nbsp;2506.09376).</p>
 <span class="mark">frame</span> were never trained on, though each of their words was.</p>
 {draw_columns(shown, rows)}
 <h2>Numbers</h2>
-<p>A program, no person and no network, reads every image: it finds the nearest of all shapes that a caption can mean, and
-compares its size, colour, shape and place with those asked for. <b>All right</b> is the share of images with nothing wrong;
-<b>fit</b> is the mean overlap of the image's shape with that nearest one (intersection over union). It reads all real images
-right, with a fit of 1.</p>
+<p>A program, no person and no network, reads every image: it finds the nearest of all shapes that a caption can mean,
+and compares its size, colour, shape and place with those asked for. <b>All right</b> is the share of images with nothing
+wrong; <b>fit</b> is the mean overlap of the image's shape with that nearest one (intersection over union). It reads all
+real images right, with a fit of 1.</p>
 {numbers}
 <h2>Learning curves</h2>
 {figure(curves, "Losses, and how often the images are right")}
 <h2>What you are looking at</h2>
-<p>The teacher's network attends to the words of a caption while it removes noise, in {calls} calls. The student makes the
-same walk from noise to image in one. It was trained against a discriminator that reads the caption, too: an image must look
-real <i>and</i> be one of what was asked for. {moved:,} of {parameters:,} parameters changed; the encoder of words, the MLPs,
-the projections and the modulation stayed as diffusion training left them.</p>
+<p>The teacher's network attends to the words of a caption while it removes noise, in {calls} calls. The student makes
+the same walk from noise to image in one. It was trained against a discriminator that reads the caption, too: an image
+must look real <i>and</i> be one of what was asked for. {moved:,} of {parameters:,} parameters changed; the encoder of
+words, the projections, the MLPs and the modulation stayed as diffusion training left them.</p>
 <p class="soft">Seed {summary["seed"]}. {pretraining}, fine-tuning took {seconds["finetune"]:.0f} s.
 N = {summary["images"]:,} images for each generator: 5 of every caption's meaning, 144 seen and 36 held out.</p>""",
     )

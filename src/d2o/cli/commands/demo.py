@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.processes is not None:
         say("--processes has no effect any more: one process with two threads is as fast.")
     run, default = DEMOS[options.name]
-    summary, sentence = run(options, options.out or default)
+    summary, sentence = run(options, default if options.out is None else options.out)
     tell(summary, sentence, options.json)
 
 
@@ -63,11 +63,11 @@ def run_shapes(options: Demo, out: str) -> tuple[dict[str, Any], str]:
     from d2o.demo.shapes import demo
 
     summary = demo(out, options.seed, watch, counted, start=options.from_)
-    seen, held_out = ({name: row["all_right"] for name, row in summary[key].items()} for key in ("seen", "held_out"))
+    seen, held_out = summary["seen"], summary["held_out"]
+    right = {name: f"{seen[name]['all_right']:.3f} / {held_out[name]['all_right']:.3f}" for name in seen}
     return summary, (
-        f"Images that are all right, of captions seen / held out: teacher in {summary['seen']['teacher']['calls']} calls "
-        f"{seen['teacher']:.3f} / {held_out['teacher']:.3f}, teacher in one call {seen['untuned']:.3f} / "
-        f"{held_out['untuned']:.3f}, student in one call {seen['student']:.3f} / {held_out['student']:.3f}."
+        f"Images that are all right, of captions seen / held out: teacher in {seen['teacher']['calls']} calls "
+        f"{right['teacher']}, teacher in one call {right['untuned']}, student in one call {right['student']}."
     )
 
 

@@ -64,9 +64,9 @@ arXiv&nbsp;2506.09376).</p>
 {draw_columns(shown, rows)}
 <h2>Numbers</h2>
 <p>A program, no person and no network, reads every image: it finds the nearest of all shapes that a caption can mean,
-and compares its size, colour, shape and place with those asked for. <b>All right</b> is the share of images with nothing
-wrong; <b>fit</b> is the mean overlap of the image's shape with that nearest one (intersection over union). It reads all
-real images right, with a fit of 1.</p>
+and compares its size, colour, shape and place with those asked for. <b>All right</b> is the share of images without any
+mistake; <b>fit</b> is the mean overlap of an image's shape with that nearest one (intersection over union). Real images
+are always read right, with a fit of 1.</p>
 {numbers}
 <h2>Learning curves</h2>
 {figure(curves, "Losses, and how often the images are right")}

@@ -155,6 +155,7 @@ def test_no_folder_and_not_the_whole_outgrow_their_budgets():
 IMPORTS = {
     "--help": 8,
     "sample digits-small --seeds 0 --out x.png": 36,
+    "sample shapes-small --seeds 0 --out x.png": 38,
     "inspect digits-small": 38,
     "evaluate --help": 60,
     "export --help": 55,
@@ -162,7 +163,7 @@ IMPORTS = {
     "finetune --help": 99,
 }
 """Modules of d2o that a command imports, at most."""
-HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torchvision", "yaml"}
+HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torch._dynamo", "torchvision", "yaml"}
 LIST_IMPORTS = """
 import sys
 from d2o.cli.main import run

@@ -33,7 +33,9 @@ class Adversarial(Objective):
     its 64 images per processor); it acts every `r1_every` iterations, that much stronger. With `fresh_fakes` the
     discriminator's turn draws new noise and runs the student again, as the released code does; without, it reuses the
     generator's images and their features. The student starts from the noise level `sigma`, by default the model's own.
-    `augmentation` names what is done to real and generated images before they are judged.
+    `augmentation` names what is done to real and generated images before they are judged, and `instance_noise` is the
+    deviation of the noise that is then added to both (arXiv 1610.04490): the discriminator cannot tell them apart by what
+    is fainter.
     With `middle_sigmas` it makes images in more steps, back to noise of these levels after each (arXiv 2303.01469,
     algorithm 1); every image of a batch is judged after a random one of its steps, all of which should be real.
     """
@@ -46,6 +48,7 @@ class Adversarial(Objective):
     fresh_fakes: bool = False
     sigma: Annotated[Real, Field(gt=0)] | None = None
     augmentation: tuple[Name, ...] = ()
+    instance_noise: Annotated[Real, Field(ge=0)] = 0.0
     middle_sigmas: tuple[Annotated[Real, Field(gt=0)], ...] = ()
 
     needs = ("discriminator",)
@@ -86,7 +89,8 @@ class Adversarial(Objective):
             if fake is None or self.fresh_fakes:
                 images = self.generate(networks.student, batch, "discriminator")
                 fake = discriminator.features(self.augment(images, batch, "fresh fake"))
-            number = batch.number if discriminator.caches and not self.augmentation else None
+            cached = discriminator.caches and not self.augmentation and not self.instance_noise
+            number = batch.number if cached else None
             real = discriminator.features(self.augment(batch.x0, batch, "real"), number)
         high, _ = LOSSES[self.loss]
         loss = mean_per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.condition))
@@ -101,10 +105,12 @@ class Adversarial(Objective):
         return self.r1_every * self.r1 / 2 * gradient.square().sum((1, 2, 3))
 
     def augment(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
-        if not self.augmentation:
-            return images
-        draws = batch.uniform(f"augment {purpose}", DRAWS * len(self.augmentation))
-        return augment(images, self.augmentation, draws)
+        if self.augmentation:
+            draws = batch.uniform(f"augment {purpose}", DRAWS * len(self.augmentation))
+            images = augment(images, self.augmentation, draws)
+        if self.instance_noise:
+            images = images + self.instance_noise * batch.noise(f"instance noise {purpose}", images.shape[1:])
+        return images
 
     def generate(self, student: Denoiser, batch: Batch, purpose: str) -> Tensor:
         """Return images of the student [N,C,H,W], in pixels, from the batch's noise."""

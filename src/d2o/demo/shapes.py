@@ -15,8 +15,8 @@ from d2o.data.shapes import MEANINGS, SIDE, WORDINGS, Meaning
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.files import check_folder
+from d2o.metrics import shapes as metric
 from d2o.metrics.counting import Counted, unshown
-from d2o.metrics.shapes import measure
 from d2o.training import recipes
 from d2o.training.fit import Watch, finetune, pretrain, print_progress
 from d2o.training.run import Habits
@@ -128,8 +128,8 @@ def habits(recipe: str, calls: int) -> Habits:
 def ask(denoiser: Denoiser, split: str, calls: int, counted: Counted) -> dict[str, float]:
     """Return how often a generator shows what is asked for, and its calls."""
     title = f"{split.replace('_', ' ')} captions, {calls} {'call' if calls == 1 else 'calls'}"
-    found = measure(denoiser, SPLITS[split], steps=calls, images=IMAGES, title=title, counted=counted)
-    return {**found._asdict(), "calls": calls}
+    made = metric.ask(denoiser, SPLITS[split], steps=calls, images=IMAGES, title=title, counted=counted)
+    return {**metric.score(*made)._asdict(), "calls": calls}
 
 
 def draw_rows(teacher: Denoiser, student: Denoiser) -> list[Row]:

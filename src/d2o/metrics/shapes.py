@@ -44,14 +44,17 @@ class Score(NamedTuple):
 WORDS = Score._fields
 
 
-def measure(
+def ask(
     denoiser: Denoiser, split: str, *, steps: int = 1, images: int = 5, title: str = "", counted: Counted = unshown
-) -> Score:
-    """Return the score of so many images of each meaning in a split, made by Euler's sampler in `steps` calls."""
+) -> tuple[np.ndarray, list[Meaning]]:
+    """Return so many images of each meaning in a split, made by Euler's sampler in `steps` calls, and their meanings.
+
+    Images are uint8 [N, 16, 16, 3].
+    """
     asked = [meaning for meaning in SPLITS[split] for _ in range(images)]
     captions = [meaning.caption(number % len(WORDINGS)) for number, meaning in enumerate(asked)]
     batches = generate(denoiser, range(len(asked)), steps=steps, condition=captions, sampler="euler", batch_size=144)
-    return score(to_uint8(torch.cat(list(counted(batches, len(asked), title)))), asked)
+    return to_uint8(torch.cat(list(counted(batches, len(asked), title)))), asked
 
 
 def score(pixels: np.ndarray, asked: Sequence[Meaning]) -> Score:
@@ -64,14 +67,9 @@ def score(pixels: np.ndarray, asked: Sequence[Meaning]) -> Score:
 
 def read_images(pixels: np.ndarray) -> tuple[list[Meaning], np.ndarray]:
     """Return what uint8 images [N, 16, 16, 3] show, and how well the nearest mask fits each [N]."""
-    images = pixels.astype(np.float32).reshape(len(pixels), -1, 3) / 127.5 - 1
-    difference = images - np.median(images, axis=1, keepdims=True)
-    distance = np.linalg.norm(difference, axis=2)
-    found = (distance > STANDS_OUT * distance.max(1, keepdims=True).clip(min=FAINT)).astype(np.float32)
+    found, difference = find_shapes(pixels)
     table, masks = list_masks()
-    common = found @ masks.T
-    union = found.sum(1, keepdims=True) + masks.sum(1) - common
-    share = common / union.clip(min=1)
+    share = overlap(found, masks)
     mean = (difference * found[..., None]).sum(1) / found.sum(1, keepdims=True).clip(min=1)
     palette = np.array(list(COLOURS.values()), np.float32) - MIDDLE
     palette /= np.linalg.norm(palette, axis=1, keepdims=True)
@@ -79,6 +77,20 @@ def read_images(pixels: np.ndarray) -> tuple[list[Meaning], np.ndarray]:
     rows = [table[number] for number in share.argmax(1)]
     seen = [Meaning(size, colour, shape, place) for (size, shape, place), colour in zip(rows, colours, strict=True)]
     return seen, share.max(1)
+
+
+def find_shapes(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what stands out of images, 0 or 1 [N, 256], and how all pixels differ from the ground [N, 256, 3]."""
+    images = pixels.astype(np.float32).reshape(len(pixels), -1, 3) / 127.5 - 1
+    difference = images - np.median(images, axis=1, keepdims=True)
+    distance = np.linalg.norm(difference, axis=2)
+    return (distance > STANDS_OUT * distance.max(1, keepdims=True).clip(min=FAINT)).astype(np.float32), difference
+
+
+def overlap(found: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of shapes [N, 256] with masks [M, 256]: [N, M]."""
+    common = found @ masks.T
+    return common / (found.sum(1, keepdims=True) + masks.sum(1) - common).clip(min=1)
 
 
 @cache

@@ -34,8 +34,7 @@ class Adversarial(Objective):
     discriminator's turn draws new noise and runs the student again, as the released code does; without, it reuses the
     generator's images and their features. The student starts from the noise level `sigma`, by default the model's own.
     `augmentation` names what is done to real and generated images before they are judged, and `instance_noise` is the
-    deviation of the noise that is then added to both (arXiv 1610.04490): the discriminator cannot tell them apart by what
-    is fainter.
+    deviation of the noise that is then added to both (arXiv 1610.04490): nothing fainter tells them apart.
     With `middle_sigmas` it makes images in more steps, back to noise of these levels after each (arXiv 2303.01469,
     algorithm 1); every image of a batch is judged after a random one of its steps, all of which should be real.
     """

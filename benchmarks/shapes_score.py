@@ -1,38 +1,39 @@
 """How often a model that is asked for shapes shows them: exactly checked, for captions it was trained on and others.
 
 python benchmarks/shapes_score.py MODEL [--steps 4] [--images 5]
+
+`between` is the share of images whose shape is nearer to two neighbouring true ones together than to any one of them.
 """
 
 import argparse
 import json
+from itertools import combinations, groupby
 
-import torch
+import numpy as np
 
 import d2o
-from d2o.data.files import to_uint8
-from d2o.data.shapes import SPLITS, WORDINGS
-from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.sampling import generate
-from d2o.metrics.shapes import score
+from d2o.metrics.shapes import ask, find_shapes, list_masks, overlap, score
 
 
-def measure(denoiser: Denoiser, steps: int = 1, images: int = 5) -> dict[str, dict[str, float]]:
-    """Return the scores of so many images of each meaning, seen and held out, of Euler's sampler."""
-    found = {}
-    for name, split in (("seen", "train"), ("held_out", "test")):
-        asked = [meaning for meaning in SPLITS[split] for _ in range(images)]
-        captions = [meaning.caption(number % len(WORDINGS)) for number, meaning in enumerate(asked)]
-        batches = generate(
-            denoiser, range(len(asked)), steps=steps, condition=captions, sampler="euler", batch_size=240
-        )
-        found[name] = score(to_uint8(torch.cat(list(batches))), asked)._asdict() | {"calls": steps}
-    return found
+def find_between(pixels: np.ndarray) -> float:
+    """Return the share of images that the union or intersection of two masks of one meaning fits best."""
+    table, masks = list_masks()
+    groups = [[mask for _, mask in rows] for _, rows in groupby(zip(table, masks, strict=True), lambda row: row[0])]
+    pairs = [pair for group in groups for pair in combinations(group, 2)]
+    both = np.stack([mix(*pair) for pair in pairs for mix in (np.minimum, np.maximum)])
+    found, _ = find_shapes(pixels)
+    return float((overlap(found, both).max(1) > overlap(found, masks).max(1) + 1e-6).mean())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a run or a file")
+    parser.add_argument("model", help="a run, a file, or a model that comes with d2o")
     parser.add_argument("--steps", type=int, default=1, help="calls of the network")
     parser.add_argument("--images", type=int, default=5, help="of each meaning; there are 144 seen and 36 held out")
     options = parser.parse_args()
-    print(json.dumps(measure(d2o.load(options.model), options.steps, options.images), indent=2))
+    found = {}
+    for name, split in {"seen": "train", "held_out": "test"}.items():
+        pixels, asked = ask(d2o.load(options.model), split, steps=options.steps, images=options.images)
+        more = {"between": find_between(pixels), "calls": options.steps}
+        found[name] = score(pixels, asked)._asdict() | more
+    print(json.dumps(found, indent=2))

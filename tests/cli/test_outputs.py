@@ -19,7 +19,7 @@ COMMANDS = {  # the command, how the name of its output ends, and what may not b
     "export MODEL --to torch": (".pt2", "d2o.cli.commands.export:load"),
     "export MODEL --to safetensors": (".safetensors", "d2o.cli.commands.export:load"),
     "export MODEL --to web": ("", "d2o.cli.commands.export:load"),
-    "demo --out": ("", "d2o.demo.story:open_images"),
+    "demo --out": ("", "d2o.demo.digits:open_images"),
     "analyze spectrum MODEL --out": ("", "d2o.analysis.spectrum:spectrum"),
     "analyze blocks MODEL --out": ("", "d2o.analysis.blocks:blocks"),
 }

@@ -183,6 +183,13 @@ def test_without_classes_labels_are_ignored(discriminator: ProjectedDiscriminato
     assert torch.equal(discriminator(batch(), torch.zeros(3, dtype=torch.long))[0], discriminator(batch())[0])
 
 
+def test_one_that_is_not_told_the_condition_is_that_of_a_model_without(discriminator: ProjectedDiscriminator) -> None:
+    untold = replace(SMALL, conditional=False).build(SHAPE, num_classes=3)
+    untold.load_state_dict(discriminator.state_dict())
+    for condition in (None, torch.tensor([2, 0, 1])):
+        assert torch.equal(untold.eval()(batch(), condition)[0], discriminator.eval()(batch())[0])
+
+
 def test_the_spec_goes_through_json() -> None:
     spec = replace(SMALL, networks=("tf_efficientnet_lite0",), weights=("random:3",))
     record = json.loads(json.dumps(asdict(spec)))

@@ -9,6 +9,7 @@ import signal
 import threading
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ from d2o.cli.main import run
 from d2o.data.files import write_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon
+from d2o.discriminators import Projected
 from d2o.export import runtime
+from d2o.training.recipes import RECIPES
 
 # Appended to a command of the documentation, where the last one of an option counts.
 TINY = "backbone={kind: song_unet, channels: 8, channel_multipliers: [1], num_blocks: 1, attention_resolutions: []}"
@@ -143,6 +146,10 @@ def quick(tmp_path_factory, monkeypatch):
     monkeypatch.setenv(runtime.VARIABLE, str(package))
     monkeypatch.setattr("d2o.pages.DOTS", 40)  # of the figures
     monkeypatch.setattr("d2o.training.estimate.SECONDS", 0.0)
+    judge = Projected(size=32, width=16, weights="random")
+    monkeypatch.setitem(RECIPES, "shapes-d2o-f", replace(RECIPES["shapes-d2o-f"], duration=64, discriminator=judge))
+    monkeypatch.setattr("d2o.demo.shapes.IMAGES", 1)
+    monkeypatch.setattr("d2o.demo.shapes.TRIED", (1, 4))
     for command in ("app", "serve"):
         monkeypatch.setattr(f"d2o.cli.commands.{command}.say", stop_what_answers)
     before = signal.getsignal(signal.SIGTERM)

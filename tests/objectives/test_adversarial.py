@@ -157,3 +157,39 @@ def test_the_projected_discriminator_keeps_the_contract(tiny_denoiser):
 def test_impossible_numbers_are_refused(numbers):
     with pytest.raises(ValueError):
         Adversarial(**numbers)
+
+
+class Remembering(Linear):
+    """Keeps what it was shown."""
+
+    def features(self, images, number=None):
+        self.shown = [*getattr(self, "shown", []), images.detach()]
+        return super().features(images, number)
+
+
+def test_instance_noise_is_added_to_real_and_generated_images_as_a_function_of_their_place(scene):
+    networks, batch = scene
+
+    def shown(deviation, *batches):
+        networks.discriminator = Remembering()
+        objective = Adversarial(instance_noise=deviation)
+        for part in batches:
+            objective(networks, part)
+            objective.discriminator_loss(networks, part)
+        fakes, reals = networks.discriminator.shown[::2], networks.discriminator.shown[1::2]
+        return torch.stack([torch.cat(fakes), torch.cat(reals)])
+
+    plain, noisy = shown(0.0, batch), shown(0.5, batch)
+    noise = (noisy - plain) / 0.5
+    assert torch.equal(plain[1], batch.x0) and abs(noise.std() - 1) < 0.1 and abs(noise.mean()) < 0.1
+    assert abs(torch.corrcoef(noise.flatten(1))[0, 1]) < 0.2, "of its own for each"
+    torch.testing.assert_close(shown(0.5, *batch.split(1)), noisy)
+
+
+def test_noisy_images_are_not_cached(scene):
+    networks, batch = scene
+    networks.discriminator = Projected(size=32, width=8, weights="random").build((1, 8, 8))
+    batch.number = [0, 1, 2, 3]
+    for deviation, kept in ((0.5, 0), (0.0, 4)):
+        Adversarial(instance_noise=deviation).discriminator_loss(networks, batch)
+        assert [len(cache.rows) for cache in networks.discriminator.caches] == [kept]

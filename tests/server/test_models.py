@@ -9,7 +9,7 @@ from d2o.checkpoints.shipped import SHIPPED, TEACHERS, find_shipped
 from d2o.data.codec import Autoencoder
 from d2o.server.models import offer_models, open_model
 
-SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 16, 16)}
+SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 16, 16), "shapes": (3, 16, 16)}
 
 
 @pytest.fixture
@@ -22,8 +22,16 @@ def test_what_comes_with_d2o_is_offered():
     offered = offer_models([])
     assert next(iter(offered.denoisers)) == "digits-small" and set(offered.denoisers) == set(SHIPPED)
     for name, denoiser in offered.denoisers.items():
-        assert denoiser.image_shape == SHAPES[name.split("-")[0]] and denoiser.num_classes == 10
-        assert (denoiser.preconditioning.kind == "boundary") == (name in TEACHERS)
+        assert denoiser.image_shape == SHAPES[name.split("-")[0]] and denoiser.one_step == (name in TEACHERS)
+        assert denoiser.num_classes == (0 if denoiser.reader else 10)
+    for name, teacher in TEACHERS.items():
+        assert offered.fitting_teachers(name) == [teacher, name]
+
+
+def test_the_page_is_told_what_a_model_can_be_asked_in_words():
+    rows = {row["name"]: row for row in offer_models([]).describe()}
+    assert rows["digits-small"]["prompts"] == () and len(rows["shapes-small"]["prompts"]) > 1
+    assert set(rows["shapes-small"]["prompts"]) <= set(d2o.load("shapes-small").reader.examples)
 
 
 def test_what_comes_with_d2o_is_small_and_described():

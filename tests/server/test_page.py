@@ -59,6 +59,13 @@ class TestAnswers:
         expected = to_uint8(next(generate(models.denoisers[MODEL], [4], condition=1)))
         assert np.array_equal(pixels(found["pictures"][0]), expected[0])
 
+    def test_a_prompt_can_be_asked_of_a_model_that_reads_words(self, page_client, models):
+        question = {"points": [[4, 4, 0]], "prompt": "a small red circle at the top"}
+        found = post(page_client, "/page/images", {**question, "model": "shapes-small"}).json()
+        expected = to_uint8(next(generate(models.denoisers["shapes-small"], [4], condition=question["prompt"])))
+        assert np.array_equal(pixels(found["pictures"][0]), expected[0])
+        assert post(page_client, "/page/images", {**question, "model": MODEL}).status_code == 400
+
     def test_the_teachers_stages_end_in_its_image(self, page_client, models):
         found = stages(post(page_client, "/page/stages", {**STAGES, "steps": 3}))
         assert [stage["calls"] for stage in found] == [2, 4, 5]

@@ -21,6 +21,12 @@ class PositionalEmbedding(nn.Module):
         return waves(noise.float()[:, None] * frequencies)
 
 
+def normal(*shape: int, deviation: float = 1.0) -> Tensor:
+    """Return normal random numbers; on the meta device, for whose numbers torch would import its compiler, any."""
+    empty = torch.empty(shape)
+    return empty if empty.is_meta else deviation * empty.normal_()
+
+
 class FourierEmbedding(nn.Module):
     """Map noise [N] to cosines and sines [N, channels] of fixed random frequencies."""
 
@@ -28,7 +34,7 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, channels: int, deviation: float = 16.0) -> None:
         super().__init__()
-        self.register_buffer("freqs", torch.randn(channels // 2) * deviation)
+        self.register_buffer("freqs", normal(channels // 2, deviation=deviation))
 
     def forward(self, noise: Tensor) -> Tensor:
         return waves(noise.float()[:, None] * (2 * math.pi * self.freqs.float()))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbone import Roles
-from .conditioning import add_augmentation, one_hot
+from .conditioning import add_augmentation, normal, one_hot
 from .options import check_options
 from .unet import Layout, Place, UNet, attend
 
@@ -55,7 +55,7 @@ class MPFourier(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", 2 * math.pi * torch.randn(channels))
+        self.register_buffer("freqs", normal(channels, deviation=2 * math.pi))
         self.register_buffer("phases", 2 * math.pi * torch.rand(channels))
 
     def forward(self, noise: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class MPConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *([kernel, kernel] if kernel else [])))
+        self.weight = nn.Parameter(normal(out_channels, in_channels, *([kernel, kernel] if kernel else [])))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         dims = range(1, self.weight.dim())

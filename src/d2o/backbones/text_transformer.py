@@ -14,7 +14,7 @@ from d2o.diffusion.condition import PADDING
 from d2o.kernels.attention import attend
 
 from .backbone import Backbone, Roles
-from .conditioning import full_precision
+from .conditioning import full_precision, normal
 from .dit import Block, FinalLayer, TimeEmbedder, chain, modulate, positions, unpatchify
 from .options import check_options
 
@@ -114,8 +114,8 @@ class WordEncoder(nn.Module):
     def __init__(self, vocabulary: int, length: int, channels: int, num_heads: int) -> None:
         super().__init__()
         self.length = length
-        self.words = nn.Embedding(vocabulary, channels)
-        self.places = nn.Parameter(torch.randn(length, channels) * 0.02)
+        self.words = nn.Embedding.from_pretrained(normal(vocabulary, channels), freeze=False)
+        self.places = nn.Parameter(normal(length, channels, deviation=0.02))
         self.layer = nn.TransformerEncoderLayer(
             channels, num_heads, 2 * channels, dropout=0.0, batch_first=True, norm_first=True
         )

@@ -51,6 +51,9 @@ class Projected:
     synchronise: bool = False
     """Normalise the heads by the batch of all processes together, rather than each by its own."""
 
+    conditional: bool = True
+    """Tell the heads the class or the caption of every image; without, they see the image alone."""
+
     def build(self, image_shape: Sequence[int], num_classes: Vocabulary = 0, seed: int = 0) -> "ProjectedDiscriminator":
         """Return a new discriminator for images [C, H, W]; `seed` fixes its projections and the heads' first weights.
 
@@ -69,7 +72,8 @@ class Projected:
             raise ValueError(f"{len(self.networks)} networks have {len(weights)} weights: give one, or one each.")
         pyramids = [Pyramid(name, size, source) for name, source in zip(self.networks, weights, strict=True)]
         with fix_seed(seed):
-            return ProjectedDiscriminator(pyramids, replace(self, size=size, width=width), num_classes)
+            told = num_classes if self.conditional else 0
+            return ProjectedDiscriminator(pyramids, replace(self, size=size, width=width), told)
 
 
 class ProjectedDiscriminator(Discriminator):

@@ -34,7 +34,8 @@ class Adversarial(Judging):
     its 64 images per processor); it acts every `r1_every` iterations, that much stronger. With `fresh_fakes` the
     discriminator's turn draws new noise and runs the student again, as the released code does; without, it reuses the
     generator's images and their features. The student starts from the noise level `sigma`, by default the model's own.
-    `augmentation` names what is done to real and generated images before they are judged.
+    `augmentation` names what is done to real and generated images before they are judged, and `instance_noise` is the
+    deviation of the noise that is then added to both (arXiv 1610.04490): nothing fainter tells them apart.
     With `middle_sigmas` it makes images in more steps, back to noise of these levels after each (arXiv 2303.01469,
     algorithm 1); every image of a batch is judged after a random one of its steps, all of which should be real.
     """
@@ -47,6 +48,7 @@ class Adversarial(Judging):
     fresh_fakes: bool = False
     sigma: Annotated[Real, Field(gt=0)] | None = None
     augmentation: tuple[Name, ...] = ()
+    instance_noise: Annotated[Real, Field(ge=0)] = 0.0
     middle_sigmas: tuple[Annotated[Real, Field(gt=0)], ...] = ()
 
     def __post_init__(self) -> None:
@@ -87,7 +89,8 @@ class Adversarial(Judging):
             if fake is None or self.fresh_fakes:
                 images = self.show(student, self.generate(student, batch, "discriminator"), batch)
                 fake = discriminator.features(self.augment(images, batch, "fresh fake"))
-            known = discriminator.caches and not self.augmentation and not self.is_random
+            is_same = not (self.augmentation or self.instance_noise or self.is_random)
+            known = discriminator.caches and is_same
             images = self.augment(self.show_real(student, batch), batch, "real")
             real = discriminator.features(images, batch.number if known else None)
         high, _ = LOSSES[self.loss]
@@ -103,10 +106,12 @@ class Adversarial(Judging):
         return self.r1_every * self.r1 / 2 * gradient.square().sum((1, 2, 3))
 
     def augment(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
-        if not self.augmentation:
-            return images
-        draws = batch.uniform(f"augment {purpose}", DRAWS * len(self.augmentation))
-        return augment(images, self.augmentation, draws)
+        if self.augmentation:
+            draws = batch.uniform(f"augment {purpose}", DRAWS * len(self.augmentation))
+            images = augment(images, self.augmentation, draws)
+        if self.instance_noise:
+            images = images + self.instance_noise * batch.noise(f"instance noise {purpose}", images.shape[1:])
+        return images
 
     def generate(self, student: Denoiser, batch: Batch, purpose: str) -> Tensor:
         """Return images of the student [N,C,H,W], before they are decoded, from the batch's noise."""

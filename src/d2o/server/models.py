@@ -13,6 +13,9 @@ from d2o.data.codec import check_pixels
 from d2o.diffusion.denoiser import Denoiser
 from d2o.pages.play import describe
 
+PROMPTS = 8
+"""The most captions that the page shows as examples, of a model that is asked in words."""
+
 
 def open_model(name: str, **options: Any) -> Denoiser:
     """Return a denoiser whose images are pixels, by a name as `d2o.load` reads it, and with its options."""
@@ -32,7 +35,12 @@ class Models:
         """Return what the page should know of each; the first of its teachers is the one to show beside it."""
 
         def row(name: str, denoiser: Denoiser) -> dict[str, Any]:
-            more = {"notice": warn_about_one_step(denoiser), "teachers": self.fitting_teachers(name)}
+            prompts = denoiser.reader.examples[:PROMPTS] if denoiser.reader else ()
+            more = {
+                "notice": warn_about_one_step(denoiser),
+                "teachers": self.fitting_teachers(name),
+                "prompts": prompts,
+            }
             return {"name": name, **describe(denoiser), **more}
 
         return [row(name, denoiser) for name, denoiser in self.denoisers.items()]
@@ -79,5 +87,6 @@ def offer_models(
 
 
 def start_of(denoiser: Denoiser) -> str:
-    """Return what a student and its teacher have in common, so that they can start from the same noise and class."""
-    return f"images of {denoiser.image_shape} and {denoiser.num_classes} classes"
+    """Return what a student and its teacher have in common, so that they can start from the same noise and wish."""
+    wish = f"{denoiser.vocabulary} {'classes' if denoiser.reader is None else 'words'}"
+    return f"images of {denoiser.image_shape} and {wish}"

@@ -100,25 +100,6 @@ DIGITS: dict[str, Any] = {
     "discriminator": Projected(size=32, width=64),
 }
 
-# Two CPU cores, minutes: coloured shapes of 16x16 from their captions.
-SHAPES_PRETRAIN: dict[str, Any] = {
-    "backbone": {"kind": "text_transformer"},
-    "family": FAMILIES["flow"],
-    "duration": 300_000,
-    "batch_size": 64,
-    "learning_rate": 1.5e-3,
-    "learning_rate_ramp": 5_000,
-}
-SHAPES: dict[str, Any] = {
-    "duration": 20_000,
-    "batch_size": 32,
-    "learning_rate": 3e-4,
-    "discriminator_learning_rate": 3e-4,
-    "learning_rate_decay": "linear",
-    "ema_ramp": 0.1,
-    "discriminator": Projected(size=48, width=64),
-}
-
 # Two CPU cores, over two hours and minutes: CIFAR-10 reduced to 16x16 (--resolution 16 --resize area).
 SMALL_PRETRAIN: dict[str, Any] = {
     "backbone": {**BACKBONES["small"], "attention_resolutions": [8]},
@@ -145,6 +126,17 @@ SMALL_DIT_PRETRAIN: dict[str, Any] = {
     "duration": 240_000,
     "learning_rate": 1e-3,
 }
+
+# Two CPU cores, minutes: coloured shapes of 16x16 from their captions.
+SHAPES_PRETRAIN: dict[str, Any] = {
+    "backbone": {"kind": "text_transformer"},
+    "family": FAMILIES["flow"],
+    "duration": 300_000,
+    "batch_size": 64,
+    "learning_rate": 1.5e-3,
+    "learning_rate_ramp": 5_000,
+}
+SHAPES: dict[str, Any] = {**SMALL, "duration": 20_000}
 
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "duration": 200_000_000,

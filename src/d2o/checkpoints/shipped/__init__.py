@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
-TEACHERS = {"digits-small": "digits-teacher", "cifar10-small": "cifar10-small-teacher"}
+TEACHERS = {
+    "digits-small": "digits-teacher",
+    "cifar10-small": "cifar10-small-teacher",
+    "shapes-small": "shapes-teacher",
+}
 """One-step generator -> the diffusion model that it began as."""
 SHIPPED = {name: f"{name}.safetensors" for pair in TEACHERS.items() for name in pair}
 """Name -> file in this folder."""

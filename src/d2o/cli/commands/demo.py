@@ -1,12 +1,16 @@
-"""Train a one-step generator of handwritten digits in minutes and show it beside its teacher.
+"""Train a one-step generator in minutes and show it beside its teacher: of digits, or of shapes from their captions.
 
 examples:
   d2o demo
   d2o demo --seed 1 --out runs/demo-1
+  d2o demo shapes --from shapes-teacher --out runs/shapes
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from d2o.cli.options import parse, tell
 from d2o.cli.progress import counted, say, watch
@@ -16,8 +20,14 @@ from d2o.cli.progress import counted, say, watch
 class Demo:
     """The options of `d2o demo`."""
 
-    out: str = "demo"
-    """Directory of the two runs and of report.html."""
+    name: Annotated[tyro.conf.Positional[Literal["digits", "shapes"]], tyro.conf.arg(metavar="[digits|shapes]")] = (
+        "digits"
+    )
+    """Handwritten digits, in five minutes; or coloured shapes that are asked for in words, in twenty."""
+    out: str | None = None
+    """Directory of the runs and of report.html; by default demo, or demo-shapes."""
+    from_: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
+    """Of shapes: the teacher, such as shapes-teacher, in place of pre-training; then it takes about five minutes."""
     seed: int = 0
     """Seed of everything random."""
     processes: int | None = None
@@ -31,12 +41,38 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Demo, "demo", arguments, __doc__)
     if options.processes is not None:
         say("--processes has no effect any more: one process with two threads is as fast.")
-    from d2o.demo.story import demo
+    run, default = DEMOS[options.name]
+    summary, sentence = run(options, default if options.out is None else options.out)
+    tell(summary, sentence, options.json)
 
-    summary = demo(options.out, options.seed, watch, counted)
+
+def run_digits(options: Demo, out: str) -> tuple[dict[str, Any], str]:
+    if options.from_ is not None:
+        raise ValueError("--from is for the demo of shapes, as in d2o demo shapes --from shapes-teacher: leave it out.")
+    from d2o.demo.digits import demo
+
+    summary = demo(out, options.seed, watch, counted)
     kid = summary["kid"]
-    sentence = (
+    return summary, (
         f"KID: teacher in 35 calls {kid['teacher']:.3f}, teacher in one call {kid['untuned']:.3f}, "
         f"student in one call {kid['student']:.3f}; {summary['speed_ratio']:.0f} times as fast as the teacher."
     )
-    tell(summary, sentence, options.json)
+
+
+def run_shapes(options: Demo, out: str) -> tuple[dict[str, Any], str]:
+    from d2o.demo.shapes import demo
+
+    summary = demo(out, options.seed, watch, counted, start=options.from_)
+    seen, held_out = summary["seen"], summary["held_out"]
+    right = {name: f"{seen[name]['all_right']:.3f} / {held_out[name]['all_right']:.3f}" for name in seen}
+    return summary, (
+        f"Images that are all right, of captions seen / held out: teacher in {seen['teacher']['calls']} calls "
+        f"{right['teacher']}, teacher in one call {right['untuned']}, student in one call {right['student']}."
+    )
+
+
+DEMOS: dict[str, tuple[Callable[[Demo, str], tuple[dict[str, Any], str]], str]] = {
+    "digits": (run_digits, "demo"),
+    "shapes": (run_shapes, "demo-shapes"),
+}
+"""How each is run, and its default directory."""

@@ -12,9 +12,9 @@ export const between = {
 
   async show() {
     const [seed, other, count] = [readSeed(at("start")), readSeed(at("end")), Number(at("count").value)];
+    const { asked } = state; // also for the movie of what is shown, whatever is asked by then
     const points = Array.from({ length: count }, (_, i) => ({ seed, other, share: i / (count - 1) }));
-    const label = state.label ?? (state.model.num_classes ? Number(seed % BigInt(state.model.num_classes)) : null);
-    const { pictures, milliseconds } = await state.engine.images(state.model, points, label);
+    const { pictures, milliseconds } = await state.engine.images(state.model, points, asked);
     between.pictures = pictures;
     const every = Math.ceil(count / 24);
     const kept = pictures.filter((_, i) => i % every === 0);
@@ -26,7 +26,7 @@ export const between = {
     at("movie").onclick = async () => {
       try {
         const link = document.createElement("a");
-        link.href = URL.createObjectURL(await state.engine.movie(state.model, seed, other, label, count));
+        link.href = URL.createObjectURL(await state.engine.movie(state.model, seed, other, asked, count));
         link.download = `seeds-${seed}-${other}.gif`;
         link.click();
         setTimeout(() => URL.revokeObjectURL(link.href), 60_000);

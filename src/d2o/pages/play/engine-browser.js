@@ -32,14 +32,14 @@ export function noiseAt({ seed, other, share }, size) {
   return share ? slerp(noiseOf(seed, size), noiseOf(other, size), share) : noiseOf(seed, size);
 }
 
-export async function run(model, points, label) {
+export async function run(model, points, asked) {
   // Return images as one Float32Array [N, C, H, W], about -1 to 1, and the milliseconds that the network took.
   const size = model.image_shape.reduce((a, b) => a * b);
   const data = new Float32Array(points.length * size);
   points.forEach((point, i) => data.set(noiseAt(point, size), i * size));
   const inputs = { noise: new ort.Tensor("float32", data, [points.length, ...model.image_shape]) };
   if (model.num_classes) {
-    const labels = points.map(({ seed }) => BigInt(label ?? seed % BigInt(model.num_classes)));
+    const labels = points.map(({ seed }) => BigInt(asked ?? seed % BigInt(model.num_classes)));
     inputs.label = new ort.Tensor("int64", BigInt64Array.from(labels), [points.length]);
   }
   const began = performance.now();
@@ -47,12 +47,12 @@ export async function run(model, points, label) {
   return { images: image.data, milliseconds: performance.now() - began };
 }
 
-async function images(model, points, label) {
+async function images(model, points, asked) {
   const [channels, height, width] = model.image_shape;
   const size = channels * height * width;
   const made = { pictures: [], milliseconds: 0 };
   for (let first = 0; first < points.length; first += BATCH) {
-    const { images, milliseconds } = await run(model, points.slice(first, first + BATCH), label);
+    const { images, milliseconds } = await run(model, points.slice(first, first + BATCH), asked);
     made.milliseconds += milliseconds;
     for (let start = 0; start < images.length; start += size) {
       const levels = new Uint8Array(size); // rounded as d2o rounds

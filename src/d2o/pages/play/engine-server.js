@@ -1,10 +1,11 @@
 // Images from the server that this page came from. Another engine makes them in the browser (engine-browser.js).
 //
 // An engine has `title` and `models` ({name, image_shape, num_classes, parameters, notice, teachers}), and makes
-//   images(model, points, label) -> {pictures: [ImageData], milliseconds}, one network call each
-//   stages(model, point, label, steps, signal) -> stages of a teacher's sampler, one after the other
-//   movie(model, first, second, label, frames) -> the bytes of a GIF (Blob); null where there are none
-// A point is {seed, other, share}: a share (0 to 1) of the way between the noises of two seeds (BigInt).
+//   images(model, points, asked) -> {pictures: [ImageData], milliseconds}, one network call each
+//   stages(model, point, asked, steps, signal) -> stages of a teacher's sampler, one after the other
+//   movie(model, first, second, asked, frames) -> the bytes of a GIF (Blob); null where there are none
+// A point is {seed, other, share}: a share (0 to 1) of the way between the noises of two seeds (BigInt). What is asked is
+// a class (number), a prompt (string, of a model with `prompts` as examples), or null for that of each seed.
 
 import { toPicture } from "./pictures.js";
 
@@ -27,14 +28,16 @@ async function ask(address, query, signal) {
 const unpack = ({ shape, pixels }) => toPicture(Uint8Array.from(atob(pixels), (c) => c.charCodeAt(0)), shape);
 const pack = ({ seed, other, share }) => [`${seed}`, `${other}`, share]; // JSON's numbers would round large seeds
 
-async function images(model, points, label) {
-  const query = { model: model.name, points: points.map(pack), class: label };
+const wish = (asked) => (asked === null ? {} : { [typeof asked === "string" ? "prompt" : "class"]: asked });
+
+async function images(model, points, asked) {
+  const query = { model: model.name, points: points.map(pack), ...wish(asked) };
   const { pictures, milliseconds } = await (await ask("page/images", query)).json();
   return { pictures: pictures.map(unpack), milliseconds };
 }
 
-async function* stages(model, point, label, steps, signal) {
-  const query = { model: model.name, point: pack(point), class: label, steps };
+async function* stages(model, point, asked, steps, signal) {
+  const query = { model: model.name, point: pack(point), steps, ...wish(asked) };
   const reader = (await ask("page/stages", query, signal)).body.pipeThrough(new TextDecoderStream()).getReader();
   for (let text = ""; ; ) {
     const { value, done } = await reader.read();
@@ -48,8 +51,7 @@ async function* stages(model, point, label, steps, signal) {
   }
 }
 
-async function movie(model, first, second, label, frames) {
-  const query = new URLSearchParams({ model: model.name, first, second, frames });
-  if (label !== null) query.set("class", label);
+async function movie(model, first, second, asked, frames) {
+  const query = new URLSearchParams({ model: model.name, first, second, frames, ...wish(asked) });
   return (await ask(`page/movie?${query}`)).blob();
 }

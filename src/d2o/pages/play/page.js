@@ -29,12 +29,16 @@ function options(select, values, names = values) {
 }
 
 function choose(model) {
-  // Show a model, its classes, and beside it its teacher.
+  // Show a model, what it can be asked for, and beside it its teacher.
   state.model = model;
   const classes = [...Array(model.num_classes).keys()];
   options(at("class"), ["", ...classes], ["by seed", ...classes]);
   options(at("teacher"), model.teachers);
-  state.label = null;
+  const prompts = model.prompts ?? [];
+  at("prompt").closest("label").hidden = !prompts.length;
+  at("prompt").value = "";
+  at("prompts").replaceChildren(...prompts.map((prompt) => new Option(prompt)));
+  state.asked = null;
   at("notice").hidden = !model.notice;
   at("notice").textContent = model.notice;
   chooseTeacher(model.teachers[0]);
@@ -51,7 +55,8 @@ function listen() {
   const again = () => (state.changed = true);
   change("model", ({ value }) => choose(state.engine.models.find(({ name }) => name === value)));
   change("teacher", ({ value }) => chooseTeacher(value));
-  change("class", ({ value }) => again((state.label = value === "" ? null : Number(value))));
+  change("class", ({ value }) => again((state.asked = value === "" ? null : Number(value))));
+  change("prompt", ({ value }) => again((state.asked = value.trim() || null)));
   change("pixels", ({ checked }) => showPixels(checked));
   document.querySelectorAll("[name=view]").forEach((radio) => radio.addEventListener("change", () => look(radio.value)));
   change("first", (input) => start(readSeed(input)));

@@ -9,7 +9,7 @@ export const state = {
   engine: null,
   model: null,
   teacher: null,
-  label: null, // a class, or null for that of each seed
+  asked: null, // a class (number) or a prompt, or null for that of each seed
   view: "walk",
   playing: false,
   changed: true, // what is shown is of an older state

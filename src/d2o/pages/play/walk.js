@@ -21,7 +21,7 @@ export const walk = {
 
   async show() {
     const point = here();
-    const { pictures, milliseconds } = await state.engine.images(state.model, [point], state.label);
+    const { pictures, milliseconds } = await state.engine.images(state.model, [point], state.asked);
     const now = performance.now();
     walk.frames = [...walk.frames.filter((shown) => now - shown < 1000), now];
     const name = point.share ? `${point.seed} + ${point.share.toFixed(2)}` : `${point.seed}`;
@@ -44,7 +44,7 @@ export const walk = {
     // Show the median time of this very image: a single call may have been interrupted.
     const times = [walk.milliseconds];
     for (let all = times[0]; times.length < 5 && all < 1000; all += times.at(-1)) {
-      times.push((await state.engine.images(state.model, [point], state.label)).milliseconds);
+      times.push((await state.engine.images(state.model, [point], state.asked)).milliseconds);
     }
     return times.sort((a, b) => a - b)[times.length >> 1];
   },
@@ -91,7 +91,7 @@ async function form() {
     const median = await walk.timeAgain(point);
     if (signal.aborted) return;
     walk.took(median);
-    for await (const stage of state.engine.stages(state.teacher, point, state.label, steps, signal)) {
+    for await (const stage of state.engine.stages(state.teacher, point, state.asked, steps, signal)) {
       if (signal.aborted) return;
       last = stage;
       at("teacher-card").classList.remove("stale");

@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file that needs nothing else."""
+"""The report of the demo of digits."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,10 +13,9 @@ from d2o.metrics.evaluation import Evaluation
 from d2o.metrics.report import report
 from d2o.pages import data_address, encode_figure, encode_image, figure, page
 
+from .report import BLUE, GREY, ORANGE, Log, draw_cards, draw_curves
+
 COLUMNS = 10
-ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#666666"  # of Okabe and Ito's colour-blind-safe set
-Log = Sequence[dict[str, Any]]
-"""The lines of a run's metrics.jsonl."""
 
 
 def enlarge(images: np.ndarray) -> np.ndarray:
@@ -46,7 +45,6 @@ def draw_page(
         f"{accuracy['student']:.1%}": "of its images show the digit that was asked for",
         f"{1 - frozen:.1%}": f"of {parameters:,} parameters were trained",
     }
-    squares = "".join(f'<div class="card"><b>{n}</b><small>{escape(text)}</small></div>' for n, text in cards.items())
     figures = "".join(
         figure(
             data_address(encode_image(grid(enlarge(images), COLUMNS, gap=3))),
@@ -56,14 +54,14 @@ def draw_page(
         )
         for title, text, images in pictures
     )
-    curves = data_address(encode_figure(draw_curves(logs, kid["floor"])))
+    curves = data_address(encode_figure(draw_quality(logs, kid["floor"])))
     return page(
         "d2o: a one-step generator of digits",
         f"""<h1>One call instead of 35</h1>
 <p>A small diffusion model learned to draw 8x8 digits from 1,797 real handwritten ones. Then a GAN loss alone, with
 {frozen:.0%} of its weights frozen, turned it into a generator that needs one network call an image (D2O-F,
 arXiv&nbsp;2506.09376).</p>
-<div class="cards">{squares}</div>
+{draw_cards(cards)}
 <h2>Same seeds, side by side</h2>
 <p class="soft">Each column is one digit class. The teacher and the student start from the same noise in every cell.</p>
 <div class="figures">{figures}</div>
@@ -87,18 +85,9 @@ photographs, which flatters the student; so look at the pictures and at the clas
     )
 
 
-def draw_curves(logs: Mapping[str, Log], floor: float | None) -> Any:
+def draw_quality(logs: Mapping[str, Log], floor: float | None) -> Any:
     """Return losses and KID against images seen, as a figure of matplotlib."""
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(10, 3.2), layout="constrained")
-    losses, gan, quality = drawing.subplots(1, 3)
-    plot_loss(losses, logs["teacher"], "student", BLUE, "denoising loss")
-    losses.set(title="Pre-training", ylabel="weighted squared error", ylim=(0, None))
-    plot_loss(gan, logs["student"], "student", ORANGE, "student")
-    plot_loss(gan, logs["student"], "discriminator", GREY, "discriminator")
-    gan.set(title="Fine-tuning", ylabel="GAN loss")
-    gan.legend(frameon=False)
+    drawing, quality = draw_curves(logs)
     for name, color, label in (("teacher", BLUE, "teacher, 35 calls"), ("student", ORANGE, "student, 1 call")):
         points = [(row["images"] / 1000, row["evaluation"]["kid"]) for row in logs[name] if "evaluation" in row]
         quality.plot(*zip(*points, strict=True), "o-", color=color, label=label)
@@ -106,12 +95,4 @@ def draw_curves(logs: Mapping[str, Log], floor: float | None) -> Any:
         quality.axhline(max(floor, 0), color=GREY, linestyle=":", label="real against real")
     quality.set(title="Quality", ylabel="KID (lite2 features)")
     quality.legend(frameon=False)
-    for axes in (losses, gan, quality):
-        axes.set_xlabel("thousand images seen")
-        axes.spines[["top", "right"]].set_visible(False)
     return drawing
-
-
-def plot_loss(axes: Any, log: Log, name: str, color: str, label: str) -> None:
-    points = [(row["images"] / 1000, row["loss"][name]) for row in log if name in row.get("loss", {})]
-    axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.2)

@@ -1,6 +1,5 @@
 """The demo from start to end: a diffusion model of handwritten digits becomes a one-step generator."""
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from d2o.data.datasets import Images, open_images
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
-from d2o.files import atomic, check_folder
+from d2o.files import check_folder
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
 from d2o.metrics.sources import generate_images
@@ -23,21 +22,20 @@ from d2o.training.fit import TEACHER_STEPS, Watch, finetune, pretrain, print_pro
 from d2o.training.run import Habits
 from d2o.training.run_directory import read_log
 
-from .page import Picture, draw_page
+from .digits_page import Picture, draw_page
+from .report import measure_rate, use_few_threads, write_report
 
 CALLS = 2 * TEACHER_STEPS - 1
 IMAGES = 1_000
 """Images of each generator that are evaluated at the end."""
 SHOWN = tuple(range(60))
 """Seeds of the pictures: six of each digit."""
-THREADS = 2
-"""Networks of this size gain nothing from more."""
 log = logging.getLogger("d2o")
 
 
 def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted: Counted = unshown) -> dict[str, Any]:
     """Run the demo in a directory (again: continue it) and return the content of its report.json."""
-    torch.set_num_threads(min(THREADS, torch.get_num_threads()))
+    use_few_threads()
     began, out, digits = time.monotonic(), check_folder(out), open_images("digits")
 
     log.info("1/3  Pre-training a diffusion model on %s real handwritten digits", f"{len(digits):,}")
@@ -76,9 +74,7 @@ def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted:
     }
     logs = {name: list(read_log(out / name / "metrics.jsonl")) for name in both}
     page = draw_page(draw_pictures(digits, teacher, student), summary, list(evaluations.values()), logs)
-    for name, text in {"report.html": page, "report.json": json.dumps(summary, indent=2) + "\n"}.items():
-        with atomic(out / name) as temporary:
-            temporary.write_text(text)
+    write_report(out, page, summary)
     log.info("Done in %.0f s. Look at %s", time.monotonic() - began, out / "report.html")
     return summary
 
@@ -124,15 +120,6 @@ def make_classifier(digits: Images) -> Callable[[np.ndarray], np.ndarray]:
 
     classifier = KNeighborsClassifier(n_neighbors=3).fit(flatten(digits.pixels(range(len(digits)))), digits.labels)
     return lambda pixels: classifier.predict(flatten(pixels))
-
-
-def measure_rate(denoiser: Denoiser, steps: int, count: int) -> float:
-    """Return how many images a second a generator makes, after a first batch that is not counted."""
-    batches = generate(denoiser, range(count + 50), steps=steps, batch_size=50)
-    next(batches)
-    began = time.perf_counter()
-    made = sum(len(batch) for batch in batches)
-    return made / (time.perf_counter() - began)
 
 
 def draw_pictures(digits: Images, teacher: Denoiser, student: Denoiser) -> list[Picture]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import d2o
-from d2o.demo import story
+from d2o.demo import digits
 from d2o.training import recipes
 
 KEYS = {
@@ -32,10 +32,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("digits-pretrain", "digits-d2o-f"):
             patch.setitem(recipes.RECIPES, name, replace(recipes.RECIPES[name], duration=512))
-        patch.setattr(story, "IMAGES", 60)
+        patch.setattr(digits, "IMAGES", 60)
 
         def again():
-            return story.demo(out, 3)
+            return digits.demo(out, 3)
 
         yield out, again(), again
 
@@ -75,7 +75,6 @@ def test_run_again_changes_no_weights_and_is_refused_with_another_recipe(demo, m
 
 
 def test_classifier_reads_real_digits() -> None:
-    digits = d2o.images("digits")
-    train, held_out = digits.split(1_500)
-    found = story.make_classifier(train)(held_out.pixels(range(len(held_out))))
+    train, held_out = d2o.images("digits").split(1_500)
+    found = digits.make_classifier(train)(held_out.pixels(range(len(held_out))))
     assert np.mean(found == held_out.labels) > 0.95

@@ -1,0 +1,74 @@
+"""What the demos have in common: threads, speed, curves, and the report, one HTML file that needs nothing else."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.sampling import generate
+from d2o.files import atomic
+
+THREADS = 2
+"""Networks of this size gain nothing from more."""
+ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#666666"  # of Okabe and Ito's colour-blind-safe set
+Log = Sequence[dict[str, Any]]
+"""The lines of a run's metrics.jsonl."""
+
+
+def use_few_threads() -> None:
+    torch.set_num_threads(min(THREADS, torch.get_num_threads()))
+
+
+def measure_rate(denoiser: Denoiser, steps: int, count: int, sampler: str = "heun") -> float:
+    """Return how many images a second a generator makes, after a first batch that is not counted."""
+    batches = generate(denoiser, range(count + 50), steps=steps, sampler=sampler, batch_size=50)
+    next(batches)
+    began = time.perf_counter()
+    made = sum(len(batch) for batch in batches)
+    return made / (time.perf_counter() - began)
+
+
+def write_report(out: Path, page: str, summary: Mapping[str, Any]) -> None:
+    for name, text in {"report.html": page, "report.json": json.dumps(summary, indent=2) + "\n"}.items():
+        with atomic(out / name) as temporary:
+            temporary.write_text(text)
+
+
+def draw_cards(cards: Mapping[str, str]) -> str:
+    """Return numbers, each with what it says, as squares of the page."""
+    squares = (
+        f'<div class="card"><b>{number}</b><small>{escape(text)}</small></div>' for number, text in cards.items()
+    )
+    return f'<div class="cards">{"".join(squares)}</div>'
+
+
+def draw_curves(logs: Mapping[str, Log]) -> tuple[Any, Any]:
+    """Return a figure of matplotlib with the losses of both trainings, and its third axes, still to be filled.
+
+    `logs` are those of "student" and, where it was trained here, of "teacher".
+    """
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(10, 3.2), layout="constrained")
+    *losses, gan, last = drawing.subplots(1, 2 + ("teacher" in logs))
+    for axes in losses:
+        plot_loss(axes, logs["teacher"], "student", BLUE, "denoising loss")
+        axes.set(title="Pre-training", ylabel="weighted squared error", ylim=(0, None))
+    plot_loss(gan, logs["student"], "student", ORANGE, "student")
+    plot_loss(gan, logs["student"], "discriminator", GREY, "discriminator")
+    gan.set(title="Fine-tuning", ylabel="GAN loss")
+    gan.legend(frameon=False)
+    for axes in (*losses, gan, last):
+        axes.set_xlabel("thousand images seen")
+        axes.spines[["top", "right"]].set_visible(False)
+    return drawing, last
+
+
+def plot_loss(axes: Any, log: Log, name: str, color: str, label: str) -> None:
+    points = [(row["images"] / 1000, row["loss"][name]) for row in log if name in row.get("loss", {})]
+    axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.2)

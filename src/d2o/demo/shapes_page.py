@@ -1,0 +1,123 @@
+"""The report of the demo of shapes: captions as the headings of columns, and how often images show what they say."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from d2o.data.files import grid
+from d2o.data.shapes import Meaning
+from d2o.metrics.shapes import WORDS
+from d2o.pages import data_address, encode_figure, encode_image, figure, page, table
+
+from .report import BLUE, ORANGE, Log, draw_cards, draw_curves
+
+SCALE = 6
+"""Sides of a pixel in the pictures."""
+TITLES = {"seen": "Captions that were trained on", "held_out": "Captions that were never trained on"}
+
+
+class Row(NamedTuple):
+    """Images uint8 [captions, seeds, H, W, C] of one generator."""
+
+    name: str
+    calls: str
+    images: np.ndarray
+
+
+def draw_page(shown: Sequence[Meaning], rows: Sequence[Row], summary: dict[str, Any], logs: Mapping[str, Log]) -> str:
+    """Return the report; the student's row is the last, `logs` are those of the runs that were trained here."""
+    seen, held_out, seconds = (summary[key] for key in ("seen", "held_out", "seconds"))
+    calls, rates = seen["teacher"]["calls"], summary["images_per_second"]
+    frozen, parameters, moved = summary["frozen_share"], summary["parameters"], summary["moved_parameters"]
+    cards = {
+        f"{seen['student']['all_right']:.1%}": "of the student's images show what was asked for, in one call; "
+        f"teacher in {calls}: {seen['teacher']['all_right']:.1%}, in one: {seen['untuned']['all_right']:.1%}",
+        f"{held_out['student']['all_right']:.1%}": "of those of captions that nobody trained on; "
+        f"teacher: {held_out['teacher']['all_right']:.1%}",
+        f"{seen['student']['fit']:.3f}": f"how clean its shapes are (fit, 1 is perfect); teacher in {calls} calls: "
+        f"{seen['teacher']['fit']:.3f}",
+        f"{summary['speed_ratio']:.1f}x": f"as fast: {rates['student']:,.0f} v {rates['teacher']:,.0f} images a second",
+    }
+    numbers = "".join(
+        table(
+            TITLES[split],
+            ("", "calls", *(word.replace("_", " ") for word in WORDS)),
+            [(name, found["calls"], *(f"{found[word]:.3f}" for word in WORDS)) for name, found in generators.items()],
+        )
+        for split in ("seen", "held_out")
+        for generators in [name_rows(summary[split])]
+    )
+    curves = data_address(encode_figure(draw_quality(logs, summary)))
+    pretraining = f"Pre-training took {seconds['pretrain']:.0f} s" if "teacher" in logs else "The teacher was given"
+    return page(
+        "d2o: text to image in one call",
+        f"""<h1>Text to image in one call</h1>
+<p>A small diffusion model learned to draw coloured shapes of 16x16 pixels from their captions. Then a GAN loss alone,
+with {frozen:.0%} of its weights frozen, turned it into a generator that needs one network call an image (D2O-F,
+arXiv&nbsp;2506.09376).</p>
+{draw_cards(cards)}
+<h2>Same captions, same seeds</h2>
+<p class="soft">Each column is one caption, each of its images one seed, the same in all three rows. Captions with a
+<span class="mark">frame</span> were never trained on, though each of their words was.</p>
+{draw_columns(shown, rows)}
+<h2>Numbers</h2>
+<p>A program, no person and no network, reads every image: it finds the nearest of all shapes that a caption can mean,
+and compares its size, colour, shape and place with those asked for. <b>All right</b> is the share of images without any
+mistake; <b>fit</b> is the mean overlap of an image's shape with that nearest one (intersection over union). Real images
+are always read right, with a fit of 1.</p>
+{numbers}
+<h2>Learning curves</h2>
+{figure(curves, "Losses, and how often the images are right")}
+<h2>What you are looking at</h2>
+<p>The teacher's network attends to the words of a caption while it removes noise, in {calls} calls. The student makes
+the same walk from noise to image in one. It was trained against a discriminator that reads the caption, too: an image
+must look real <i>and</i> be one of what was asked for. {moved:,} of {parameters:,} parameters changed; the encoder of
+words, the projections, the MLPs and the modulation stayed as diffusion training left them.</p>
+<p class="soft">Seed {summary["seed"]}. {pretraining}, fine-tuning took {seconds["finetune"]:.0f} s.
+N = {summary["images"]:,} images for each generator: 5 of every caption's meaning, 144 seen and 36 held out.</p>""",
+    )
+
+
+def name_rows(scores: Mapping[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    names = {"teacher": "teacher", "untuned": "teacher, not fine-tuned", "student": "D2O-F student"}
+    return {title: scores[name] for name, title in names.items()}
+
+
+def draw_columns(shown: Sequence[Meaning], rows: Sequence[Row]) -> str:
+    """Return a table of pictures: a column a caption, a row a generator, in every cell one image a seed."""
+
+    def cell(meaning: Meaning, row: Row, images: np.ndarray) -> str:
+        source = data_address(encode_image(grid(images, columns=1, scale=SCALE)))
+        said = escape(f"{row.name}, {row.calls}: {meaning.caption()}")
+        return f'<td><img alt="{said}" src="{source}"></td>'
+
+    def heading(meaning: Meaning) -> str:
+        start, end = ('<span class="mark">', "</span>") if meaning.held_out else ("", "")
+        return f"<th>{start}{escape(meaning.caption())}{end}</th>"
+
+    lines = [f"<tr><th></th>{''.join(map(heading, shown))}</tr>"]
+    for row in rows:
+        cells = "".join(cell(*pair) for pair in ((m, row, images) for m, images in zip(shown, row.images, strict=True)))
+        kind = ' class="student"' if row is rows[-1] else ""
+        lines.append(f"<tr{kind}><th>{escape(row.name)}<br><small>{row.calls}</small></th>{cells}</tr>")
+    return f'<div class="table"><table class="pictures">{"".join(lines)}</table></div>'
+
+
+def draw_quality(logs: Mapping[str, Log], summary: dict[str, Any]) -> Any:
+    """Return losses, and the share of right images against calls, as a figure of matplotlib."""
+    drawing, right = draw_curves(logs)
+    for split, line in (("seen", "-"), ("held_out", ":")):
+        label, student = split.replace("_", " "), summary[split]["student"]
+        rows = summary["teacher_by_calls"][split]
+        points = [(row["calls"], row["all_right"]) for row in rows]
+        right.plot(*zip(*points, strict=True), f"o{line}", color=BLUE, label=f"teacher, {label}")
+        marker = "*" if split == "seen" else "d"
+        right.plot(1, student["all_right"], marker, color=ORANGE, markersize=11, label=f"student, {label}")
+    right.set(title="Images that are all right", xlabel="network calls an image", ylabel="share")
+    right.set_xscale("log", base=2)
+    right.set_xticks([row["calls"] for row in summary["teacher_by_calls"]["seen"]])
+    right.xaxis.set_major_formatter("{x:.0f}")
+    right.legend(frameon=False)
+    return drawing

@@ -108,7 +108,7 @@ class TestWays:
 
     def test_r1_is_of_what_is_seen(self, way, student, folders, batch):
         objective, judge = make(way, folders), Sum()
-        penalty = objective.penalty(Networks(student, student, None, judge), batch)
+        penalty = objective.penalise_real(Networks(student, student, None, judge), batch)
         count = judge.seen[0][0].numel()
         assert penalty.tolist() == pytest.approx([2 * 0.02 / 2 * 0.3**2 * count] * 4)
 

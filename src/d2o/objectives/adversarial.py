@@ -5,7 +5,6 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -17,21 +16,19 @@ from d2o.diffusion.sampling import sample
 from d2o.records import RECORD, Real, Whole
 
 from .batch import Batch
+from .gan import LOSSES, fool_loss, judge_loss, squared_difference, squared_gradient
 from .judging import Judging
 from .objective import Networks, Turn
-
-LOSSES = {  # of logits that should be high: the discriminator's, and the generator's, whose hinge loss has no margin
-    "non-saturating": (lambda logits: F.softplus(-logits), lambda logits: F.softplus(-logits)),
-    "hinge": (lambda logits: F.relu(1 - logits), lambda logits: -logits),
-}
 
 
 @dataclass(frozen=True, config=RECORD)
 class Adversarial(Judging):
-    """The GAN loss of the student, and the two losses of its discriminator: real against fake, and R1.
+    """The GAN loss of the student, and the losses of its discriminator: real against fake, and penalties.
 
-    `r1` is gamma of the gradient penalty for losses that are means over images (the released code's 1e-4 divided by
-    its 64 images per processor); it acts every `r1_every` iterations, that much stronger. With `fresh_fakes` the
+    `loss` is a row of LOSSES. `r1` is gamma of the gradient penalty on real images for losses that are means over
+    images (the released code's 1e-4 divided by its 64 images per processor), and `r2` that on generated ones; they act
+    every `r1_every` iterations, that much stronger, and are exact gradients or finite differences. `centring` is the
+    weight of the squared sum of a real and a generated image's logits. With `fresh_fakes` the
     discriminator's turn draws new noise and runs the student again, as the released code does; without, it reuses the
     generator's images and their features. The student starts from the noise level `sigma`, by default the model's own.
     `augmentation` names what is done to real and generated images before they are judged, and `instance_noise` is the
@@ -42,9 +39,12 @@ class Adversarial(Judging):
 
     kind: Literal["adversarial"] = "adversarial"
     weight: Real = 1.0
-    loss: Literal["non-saturating", "hinge"] = "non-saturating"
+    loss: Literal["non-saturating", "hinge", "relativistic"] = "non-saturating"
     r1: Annotated[Real, Field(ge=0)] = 1e-4 / 64
+    r2: Annotated[Real, Field(ge=0)] = 0.0
     r1_every: Annotated[Whole, Field(ge=1)] = 16
+    penalty: Literal["exact", "finite-difference"] = "exact"
+    centring: Annotated[Real, Field(ge=0)] = 0.0
     fresh_fakes: bool = False
     sigma: Annotated[Real, Field(gt=0)] | None = None
     augmentation: tuple[Name, ...] = ()
@@ -70,16 +70,20 @@ class Adversarial(Judging):
         return student.replace(preconditioning=family, **changes)
 
     def turns(self, networks: Networks) -> Sequence[Turn]:
-        turn = Turn("discriminator", self.discriminator_loss, "discriminator")
-        return (turn, Turn("r1", self.penalty, "discriminator", self.r1_every)) if self.r1 else (turn,)
+        rows = {"r1": (self.r1, self.penalise_real), "r2": (self.r2, self.penalise_fake)}
+        penalties = [Turn(name, loss, "discriminator", self.r1_every) for name, (gamma, loss) in rows.items() if gamma]
+        return (Turn("discriminator", self.discriminator_loss, "discriminator"), *penalties)
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         discriminator, student = networks["discriminator"], networks.student
         images = self.show(student, self.generate(student, batch, "generator"), batch)
         features = discriminator.features(self.augment(images, batch, "fake"))
         batch.shared["fake features"] = detach(features)
-        _, fool = LOSSES[self.loss]
-        return mean_per_image(fool, discriminator.judge(features, batch.condition))
+        real = None
+        if LOSSES[self.loss].paired:
+            batch.shared["real features"] = self.real_features(networks, batch)
+            real = discriminator.judge(batch.shared["real features"], batch.condition)
+        return fool_loss(self.loss, discriminator.judge(features, batch.condition), real)
 
     def discriminator_loss(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the discriminator's loss per image [N]: real is judged high, fake low."""
@@ -89,21 +93,40 @@ class Adversarial(Judging):
             if fake is None or self.fresh_fakes:
                 images = self.show(student, self.generate(student, batch, "discriminator"), batch)
                 fake = discriminator.features(self.augment(images, batch, "fresh fake"))
-            is_same = not (self.augmentation or self.instance_noise or self.is_random)
-            known = discriminator.caches and is_same
-            images = self.augment(self.show_real(student, batch), batch, "real")
-            real = discriminator.features(images, batch.number if known else None)
-        high, _ = LOSSES[self.loss]
-        loss = mean_per_image(lambda logits: high(-logits), discriminator.judge(fake, batch.condition))
-        return loss + mean_per_image(high, discriminator.judge(real, batch.condition))
+        real = batch.shared.pop("real features", None) or self.real_features(networks, batch)
+        low, high = (discriminator.judge(features, batch.condition) for features in (fake, real))
+        return judge_loss(self.loss, high, low, self.centring)
 
-    def penalty(self, networks: Networks, batch: Batch) -> Tensor:
+    @torch.no_grad()
+    def real_features(self, networks: Networks, batch: Batch) -> Any:
+        """Return the discriminator's features of the real images."""
+        discriminator, is_same = networks["discriminator"], not (self.augmentation or self.instance_noise)
+        known = discriminator.caches and is_same and not self.is_random
+        images = self.augment(self.show_real(networks.student, batch), batch, "real")
+        return discriminator.features(images, batch.number if known else None)
+
+    def penalise_real(self, networks: Networks, batch: Batch) -> Tensor:
         """Return R1 per image [N]: gamma / 2 times the squared gradient of the real images' logits."""
-        images = self.show_real(networks.student, batch).detach().requires_grad_()
-        rows = networks["discriminator"](self.augment(images, batch, "r1"), batch.condition)
-        logits = torch.cat([row.flatten() for row in rows])
-        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-        return self.r1_every * self.r1 / 2 * gradient.square().sum((1, 2, 3))
+        return self.r1 * self.slope(networks, batch, self.show_real(networks.student, batch), "r1")
+
+    def penalise_fake(self, networks: Networks, batch: Batch) -> Tensor:
+        """Return R2 per image [N], the same of the student's images."""
+        student = networks.student
+        with torch.no_grad():
+            images = self.show(student, self.generate(student, batch, "generator"), batch)
+        return self.r2 * self.slope(networks, batch, images, "r2")
+
+    def slope(self, networks: Networks, batch: Batch, images: Tensor, purpose: str) -> Tensor:
+        """Return half the squared gradient [N] of images' logits, as often as the turns are left out."""
+
+        def judge(images: Tensor) -> list[Tensor]:
+            return networks["discriminator"](self.augment(images, batch, purpose), batch.condition)
+
+        if self.penalty == "exact":
+            squared = squared_gradient(judge, images)
+        else:
+            squared = squared_difference(judge, images, batch.noise(f"{purpose} difference", images.shape[1:]))
+        return self.r1_every / 2 * squared
 
     def augment(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
         if self.augmentation:
@@ -146,8 +169,3 @@ def sample_random_stage(
 
 def detach(tree: Any) -> Any:
     return tree.detach() if isinstance(tree, Tensor) else [detach(branch) for branch in tree]
-
-
-def mean_per_image(loss, logits: list[Tensor]) -> Tensor:
-    """Average a loss over each image's logits [N, K], and add up the feature networks: [N]."""
-    return torch.stack([loss(rows).flatten(1).mean(1) for rows in logits]).sum(0)

@@ -154,12 +154,12 @@ def test_no_folder_and_not_the_whole_outgrow_their_budgets():
 
 IMPORTS = {
     "--help": 8,
-    "sample digits-small --seeds 0 --out x.png": 36,
+    "sample digits-small --seeds 0 --out x.png": 37,
     "inspect digits-small": 38,
-    "evaluate --help": 60,
+    "evaluate --help": 62,
     "export --help": 55,
     "recipes": 58,
-    "finetune --help": 100,
+    "finetune --help": 102,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torchvision", "yaml"}

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 
-from d2o.diffusion.condition import Text
+from d2o.diffusion.condition import Text, pad
 from d2o.errors import printable
 from d2o.files import parse_json, read_bytes
 
-from .encoders import pad
 from .source import describe
 from .text_pipelines import CHAT, PIPELINES, RENAMED, Slots
 

@@ -167,7 +167,8 @@ class Encodings:
     def captions(self, number: int) -> list[str]:
         shard, row = divmod(number, self.about.shard)
         part = self.read("captions", shard, *self.span("caption_ends", shard, row))
-        return parse_json(part.numpy().tobytes())
+        with name_damage(self.file(shard), REMEDY):
+            return parse_json(part.numpy().tobytes())
 
     def find(self, captions: Sequence[str]) -> list[int]:
         """Return which of all texts are those of the captions, -1 for unknown ones."""

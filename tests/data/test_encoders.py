@@ -12,14 +12,16 @@ import torch
 
 import d2o
 from d2o.backbones.text_to_image import NETWORKS, fold, unfold
+from d2o.checkpoints import native
 from d2o.data import encoders
 from d2o.data.encoders import Encoders
 from d2o.data.text_encoders import open_pipeline
 from d2o.data.text_pipelines import PIPELINES
-from d2o.diffusion.condition import pad
+from d2o.diffusion.condition import Words, pad
 from d2o.diffusion.sampling import draw, streams
+from d2o.records import validate
 from stock_pipelines import PIPELINES as TINY
-from stock_pipelines import SHORT, SIDE, save_pipeline, sd3, sdxl
+from stock_pipelines import SHORT, SIDE, clip_tokenizer, save_pipeline, sd3, sdxl
 
 CAPTIONS = ["red", "a cube, .", ""]
 close = partial(torch.testing.assert_close, rtol=0, atol=3e-6)
@@ -175,6 +177,8 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_sentence(saved, tmp_path):
     refuse("tokens")
     (folder / "text_encoder/model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     refuse("text_encoder", "cannot be opened")
+    clip_tokenizer(first=1000).save_pretrained(folder / "tokenizer")
+    refuse("cannot read captions")
     for file in (folder / "tokenizer").iterdir():
         file.write_bytes(b"{}")
     refuse("tokenizer", "cannot be opened")
@@ -187,6 +191,9 @@ def test_the_record_travels_with_a_model_and_opens_nothing(tmp_path):
     for wrong in ({"examples": []}, {"network": 3}, {"kind": "words"}, {"more": 1}):
         with pytest.raises(ValueError):
             Encoders(**{**reader.to_spec(), **wrong})
+        with pytest.raises(ValueError, match="description"):
+            spec = {"image_shape": [4, 8, 8], "num_classes": 0, "reader": {**reader.to_spec(), **wrong}}
+            validate(native.Fields, spec, "its description", {"words": Words, "encoders": Encoders})
 
 
 @pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "FluxPipeline"])

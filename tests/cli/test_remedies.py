@@ -30,6 +30,7 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
     "training/presets": ("estimate",),
     "training/networks": ("finetune", "analyze minima"),
     "training/recipe": (*TRAINING, "estimate"),
+    "discriminators/": (*TRAINING, "estimate"),
     "objectives/": ("finetune",),
     "data/": (*ON_DATA, "analyze minima"),
     "data/codec": ("finetune", *OPENING),

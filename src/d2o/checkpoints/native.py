@@ -107,7 +107,7 @@ def build(path: Path, spec: Mapping[str, Any]) -> Denoiser:
         with torch.device("meta" if backbones.is_ours(network.get("kind")) else "cpu"):
             backbone = backbones.build(network)
         family = families.from_spec(spec["preconditioning"])
-        fields = validate(Fields, spec, "its description")
+        fields = validate(Fields, spec, "its description", {"words": Words, "encoders": Encoders})
         check_fields(fields, backbone.config, family.sigma_max)
         return Denoiser(backbone, family, **vars(fields))
 

@@ -121,7 +121,7 @@ def open_folder(path: Path) -> Folder:
     schedulers = [folder / SCHEDULER for folder in (root / "scheduler", place, place.parent / "scheduler", root)]
     scheduler = next((read_json(file) for file in schedulers if file.is_file()), {})
     config = read_json(place / CONFIG)
-    parts = (*PARTS, *text_to_image.PARTS) if config.get("_class_name") in TEXT_TO_IMAGE else PARTS
+    parts = (*PARTS, *text_to_image.PARTS) if str(config.get("_class_name")) in TEXT_TO_IMAGE else PARTS
     encoders = index.get("text_encoder")
     reads_captions = isinstance(encoders, list) and any(encoders)
     return Folder(place, config, scheduler, find_codec(root, index, parts), root if reads_captions else None)

@@ -7,7 +7,7 @@ the deviation of the data.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from d2o.backbones.text_to_image import TextToImage
 from d2o.data.codec import Autoencoder
 from d2o.diffusion.condition import Text, TextWidth
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import EDM, IMAGES, Boundary, Discrete, Epsilon, Flow, Velocity, to_spec
+from d2o.diffusion.families import EDM, IMAGES, Boundary, Epsilon, Flow, Velocity, to_spec
 from d2o.diffusion.noise import PURE_NOISE
 from d2o.errors import CheckpointError
 

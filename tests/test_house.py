@@ -158,7 +158,7 @@ IMPORTS = {
     "sample shapes-small --seeds 0 --out x.png": 39,
     "inspect digits-small": 38,
     "evaluate --help": 62,
-    "export --help": 55,
+    "export --help": 61,
     "recipes": 58,
     "finetune --help": 102,
 }

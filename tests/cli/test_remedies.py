@@ -38,6 +38,7 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
     "analysis/": ("analyze minima",),
     "analysis/spectrum": ("analyze spectrum",),
     "export/": ("export",),
+    "export/push": ("push",),
     "server/": ("serve",),
     "server/access": ("app", "serve"),
     "server/query": (),

@@ -44,6 +44,7 @@ REDUCED = {
     "sample": ["--seeds", "0-3"],
     "evaluate": ["--images", "24", "--features", "pixels", "--device", "cpu"],
     "serve": ["--port", "0"],
+    "push": ["--dry-run"],
     "analyze spectrum": ["--seeds", "0-3", "--steps", "4"],
     "analyze blocks": ["--seeds", "0-3", "--steps", "4"],
     "analyze minima": [*MEASURED, "--steps", "1", "2"],

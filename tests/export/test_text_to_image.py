@@ -82,7 +82,9 @@ def test_a_base_takes_the_network_as_the_card_says(name, teachers, tmp_path):
     made = export(student, tmp_path / "out", "diffusers")
     program = program_of(made.card.read_text())
     found: dict[str, Any] = {"base": base, "missing": open_missing(base)}
-    program = program.replace("'out'", repr(str(made.path))).replace("'the pipeline that it was fine-tuned from'", "base")
+    program = program.replace("'out'", repr(str(made.path))).replace(
+        "'the pipeline that it was fine-tuned from'", "base"
+    )
     loads, _, call = program.partition("images = ")
     exec(compile(loads.replace("scheduler=scheduler", "scheduler=scheduler, **missing"), "card", "exec"), found)
     pipeline = found["pipeline"]

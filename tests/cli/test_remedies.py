@@ -33,7 +33,7 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
     "discriminators/": (*TRAINING, "estimate"),
     "objectives/": ("finetune",),
     "data/": (*ON_DATA, "analyze minima"),
-    "data/codec": ("finetune", *OPENING),
+    "encoders/": ("finetune", *OPENING),
     "data/files": ("sample", "analyze spectrum", "analyze blocks"),
     "analysis/": ("analyze minima",),
     "analysis/spectrum": ("analyze spectrum",),

@@ -14,11 +14,11 @@ import d2o
 from d2o.backbones.text_to_image import NETWORKS, fold, unfold
 from d2o.checkpoints import native
 from d2o.data import encoders
-from d2o.data.encoders import Encoders
-from d2o.data.text_encoders import open_pipeline
-from d2o.data.text_pipelines import PIPELINES
 from d2o.diffusion.condition import Words, pad
 from d2o.diffusion.sampling import draw, streams
+from d2o.encoders.captions import Encoders
+from d2o.encoders.text_encoders import open_pipeline
+from d2o.encoders.text_pipelines import PIPELINES
 from d2o.records import validate
 from stock_pipelines import PIPELINES as TINY
 from stock_pipelines import SHORT, SIDE, clip_tokenizer, save_pipeline, sd3, sdxl

@@ -13,8 +13,8 @@ import torch
 
 from d2o.cli.main import run
 from d2o.data import encoding
-from d2o.data.codec import Autoencoder
 from d2o.data.encodings import Encodings
+from d2o.encoders.codec import Autoencoder
 
 from .encoded import COUNT, MASKED, PER_SHARD, data, encoded, open_images, small_shards
 

@@ -13,9 +13,9 @@ from autoencoders import save_autoencoder
 from conftest import make_denoiser
 from d2o.cli.main import run
 from d2o.data import encoding
-from d2o.data.codec import Autoencoder
 from d2o.data.encodings import Encodings, open_shard
 from d2o.data.files import to_float, to_uint8
+from d2o.encoders.codec import Autoencoder
 
 from .encoded import CAPTIONS, COUNT, MASKED, WHOLE, data, encoded, load, open_images, small_shards
 

@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from d2o import backbones
-from d2o.data.codec import FIELDS as CODEC_FIELDS
-from d2o.data.codec import Autoencoder
-from d2o.data.encoders import Encoders
 from d2o.diffusion import families
 from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
+from d2o.encoders.captions import Encoders
+from d2o.encoders.codec import FIELDS as CODEC_FIELDS
+from d2o.encoders.codec import Autoencoder
 from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError, name_file
 from d2o.files import atomic, open_regular, parse_json
 from d2o.records import validate

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from d2o.diffusion.condition import EXAMPLES, Text, pad
 from d2o.diffusion.denoiser import Denoiser
+from d2o.encoders.captions import Encoders
+from d2o.encoders.codec import Autoencoder
 from d2o.files import open_regular, parse_json, read_bytes, sha256_of
 from d2o.records import validate
 
-from .codec import Autoencoder
-from .encoders import Encoders
 from .files import to_uint8
 from .source import Captions, Source, name_damage
 

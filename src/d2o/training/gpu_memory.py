@@ -22,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from d2o.data.codec import CONFIG, Autoencoder
 from d2o.diffusion.denoiser import Denoiser
+from d2o.encoders.codec import CONFIG, Autoencoder
 from d2o.files import parse_json, read_bytes
 from d2o.objectives.batch import Batch
 from d2o.objectives.objective import Networks

@@ -9,13 +9,13 @@ import torch
 
 from d2o import backbones
 from d2o.data.augmentation import AUGMENTATION_DIM
-from d2o.data.codec import Autoencoder, check_pixels
 from d2o.data.datasets import Images
-from d2o.data.encoders import Encoders
 from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import amplification, from_spec
 from d2o.discriminators import Discriminator
+from d2o.encoders.captions import Encoders
+from d2o.encoders.codec import Autoencoder, check_pixels
 from d2o.objectives.objective import Networks
 
 from .freezing import freeze, settle_frozen

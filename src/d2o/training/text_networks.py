@@ -123,7 +123,7 @@ def draw_text(network: TextToImage, count: int, length: int | None = None) -> Te
 class RandomAutoencoder:
     """An autoencoder with random weights, the same in all copies; it computes on `device` in `precision`.
 
-    Where its decoder can run again for the gradient, as `data.codec.Autoencoder`'s does, it does.
+    Where its decoder can run again for the gradient, as `encoders.codec.Autoencoder`'s does, it does.
     """
 
     def __init__(self, codec: Codec, device: str = "cpu", precision: str = "float32") -> None:

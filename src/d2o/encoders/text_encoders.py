@@ -16,10 +16,9 @@ from typing import Any
 import torch
 
 from d2o.diffusion.condition import Text, pad
-from d2o.errors import printable
+from d2o.errors import describe, printable
 from d2o.files import parse_json, read_bytes
 
-from .source import describe
 from .text_pipelines import CHAT, PIPELINES, RENAMED, Slots
 
 INDEX = "model_index.json"

@@ -72,7 +72,7 @@ def describe_usage(denoiser: Denoiser, to: str, path: Path, name: str, base: str
         given |= {"base": literal(base or "the pipeline that it was fine-tuned from"), "call": describe_call(denoiser)}
         to = "text-to-image"
     yield from ("```python", *LINES[to].format(**given).splitlines(), "```")
-    if asked == ", condition=text":
+    if is_told_text and reader is None and LINES[to] is D2O:
         yield from (
             "",
             "Here `text` is a `d2o.diffusion.Text` of four captions, as the text encoders of its base give it.",

@@ -160,9 +160,9 @@ IMPORTS = {
     "sample shapes-small --seeds 0 --out x.png": 39,
     "inspect digits-small": 38,
     "evaluate --help": 62,
-    "export --help": 61,
+    "export --help": 62,
     "recipes": 58,
-    "finetune --help": 102,
+    "finetune --help": 104,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torch._dynamo", "torchvision", "yaml"}

@@ -1,4 +1,6 @@
-"""Every preset of the paper at full architecture size, with random weights: first as shapes, then two real steps.
+"""Every preset of a published network at full size, with random weights: first as shapes, then two real steps.
+
+Those of text-to-image networks take their steps with few layers, on small images (SHALLOW).
 
 python benchmarks/full_size.py                       all of them, each in a process of its own; hours on a small CPU
 python benchmarks/full_size.py cifar10-d2o-f         some
@@ -17,6 +19,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from operations import Operations
@@ -27,13 +30,30 @@ from d2o.objectives.objective import Batch, Networks
 from d2o.training.freezing import Share, count_frozen
 from d2o.training.loop import train, turns
 from d2o.training.networks import networks
-from d2o.training.presets import LATENT, noise_batches, randomise_weights, untrained_teacher
+from d2o.training.presets import LATENT, draw_condition, noise_batches, randomise_weights, untrained_teacher
 from d2o.training.recipe import Recipe
 from d2o.training.recipes import DATA, PAPER_FID, RECIPES, find_recipe
+from d2o.training.text_networks import PUBLISHED, Published, make_published
 
 SMALL = ("digits", "cifar10-small")
-PRESETS = tuple(name for name in RECIPES if name.startswith((*DATA, LATENT)) and not name.startswith(SMALL))
+TEXT = {f"{start}-d2o-f": row for start, row in PUBLISHED.items()}
+"""The recipes of text-to-image networks, and these."""
+PRESETS = tuple(name for name in RECIPES if name.startswith((*DATA, LATENT, *TEXT)) and not name.startswith(SMALL))
 """The recipes of full-size networks."""
+TWO_LEVELS = {
+    "block_out_channels": [320, 640],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "layers_per_block": 1,
+}
+SHALLOW = {  # what is less than published of the networks that take real steps, and the side of their latents
+    "coco256-d2o-f": (TWO_LEVELS, 16),
+    "sd15-d2o-f": (TWO_LEVELS, 16),
+    "sdxl-d2o-f": ({**TWO_LEVELS, "transformer_layers_per_block": [1, 1], "attention_head_dim": [5, 10]}, 16),
+    "sd3-d2o-f": ({"num_layers": 2}, 16),
+    "sana-d2o-f": ({"num_layers": 1}, 4),
+    "flux-d2o-f": ({"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 6}, 16),  # a quarter of its width
+}
 RESULTS = Path(__file__).parent / "results" / "full_size.json"
 SUSTAINED = 40e12
 """Operations a second that one GPU is supposed to sustain: an assumption."""
@@ -43,7 +63,7 @@ CIFAR10 = (
 )  # fmt: skip
 ROWS = (
     "cifar10-pretrain", *(f"cifar10-{name}" for name in CIFAR10), "ffhq64-d2o-f", "afhqv2-64-d2o", "afhqv2-64-d2o-f",
-    "imagenet64-d2o", "imagenet64-d2o-f", "dit-d2o-f",
+    "imagenet64-d2o", "imagenet64-d2o-f", "dit-d2o-f", *TEXT,
 )  # fmt: skip
 OF_THE_OBJECTIVES = {"cifar10-pd": "9.12 (o)", "cifar10-cd": "3.55 (o)", "cifar10-ctm-gan": "1.98 (o)"}
 
@@ -64,18 +84,26 @@ class Rehearsal:
 
 
 def rehearse(
-    name: str, device: str = "meta", iterations: int = 2, batch_size: int = 2, precision: str | None = None
+    name: str,
+    device: str = "meta",
+    iterations: int = 2,
+    batch_size: int = 2,
+    precision: str | None = None,
+    network: Published | None = None,
+    **changes: Any,
 ) -> Rehearsal:
     """Go through every turn of a preset with random weights everywhere; on a real device, train so many iterations.
 
-    `precision` replaces the preset's, for processors that take minutes to emulate it.
+    `precision` replaces the preset's, for processors that take minutes to emulate it; `network` the one that it is
+    for, and `changes` are of other fields.
     """
-    recipe = shorten(randomise_weights(find_recipe(name)), meta=device == "meta")
+    recipe = replace(shorten(randomise_weights(find_recipe(name)), meta=device == "meta"), **changes)
     recipe = replace(recipe, precision="float32" if device == "meta" else precision or recipe.precision)
     micro = 1 if recipe.micro_batch_size else None
     recipe = replace(recipe, batch_size=batch_size, micro_batch_size=micro, duration=iterations * batch_size)
     with torch.device(device):
-        made = networks(recipe, untrained_teacher(name, recipe, device))
+        teacher = make_published(network, device) if network else untrained_teacher(name, recipe, device)
+        made = networks(recipe, teacher)
     discriminator = made.discriminator
     trainable = [] if discriminator is None else [p for p in discriminator.parameters() if p.requires_grad]
     heads = sum(p.numel() for p in trainable)
@@ -109,9 +137,10 @@ def count_operations(recipe: Recipe, made: Networks) -> dict[str, float]:
     """
     stages = max(len(made.student.middle_sigmas) + 1, 2)
     images = torch.empty(stages, *made.student.pixel_shape, device="meta")
-    label = torch.empty(stages, dtype=torch.long, device="meta") if made.student.num_classes else None
+    with torch.device("meta"):
+        condition = draw_condition(made.student, range(stages))
     stage = Batch(images[:1], None, range(1000), recipe.seed).choices("generator stage", stages)
-    batch = Batch(images, label, [stage.index(k) for k in range(stages)], recipe.seed)
+    batch = Batch(images, condition, [stage.index(k) for k in range(stages)], recipe.seed)
     spent = {}
     for turn in turns(recipe, made):
         with Operations() as counter:
@@ -135,6 +164,15 @@ def table() -> None:
         print(f"| `{name}` | {fid} | {recipe.duration / 1e6:g} M | {frozen} | {operations} | {hours:.1f} |", flush=True)
 
 
+def make_shallow(name: str) -> Published | None:
+    """Return the network with which a preset takes real steps, where that is not the published one."""
+    if name not in SHALLOW:
+        return None
+    settings, side = SHALLOW[name]
+    row = TEXT[name]
+    return row._replace(settings={**row.settings, **settings}, latents=(row.latents[0], side, side))
+
+
 def show(name: str, meta: bool, precision: str | None) -> None:
     """Print what a rehearsal of one preset found."""
     began = time.monotonic()
@@ -147,7 +185,8 @@ def show(name: str, meta: bool, precision: str | None) -> None:
     )
     print(f"{name}: {'; '.join(parts)}", flush=True)
     if not meta:
-        found = rehearse(name, "cpu", precision=precision)
+        network = make_shallow(name)
+        found = rehearse(name, "cpu", precision=precision, network=network)
         seconds = time.monotonic() - began
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         losses = ", ".join(f"{turn} {value:.3g}" for turn, value in found.losses.items())
@@ -157,6 +196,15 @@ def show(name: str, meta: bool, precision: str | None) -> None:
             "parameters": shapes.share.total,
             "frozen": shapes.share.frozen,
             "discriminator": shapes.discriminator,
+            **(
+                {
+                    "shallow": SHALLOW[name][0],
+                    "latents": list(network.latents),
+                    "parameters_of_shallow": found.share.total,
+                }
+                if network
+                else {}
+            ),
             "steps": 2,
             "batch_size": 2,
             "precision": precision or RECIPES[name].precision,

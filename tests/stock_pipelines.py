@@ -19,10 +19,10 @@ BYTES = [chr(one) for one in (*range(33, 127), *range(161, 173), *range(174, 256
 """How byte-level tokenizers write bytes; Ġ is a space."""
 
 
-def clip_tokenizer() -> Any:
+def clip_tokenizer(first: int = 0) -> Any:
     letters = [*string.ascii_lowercase, *string.digits, ",", "."]
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    vocabulary = {word: number for number, word in enumerate(words)}
+    vocabulary = {word: number for number, word in enumerate(words, first)}
     return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=SHORT)
 
 

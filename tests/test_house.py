@@ -31,17 +31,18 @@ FLOORS = {
     "diffusion": 1,
     "backbones": 2,
     "features": 2,
-    "data": 2,
+    "encoders": 2,
+    "data": 3,
     "discriminators": 3,
-    "objectives": 3,
-    "checkpoints": 3,
-    "metrics": 4,
-    "export": 4,
-    "training": 5,
-    "analysis": 6,
-    "demo": 6,
-    "server": 6,
-    "cli": 7,
+    "checkpoints": 4,
+    "objectives": 4,
+    "metrics": 5,
+    "export": 5,
+    "training": 6,
+    "analysis": 7,
+    "demo": 7,
+    "server": 7,
+    "cli": 8,
 }
 LONGEST = 300
 
@@ -125,12 +126,13 @@ def test_a_file_can_be_read_in_one_go(file):
     assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
 
 
-BUDGETS = {"all": 22_800, "core": 14_600, "folder": 2_900}
+BUDGETS = {"all": 24_400, "core": 15_000, "folder": 2_900}
 """Lines of Python: of src/d2o, of what the paper says (floors below training, and training), and of one folder."""
 CORE = (
     "diffusion",
     "backbones",
     "features",
+    "encoders",
     "data",
     "discriminators",
     "objectives",
@@ -154,13 +156,13 @@ def test_no_folder_and_not_the_whole_outgrow_their_budgets():
 
 IMPORTS = {
     "--help": 8,
-    "sample digits-small --seeds 0 --out x.png": 36,
-    "sample shapes-small --seeds 0 --out x.png": 38,
+    "sample digits-small --seeds 0 --out x.png": 37,
+    "sample shapes-small --seeds 0 --out x.png": 39,
     "inspect digits-small": 38,
-    "evaluate --help": 60,
-    "export --help": 55,
+    "evaluate --help": 62,
+    "export --help": 62,
     "recipes": 58,
-    "finetune --help": 100,
+    "finetune --help": 104,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torch._dynamo", "torchvision", "yaml"}

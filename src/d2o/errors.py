@@ -15,6 +15,14 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def describe(error: Exception) -> str:
+    """Return what a library says of a broken file, on one line of bounded length."""
+    reason = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename:
+        reason = f"{error.strerror}: {error.filename}"
+    return printable(reason.strip().rstrip("."))[:LONGEST]
+
+
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used."""
 

@@ -14,8 +14,8 @@ import d2o
 from d2o.backbones import build
 from d2o.checkpoints import native
 from d2o.checkpoints.readers import edm2
-from d2o.data.codec import Autoencoder
 from d2o.diffusion.families import EDM
+from d2o.encoders.codec import Autoencoder
 from d2o.errors import CheckpointError, MismatchError, UnsupportedCheckpointError
 from d2o.training.freezing import CONVOLUTIONS, freeze
 

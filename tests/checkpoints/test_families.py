@@ -14,8 +14,8 @@ from d2o.backbones.dit import DiT
 from d2o.checkpoints import inspect
 from d2o.checkpoints.readers import openai_unet
 from d2o.cli.main import run
-from d2o.data.codec import KINDS
 from d2o.diffusion.families import EDM, Boundary, Epsilon, Flow
+from d2o.encoders.codec import KINDS
 from refusal import refused
 
 from .openai_reference import Kind, make_weights

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 import d2o
 from d2o.checkpoints import native
 from d2o.checkpoints.inspection import warn_about_one_step
-from d2o.data.codec import Autoencoder
 from d2o.diffusion.families import EDM, Boundary
+from d2o.encoders.codec import Autoencoder
 
 OLD = Path(__file__).parents[1] / "fixtures" / "0.1.0"
 LITE0 = ("tf_efficientnet_lite0",)

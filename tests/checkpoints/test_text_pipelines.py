@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import d2o
-from d2o.cli.main import main
+from d2o.cli.main import run
 from d2o.diffusion.denoiser import Guided
 from d2o.diffusion.sampling import sample
 from d2o.errors import CheckpointError
@@ -65,12 +65,12 @@ def test_one_and_four_steps_are_those_of_the_stock_pipeline(name, folders):
 
 
 def test_inspect_tells_shares_by_role_and_what_d2o_f_freezes(folders, capsys):
-    assert main(["inspect", str(folders("SD3")), "--json"]) == 0
+    assert run(["inspect", str(folders("SD3")), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert sum(found["shares"].values()) == pytest.approx(1)
     assert found["frozen_share"] == pytest.approx(sum(found["shares"][role] for role in found["d2o_f"]["roles"]))
     assert set(found["d2o_f"]["roles"]) == {"projection", "mlp", "modulation"}
-    assert main(["inspect", str(folders("SD3"))]) == 0
+    assert run(["inspect", str(folders("SD3"))]) == 0
     assert "modulation" in capsys.readouterr().out
 
 

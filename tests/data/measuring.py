@@ -10,8 +10,8 @@ from pathlib import Path
 import PIL.Image
 import pyarrow.parquet
 
-from d2o.data.codec import open_network, read_config
 from d2o.data.datasets import open_images
+from d2o.encoders.codec import open_network, read_config
 from d2o.metrics import statistics
 
 SECONDS, BYTES = 5, 1 << 30

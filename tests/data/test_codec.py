@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoencoders import save_autoencoder
-from d2o.data.codec import Autoencoder, attach, check_pixels, open_network
 from d2o.diffusion.noise import noise_for
+from d2o.encoders.codec import Autoencoder, attach, check_pixels, open_network
 from needs import package
 from refusal import refused
 

@@ -11,14 +11,17 @@ import pytest
 import torch
 
 import d2o
-from d2o.backbones.text_to_image import fold, unfold
+from d2o.backbones.text_to_image import NETWORKS, fold, unfold
+from d2o.checkpoints import native
 from d2o.data import encoders
-from d2o.data.encoders import Encoders
-from d2o.data.text_encoders import open_pipeline
-from d2o.data.text_pipelines import PIPELINES
+from d2o.diffusion.condition import Words, pad
 from d2o.diffusion.sampling import draw, streams
+from d2o.encoders.captions import Encoders
+from d2o.encoders.text_encoders import open_pipeline
+from d2o.encoders.text_pipelines import PIPELINES
+from d2o.records import validate
 from stock_pipelines import PIPELINES as TINY
-from stock_pipelines import SHORT, SIDE, save_pipeline, sd3, sdxl
+from stock_pipelines import SHORT, SIDE, clip_tokenizer, save_pipeline, sd3, sdxl
 
 CAPTIONS = ["red", "a cube, .", ""]
 close = partial(torch.testing.assert_close, rtol=0, atol=3e-6)
@@ -79,12 +82,28 @@ def test_a_text_is_what_the_stock_pipeline_tells_its_network(name, saved):
         for part, stock in zip((text.tokens, text.mask, text.pooled), wanted, strict=True):
             assert (part is None) == (stock is None)
             if part is not None:
-                close(part, stock.expand_as(part))
+                close(part, stock.expand_as(part))  # pyright: ignore[reportOptionalMemberAccess]
     assert len(reader.nothing(3)) == 3
     assert not told.tokens.requires_grad
     assert not torch.equal(told.tokens[0], told.tokens[1])
     again = reader([*CAPTIONS, "red"])
     assert torch.equal(again.tokens[0], again.tokens[3])
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if NETWORKS[PIPELINES[name].network].masked])
+@torch.no_grad()
+def test_masked_networks_see_nothing_beyond_the_end_of_a_caption(name, saved):
+    model: Any = d2o.load(saved(name)[0], config={"sample_size": SIDE})
+    whole = model.reader(CAPTIONS)
+    short = pad([tokens[there.bool()] for tokens, there in zip(whole.tokens, whole.mask, strict=True)])
+    x = torch.randn(3, *model.image_shape, generator=torch.Generator().manual_seed(0))
+    close(model(x, 2.0, short), model(x, 2.0, whole))
+    assert not torch.allclose(model(x, 2.0, short), model(x, 2.0, short[[2, 1, 0]]), atol=1e-3)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_tables_agree_on_whom_padding_is_hidden_from(network):
+    assert Encoders("", network).masked == NETWORKS[network].masked
 
 
 @pytest.mark.parametrize(("make", "zeros"), [(sdxl, True), (lambda: sdxl(zeros=False), False)])
@@ -158,6 +177,8 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_sentence(saved, tmp_path):
     refuse("tokens")
     (folder / "text_encoder/model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     refuse("text_encoder", "cannot be opened")
+    clip_tokenizer(first=1000).save_pretrained(folder / "tokenizer")
+    refuse("cannot read captions")
     for file in (folder / "tokenizer").iterdir():
         file.write_bytes(b"{}")
     refuse("tokenizer", "cannot be opened")
@@ -170,6 +191,9 @@ def test_the_record_travels_with_a_model_and_opens_nothing(tmp_path):
     for wrong in ({"examples": []}, {"network": 3}, {"kind": "words"}, {"more": 1}):
         with pytest.raises(ValueError):
             Encoders(**{**reader.to_spec(), **wrong})
+        with pytest.raises(ValueError, match="description"):
+            spec = {"image_shape": [4, 8, 8], "num_classes": 0, "reader": {**reader.to_spec(), **wrong}}
+            validate(native.Fields, spec, "its description", {"words": Words, "encoders": Encoders})
 
 
 @pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "FluxPipeline"])

@@ -44,6 +44,7 @@ REDUCED = {
     "sample": ["--seeds", "0-3"],
     "evaluate": ["--images", "24", "--features", "pixels", "--device", "cpu"],
     "serve": ["--port", "0"],
+    "push": ["--dry-run"],
     "analyze spectrum": ["--seeds", "0-3", "--steps", "4"],
     "analyze blocks": ["--seeds", "0-3", "--steps", "4"],
     "analyze minima": [*MEASURED, "--steps", "1", "2"],
@@ -59,8 +60,8 @@ DATA = ("cifar10-32x32.zip", "cifar10.zip")
 def reduced(words: Sequence[str]) -> list[str]:
     """Return the words of a command with those that make it small."""
     resized = []
-    if "--resolution" in words and ("--codec" in words or words[0] == "analyze"):
-        resized = ["--resolution", "16" if "--codec" in words else "8"]
+    if "--resolution" in words and ("--codec" in words or words[0] in ("analyze", "encode")):
+        resized = ["--resolution", "8" if words[0] == "analyze" and "--codec" not in words else "16"]
     smaller = REDUCED.get(" ".join(words[:2]), REDUCED.get(words[0], []))
     if any(word.startswith("discriminator=") for word in words):  # JUDGED are settings of another kind
         smaller = smaller[: -len(JUDGED)]
@@ -127,8 +128,15 @@ def prepare(page: Path, stand_ins: Path, scratch: Path) -> None:
         for seed, name in enumerate(OURS):  # a file goes before a model of this name
             d2o.save(scratch / f"{name}.safetensors", make_denoiser(seed, 3, 4))
             (scratch / f"{name}.safetensors").rename(scratch / name)
-    if page.stem == "dit":
+    if page.stem in ("dit", "encode"):
         transformer(scratch)
+    if page.stem == "encode":
+        from stock_pipelines import save_pipeline, sd3
+
+        save_pipeline(scratch / "stable-diffusion-3-medium", lambda: sd3(with_t5=False))
+        shutil.rmtree(scratch / "runs")
+        for photo in (scratch / "photos").rglob("*.png"):
+            photo.with_suffix(".txt").write_text(f"photo {photo.stem}")
     if page.stem == "diffusers":  # its data must fit its model, which has no classes
         shutil.rmtree(scratch / "runs")
         shutil.rmtree(scratch / "photos")

@@ -32,10 +32,10 @@ class Answer(BaseHTTPRequestHandler):
 
     server: Hub
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.do_POST()
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         hub, content = self.server, self.rfile.read(int(self.headers.get("Content-Length") or 0))
         hub.asked.append(self.path)
         hub.tokens.add(self.headers.get("Authorization"))
@@ -63,7 +63,7 @@ class Answer(BaseHTTPRequestHandler):
             hub.made = json.loads(content)
         return {"url": f"{hub.address}/me/x", "id": "me/x", "private": hub.private, "siblings": [], "warnings": []}
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *_: Any) -> None:
         """Say nothing."""
 
 

@@ -81,8 +81,11 @@ def test_a_base_takes_the_network_as_the_card_says(name, teachers, tmp_path):
     student = fine_tuned(teacher)
     made = export(student, tmp_path / "out", "diffusers")
     program = program_of(made.card.read_text())
+    assert "d2o.diffusion.Text" not in made.card.read_text()
     found: dict[str, Any] = {"base": base, "missing": open_missing(base)}
-    program = program.replace("'out'", repr(str(made.path))).replace("'the pipeline that it was fine-tuned from'", "base")
+    program = program.replace("'out'", repr(str(made.path))).replace(
+        "'the pipeline that it was fine-tuned from'", "base"
+    )
     loads, _, call = program.partition("images = ")
     exec(compile(loads.replace("scheduler=scheduler", "scheduler=scheduler, **missing"), "card", "exec"), found)
     pipeline = found["pipeline"]
@@ -108,6 +111,7 @@ def test_a_delta_has_what_moved(name, teachers, tmp_path):
     student = fine_tuned(teacher)
     made = export(student, tmp_path / "x.safetensors", "delta", base=teacher)
     again = d2o.load(made.path, base=teacher)
+    assert "d2o.diffusion.Text" in made.card.read_text()
     assert made.error == 0 and all(torch.equal(t, again.state_dict()[key]) for key, t in student.state_dict().items())
 
 

@@ -64,7 +64,7 @@ class TestFolder:
         files = {str(file.relative_to(made.path)) for file in made.path.rglob("*") if file.is_file()}
         assert files == {
             *play_files("browser"),
-            *("model.json", "model.onnx"),
+            *("README.md", "model.json", "model.onnx"),
             *(f"runtime/{name}" for name in runtime.FILES),
         }
         assert {"index.html", "page.js", "engine.js", "noise.js"} <= files

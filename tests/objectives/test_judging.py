@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from autoencoders import save_autoencoder
-from d2o.data.codec import Autoencoder, attach, decode_through, open_network
 from d2o.diffusion.noise import noise_for
 from d2o.discriminators import Discriminator, Perceptual, Projected
+from d2o.encoders.codec import Autoencoder, attach, decode_through, open_network
 from d2o.objectives import Adversarial, Consistency, Denoising
 from d2o.objectives.batch import Batch
 from d2o.objectives.judging import cut

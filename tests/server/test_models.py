@@ -6,7 +6,7 @@ import pytest
 
 import d2o
 from d2o.checkpoints.shipped import SHIPPED, TEACHERS, find_shipped
-from d2o.data.codec import Autoencoder
+from d2o.encoders.codec import Autoencoder
 from d2o.server.models import offer_models, open_model
 
 SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 16, 16), "shapes": (3, 16, 16)}

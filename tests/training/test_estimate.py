@@ -30,6 +30,10 @@ def test_digits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert 0 < found["memory_gib"] < 8
     assert 0.001 < found["disk_gib"] < 0.1
     assert found["micro_batch"] == 64
+    gpu = found["gpu"]
+    parts = sum(gpu["weights_gib"].values()) + gpu["moments_gib"]
+    assert parts < gpu["total_gib"] < 8
+    assert gpu["micro_batch"] == 64 and gpu["fitting"]["80"] > gpu["fitting"]["24"] > 64
 
 
 def test_cached_features_count() -> None:
@@ -48,13 +52,21 @@ def test_what_does_not_fit_is_said_with_a_remedy() -> None:
     assert "discriminator.size" in "\n".join(describe(replace(wide, micro_batch=1), find_recipe("d2o-f")))
 
 
-def test_gradients_that_do_not_fit_are_refused_before_any_iteration(
+def test_what_does_not_fit_here_is_not_tried(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("d2o.cli.commands.estimate.free_memory", lambda _: 10**5)
+    monkeypatch.setattr(estimating, "train", None)
+    assert run(["estimate", "digits-d2o-f"]) == 0
+    told = capsys.readouterr().out
+    assert "frozen" in told and "checkpointing" in told and "GiB" in told
+
+
+def test_gradients_that_do_not_fit_are_refused_before_any_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimating, "free_memory", lambda _: 10**5)
     monkeypatch.setattr(estimating, "train", None)
-    assert run(["estimate", "digits-d2o-f"]) == 2
-    assert "frozen" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="frozen"):
+        estimate("digits-d2o-f", find_recipe("digits-d2o-f"))
 
 
 def test_a_file_may_be_named_like_a_preset(

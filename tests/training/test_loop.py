@@ -203,7 +203,10 @@ def test_a_resumed_run_is_the_run_bit_for_bit(tiny_denoiser, tmp_path, recipe, c
     first = networks(recipe, tiny_denoiser(classes=2, **config))
     *_, progress = islice(train(recipe, first, stream()), 3)
     tensors, numbers = progress.state()
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "state.safetensors")
+    save_file(
+        {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
+        tmp_path / "state.safetensors",
+    )
     tensors = load_file(tmp_path / "state.safetensors")
     other = networks(
         replace(recipe, seed=9), tiny_denoiser(seed=5, classes=2, **config)

@@ -11,11 +11,11 @@ import torch
 import d2o
 from d2o import backbones
 from d2o.cli.main import run
-from d2o.data.codec import attach
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, Boundary, Epsilon, Velocity
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import generate
+from d2o.encoders.codec import attach
 from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.denoising import Denoising
 from d2o.training.freezing import (

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from d2o.data.codec import attach
 from d2o.diffusion.denoiser import Denoiser, use_full_float32
 from d2o.diffusion.families import PRECONDITIONINGS
+from d2o.encoders.codec import attach
 from d2o.errors import CheckpointError
 from d2o.records import find
 

@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from d2o import backbones
-from d2o.data.codec import FIELDS as CODEC_FIELDS
-from d2o.data.codec import Autoencoder
-from d2o.data.encoders import Encoders
 from d2o.diffusion import families
 from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
+from d2o.encoders.captions import Encoders
+from d2o.encoders.codec import FIELDS as CODEC_FIELDS
+from d2o.encoders.codec import Autoencoder
 from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError, UnsupportedCheckpointError, name_file
 from d2o.files import atomic, open_regular, parse_json
 from d2o.records import validate
@@ -107,7 +107,7 @@ def build(path: Path, spec: Mapping[str, Any]) -> Denoiser:
         with torch.device("meta" if backbones.is_ours(network.get("kind")) else "cpu"):
             backbone = backbones.build(network)
         family = families.from_spec(spec["preconditioning"])
-        fields = validate(Fields, spec, "its description")
+        fields = validate(Fields, spec, "its description", {"words": Words, "encoders": Encoders})
         check_fields(fields, backbone.config, family.sigma_max)
         return Denoiser(backbone, family, **vars(fields))
 

@@ -35,7 +35,7 @@ def parse(record: type[T], command: str, arguments: Sequence[str], description: 
 def check_inputs(*models: str | None, data: str | None = None, codec: str | None = None) -> None:
     """Find what a command will open, so that the last of its inputs is refused before there is work on the first."""
     from d2o.checkpoints.places import locate
-    from d2o.data.codec import read_config
+    from d2o.encoders.codec import read_config
 
     for name in models:
         if name is not None:
@@ -78,7 +78,7 @@ class ModelOptions(StateDictOptions):
     def adapt(self, denoiser: "Denoiser", images: "Images | None" = None) -> "Denoiser":
         """Return the model with the start and bound that were asked for; "auto" looks at the images, if there are."""
         if self.clip is not None:
-            from d2o.data.codec import makes_latents
+            from d2o.encoders.codec import makes_latents
 
             bound = None if self.clip == "none" else read_positive("--clip", self.clip, "none")
             if bound is not None and makes_latents(denoiser):

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from d2o.errors import printable
+from d2o.errors import describe, printable
 from d2o.files import parse_json
 
 from .shuffling import mix
-from .source import DAMAGED, Captions, Source, describe
+from .source import DAMAGED, Captions, Source
 
 NAMES = ("caption", "text", "prompt")
 """Keys and columns that captions are looked for in, one after another."""

@@ -12,9 +12,9 @@ import numpy as np
 import PIL.Image
 from PIL.Image import Image, Resampling, Transpose
 
-from d2o.errors import printable
+from d2o.errors import describe, printable
 
-from .source import LARGEST, LFS, TIFF, Source, describe
+from .source import LARGEST, LFS, TIFF, Source
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
 KINDS = {"1": "grey", "L": "grey", "LA": "grey", "P": "colour", "PA": "colour", "RGB": "colour", "RGBA": "colour"}

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from d2o.diffusion.condition import Text, TextWidth
 from d2o.diffusion.denoiser import Denoiser
+from d2o.encoders.captions import Encoders
+from d2o.encoders.codec import Autoencoder, check_pixels
+from d2o.encoders.text_encoders import find_device, find_pipeline
 from d2o.errors import Diverged
 from d2o.files import atomic, check_folder, sha256_of
 
-from .codec import Autoencoder, check_pixels
 from .datasets import Images
-from .encoders import Encoders
 from .encodings import INDEX, NOTHING, PRECISIONS, About, digest, is_encodings, open_shard, read_about
 from .files import to_float
-from .text_encoders import find_device, find_pipeline
 
 SHARD_BYTES, MOST_IMAGES = 1 << 28, 4096  # of a shard, about
 USUAL_TOKENS = 64

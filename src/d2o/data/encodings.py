@@ -20,13 +20,13 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from safetensors import safe_open
 from torch import Tensor
 
-from d2o.diffusion.condition import EXAMPLES, Text
+from d2o.diffusion.condition import EXAMPLES, Text, pad
 from d2o.diffusion.denoiser import Denoiser
+from d2o.encoders.captions import Encoders
+from d2o.encoders.codec import Autoencoder
 from d2o.files import open_regular, parse_json, read_bytes, sha256_of
 from d2o.records import validate
 
-from .codec import Autoencoder
-from .encoders import Encoders, pad
 from .files import to_uint8
 from .source import Captions, Source, name_damage
 
@@ -167,7 +167,8 @@ class Encodings:
     def captions(self, number: int) -> list[str]:
         shard, row = divmod(number, self.about.shard)
         part = self.read("captions", shard, *self.span("caption_ends", shard, row))
-        return parse_json(part.numpy().tobytes())
+        with name_damage(self.file(shard), REMEDY):
+            return parse_json(part.numpy().tobytes())
 
     def find(self, captions: Sequence[str]) -> list[int]:
         """Return which of all texts are those of the captions, -1 for unknown ones."""

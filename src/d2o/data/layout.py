@@ -14,10 +14,11 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from d2o.errors import describe
 from d2o.files import parse_json
 
 from .captions import LISTS, LONGEST_LIST, LONGEST_RECORD, REMEDY, check_complete, find_beside, read_list
-from .source import DAMAGED, MOST_CLASSES, Captions, LabelError, Source, describe, wants_labels
+from .source import DAMAGED, MOST_CLASSES, Captions, LabelError, Source, wants_labels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif")
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX)")

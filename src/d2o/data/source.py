@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from d2o.errors import LONGEST, printable
+from d2o.errors import LONGEST, describe, printable
 
 LABEL_NAMES = ("labels", "label", "y", "fine_label", "class", "target")
 MOST_CLASSES = 1 << 20  # a larger label is not a class number
@@ -65,14 +65,6 @@ def name_damage(path: str | Path, remedy: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(f"{path} cannot be read ({describe(error)}); {remedy}.") from error
-
-
-def describe(error: Exception) -> str:
-    """Return what a library says of a broken file, on one line of bounded length."""
-    reason = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.filename:
-        reason = f"{error.strerror}: {error.filename}"
-    return printable(reason.strip().rstrip("."))[:LONGEST]
 
 
 def list_names(names: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import IO
 
 import numpy as np
 
+from d2o.errors import describe
 from d2o.files import find_alike, open_regular, open_zip
 from d2o.tars import BLOCK, is_tar
 
@@ -20,7 +21,7 @@ from .arrays import from_arrays, read_npz
 from .layout import SPLITS, SUFFIXES, choose_split, count_files, find_places, read_tree
 from .parquet import read_parquet
 from .shards import read_shards
-from .source import LARGEST, LFS, TIFF, Source, describe, name_damage, wants_labels
+from .source import LARGEST, LFS, TIFF, Source, name_damage, wants_labels
 
 WHOLE = 1 << 20  # a file of a zip up to this many bytes is read at once, which also checks its sum
 UTF8 = 0x800  # the flag of names that are UTF-8; Python takes others for the code page of DOS

@@ -34,7 +34,7 @@ def draw_page(shown: Sequence[Meaning], rows: Sequence[Row], summary: dict[str, 
     cards = {
         f"{seen['student']['all_right']:.1%}": "of the student's images show what was asked for, in one call; "
         f"teacher in {calls}: {seen['teacher']['all_right']:.1%}, in one: {seen['untuned']['all_right']:.1%}",
-        f"{held_out['student']['all_right']:.1%}": "of those of captions that nobody trained on; "
+        f"{held_out['student']['all_right']:.1%}": "of its images of captions that were never trained on; "
         f"teacher: {held_out['teacher']['all_right']:.1%}",
         f"{seen['student']['fit']:.3f}": f"how clean its shapes are (fit, 1 is perfect); teacher in {calls} calls: "
         f"{seen['teacher']['fit']:.3f}",

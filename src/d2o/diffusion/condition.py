@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, StrictStr
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -60,6 +61,13 @@ class Text:
 
     def to(self, device: torch.device, /) -> "Text":
         return self.map(lambda part: part.to(device))
+
+
+def pad(rows: Sequence[Tensor]) -> Text:
+    """Return tokens [L_i, E] of captions as a text of the longest, whose mask says which of them count."""
+    length = max(map(len, rows))
+    mask = torch.stack([torch.arange(length, device=row.device) < len(row) for row in rows]).long()
+    return Text(torch.stack([F.pad(row, (0, 0, 0, length - len(row))) for row in rows]), mask)
 
 
 class TextWidth(NamedTuple):

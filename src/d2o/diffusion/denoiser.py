@@ -39,7 +39,7 @@ class Denoiser(nn.Module):
     `one_step` says that it was trained to make images in one call, or in a few: then it goes back to noise of
     `middle_sigmas` after its first ones. `judged_by` names the frozen networks of the discriminator that it was trained
     against. With `clip`, predictions are clamped to [-clip, clip], as some schedulers ask for. `provenance` is
-    JSON-able, travels with the file, and is for people: no code reads it.
+    JSON-able, travels with the file, and is for people: code shows it, and does nothing else by it.
 
     All of these stay as they are made; `replace` makes a denoiser with others.
     """

@@ -120,7 +120,9 @@ def check_output(asked: str, to: str) -> None:
     (check_file if suffix else check_folder)(asked)
     page = find_card(path, to)
     if os.path.lexists(page) and not card.is_card(page):
-        raise CheckpointError(f"{page}, where its model card belongs, is something else: choose another name than {path}.")
+        raise CheckpointError(
+            f"{page}, where its model card belongs, is something else: choose another name than {path}."
+        )
 
 
 __all__ = ["FORMATS", "Exported", "check_output", "export"]

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,11 +17,11 @@ import d2o
 from d2o.backbones.backbone import Backbone
 from d2o.checkpoints import native
 from d2o.checkpoints.publication import EXPORT, HUB, TERMS, find_repository, read_fields
-from d2o.checkpoints.readers.folder_weights import read_json
 from d2o.checkpoints.shipped import SHIPPED
 from d2o.diffusion.condition import TextWidth
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, printable
+from d2o.files import parse_json, read_bytes
 
 from .one_step import TRIALS
 from .usage import describe_usage
@@ -29,8 +30,8 @@ LICENCES = f"{HUB}/docs/hub/repositories-licenses"
 PAPER = "[D2O](https://arxiv.org/abs/2506.09376)"
 LIBRARIES = {"diffusers": "diffusers", "onnx": "onnx", "web": "onnx", "torch": "pytorch"}
 """What loads a form of export, where that is not d2o."""
-LONGEST, MOST = 200, 20
-"""Characters of a quotation, and names of classes."""
+LONGEST, MOST, LARGEST_RECIPE = 200, 20, 16 << 20
+"""Characters of a quotation, quotations of a list, and bytes of a run's recipe.json."""
 NUMBERS = {
     "kid": "KID",
     "frechet": "Frechet distance",
@@ -46,21 +47,20 @@ class Origin:
     """Where an exported model is from, besides its provenance: what its source was called, and its run's own words."""
 
     source: str = ""
-    run: Mapping[str, Any] | None = None
-    evaluation: Mapping[str, Any] | None = None
+    run: Any = None
+    evaluation: Any = None
 
     @classmethod
     def of(cls, source: str | os.PathLike | None) -> "Origin":
         """Read what stands beside the model in a run directory; a damaged file is as good as none."""
         if source is None:
             return cls()
-        found: list[Any] = []
-        for read, name in ((read_json, "recipe.json"), (native.read_header, "checkpoint.safetensors")):
-            try:
-                found.append(read(Path(source) / name))
-            except CheckpointError:
-                found.append({})
-        return cls(os.fspath(source), found[0], found[1].get("evaluation"))
+        run, evaluation = None, None
+        with suppress(OSError, ValueError):
+            run = parse_json(read_bytes(Path(source) / "recipe.json", LARGEST_RECIPE))
+        with suppress(CheckpointError):
+            evaluation = native.read_header(Path(source) / "checkpoint.safetensors").get("evaluation")
+        return cls(os.fspath(source), run, evaluation)
 
     @property
     def teacher(self) -> str:

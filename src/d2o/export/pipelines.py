@@ -17,11 +17,11 @@ from d2o.backbones.dhariwal_unet import DhariwalUNet
 from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.backbones.dit import DiT
 from d2o.backbones.text_to_image import TextToImage
-from d2o.data.codec import Autoencoder, open_network
 from d2o.diffusion.condition import Text, TextWidth
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, IMAGES, Boundary, Epsilon, Flow, Velocity, to_spec
 from d2o.diffusion.noise import PURE_NOISE
+from d2o.encoders.codec import Autoencoder, open_network
 from d2o.errors import CheckpointError
 
 from . import adm, dit, text_to_image

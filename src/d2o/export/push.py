@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from d2o.checkpoints import inspect
 from d2o.checkpoints.publication import CARD, EXPORT, HUB, read_fields
@@ -119,7 +120,7 @@ def explain(repository: str) -> Iterator[None]:
     """Turn the hub's refusals, and what keeps one from reaching it, into a ValueError of one sentence."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    broken = (OSError, *HfHubHTTPError.__bases__)  # among them the base of its HTTP client's errors, whichever it is
+    broken: Any = (OSError, *HfHubHTTPError.__bases__)  # among them that of its HTTP client's errors, whichever it is
     try:
         yield
     except CheckpointError:

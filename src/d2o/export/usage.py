@@ -51,7 +51,11 @@ def describe_usage(denoiser: Denoiser, to: str, path: Path, name: str, base: str
     if to == "web":
         yield from ("```", SERVE, "```")
         return
-    classes, reader, is_told_text = denoiser.num_classes > 0, denoiser.reader, isinstance(denoiser.vocabulary, TextWidth)
+    classes, reader, is_told_text = (
+        denoiser.num_classes > 0,
+        denoiser.reader,
+        isinstance(denoiser.vocabulary, TextWidth),
+    )
     asked = ", condition=text" * is_told_text if reader is None else f", condition={literal(reader.examples[0])}"
     asked += "" if denoiser.one_step else f", steps={TEACHER_STEPS}"
     given = {
@@ -68,8 +72,11 @@ def describe_usage(denoiser: Denoiser, to: str, path: Path, name: str, base: str
         given |= {"base": literal(base or "the pipeline that it was fine-tuned from"), "call": describe_call(denoiser)}
         to = "text-to-image"
     yield from ("```python", *LINES[to].format(**given).splitlines(), "```")
-    if asked == ", condition=text":
-        yield from ("", "Here `text` is a `d2o.diffusion.Text` of four captions, as the text encoders of its base give it.")
+    if is_told_text and reader is None and LINES[to] is D2O:
+        yield from (
+            "",
+            "Here `text` is a `d2o.diffusion.Text` of four captions, as the text encoders of its base give it.",
+        )
 
 
 def describe_pipeline(folder: Path, classes: bool) -> dict[str, str]:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import d2o
-from d2o.data.codec import makes_latents
 from d2o.diffusion.denoiser import Denoiser
+from d2o.encoders.codec import makes_latents
 from d2o.errors import CheckpointError
 from d2o.pages.play import describe, play_files
 

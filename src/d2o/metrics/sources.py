@@ -10,11 +10,11 @@ import torch
 
 from d2o import checkpoints
 from d2o.checkpoints.places import locate
-from d2o.data.codec import check_pixels
 from d2o.data.datasets import Images, open_images
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser, Guided, evaluation_mode
 from d2o.diffusion.sampling import condition_for, generate
+from d2o.encoders.codec import check_pixels
 from d2o.errors import Diverged
 
 from . import statistics

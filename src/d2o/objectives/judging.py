@@ -45,8 +45,9 @@ class Judging(Objective):
         """Return what decodes latents for the discriminator."""
         if self.decoder is None:
             return student
-        from d2o.data.codec import decode_through
+        from d2o.encoders.codec import decode_through, read_config
 
+        read_config(self.decoder, "--set objectives.0.decoder=FOLDER")
         return decode_through(student, self.decoder)
 
     def judged_shape(self, student: Denoiser) -> tuple[int, int, int]:

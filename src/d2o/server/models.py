@@ -9,8 +9,8 @@ from typing import Any
 from d2o.checkpoints import load
 from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.checkpoints.shipped import SHIPPED, TEACHERS, find_shipped
-from d2o.data.codec import check_pixels
 from d2o.diffusion.denoiser import Denoiser
+from d2o.encoders.codec import check_pixels
 from d2o.pages.play import describe
 
 PROMPTS = 8

@@ -29,7 +29,7 @@ FIRST, SECONDS, REPEATS = 2, 20.0, 5
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes in one process; `tried` is the batch that was measured, `micro_batch` the largest that fits.
+    """What a run takes here in one process; `tried` is the batch that was measured, `micro_batch` the largest to fit.
 
     Memory and disk include cached features of real images as if each image came once: that is the most.
     """

@@ -11,14 +11,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from d2o.data.codec import CONFIG, Autoencoder
 from d2o.diffusion.denoiser import Denoiser
+from d2o.encoders.codec import CONFIG, Autoencoder
 from d2o.files import parse_json, read_bytes
 from d2o.objectives.batch import Batch
 from d2o.objectives.objective import Networks
@@ -30,8 +35,15 @@ from .recipe import Recipe
 from .text_networks import Codec, RandomAutoencoder
 
 GIB = 1 << 30
-GPUS = {"T4, V100": 16, "RTX 4090, L4": 24, "A100 of 40": 40, "L40S, A6000": 48, "A100, H100": 80, "H200": 141}
-"""Memory of common GPUs in GiB."""
+GPUS = {
+    16: "T4, V100",
+    24: "RTX 4090, L4, A10",
+    40: "A100",
+    48: "L40S, A6000",
+    80: "A100, H100",
+    141: "H200",
+}
+"""Common GPUs by their memory in GiB."""
 USABLE = 0.92
 """The share of it that a run may fill: an assumption, for CUDA's own part and for gaps between tensors."""
 
@@ -41,29 +53,26 @@ FULL = {F.layer_norm, F.group_norm, F.softmax, torch.softmax, Tensor.softmax, to
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a run in one process, by part.
+    """Bytes of a run in one process, by part; an iteration holds at most `fixed + micro_batch * image`.
 
-    `weights` are held all the time, as are `moments`; `gradients` in the student's turn. `student`, `decoder` and
-    `discriminator` are the activations that an image of a micro-batch keeps for the gradient, `passing` what the
-    backward pass or another turn takes on top of them, and `copies` are the student's weights in bfloat16.
+    `weights` of every network and Adam's `moments` are held all the time; beside them, at different moments of an
+    iteration, the `gradients` and, of every image of a micro-batch, what the `student`, `decoder` and `discriminator`
+    keep for the gradient, and on top of that what is `passing`. `copies` are of the student's weights, in bfloat16.
     """
 
     weights: dict[str, int]
-    gradients: int
     moments: int
+    gradients: int
     copies: int
     student: int
     decoder: int
     discriminator: int
-    passing: int
+    fixed: int
+    image: int
 
     @property
-    def fixed(self) -> int:
-        return sum(self.weights.values()) + self.gradients + self.moments + self.copies
-
-    @property
-    def image(self) -> int:
-        return self.student + self.decoder + self.discriminator + self.passing
+    def passing(self) -> int:
+        return self.image - self.student - self.decoder - self.discriminator
 
     def total(self, micro_batch: int) -> int:
         return self.fixed + micro_batch * self.image
@@ -73,8 +82,11 @@ class Memory:
         return max(int(USABLE * gib * GIB - self.fixed) // max(self.image, 1), 0)
 
 
-def measure_memory(recipe: Recipe, teacher: Denoiser) -> Memory:
-    """Return what a run holds that starts from a model, on any device; the weights of its other networks are random."""
+def measure_memory(recipe: Recipe, teacher: Denoiser) -> Memory | None:
+    """Return what a run holds that starts from a model on any device, and whose other networks' weights are random.
+
+    None for networks whose shapes depend on numbers, such as those that cut captions off at their ends.
+    """
     start = to_meta(teacher, recipe.precision)
     with torch.device("meta"):
         made = networks(recipe, start)
@@ -84,16 +96,30 @@ def measure_memory(recipe: Recipe, teacher: Denoiser) -> Memory:
     weights: dict[str, int] = {}
     known: dict[Tensor, Tensor] = {}
     for name, module in modules:
-        before = sum(tensor.nbytes for tensor in known.values())
+        before = count_bytes(known.values())
         fill(module, fake, known)
-        weights[name] = sum(tensor.nbytes for tensor in known.values()) - before  # what networks share is held once
+        weights[name] = count_bytes(known.values()) - before  # what networks share is held once
     moving = {turn.network: [p for p in made[turn.network].parameters() if p.requires_grad] for turn in rows}
-    with fake, Gpu():
-        one, two = (measure_iteration(recipe, made, moving, known.values(), count) for count in (1, 2))
+    try:
+        with fake, Gpu():
+            one, two = (measure_iteration(recipe, made, moving, known.values(), count) for count in (1, 2))
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        return None
     image = {name: two[name] - one[name] for name in one}
-    sizes = {name: sum(p.nbytes for p in parameters) for name, parameters in moving.items()}
-    copies = max(sum(one.values()) - sum(image.values()) - sizes["student"], 0)
-    return Memory(weights, sizes["student"], 2 * sum(sizes.values()), copies, **image)
+    moments = 2 * sum(map(count_bytes, moving.values()))
+    return Memory(
+        weights=weights,
+        moments=moments,
+        gradients=count_bytes(moving["student"]),
+        copies=one["student"] - image["student"],
+        fixed=sum(weights.values()) + moments + one["most"] - image["most"],
+        image=image.pop("most"),
+        **image,
+    )
+
+
+def count_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def to_meta(denoiser: Denoiser, precision: str) -> Denoiser:
@@ -115,7 +141,7 @@ def codec_of(made: Networks) -> Any:
 
 
 def fill(module: nn.Module, fake: FakeTensorMode, known: dict[Tensor, Tensor]) -> None:
-    """Replace the tensors of a module on the meta device by fake ones of the processor, those that are `known` again."""
+    """Replace a module's tensors of the meta device by fake ones of the processor; those that are `known` by theirs."""
     for part in module.modules():
         for table in (part._parameters, part._buffers):
             for name, tensor in table.items():
@@ -132,10 +158,7 @@ def fill(module: nn.Module, fake: FakeTensorMode, known: dict[Tensor, Tensor]) -
 def measure_iteration(
     recipe: Recipe, made: Networks, moving: Mapping[str, list[nn.Parameter]], weights: Iterable[Tensor], count: int
 ) -> dict[str, int]:
-    """Return the bytes that a micro-batch of so many images takes beside `weights`, by the parts of a `Memory`.
-
-    What passes includes the gradients.
-    """
+    """Return the bytes that the parts of a micro-batch of so many images keep, and the `most` beside `weights`."""
     everything = [parameter for parameters in moving.values() for parameter in parameters]
     condition = draw_condition(made.student, range(count))
     images = torch.zeros(count, *made.student.pixel_shape)
@@ -155,7 +178,7 @@ def measure_iteration(
             most = max(most, live.most)
         for parameter in everything:
             parameter.grad = None
-    return {**held, "passing": most - sum(held.values())}
+    return {**held, "most": most}
 
 
 class Live(TorchDispatchMode):
@@ -199,11 +222,16 @@ class Live(TorchDispatchMode):
 
 
 class Gpu(TorchFunctionMode):
-    """Let a processor's autocast compute in float32 what CUDA's does."""
+    """Let a processor's autocast compute in float32 what CUDA's does, and answer no where code looks at numbers.
+
+    The classes of a batch, for example, are checked on a processor alone.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
+        if func is Tensor.__bool__:
+            return False
         given = (args, kwargs or {})
         if func in FULL and torch.is_autocast_enabled("cpu"):
-            given = tree_map(lambda t: t.float() if isinstance(t, Tensor) else t, given)
+            given = tree_map(lambda t: t.float() if isinstance(t, Tensor) and t.is_floating_point() else t, given)
         return func(*given[0], **given[1])

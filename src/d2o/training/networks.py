@@ -9,13 +9,13 @@ import torch
 
 from d2o import backbones
 from d2o.data.augmentation import AUGMENTATION_DIM
-from d2o.data.codec import Autoencoder, check_pixels
 from d2o.data.datasets import Images
-from d2o.data.encoders import Encoders
 from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import amplification, from_spec
 from d2o.discriminators import Discriminator
+from d2o.encoders.captions import Encoders
+from d2o.encoders.codec import Autoencoder, check_pixels
 from d2o.objectives.objective import Networks
 
 from .freezing import freeze, settle_frozen
@@ -46,8 +46,8 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     student = make_student(recipe, teacher)
     freeze(student, recipe.frozen)
     student.train(any(objective.dropout for objective in recipe.objectives))
-    ema = deepcopy(student).eval().requires_grad_(False)
-    beside: dict[str, Any] = {name: deepcopy(ema) for name in recipe.averages}
+    ema = copy_moving(student)
+    beside: dict[str, Any] = {name: copy_moving(student) for name in recipe.averages}
     if "discriminator" in recipe.needs:
         shape = next(row.judged_shape(student) for row in recipe.objectives if "discriminator" in row.needs)
         build = recipe.discriminator.build
@@ -81,6 +81,12 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
         provenance={"recipe": to_dict(recipe), "from": teacher.provenance},
     )
     return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def copy_moving(student: Denoiser) -> Denoiser:
+    """Return a copy for averages of the student's weights; what is frozen never differs, and both hold it once."""
+    frozen = {id(parameter): parameter for parameter in student.parameters() if not parameter.requires_grad}
+    return deepcopy(student, frozen).eval().requires_grad_(False)
 
 
 def checkpoint_blocks(student: Denoiser) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2o import backbones
 from d2o.backbones.text_to_image import TextToImage
@@ -50,7 +50,7 @@ DEEP_COMPRESSION = Codec("AutoencoderDC", DC)
 
 
 class Published(NamedTuple):
-    """A network of `backbones.text_to_image`: its class and settings, the latents [C, H, W] and times, and its codec."""
+    """A network of `backbones.text_to_image`: its class, settings, latents [C, H, W], family, and codec."""
 
     network: str
     settings: Mapping[str, Any]
@@ -123,7 +123,7 @@ def draw_text(network: TextToImage, count: int, length: int | None = None) -> Te
 class RandomAutoencoder:
     """An autoencoder with random weights, the same in all copies; it computes on `device` in `precision`.
 
-    Where its decoder can run again for the gradient, as `data.codec.Autoencoder`'s does, it does.
+    Where its decoder can run again for the gradient, as `encoders.codec.Autoencoder`'s does, it does.
     """
 
     def __init__(self, codec: Codec, device: str = "cpu", precision: str = "float32") -> None:
@@ -133,7 +133,8 @@ class RandomAutoencoder:
             raise ValueError("Latent images need diffusers: pip install -e '.[diffusers]' in d2o's folder.") from error
         with torch.device(device):
             network = getattr(diffusers, codec.kind).from_config(dict(codec.settings))
-        self.codec, self.network = codec, network.to(getattr(torch, precision)).eval().requires_grad_(False)
+        nn.Module.to(network, getattr(torch, precision))  # diffusers' own warns of each
+        self.codec, self.network = codec, network.eval().requires_grad_(False)
         if network._supports_gradient_checkpointing:
             network.enable_gradient_checkpointing()
 

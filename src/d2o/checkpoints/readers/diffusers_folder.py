@@ -14,8 +14,8 @@ from torch import Tensor
 
 from d2o.checkpoints import native
 from d2o.checkpoints.publication import describe_publication
-from d2o.data.codec import KINDS
 from d2o.diffusion.denoiser import Denoiser
+from d2o.encoders.codec import KINDS
 from d2o.errors import MalformedCheckpointError, UnsupportedCheckpointError, name_file
 
 from . import dit, text_to_image
@@ -25,7 +25,7 @@ from .scheduler import Schedule, find_clip, read_scheduler
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 NETWORK_PARTS = ("unet", "transformer")
 AUTOENCODER = "vae"
-"""The folder of a latent model's codec, of one of `data.codec.KINDS`."""
+"""The folder of a latent model's codec, of one of `encoders.codec.KINDS`."""
 CODECS = re.compile("VQ|Autoencoder|VAE", re.IGNORECASE)
 """Folders and classes of networks whose latents others work on."""
 USUAL_CODECS = (AUTOENCODER, "vqvae", "movq")
@@ -121,7 +121,7 @@ def open_folder(path: Path) -> Folder:
     schedulers = [folder / SCHEDULER for folder in (root / "scheduler", place, place.parent / "scheduler", root)]
     scheduler = next((read_json(file) for file in schedulers if file.is_file()), {})
     config = read_json(place / CONFIG)
-    parts = (*PARTS, *text_to_image.PARTS) if config.get("_class_name") in TEXT_TO_IMAGE else PARTS
+    parts = (*PARTS, *text_to_image.PARTS) if str(config.get("_class_name")) in TEXT_TO_IMAGE else PARTS
     encoders = index.get("text_encoder")
     reads_captions = isinstance(encoders, list) and any(encoders)
     return Folder(place, config, scheduler, find_codec(root, index, parts), root if reads_captions else None)

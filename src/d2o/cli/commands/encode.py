@@ -12,8 +12,8 @@ from typing import Literal
 from d2o.checkpoints.inspection import inspect
 from d2o.cli.options import DataOptions, Model, StateDictOptions, check_inputs, parse, tell
 from d2o.cli.progress import counted, say
-from d2o.data.codec import attach
 from d2o.data.encoding import encode
+from d2o.encoders.codec import attach
 from d2o.files import check_folder
 from d2o.training.networks import check_fit
 

@@ -1,21 +1,27 @@
-"""Say what a run would take on this machine, from a few of its iterations: images a second, hours, memory, disk.
+"""Say what a run would take: a GPU's memory by parts, and on this machine, from a few iterations, hours and disk.
 
 examples:
   d2o estimate cifar10-d2o-f
+  d2o estimate sd3-d2o-f --micro-batch 4 --json
   d2o estimate d2o-f --from teacher.safetensors --images 200000 --batch 64
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any
 
 import tyro
 
-from d2o.checkpoints import load
+from d2o.checkpoints import inspect, load
 from d2o.cli.options import ModelOptions, parse, tell
 from d2o.cli.progress import say
 from d2o.cli.training import RecipeOptions
+from d2o.diffusion.denoiser import Denoiser
 from d2o.training.estimate import Estimate, estimate
+from d2o.training.gpu_memory import GIB, GPUS, Memory, measure_memory
+from d2o.training.loop import group
+from d2o.training.memory import free_memory
+from d2o.training.presets import randomise_weights, untrained_teacher
 from d2o.training.recipe import Recipe
 
 
@@ -28,18 +34,73 @@ class EstimateOptions(RecipeOptions, ModelOptions):
     from_: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
     """The model to start from; by default a network of the recipe's full size with random weights."""
 
+    def find_shapes(self, recipe: Recipe) -> Denoiser:
+        """Return the model to start from on the meta device."""
+        if self.from_ is None:
+            if self.asked:
+                raise ValueError(f"--{next(iter(self.asked))} is for a model: name it with --from MODEL.")
+            return untrained_teacher(self.recipe, recipe, "meta")
+        model = inspect(self.from_, **self.load_options).denoiser
+        return model if self.start == "auto" else self.adapt(model)  # which asks the model itself
+
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o estimate`."""
     options = parse(EstimateOptions, "estimate", arguments, __doc__)
-    recipe, model = options.open_recipe(options.recipe), None
-    if options.from_ is not None:
-        model = options.adapt(load(options.from_, **options.load_options))
-    elif options.asked:
-        raise ValueError(f"--{next(iter(options.asked))} is for a model: name it with --from MODEL.")
-    say(f"{options.recipe}: trying a few iterations; weights are random, which are as fast as any")
-    found = estimate(options.recipe, recipe, model, automatic=options.precision == "auto")
-    tell(asdict(found), "\n".join(describe(found, recipe)), options.json)
+    recipe = options.open_recipe(options.recipe)
+    memory = measure_memory(randomise_weights(recipe), options.find_shapes(recipe))
+    free, timed = free_memory(group().device), None
+    if memory is None or free is None or memory.total(1) + memory.weights["student"] < free:  # the first model stays
+        say(f"{options.recipe}: trying a few iterations; weights are random, which are as fast as any")
+        model = None if options.from_ is None else options.adapt(load(options.from_, **options.load_options))
+        timed = estimate(options.recipe, recipe, model, automatic=options.precision == "auto")
+    found = {field.name: getattr(timed, field.name, None) for field in fields(Estimate)}
+    record = {**found, "gpu": None if memory is None else record_memory(memory, recipe)}
+    tell(record, "\n".join(describe_all(memory, timed, recipe, free)), options.json)
+
+
+def describe_all(memory: Memory | None, timed: Estimate | None, recipe: Recipe, free: int | None) -> Iterator[str]:
+    """Yield all lines of an answer; one of memory and time is there."""
+    if memory is not None:
+        yield from describe_memory(memory, recipe)
+    if timed is not None:
+        yield from describe(timed, recipe)
+    elif memory is not None and free is not None:
+        yield f"Not timed: one image at once needs {memory.total(1) / GIB:.1f} GiB, and {free / GIB:.1f} are free here."
+        yield "Less memory: --set checkpointing=true, more in --set frozen=[...], a smaller --micro-batch or model."
+
+
+def at_once(recipe: Recipe) -> int:
+    return min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+
+
+def record_memory(memory: Memory, recipe: Recipe) -> dict[str, Any]:
+    """Return the parts of a Memory in GiB, and how many images fit at once on common GPUs."""
+    parts = {key: value for key, value in asdict(memory).items() if key != "weights"} | {"passing": memory.passing}
+    total = memory.total(at_once(recipe))
+    return {
+        "weights_gib": {name: size / GIB for name, size in memory.weights.items()},
+        **{f"{name}_gib": size / GIB for name, size in parts.items()},
+        "micro_batch": at_once(recipe),
+        "total_gib": total / GIB,
+        "fitting": {str(gib): memory.fitting(gib) for gib in GPUS},
+    }
+
+
+def describe_memory(memory: Memory, recipe: Recipe) -> Iterator[str]:
+    """Yield the lines of a Memory for a recipe."""
+    weights = ", ".join(f"{name} {size / GIB:.2f}" for name, size in memory.weights.items())
+    parts = ("student", "decoder", "discriminator", "passing")
+    image = ", ".join(f"{name} {getattr(memory, name) / GIB:.2f}" for name in parts)
+    yield f"GPU memory at a micro-batch of {at_once(recipe)}: {memory.total(at_once(recipe)) / GIB:.1f} GiB"
+    yield f"  weights {sum(memory.weights.values()) / GIB:.2f} GiB: {weights}"
+    yield (
+        f"  optimiser {memory.moments / GIB:.2f} GiB, gradients {memory.gradients / GIB:.2f}, copies in bfloat16 "
+        f"{memory.copies / GIB:.2f}"
+    )
+    yield f"  an image {memory.image / GIB:.2f} GiB: {image}"
+    rows = ((f"{gib} GiB ({names})", memory.fitting(gib)) for gib, names in GPUS.items())
+    yield "  fits: " + "; ".join(f"{name} {f'{count:,} at once' if count else 'no'}" for name, count in rows)
 
 
 def describe(found: Estimate, recipe: Recipe) -> Iterator[str]:

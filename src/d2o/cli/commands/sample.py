@@ -17,10 +17,10 @@ import tyro
 import d2o
 from d2o.cli.options import OWN_IMAGES, Model, ModelOptions, check_inputs, parse, tell
 from d2o.cli.progress import counted, say
-from d2o.data.codec import check_pixels
 from d2o.data.files import check_images, parse_seeds, to_uint8, write_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import SAMPLERS, Churn, condition_for, generate
+from d2o.encoders.codec import check_pixels
 from d2o.files import read_bytes
 
 LARGEST_PROMPTS = 1 << 24

@@ -197,7 +197,7 @@ def decode_through(denoiser: Any, folder: str) -> Autoencoder:
     """
     if not makes_latents(denoiser):
         raise ValueError(f"The decoder {folder} is for latent images, and this model makes pixels: leave it out.")
-    channels, found = denoiser.image_shape[0], read_config(folder, "--set objectives.0.decoder=FOLDER").latents
+    channels, found = denoiser.image_shape[0], read_config(folder).latents
     if found not in (None, channels):
         raise ValueError(
             f"The decoder {folder} takes latents of {found} channels, but this model's have {channels}: name the tiny "

@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 
-from d2o.diffusion.condition import Text
-from d2o.errors import printable
+from d2o.diffusion.condition import Text, pad
+from d2o.errors import describe, printable
 from d2o.files import parse_json, read_bytes
 
-from .encoders import pad
-from .source import describe
 from .text_pipelines import CHAT, PIPELINES, RENAMED, Slots
 
 INDEX = "model_index.json"
@@ -37,8 +35,8 @@ def find_pipeline(folder: str | Path, network: str) -> tuple[str, dict[str, str]
     name = RENAMED.get(name, name) if isinstance(name, str) else None
     known = [one for one, row in PIPELINES.items() if row.network == network and one not in RENAMED]
     if name not in known:
-        found = str(index.get("_class_name"))[:60]
-        raise ValueError(f"{root} is a pipeline of class {found}; captions of a {network} are read by {list_(known)}.")
+        found, readers = str(index.get("_class_name"))[:60], " or ".join(known) or "none that d2o knows"
+        raise ValueError(f"{root} is a pipeline of class {found}; captions of a {network[:60]} are read by {readers}.")
     row, classes = PIPELINES[name], {}
     for number, part in enumerate(row.parts):
         suffix = f"_{number + 1}" if number else ""
@@ -49,15 +47,10 @@ def find_pipeline(folder: str | Path, network: str) -> tuple[str, dict[str, str]
         for key, choices in allowed.items():
             found = str(named[key]).removesuffix("Fast") if key.startswith("tokenizer") else named[key]
             if found not in choices:
-                raise ValueError(
-                    f"{root / INDEX} names the {key} {str(named[key])[:60]}: it should be {list_(choices)}."
-                )
+                wanted = " or ".join(choices)
+                raise ValueError(f"{root / INDEX} names the {key} {str(named[key])[:60]}: it should be {wanted}.")
             classes[key] = found
     return name, classes
-
-
-def list_(names: Sequence[str]) -> str:
-    return " or ".join(names) or "nothing that d2o knows"
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -82,13 +75,12 @@ def open_pipeline(folder: str, network: str, precision: str) -> Any:
     root, cls = Path(folder), getattr(diffusers, name)
     with silence():
         parts = {part: open_part(root / part, kind, precision) for part, kind in classes.items()}
-        arguments = dict.fromkeys(
-            key for key, row in inspect.signature(cls).parameters.items() if row.default is inspect.Parameter.empty
-        )
+        known = inspect.signature(cls).parameters
+        missing = {key: None for key, row in known.items() if row.default is inspect.Parameter.empty}
         zeros = read_json(root / INDEX).get("force_zeros_for_empty_prompt", True) is True
         settings = {"requires_safety_checker": False, "add_watermarker": False, "force_zeros_for_empty_prompt": zeros}
-        known = inspect.signature(cls).parameters
-        pipeline = cls(**{**arguments, **parts, **{key: value for key, value in settings.items() if key in known}})
+        settings = {key: value for key, value in settings.items() if key in known}
+        pipeline = cls(**{**missing, **parts, **settings})
     if PIPELINES[name].optional:  # zeros of this width stand for the encoder that may be missing
         width = read_json(root / "transformer" / "config.json").get("joint_attention_dim")
         if type(width) is not int or not 0 < width < 1 << 16:
@@ -167,9 +159,15 @@ def find_device() -> torch.device:
 def encode(folder: str, network: str, precision: str, captions: Sequence[str]) -> list[Text]:
     """Return what the network is told of captions, some at a time; a warning says what is cut."""
     pipeline = open_pipeline(folder, network, precision)
-    warn_of_cuts(pipeline, captions)
     parts = [list(captions[start : start + AT_ONCE]) for start in range(0, len(captions), AT_ONCE)]
-    return [ask(pipeline, part) for part in parts]
+    try:
+        texts = [ask(pipeline, part) for part in parts]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # of parts that do not fit
+        raise ValueError(
+            f"The text encoders in {folder} cannot read captions ({describe(error)}): download the whole folder again."
+        ) from error
+    warn_of_cuts(pipeline, captions)
+    return texts
 
 
 @lru_cache(maxsize=2)

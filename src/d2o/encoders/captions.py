@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
 from d2o.diffusion.condition import EXAMPLES, Caption, Text
 from d2o.records import RECORD
@@ -64,13 +63,6 @@ class Encoders:
     def to_spec(self) -> dict[str, Any]:
         """Return the JSON form: which encoders they are, not how they compute."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "precision"}
-
-
-def pad(rows: Sequence[Tensor]) -> Text:
-    """Return tokens [L_i, E] of captions as a text of the longest, whose mask says which of them count."""
-    length = max(map(len, rows))
-    mask = torch.stack([torch.arange(length, device=row.device) < len(row) for row in rows]).long()
-    return Text(torch.stack([F.pad(row, (0, 0, 0, length - len(row))) for row in rows]), mask)
 
 
 def join(texts: Sequence[Text]) -> Text:

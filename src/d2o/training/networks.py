@@ -32,7 +32,7 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     """Return the networks of a run that starts from `teacher`, which itself is left as it is.
 
     A recipe that is not `pretrained` takes from it the architecture only (see `new_denoiser`). A `discriminator` of
-    your own takes the place of the recipe's.
+    your own takes the place of the recipe's. What is frozen is held once: student, averages and teacher share it.
     """
     if not isinstance(teacher, Denoiser):
         raise ValueError(
@@ -59,6 +59,11 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     known = {row.name for row in fields(Networks)}
     extra = {name: beside.pop(name) for name in list(beside) if name not in known}
     return Networks(student, ema, **beside, extra=extra)
+
+
+def share(student: Denoiser) -> dict[int, Any]:
+    """Return the memory of a deep copy that has the student's frozen parameters themselves, not copies of them."""
+    return {id(parameter): parameter for parameter in student.parameters() if not parameter.requires_grad}
 
 
 def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:

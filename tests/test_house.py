@@ -125,7 +125,7 @@ def test_a_file_can_be_read_in_one_go(file):
     assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
 
 
-BUDGETS = {"all": 20_600, "core": 12_900, "folder": 2_600}
+BUDGETS = {"all": 21_400, "core": 13_850, "folder": 2_750}
 """Lines of Python: of src/d2o, of what the paper says (floors below training, and training), and of one folder."""
 CORE = (
     "diffusion",

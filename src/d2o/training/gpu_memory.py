@@ -143,7 +143,7 @@ def codec_of(made: Networks) -> Any:
 def fill(module: nn.Module, fake: FakeTensorMode, known: dict[Tensor, Tensor]) -> None:
     """Replace a module's tensors of the meta device by fake ones of the processor; those that are `known` by theirs."""
     for part in module.modules():
-        tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        tables: Any = (part._parameters, part._buffers)
         for table in tables:
             for name, tensor in table.items():
                 if tensor is None or isinstance(tensor, FakeTensor):

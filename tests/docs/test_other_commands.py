@@ -109,6 +109,10 @@ def full_size_table(*_) -> None:
     program["table"]()
 
 
+def full_size_meta(*_) -> None:
+    runpy.run_path(str(BENCHMARKS / "full_size.py"))["show"]("cifar10-d2o-convolutional", True, None)
+
+
 def full_size(_, place: Path) -> None:
     """Take two real steps of the preset that is done soonest."""
     own = runpy.run_path(str(BENCHMARKS / "full_size.py"))["show"].__globals__
@@ -204,12 +208,14 @@ PROGRAMS = {
     r"benchmarks/cifar10_study\.py": cifar10_study,
     r"benchmarks/report_results\.py": report_results,
     r"benchmarks/full_size\.py --table": full_size_table,
+    r"benchmarks/full_size\.py --meta": full_size_meta,
     r"benchmarks/full_size\.py --precision": full_size,
     r"benchmarks/steps\.py": steps,
     r"benchmarks/generation\.py": generation,
     r"benchmarks/rounding\.py": rounding,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,
     r"benchmarks/shapes_score\.py": shapes_score,
+    r"benchmarks/clip_score\.py": lambda *_: None,  # run by tests/benchmarks/test_clip_score.py
     r"benchmarks/soak\.py": lambda *_: None,  # run by tests/server/test_soak.py
     r"-m http\.server": http_server,
     r"research/\w+\.py": research,

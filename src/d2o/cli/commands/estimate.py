@@ -67,7 +67,8 @@ def describe_all(memory: Memory | None, timed: Estimate | None, recipe: Recipe, 
         yield from describe(timed, recipe)
     elif memory is not None and free is not None:
         yield f"Not timed: one image at once needs {memory.total(1) / GIB:.1f} GiB, and {free / GIB:.1f} are free here."
-        yield "Less memory: --set checkpointing=true, more in --set frozen=[...], a smaller --micro-batch or model."
+        yield "Less memory: a smaller --micro-batch or model, more in --set frozen=[...]; for networks of"
+        yield "diffusers, --set checkpointing=true."
 
 
 def at_once(recipe: Recipe) -> int:

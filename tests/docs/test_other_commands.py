@@ -35,7 +35,7 @@ sys.path.insert(0, str(BENCHMARKS))  # as for scripts, which import each other
 
 def programs(text: str) -> set[str]:
     """Return the command lines that begin with `python` or `pytest`, in fenced blocks or in a sentence."""
-    fences = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    fences = [body for kind, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if not kind]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     inline = (" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose))
     lines = [*"\n".join(fences).splitlines(), *inline]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from d2o.data.codec import Autoencoder
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
 from d2o.discriminators import Convolutional
+from d2o.encoders.codec import Autoencoder
 from d2o.training import gpu_memory
 from d2o.training.gpu_memory import GIB, USABLE, Live, Memory, fill, measure_iteration, measure_memory
 from d2o.training.loop import turns

@@ -72,12 +72,20 @@ def decoder_memory(*_) -> None:
     assert "GiB an image" in finished(BENCHMARKS / "decoder_memory.py")
 
 
+STUDIED: set[str] = set()
+"""Lines of one study differ in what they name alone."""
+
+
 def cifar10_study(line: str, place: Path) -> None:
     """Run the steps of a quick study, of the transformer where the line names it, up to the first student's mark."""
     sys.path.insert(0, str(BENCHMARKS))
     import cifar10_study as study  # type: ignore[import-not-found]
 
-    quick = study.SIZES["quick-dit" if "-dit" in line else "quick"]
+    name = "quick-dit" if "-dit" in line else "quick"
+    if name in STUDIED:
+        return
+    STUDIED.add(name)
+    quick = study.SIZES[name]
     size = replace(
         quick, teacher=32, classifier=32, marks=(160, 192), examined=16, rows=lambda size: quick.rows(size)[:1]
     )

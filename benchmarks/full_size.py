@@ -63,7 +63,7 @@ CIFAR10 = (
 )  # fmt: skip
 ROWS = (
     "cifar10-pretrain", *(f"cifar10-{name}" for name in CIFAR10), "ffhq64-d2o-f", "afhqv2-64-d2o", "afhqv2-64-d2o-f",
-    "imagenet64-d2o", "imagenet64-d2o-f", "dit-d2o-f", *TEXT,
+    "imagenet64-d2o", "imagenet64-d2o-f", "dit-d2o-f",
 )  # fmt: skip
 OF_THE_OBJECTIVES = {"cifar10-pd": "9.12 (o)", "cifar10-cd": "3.55 (o)", "cifar10-ctm-gan": "1.98 (o)"}
 

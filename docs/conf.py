@@ -28,8 +28,8 @@ add_module_names = False
 python_use_unqualified_type_names = True
 suppress_warnings = ["ref.python"]  # two folders may have a class of one name
 
-FOLDERS = ("pages", "pickles", "kernels", "diffusion", "backbones", "features", "data", "discriminators")
-FOLDERS += ("objectives", "checkpoints", "metrics", "export", "training", "analysis", "server")
+FOLDERS = ("pages", "pickles", "kernels", "diffusion", "backbones", "features", "encoders", "data")
+FOLDERS += ("discriminators", "objectives", "checkpoints", "metrics", "export", "training", "analysis", "server")
 """Of the reference, from the bottom floor up; the others are programs."""
 
 

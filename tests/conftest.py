@@ -50,3 +50,8 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     levels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
     np.savez(file, images=levels, labels=np.arange(40) % 2)
     return file
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than there are cores: many tests wait, for servers, signals and processes of their own."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1

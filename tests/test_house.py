@@ -126,7 +126,7 @@ def test_a_file_can_be_read_in_one_go(file):
     assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
 
 
-BUDGETS = {"all": 24_400, "core": 15_000, "folder": 2_900}
+BUDGETS = {"all": 24_400, "core": 15_300, "folder": 2_900}
 """Lines of Python: of src/d2o, of what the paper says (floors below training, and training), and of one folder."""
 CORE = (
     "diffusion",
@@ -156,10 +156,10 @@ def test_no_folder_and_not_the_whole_outgrow_their_budgets():
 
 IMPORTS = {
     "--help": 8,
-    "sample digits-small --seeds 0 --out x.png": 37,
+    "sample digits-small --seeds 0 --out x.png": 38,
     "sample shapes-small --seeds 0 --out x.png": 39,
     "inspect digits-small": 38,
-    "evaluate --help": 62,
+    "evaluate --help": 63,
     "export --help": 62,
     "recipes": 58,
     "finetune --help": 104,

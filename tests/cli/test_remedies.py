@@ -36,6 +36,7 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
     "encoders/": ("finetune", *OPENING),
     "data/files": ("sample", "analyze spectrum", "analyze blocks"),
     "analysis/": ("analyze minima",),
+    "demo/": ("demo",),
     "analysis/spectrum": ("analyze spectrum",),
     "export/": ("export",),
     "export/push": ("push",),

@@ -13,7 +13,6 @@ import torch
 import d2o
 from d2o.backbones.text_to_image import NETWORKS, fold, unfold
 from d2o.checkpoints import native
-from d2o.data import encoders
 from d2o.diffusion.condition import Words, pad
 from d2o.diffusion.sampling import draw, streams
 from d2o.encoders.captions import Encoders
@@ -187,7 +186,7 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_sentence(saved, tmp_path):
 
 def test_the_record_travels_with_a_model_and_opens_nothing(tmp_path):
     reader = Encoders("nowhere", "FluxTransformer2DModel", ("a", "b"), precision="bfloat16")
-    assert encoders.Encoders(**reader.to_spec()) == Encoders("nowhere", "FluxTransformer2DModel", ("a", "b"))
+    assert Encoders(**reader.to_spec()) == Encoders("nowhere", "FluxTransformer2DModel", ("a", "b"))
     for wrong in ({"examples": []}, {"network": 3}, {"kind": "words"}, {"more": 1}):
         with pytest.raises(ValueError):
             Encoders(**{**reader.to_spec(), **wrong})

@@ -35,7 +35,7 @@ sys.path.insert(0, str(BENCHMARKS))  # as for scripts, which import each other
 
 def programs(text: str) -> set[str]:
     """Return the command lines that begin with `python` or `pytest`, in fenced blocks or in a sentence."""
-    fences = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    fences = [body for kind, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if not kind]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     inline = (" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose))
     lines = [*"\n".join(fences).splitlines(), *inline]
@@ -72,12 +72,20 @@ def decoder_memory(*_) -> None:
     assert "GiB an image" in finished(BENCHMARKS / "decoder_memory.py")
 
 
+STUDIED: set[str] = set()
+"""Lines of one study differ in what they name alone."""
+
+
 def cifar10_study(line: str, place: Path) -> None:
     """Run the steps of a quick study, of the transformer where the line names it, up to the first student's mark."""
     sys.path.insert(0, str(BENCHMARKS))
     import cifar10_study as study  # type: ignore[import-not-found]
 
-    quick = study.SIZES["quick-dit" if "-dit" in line else "quick"]
+    name = "quick-dit" if "-dit" in line else "quick"
+    if name in STUDIED:
+        return
+    STUDIED.add(name)
+    quick = study.SIZES[name]
     size = replace(
         quick, teacher=32, classifier=32, marks=(160, 192), examined=16, rows=lambda size: quick.rows(size)[:1]
     )
@@ -107,6 +115,10 @@ def full_size_table(*_) -> None:
     program = runpy.run_path(str(BENCHMARKS / "full_size.py"))
     program["table"].__globals__["ROWS"] = program["ROWS"][:1]
     program["table"]()
+
+
+def full_size_meta(*_) -> None:
+    runpy.run_path(str(BENCHMARKS / "full_size.py"))["show"]("cifar10-d2o-convolutional", True, None)
 
 
 def full_size(_, place: Path) -> None:
@@ -204,12 +216,14 @@ PROGRAMS = {
     r"benchmarks/cifar10_study\.py": cifar10_study,
     r"benchmarks/report_results\.py": report_results,
     r"benchmarks/full_size\.py --table": full_size_table,
+    r"benchmarks/full_size\.py --meta": full_size_meta,
     r"benchmarks/full_size\.py --precision": full_size,
     r"benchmarks/steps\.py": steps,
     r"benchmarks/generation\.py": generation,
     r"benchmarks/rounding\.py": rounding,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,
     r"benchmarks/shapes_score\.py": shapes_score,
+    r"benchmarks/clip_score\.py": lambda *_: None,  # run by tests/benchmarks/test_clip_score.py
     r"benchmarks/soak\.py": lambda *_: None,  # run by tests/server/test_soak.py
     r"-m http\.server": http_server,
     r"research/\w+\.py": research,

@@ -2,18 +2,22 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import EDM
 from d2o.discriminators import Convolutional
+from d2o.encoders.codec import Autoencoder
 from d2o.training import gpu_memory
 from d2o.training.gpu_memory import GIB, USABLE, Live, Memory, fill, measure_iteration, measure_memory
 from d2o.training.loop import turns
 from d2o.training.networks import networks
 from d2o.training.recipes import D2O, QUERIES_MOVE
-from d2o.training.text_networks import FLOW, KL, LENGTHS, Codec, Published, make_published
+from d2o.training.text_networks import FLOW, KL, LENGTHS, Codec, Published, RandomAutoencoder, make_published
 
 SMALL_CODEC = Codec("AutoencoderKL", {**KL, "block_out_channels": [8] * 4, "norm_num_groups": 4, "layers_per_block": 1})
 SD3 = Published(
@@ -112,6 +116,31 @@ def test_norms_are_computed_in_float32_as_on_a_gpu(monkeypatch: pytest.MonkeyPat
         assert norm.to(torch.bfloat16)(x).dtype == torch.bfloat16  # without autocast all is as it was
         with torch.autocast("cpu", torch.bfloat16):
             assert (norm.float()(x).dtype, linear(x).dtype) == (torch.float32, torch.bfloat16)
+
+
+def test_the_autoencoder_in_a_folder_counts_and_stays_as_it_is(tmp_path: Path) -> None:
+    RandomAutoencoder(SMALL_CODEC).network.save_pretrained(tmp_path / "vae")
+    teacher = make_published(SD3).replace(codec=Autoencoder(str(tmp_path / "vae")))
+    found = measure_memory(RECIPE, teacher)
+    assert found is not None
+    assert (found.decoder, found.weights["codec"]) == (measure().decoder, measure().weights["codec"])
+    assert teacher.decode(torch.zeros(1, *teacher.image_shape)).isfinite().all()
+
+
+class Looking(torch.nn.Module):
+    """A network whose work depends on the numbers that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor, *_: object) -> torch.Tensor:
+        return self.factor * x * x.mean().item()
+
+
+def test_a_network_that_looks_at_numbers_has_no_estimate() -> None:
+    recipe = replace(D2O, discriminator=Convolutional(width=4))
+    assert measure_memory(recipe, Denoiser(Looking(), EDM(), (1, 8, 8))) is None
 
 
 def test_as_many_images_fit_as_the_rest_of_a_gpu_holds() -> None:

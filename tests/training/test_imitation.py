@@ -43,7 +43,7 @@ def test_a_resumed_run_is_the_run_bit_for_bit(tiny_denoiser, tmp_path, recipe):
     wanted = progress.state()
     *_, progress = islice(train(recipe, networks(recipe, tiny_denoiser(classes=2)), stream()), 3)
     tensors, numbers = progress.state()
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "state.safetensors")
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, tmp_path / "state.safetensors")
     tensors = load_file(tmp_path / "state.safetensors")
     made = networks(recipe, tiny_denoiser(classes=2))
     for network in (made.student, made.target):  # nothing is left of them

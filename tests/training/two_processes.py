@@ -27,10 +27,13 @@ def two_iterations(folder: Path, teacher: Denoiser, accelerator: Accelerator) ->
         batches = [batch for batch, _ in zip(stream(rank=rank, world=world), range(2), strict=False)]
         made = networks(recipe, teacher)
         *_, progress = loop.train(recipe, made, iter(batches), accelerator=accelerator)
-        tensors = {key: tensor.detach().contiguous() for key, tensor in progress.state()[0].items()}
+        tensors = {key: tensor.detach().contiguous().clone() for key, tensor in progress.state()[0].items()}
         losses = {f"loss.{key}": torch.tensor(value) for key, value in progress.losses.items()}
         seen = torch.cat([index for _, _, index in batches])
-        save_file({**tensors, **losses, "seen": seen}, folder / f"{name}-{rank}-of-{world}.safetensors")
+        save_file(
+            {name: tensor.clone() for name, tensor in {**tensors, **losses, "seen": seen}.items()},
+            folder / f"{name}-{rank}-of-{world}.safetensors",
+        )
 
 
 if __name__ == "__main__":

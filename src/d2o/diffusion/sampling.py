@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .condition import Asked, Text, TextWidth, choose_condition
+from .condition import Asked, Condition, Text, TextWidth, choose_condition
 from .denoiser import Denoiser, Guided, use_full_float32
 from .families import Preconditioning
 from .noise import ONE_STEP, draw, streams
@@ -150,7 +150,9 @@ def generate(
         raise ValueError(f"A batch has at least one image, not {batch_size}.")
     if churn is not None and not churn.amount >= 0:
         raise ValueError(f"Churn adds noise: its amount is 0 or more, not {churn.amount}.")
-    family, rows = denoiser.preconditioning, condition_for(denoiser, seeds, condition)
+    family, batches = denoiser.preconditioning, range(0, len(seeds), batch_size)
+    parts = [slice(first, first + batch_size) for first in batches]
+    rows = conditions_for(denoiser, seeds, condition, parts)
     predict = denoiser if guidance == 1 else Guided(denoiser, guidance)
     if middle_sigmas is None and steps == 1:
         middle_sigmas, sampler = denoiser.middle_sigmas, "renoise" if denoiser.middle_sigmas else sampler
@@ -159,15 +161,26 @@ def generate(
     if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
         raise ValueError(f"Middle sigmas fall from {family.sigma_max:g} towards 0; {middle_sigmas} do not.")
     use_full_float32()
-    for first in range(0, len(seeds), batch_size):
-        part = slice(first, first + batch_size)
+    for part, row in zip(parts, rows, strict=True):
         generators = streams(seeds[part])
         noise = draw(generators, denoiser.image_shape, denoiser.device)
-        here = None if rows is None else rows[part].to(noise.device)
+        here = None if row is None else row.to(noise.device)
         step = {"heun": heun_step_of(family), "euler": euler_step, "renoise": renoise_step(generators)}[sampler]
         if churn is not None:
             step = add_churn(step, churn, len(sigmas) - 1, generators)
         yield denoiser.decode(sample(lambda x, sigma, c=here: predict(x, sigma, c), noise, sigmas, step))
+
+
+def conditions_for(
+    denoiser: Denoiser, seeds: Sequence[int], asked: Asked, parts: Sequence[slice]
+) -> Iterator[Condition | None]:
+    """Return the condition of each part of the seeds; text is encoded when its part comes, as it may be large."""
+    each, is_told_text = isinstance(asked, list | tuple), isinstance(denoiser.vocabulary, TextWidth)
+    if not is_told_text or isinstance(asked, Text) or (each and len(asked) != len(seeds)):
+        rows = condition_for(denoiser, seeds, asked)
+        return (None if rows is None else rows[part] for part in parts)
+    wanted: Any = asked
+    return (condition_for(denoiser, seeds[part], wanted[part] if each else wanted) for part in parts)
 
 
 def condition_for(denoiser: Denoiser, seeds: Sequence[int], asked: Asked = None) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -91,15 +91,14 @@ def export(
     form = FORMATS[to] if base is None else Format(partial(plain.write, base=base), ".safetensors")
     path, alone, options = Path(path), deepcopy(denoiser).cpu().float().eval(), Options(dtype, codec, runtime, title)
     page = find_card(path, to)
-    with ExitStack() as stack:
-        written = None if page.parent == path else stack.enter_context(atomic(page))
-        temporary = stack.enter_context(atomic(path))
+    with atomic(path) as temporary:
         error, notes = form.write(alone, temporary, options)
         if to not in ("safetensors", DELTA) and (warning := warn_about_one_step(denoiser)):
             notes += (warning,)
         made = card.Made(to, temporary, path.name, error, notes, base_name)
         text = card.write_card(denoiser, made, card.Origin.of(source), license)
-        (written or temporary / page.name).write_text(text, encoding="utf-8")
+        with nullcontext(temporary / CARD) if page.parent == path else atomic(page) as written:
+            written.write_text(text, encoding="utf-8")
     if to == "safetensors":
         notes += (f"and beside it in {plain.write_description(alone, path).name}",)
     remedy = "" if "license" in read_fields(page) else ", and names no licence yet: --license does, or fill it in"

@@ -100,8 +100,8 @@ def finetune(
         origin = {"from": str(teacher)} if origin is None else origin
         teacher = checkpoints.load(teacher)
     images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
-    making.check_fit(teacher, images)
     teacher = images.attach(teacher)
+    making.check_fit(teacher, images)
     accelerator, automatic = group(), changes.get("precision") == "auto"
     chosen = replace(chosen, frozen=settle_frozen(chosen.frozen, teacher))
     chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)

@@ -143,7 +143,8 @@ def codec_of(made: Networks) -> Any:
 def fill(module: nn.Module, fake: FakeTensorMode, known: dict[Tensor, Tensor]) -> None:
     """Replace a module's tensors of the meta device by fake ones of the processor; those that are `known` by theirs."""
     for part in module.modules():
-        for table in (part._parameters, part._buffers):
+        tables: Any = (part._parameters, part._buffers)
+        for table in tables:
             for name, tensor in table.items():
                 if tensor is None or isinstance(tensor, FakeTensor):
                     continue
@@ -163,7 +164,8 @@ def measure_iteration(
     condition = draw_condition(made.student, range(count))
     images = torch.zeros(count, *made.student.pixel_shape)
     batch = Batch(images, condition, range(count), recipe.seed)
-    held, most = dict.fromkeys(("student", "decoder", "discriminator"), 0), 0
+    held: dict[str, int] = {"student": 0, "decoder": 0, "discriminator": 0}
+    most = 0
     for turn in turns(recipe, made):
         require_gradients(everything, moving[turn.network])
         with Live(weights) as live, ExitStack() as watching:

@@ -220,8 +220,8 @@ RECIPES: dict[str, Recipe] = {
     "dit-d2o-f-biases": replace(D2O, **DIT256, duration=5_000_000, frozen=BIASES_MOVE),
     "coco256-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 32, "checkpointing": False}, frozen=OF_UNETS),
     "sd15-d2o-f": replace(D2O, **TEXT, frozen=OF_UNETS),
-    "sdxl-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 1}, frozen=OF_UNETS),
-    "sd3-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 2}, frozen=QUERIES_MOVE),
+    "sdxl-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 4}, frozen=OF_UNETS),
+    "sd3-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 4}, frozen=QUERIES_MOVE),
     "sana-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 2}, frozen=QUERIES_MOVE),
     "flux-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 1, "duration": 500_000}, frozen=QUERIES_MOVE),
 }

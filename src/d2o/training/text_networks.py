@@ -11,6 +11,7 @@ from d2o.backbones.text_to_image import TextToImage
 from d2o.diffusion.condition import Text
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import from_spec
+from d2o.encoders.codec import KINDS
 
 LEVELS = 4
 KL: dict[str, Any] = {
@@ -135,20 +136,18 @@ class RandomAutoencoder:
             network = getattr(diffusers, codec.kind).from_config(dict(codec.settings))
         nn.Module.to(network, getattr(torch, precision))  # diffusers' own warns of each
         self.codec, self.network = codec, network.eval().requires_grad_(False)
-        if network._supports_gradient_checkpointing:
+        if KINDS[codec.kind].checkpoints:
             network.enable_gradient_checkpointing()
 
     def __deepcopy__(self, _: Any) -> Self:
         return self
 
     def encode(self, images: Tensor) -> Tensor:
-        found = self.network.encode(images.to(self.network.dtype))
-        return (found.latent if self.codec.kind == "AutoencoderDC" else found.latent_dist.mode()).detach().float()
+        return KINDS[self.codec.kind].encode(self.network, images.to(self.network.dtype)).detach().float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self.network.decode(latents.to(self.network.dtype)).sample.float()
+        return KINDS[self.codec.kind].decode(self.network, latents.to(self.network.dtype)).float()
 
     def pixel_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        config = self.network.config
-        levels = config.get("block_out_channels") or config["decoder_block_out_channels"]
+        levels = self.network.config[KINDS[self.codec.kind].levels]
         return 3, *(side * 2 ** (len(levels) - 1) for side in latent_shape[1:])  # type: ignore[return-value]

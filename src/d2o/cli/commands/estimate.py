@@ -50,13 +50,18 @@ def main(arguments: Sequence[str]) -> None:
     recipe = options.open_recipe(options.recipe)
     memory = measure_memory(randomise_weights(recipe), options.find_shapes(recipe))
     free, timed = free_memory(group().device), None
-    if memory is None or free is None or memory.total(1) + memory.weights["student"] < free:  # the first model stays
+    if memory is None or free is None or needed_here(memory) < free:
         say(f"{options.recipe}: trying a few iterations; weights are random, which are as fast as any")
         model = None if options.from_ is None else options.adapt(load(options.from_, **options.load_options))
         timed = estimate(options.recipe, recipe, model, automatic=options.precision == "auto")
     found = {field.name: getattr(timed, field.name, None) for field in fields(Estimate)}
     record = {**found, "gpu": None if memory is None else record_memory(memory, recipe)}
     tell(record, "\n".join(describe_all(memory, timed, recipe, free)), options.json)
+
+
+def needed_here(memory: Memory) -> int:
+    """Return the bytes of a trial with one image at once, beside which the model that is given stays."""
+    return memory.total(1) + memory.weights["student"]
 
 
 def describe_all(memory: Memory | None, timed: Estimate | None, recipe: Recipe, free: int | None) -> Iterator[str]:
@@ -66,8 +71,10 @@ def describe_all(memory: Memory | None, timed: Estimate | None, recipe: Recipe, 
     if timed is not None:
         yield from describe(timed, recipe)
     elif memory is not None and free is not None:
-        yield f"Not timed: one image at once needs {memory.total(1) / GIB:.1f} GiB, and {free / GIB:.1f} are free here."
-        yield "Less memory: --set checkpointing=true, more in --set frozen=[...], a smaller --micro-batch or model."
+        needed = f"one image at once needs {needed_here(memory) / GIB:.1f} GiB, the model that is given included"
+        yield f"Not timed: {needed}, and {free / GIB:.1f} are free here."
+        yield "Less memory: a smaller --micro-batch or model, more in --set frozen=[...]; for networks of"
+        yield "diffusers, --set checkpointing=true."
 
 
 def at_once(recipe: Recipe) -> int:

@@ -61,11 +61,6 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     return Networks(student, ema, **beside, extra=extra)
 
 
-def share(student: Denoiser) -> dict[int, Any]:
-    """Return the memory of a deep copy that has the student's frozen parameters themselves, not copies of them."""
-    return {id(parameter): parameter for parameter in student.parameters() if not parameter.requires_grad}
-
-
 def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
     """Return a copy of the teacher, or of its architecture, as the recipe's objectives train it."""
     student = deepcopy(teacher) if recipe.pretrained else reset_weights(teacher, recipe.seed)

@@ -193,9 +193,13 @@ RECIPES: dict[str, Recipe] = {
     "shapes-d2o-f": replace(D2O, **SHAPES, frozen=WORDS_STAY),
     "digits-d2o": replace(D2O, **DIGITS),
     "digits-d2o-f": replace(D2O_F, **DIGITS),
+    "digits-relativistic": replace(
+        D2O_F, **DIGITS | {"objectives": (Adversarial(loss="relativistic", r1=5e-4, r2=5e-4),)}
+    ),
     "cifar10-small-pretrain": replace(PRETRAIN, **SMALL_PRETRAIN),
     "cifar10-small-d2o": replace(D2O, **SMALL),
     "cifar10-small-d2o-f": replace(D2O_F, **SMALL),
+    "cifar10-small-relativistic": replace(D2O_F, **SMALL, objectives=METHODS["d2o-relativistic"].objectives),
     "cifar10-small-dit-pretrain": replace(PRETRAIN, **SMALL_DIT_PRETRAIN),
     "cifar10-small-dit-d2o": replace(D2O, **SMALL),
     "cifar10-small-dit-d2o-f": replace(D2O, **SMALL, frozen=QUERIES_MOVE),

@@ -55,3 +55,20 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_xdist_auto_num_workers() -> int:
     """Return one worker more than there are cores: many tests wait, for servers, signals and processes of their own."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+
+
+LONG = (
+    "test_other_commands",
+    "test_digits",
+    "test_examples",
+    "test_kills",
+    "test_commands",
+    "test_export",
+    "test_streams",
+)
+"""Files of few tests that take long."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)

@@ -11,22 +11,10 @@ from d2o.checkpoints import native
 from d2o.diffusion import Flow, Text
 from d2o.diffusion.denoiser import Denoiser
 from d2o.training.freezing import default_rules, freeze, measure_shares
+from d2o.training.text_networks import SD3, SDXL
 from refusal import refused
 
-SDXL = {
-    "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 2, 10],
-    "attention_head_dim": [5, 10, 20],
-    "cross_attention_dim": 2048,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "use_linear_projection": True,
-}
 SD21 = {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
-SD3 = {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192}
 PUBLISHED = {  # class, settings, latent channels, width of a caption's vector, millions of parameters, frozen share
     "SD 1.5": ("UNet2DConditionModel", {"cross_attention_dim": 768}, 4, 768, 859.5, 0.860),
     "SD 2.1": ("UNet2DConditionModel", SD21, 4, 1024, 865.9, 0.854),

@@ -11,34 +11,9 @@ from torch import Tensor, nn
 
 from d2o.backbones.text_to_image import fold, unfold
 from d2o.diffusion import Text
+from stock_pipelines import DDIM, SDXL, SIDE, UNET
 
 N, LENGTH = 2, 7
-SIDE = 8
-DDIM = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "timestep_spacing": "trailing",
-    "clip_sample": False,
-    "set_alpha_to_one": True,
-}
-UNET = {
-    "block_out_channels": (8, 16),
-    "layers_per_block": 1,
-    "sample_size": SIDE,
-    "norm_num_groups": 4,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "cross_attention_dim": 32,
-    "attention_head_dim": 4,
-}
-SDXL = {
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 8,
-    "transformer_layers_per_block": (1, 2),
-    "projection_class_embeddings_input_dim": 80,
-    "use_linear_projection": True,
-}
 SD_PARTS = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
@@ -84,9 +59,9 @@ CASES = {
     "SDXL": Case(
         lambda: make(
             *("StableDiffusionXLPipeline", diffusers.DDIMScheduler(**DDIM), 2),
-            unet=diffusers.UNet2DConditionModel(**UNET | SDXL),
+            unet=diffusers.UNet2DConditionModel(**UNET | SDXL | {"transformer_layers_per_block": (1, 2)}),
         ),
-        *(32, 32),
+        *(32, 16),
         error=(1e-4, 1e-4),
         guided=2e-4,
     ),

@@ -74,7 +74,7 @@ WRONG = {
     "a model that is none": ("finetune --from DATA --data DATA --out OUT", "tiny.npz"),
     "unknown recipe": ("finetune --from MODEL --data DATA --out OUT --recipe d2o-g", "d2o-f"),
     "missing recipe file": ("finetune --from MODEL --data DATA --out OUT --recipe my.yaml", "my.yaml"),
-    "unknown key": ("finetune --from MODEL --data DATA --out OUT --set objectives.0.r=1", "r1"),
+    "unknown key": ("finetune --from MODEL --data DATA --out OUT --set objectives.0.r=1", "r2"),
     "no value": ("finetune --from MODEL --data DATA --out OUT --set seed", "KEY=VALUE"),
     "bad value": ("finetune --from MODEL --data DATA --out OUT --set learning_rate=fast", "learning_rate"),
     "negative batch": ("finetune --from MODEL --data DATA --out OUT --batch -8", "batch_size"),

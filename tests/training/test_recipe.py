@@ -68,6 +68,7 @@ def test_recipes_of_the_paper_differ_from_d2o_by_what_they_are_named_for():
         return {key for key in one if one[key] != other[key]}
 
     expected = {"d2o-f": {"frozen"}, "scratch": {"pretrained"}, "cd": {"objectives"}, "cd-gan": {"objectives"}}
+    expected |= {"d2o-relativistic": {"objectives"}}
     expected |= {"d2o-2step": {"objectives"}, "d2o-hinge": {"objectives"}, "d2o-perceptual": {"discriminator"}}
     assert {name: differing(name) for name in expected} == expected
     for name in ("channel", "unprojected"):
@@ -91,7 +92,7 @@ def test_a_recipe_is_frozen():
     ("path", "value", "hint"),
     [
         ("learning_rat", 1.0, "learning_rate"),
-        ("objectives.0.r", 1.0, "r1"),
+        ("objectives.0.weigth", 1.0, "weight"),
         ("objectives.1.r1", 1.0, "0"),
         ("objectives.r1", 1.0, "0"),
         ("discriminator.widht", 3, "width"),

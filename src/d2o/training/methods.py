@@ -53,6 +53,7 @@ METHODS: dict[str, Recipe] = {
     "d2o-perceptual": replace(D2O, discriminator=Perceptual()),
     "d2o-convolutional": replace(D2O, discriminator=Convolutional()),
     "d2o-hinge": replace(D2O, objectives=(Adversarial(loss="hinge"),)),
+    # Pairs of real and generated images; the penalties' gammas are a first guess, measured nowhere yet.
     "d2o-relativistic": replace(D2O, objectives=(Adversarial(loss="relativistic", r2=1e-4 / 64),)),
     # More or less frozen.
     "d2o-f-conv-qkv": replace(D2O, frozen=CONVOLUTIONS_AND_QKV),

@@ -43,7 +43,7 @@ def test_losses_and_penalty_reach_the_student_and_the_heads(tiny_denoiser, spec,
     networks, batch = Networks(student, student, None, discriminator), Batch(images(shape=(3, 8, 8)), label, range(4))
     objective = Adversarial(augmentation=("color", "translation", "cutout"))
     heads = [p for p in discriminator.parameters() if p.requires_grad]
-    for loss in (objective, objective.discriminator_loss, objective.penalty):
+    for loss in (objective, objective.discriminator_loss, objective.penalise_real):
         found = loss(networks, batch)
         assert found.shape == (4,) and found.isfinite().all()
         found.sum().backward()

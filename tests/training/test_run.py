@@ -48,8 +48,8 @@ def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
     words, draw = arguments(teacher, tiny_data, tmp_path / "stopped"), runs.draw_samples
     handlers = [signal.getsignal(one) for one in runs.STOPPING]
 
-    def interrupt(directory, progress, habits):
-        draw(directory, progress, habits)
+    def interrupt(directory, average, images, habits):
+        draw(directory, average, images, habits)
         signal.raise_signal(number)
 
     monkeypatch.setattr(runs, "draw_samples", interrupt)

@@ -54,6 +54,8 @@ class RunOptions(RecipeOptions):
     """Of the trained denoiser."""
     compile: bool = False
     """Compile the denoiser's network first, which takes a minute or two: for GPUs and long runs."""
+    shard: bool = False
+    """Spread the denoisers over the processes that torchrun started, in place of a copy in each: for large ones."""
     save_every: int | None = None
     """Write a checkpoint every so many images (default: ten times a run, and every five minutes)."""
     sample_every: int | None = None
@@ -83,7 +85,7 @@ class RunOptions(RecipeOptions):
 
     def run(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> None:
         """Call `finetune` or `pretrain` with these options, show its progress, and print what the run has come to."""
-        names = ("save_every", "sample_every", "evaluate_every", "evaluate_images", "track", "compile")
+        names = ("save_every", "sample_every", "evaluate_every", "evaluate_images", "track", "compile", "shard")
         habits = Habits(**{name: getattr(self, name) for name in names}, evaluate_features=self.features)
         named |= {"out": self.out, "habits": habits, "precision": self.precision}
         named |= {"accept_data": self.accept_data}

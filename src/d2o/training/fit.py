@@ -32,6 +32,7 @@ from .loop import group
 from .recipe import Recipe, change, from_dict
 from .run import Evaluate, Habits, Moment, run
 from .run_directory import CHECKPOINT
+from .sharding import check_sharding
 from .speed import compile_network, settle_precision
 
 TEACHER_STEPS = 18
@@ -106,6 +107,8 @@ def finetune(
     chosen = replace(chosen, frozen=settle_frozen(chosen.frozen, teacher))
     chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
     trained = networks(chosen, teacher)
+    if habits.shard:
+        check_sharding(trained.student, accelerator.num_processes)
     share = count_frozen(trained.student)
     log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
     micro_batch = min(chosen.micro_batch_size or chosen.batch_size, chosen.batch_size // accelerator.num_processes)

@@ -20,6 +20,7 @@ from d2o.objectives.objective import Networks, Step, Turn
 
 from .ema import update_averages
 from .recipe import Recipe
+from .sharding import check_sharding, gather, is_sharded, lay_out, shard
 
 PATIENCE = 5
 """Steps in a row that may be left out because their gradients are not finite."""
@@ -50,13 +51,16 @@ class Progress:
         return self.networks.ema
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return all that continues this run bit for bit: named tensors and numbers (for random numbers see Batch)."""
+        """Return all that continues this run bit for bit: named tensors and numbers (for random numbers see Batch).
+
+        Of a sharded run only the first process gets tensors, and all must call this together.
+        """
         parts = {name: self.networks[name].state_dict() for name in ("student", "ema", *self.kept)}
         for name, optimizer in self.optimizers.items():
             state = optimizer.state_dict()["state"]
             parts[f"optimizer.{name}"] = {f"{i}.{key}": value for i, row in state.items() for key, value in row.items()}
         tensors = {f"{part}.{name}": tensor for part, rows in parts.items() for name, tensor in rows.items()}
-        return tensors, {"images": self.images, "iteration": self.iteration, "skipped": self.skipped}
+        return dict(gather(tensors)), {"images": self.images, "iteration": self.iteration, "skipped": self.skipped}
 
 
 def group() -> Accelerator:
@@ -105,14 +109,16 @@ def train(
     *,
     resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
     accelerator: Accelerator | None = None,
+    sharded: bool = False,
 ) -> Iterator[Progress]:
     """Train the networks in place and yield after every iteration; the networks are consistent at that moment.
 
     `batches` yields this process's part of each global batch: x0 [n,C,H,W] in [-1, 1], classes [n] or None, and the
     place [n] of every image in the endless stream. With it may come `latents` [n,c,h,w], in whose place x0 may be None,
     and a `number` [n]: images of the same number are the same, and their features are cached. A model that is asked in
-    words is told its `captions`. `resume` is a `Progress.state()`; the batches must then start at its `images`. Raises
-    Diverged after PATIENCE unusable steps in a row.
+    words is told its `captions`. `resume` is a `Progress.state()`; the batches must then start at its `images`. With
+    `sharded` the processes hold parts of the denoisers from then on. Raises Diverged after PATIENCE unusable steps in a
+    row.
     """
     for objective in recipe.objectives:
         if missing := next((need for need in objective.needs if networks[need] is None), None):
@@ -123,16 +129,23 @@ def train(
     accelerator = accelerator or group()
     device = accelerator.device
     use_full_float32()
-    for network in networks.by_name().values():
-        network.to(device)
     rows = turns(recipe, networks)
-    optimizers = make_optimizers(recipe, networks, rows)
     keeps = [name for objective in recipe.objectives for name in objective.keeps]
-    kept = tuple(dict.fromkeys(name for name in (*optimizers, *recipe.averages, *keeps) if name != "student"))
-    images, iteration, skipped = 0, 0, 0
-    if resume is not None:
-        images, iteration, skipped = (resume[1][key] for key in ("images", "iteration", "skipped"))
-        restore(networks, kept, optimizers, resume[0])
+    names = [*(row.network for row in rows), *recipe.averages, *keeps]
+    kept = tuple(dict.fromkeys(name for name in names if name != "student"))
+    tensors, numbers = resume or ({}, {})
+    images, iteration, skipped = (numbers.get(key, 0) for key in ("images", "iteration", "skipped"))
+    if tensors:
+        restore(networks, kept, tensors)
+    if sharded:
+        check_sharding(networks.student, accelerator.num_processes)
+        shard(networks, device)
+    for network in networks.by_name().values():
+        if not (sharded and isinstance(network, Denoiser)):
+            network.to(device)
+    optimizers = make_optimizers(recipe, networks, rows)
+    if tensors:
+        restore_moments(optimizers, tensors)
     if networks.discriminator is not None:
         for cache in networks.discriminator.caches:
             cache.clear()  # the images of another data set have the same numbers
@@ -195,7 +208,7 @@ def take_turn(
         loss.backward()
         total += loss.detach()
     gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
-    average_over_processes([total, *gradients], accelerator)
+    average_over_processes([total, *(g for g in gradients if not is_sharded(g))], accelerator)  # FSDP averages parts
     usable = bool(torch.nn.utils.get_total_norm(gradients).isfinite() & total.isfinite())
     if usable:
         for rows in optimizer.param_groups:
@@ -232,24 +245,25 @@ def schedule(recipe: Recipe, images: int) -> float:
     return decay * (min(1.0, (images + recipe.batch_size) / ramp) if ramp else 1.0)
 
 
-def restore(
-    networks: Networks, kept: Iterable[str], optimizers: dict[str, Optimizer], tensors: dict[str, Tensor]
-) -> None:
-    """Put the tensors of a `Progress.state()` back where they came from; ValueError where they are of another run."""
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
-
+def restore(networks: Networks, kept: Iterable[str], tensors: dict[str, Tensor]) -> None:
+    """Put the weights of a `Progress.state()` back where they came from; ValueError where they are of another run."""
     for name in ("student", "ema", *kept):
         try:
-            networks[name].load_state_dict(part(name))
+            networks[name].load_state_dict(part(tensors, name))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"The state that should be resumed is of another {name}: {reason}") from error
+
+
+def restore_moments(optimizers: dict[str, Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Put the moments of a `Progress.state()` back."""
     for name, optimizer in optimizers.items():
         parameters, state = parameters_of(optimizer), defaultdict(dict)
-        for key, value in part(f"optimizer.{name}").items():
+        for key, value in part(tensors, f"optimizer.{name}").items():
             index, field = key.split(".")
-            like = parameters[int(index)] if value.dim() else value  # fused Adam wants its moments laid out in memory
-            state[int(index)][field] = torch.empty_like(like).copy_(value)  # as their parameter is
+            state[int(index)][field] = lay_out(value, parameters[int(index)]) if value.dim() else value.clone()
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}

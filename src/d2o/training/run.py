@@ -36,6 +36,7 @@ from d2o.objectives.objective import Networks
 from .loop import Progress, group, train
 from .recipe import Recipe
 from .run_directory import CHECKPOINT, claim, find_state, is_sound, replace_checkpoint, truncate_log
+from .sharding import gather, unshard
 
 FEATURES_ON_DISK = 8 << 30
 """Bytes that features of real images may take in the directory, beyond those in memory."""
@@ -61,7 +62,8 @@ class Habits:
 
     Periods are in images. By default the log has about 200 lines, there are ten checkpoints (and one every five
     minutes) and ten sample grids, and nothing is evaluated. Grids and evaluations sample in `sample_steps` steps.
-    `track` sends the log to tensorboard, trackio or wandb, too; `compile` compiles the student's network first.
+    `track` sends the log to tensorboard, trackio or wandb, too; `compile` compiles the student's network first. With
+    `shard` the processes of a run hold parts of the denoisers in place of copies.
     """
 
     log_every: int | None = None
@@ -74,6 +76,11 @@ class Habits:
     evaluate_features: str = "lite2"
     track: str | None = None
     compile: bool = False
+    shard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.compile and self.shard:
+            raise ValueError("--shard and --compile do not go together: leave one of them out.")
 
 
 @dataclass(frozen=True)
@@ -148,15 +155,33 @@ def run(
             return before // every < progress.images // every or progress.images >= recipe.duration
 
         def save() -> None:
-            if main and progress is not None and not progress.failing:  # the last good checkpoint stays
-                tensors, numbers = progress.state()
+            if progress is None or progress.failing:  # the last good checkpoint stays
+                return
+            tensors, numbers = progress.state()
+            if main:
                 if broken := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
                     raise Diverged(f"The numbers of {broken} are not finite at image {progress.images:,}")
                 content = {**native.describe(progress.ema), "content": "run", **numbers, **history}
                 replace_checkpoint(directory, tensors, content)
 
+        def show() -> dict[str, Any]:
+            """Draw and evaluate the average where that is due, and return a line of the log."""
+            assert progress is not None
+            drawn, evaluated = due(habits.sample_every, 10), due(habits.evaluate_every, 1)
+            average = unshard(progress.ema) if drawn or evaluated else progress.ema
+            if main and drawn:
+                draw_samples(directory, average, progress.images, habits)
+            if not (main and evaluated and evaluate is not None):
+                return {}
+            evaluation = history["evaluation"] = {"images": progress.images, **evaluate(average)}
+            if history["best"] is None or evaluation["kid"] < history["best"]:
+                history["best"] = evaluation["kid"]
+                native.save(directory / "best.safetensors", average)
+            return {"images": progress.images, "evaluation": evaluation}
+
+        options: Any = {"resume": resume, "accelerator": accelerator, "sharded": habits.shard}
         try:
-            for progress in train(recipe, networks, batches, resume=resume, accelerator=accelerator):
+            for progress in train(recipe, networks, batches, **options):
                 losses.append(progress.losses)
                 history["seconds"] = seconds + time.monotonic() - began
                 line: dict[str, Any] = {}
@@ -170,20 +195,14 @@ def run(
                         "skipped": progress.skipped,
                     }
                     losses.clear()
-                if main and evaluate is not None and due(habits.evaluate_every, 1):
-                    evaluation = history["evaluation"] = {"images": progress.images, **evaluate(progress.ema)}
-                    line = {"images": progress.images, **line, "evaluation": evaluation}
-                    if history["best"] is None or evaluation["kid"] < history["best"]:
-                        history["best"] = evaluation["kid"]
-                        native.save(directory / "best.safetensors", progress.ema)
+                line |= show()
                 if main and line:
                     append(log, json.dumps(line) + "\n")
-                if main and due(habits.sample_every, 10):
-                    draw_samples(directory, progress, habits)
                 rate = (progress.images - start) / max(time.monotonic() - began, 1e-9)
                 yield Moment(progress, rate, history["evaluation"], logged=bool(line))
                 stopping = should_stop()
-                if stopping or due(habits.save_every, 10) or time.monotonic() - saved > SAVE_SECONDS:
+                late = ask_all(time.monotonic() - saved > SAVE_SECONDS, accelerator)
+                if stopping or late or due(habits.save_every, 10):
                     save()
                     saved = time.monotonic()
                 if stopping:
@@ -194,14 +213,17 @@ def run(
             raise Diverged(error.fact, good) from error
         except (ValueError, OSError):  # of the data: the networks are as they were after the last iteration
             with suppress(ValueError, OSError):
-                save()
+                if not habits.shard:  # which takes all processes
+                    save()
             raise
         if main and progress is None:
             logging.getLogger("d2o").info("%s is already finished.", directory)
         # A finished run has no results if it was killed between its last checkpoint and its end.
-        if main and (progress is not None or not all(is_sound(directory / name) for name in RESULTS)):
-            for name, denoiser in zip(RESULTS, (networks.student, networks.ema), strict=True):
-                native.save(directory / name, denoiser)
+        lacking = progress is not None or not all(is_sound(directory / name) for name in RESULTS)
+        for name, denoiser in zip(RESULTS, (networks.student, networks.ema), strict=True):
+            tensors = gather(denoiser.state_dict())
+            if main and lacking:
+                native.write(directory / name, tensors, native.describe(denoiser))
     accelerator.wait_for_everyone()
 
 
@@ -211,9 +233,17 @@ def mean(losses: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(values := [row[name] for row in losses if name in row]) / len(values) for name in names}
 
 
-def draw_samples(directory: Path, progress: Progress, habits: Habits) -> None:
-    batches = list(generate(progress.ema, habits.sample_seeds, steps=habits.sample_steps or 1))
-    write_images(directory / "samples" / f"{progress.images:08d}.png", [to_uint8(torch.cat(batches))])
+def draw_samples(directory: Path, average: Denoiser, images: int, habits: Habits) -> None:
+    batches = list(generate(average, habits.sample_seeds, steps=habits.sample_steps or 1))
+    write_images(directory / "samples" / f"{images:08d}.png", [to_uint8(torch.cat(batches))])
+
+
+def ask_all(answer: bool, accelerator: Accelerator) -> bool:
+    """Return whether any process says yes, since all must do the same."""
+    if accelerator.num_processes == 1:
+        return answer
+    answers: Any = accelerator.reduce(torch.tensor(float(answer), device=accelerator.device))
+    return bool(answers > 0)
 
 
 @contextmanager
@@ -230,19 +260,13 @@ def stoppable(accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked = True
 
-    def anyone() -> bool:  # all processes must stop after the same iteration
-        if accelerator.num_processes == 1:
-            return asked
-        flags: Any = accelerator.reduce(torch.tensor(float(asked), device=accelerator.device))
-        return bool(flags > 0)
-
     try:
         numbers = [one for one in STOPPING if one == signal.SIGINT or signal.getsignal(one) != signal.SIG_IGN]
         before = {number: signal.signal(number, ask) for number in numbers}
     except ValueError:  # not in the main thread: the caller's business
         before = {}
     try:
-        yield anyone
+        yield lambda: ask_all(asked, accelerator)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

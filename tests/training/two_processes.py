@@ -1,4 +1,4 @@
-"""One of several processes that train together: FOLDER as argument; RANK and its like in the environment."""
+"""One of several processes that train together: FOLDER and DATA as arguments; RANK and its like in the environment."""
 
 import sys
 from dataclasses import replace
@@ -15,6 +15,7 @@ from d2o.training.networks import networks
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from training.sharded import damped_adam, go_on, train_cases
 from training.tiny import BATCH, RECIPES, plain_steps, stream
 
 
@@ -41,6 +42,17 @@ if __name__ == "__main__":
 
     loop.Adam = plain_steps  # pyright: ignore[reportAttributeAccessIssue]
     accelerator = Accelerator(cpu=True)
-    two_iterations(Path(sys.argv[1]), make_denoiser(classes=2), accelerator)
+    folder, data = map(Path, sys.argv[1:])
+    two_iterations(folder, make_denoiser(classes=2), accelerator)
+    loop.Adam = damped_adam  # pyright: ignore[reportAttributeAccessIssue]
+    train_cases(folder, make_denoiser(classes=2), accelerator)
+    for name, shard, until in (
+        ("whole, then sharded", True, 99),
+        ("sharded, then whole", True, 3 * BATCH),
+        ("sharded", True, 99),
+        ("stopped", True, 3 * BATCH),
+        ("stopped", True, 99),
+    ):
+        go_on(folder / name, data, make_denoiser(classes=2), accelerator, shard, until)
     accelerator.wait_for_everyone()
     accelerator.end_training()

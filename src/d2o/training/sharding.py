@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-
 from typing import Any
 
 import torch

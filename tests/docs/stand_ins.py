@@ -65,7 +65,7 @@ def reduced(words: Sequence[str]) -> list[str]:
     smaller = REDUCED.get(" ".join(words[:2]), REDUCED.get(words[0], []))
     if any(word.startswith("discriminator=") for word in words):  # JUDGED are settings of another kind
         smaller = smaller[: -len(JUDGED)]
-    found = [*words, *smaller, *resized]
+    found = [*(word for word in words if word != "--shard"), *smaller, *resized]  # which one process refuses
     return [TINY_TEXT if word == TINY and "shapes" in words else word for word in found]
 
 

@@ -38,6 +38,7 @@ PROGRAMS_ONLY_READ = {
 }
 EXAMPLES = {" ...": "", " MB": " 512", "STUDY": "spectrum"}
 """What stands for a placeholder that its option would not take as it is."""
+TORCHRUN = r"(?:srun )?torchrun .*-m "
 
 
 def commands(text: str) -> list[str]:
@@ -47,7 +48,7 @@ def commands(text: str) -> list[str]:
         if language == "python":
             found.append(f"python\n{block}")
         lines = block.replace("\\\n", " ").splitlines() if not language else []
-        found += [line for line in lines if re.match(r"(OMP_NUM_THREADS=1 )?d2o |torchrun .*-m d2o |curl |wrk ", line)]
+        found += [line for line in lines if re.match(rf"(OMP_NUM_THREADS=1 )?d2o |{TORCHRUN}d2o |curl |wrk ", line)]
     return found
 
 
@@ -58,7 +59,7 @@ def is_synopsis(line: str) -> bool:
 
 def arguments(line: str) -> list[str]:
     """Return the words after `d2o`; several processes are one here, and what is printed goes nowhere."""
-    line = re.sub(r"^(torchrun .*-m |OMP_NUM_THREADS=1 )(?=d2o )", "", line)
+    line = re.sub(rf"^({TORCHRUN}|OMP_NUM_THREADS=1 )(?=d2o )", "", line)
     return shlex.split(line.partition(" > ")[0])[1:]
 
 

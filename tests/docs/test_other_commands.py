@@ -67,6 +67,11 @@ def browser_rate(_, place: Path) -> None:
     assert "images a second" in finished(BENCHMARKS / "browser_rate.py", place / "page", "0.2")
 
 
+def sharding(line: str, _) -> None:
+    found = json.loads(finished(*shlex.split(line)[1:]))
+    assert found["processes"] == 1 and 2 * found["gradients"] == pytest.approx(found["moments"], abs=0.01)
+
+
 def decoder_memory(*_) -> None:
     needs.package("diffusers")
     assert "GiB an image" in finished(BENCHMARKS / "decoder_memory.py")
@@ -219,6 +224,7 @@ PROGRAMS = {
     r"benchmarks/full_size\.py --meta": full_size_meta,
     r"benchmarks/full_size\.py --precision": full_size,
     r"benchmarks/steps\.py": steps,
+    r"benchmarks/sharding\.py": sharding,
     r"benchmarks/generation\.py": generation,
     r"benchmarks/rounding\.py": rounding,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,

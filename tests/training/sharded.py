@@ -57,6 +57,7 @@ def train_cases(folder: Path, teacher: Denoiser, accelerator: Accelerator) -> No
     for name, recipe in CASES.items():
         made, losses = networks(recipe, start_of(name, teacher)), {}
         options: dict[str, Any] = {"accelerator": accelerator, "sharded": world > 1}
+        progress: Any = None
         for progress in loop.train(recipe, made, stream(rank=rank, world=world), **options):
             losses |= {f"loss.{progress.iteration}.{key}": torch.tensor(x) for key, x in progress.losses.items()}
         tensors, held = progress.state()[0], {"bytes": torch.tensor(count_bytes(made.by_name().values()))}
@@ -69,8 +70,8 @@ def train_cases(folder: Path, teacher: Denoiser, accelerator: Accelerator) -> No
 
 def count_bytes(modules: Any) -> int:
     """Return the bytes of the denoisers' weights in this process; what they share is held once."""
-    weights = [p for module in modules if isinstance(module, Denoiser) for p in module.parameters()]
-    parts: list[Any] = [p.to_local() if sharding.is_sharded(p) else p for p in weights]
+    weights: list[Any] = [p for module in modules if isinstance(module, Denoiser) for p in module.parameters()]
+    parts = [p.to_local() if sharding.is_sharded(p) else p for p in weights]
     return sum({part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}.values())
 
 

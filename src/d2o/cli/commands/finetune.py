@@ -4,6 +4,7 @@ examples:
   d2o finetune --from teacher.safetensors --data images.zip --recipe d2o-f --out runs/one-step
   d2o finetune --from DiT-XL-2-256x256.pt --codec vae --data imagenet --recipe dit-d2o-f --out runs/dit
   torchrun --nproc_per_node 8 -m d2o finetune --from teacher.safetensors --data c10.zip --recipe cifar10-d2o-f --out c10
+  torchrun --nproc_per_node 8 -m d2o finetune --from FLUX.1-dev --data encoded --recipe flux-d2o-f --shard --out runs
 """
 
 from collections.abc import Sequence

@@ -204,15 +204,15 @@ def say_nothing(denoiser: Denoiser) -> Text | None:
 def find_taps(patterns: Sequence[str], network: nn.Module, maps: Iterable[str]) -> list[str]:
     """Return those of `maps`, modules that make one, which the patterns match; without patterns, four blocks."""
     blocks = find_blocks(network, maps)
-    found = {}
+    found = set() if patterns else {blocks[-(-len(blocks) * quarter // 4) - 1] for quarter in (1, 2, 3, 4)}
     for pattern in patterns:
         expression = re.escape(pattern).replace(r"\*", "[^.]*")
-        matching = [name for name in maps if re.fullmatch(expression, name)]
+        matching = {name for name in maps if re.fullmatch(expression, name)}
         if not matching:
             shown = ", ".join(blocks[:MOST]) + (f" and {len(blocks) - MOST} more" if len(blocks) > MOST else "")
-            raise ValueError(f"No module that makes a map has the name {pattern!r}: its blocks are {shown}.")
-        found |= dict.fromkeys(matching)
-    return [name for name in maps if name in found] or [blocks[-(-len(blocks) * k // 4) - 1] for k in (1, 2, 3, 4)]
+            raise ValueError(f"No module that makes a map has the name {pattern!r}: this network's blocks are {shown}.")
+        found |= matching
+    return [name for name in maps if name in found]
 
 
 def find_blocks(network: nn.Module, maps: Iterable[str]) -> list[str]:

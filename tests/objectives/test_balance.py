@@ -74,6 +74,16 @@ def test_they_decay_resume_and_take_in_no_nonsense():
     assert torch.equal(other.squares, balance.squares)
 
 
+def test_two_processes_take_the_mean_of_what_they_saw(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda mine: mine.add_(torch.tensor([3.0, 1.0])))
+    balance = Balance()
+    balance.seen = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])]
+    balance.settle(0.9)
+    assert balance.squares.tolist() == [2.5, 2.0]
+
+
 @pytest.mark.parametrize("decay", [1.0, -0.1])
 def test_decays_are_shares(decay):
     with pytest.raises(ValueError):

@@ -1,7 +1,7 @@
 """Fine-tune one teacher against several judges, and compare quality by processor time in two unrelated feature spaces.
 
-python benchmarks/judges.py --from digits-teacher --data digits --classifier classifier.safetensors --row digits-d2o-f \\
-    --row "digits-d2o-f discriminator={kind: own-features} objectives.0.r1=0"
+python benchmarks/judges.py --from digits-teacher --data digits --classifier classifier.safetensors --out rows.jsonl \\
+    --row digits-d2o-f --row "digits-own-features discriminator.width=64"
 
 A row is a recipe with what `d2o finetune` would take after --set. `--classifier` is what feature_classifier.py makes.
 """

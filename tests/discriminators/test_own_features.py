@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from autoencoders import save_autoencoder
 from d2o import backbones
-from d2o.diffusion.condition import Text
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM, Epsilon
 from d2o.diffusion.noise import noise_for
@@ -89,7 +88,9 @@ class TestTaps:
         for teacher, name in ((tiny_denoiser(), "enc.8x8_block0"), (transformer(0), "blocks.1")):
             judge = OwnFeatures(taps=(name,), width=8, sigma_mean=-1.0).build(SHAPE, teacher=teacher)
             caught = []
-            handle = teacher.backbone.get_submodule(name).register_forward_hook(lambda *row, to=caught: to.append(row[2]))
+            handle = teacher.backbone.get_submodule(name).register_forward_hook(
+                lambda *row, to=caught: to.append(row[2])
+            )
             with torch.no_grad():
                 teacher(x := images(), torch.tensor(-1.0).exp())
                 handle.remove()
@@ -183,7 +184,7 @@ class TestSharing:
         made = networks(RECIPE, tiny_denoiser())
         look = made.discriminator.look
         before = {name: p.clone() for name, p in look.denoiser.named_parameters()}
-        for progress in train(RECIPE, made, batches()):
+        for progress in train(RECIPE, made, batches()):  # noqa: B007
             made.student.train()
             assert not any(p.requires_grad for p in look.denoiser.parameters() if not is_in(p, made.student))
         assert all(torch.equal(p, before[name]) for name, p in look.denoiser.named_parameters())

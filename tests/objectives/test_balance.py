@@ -28,14 +28,15 @@ class Two(Discriminator):
 def gradient_of(student, scale, iterations=1, decay=0.9, split=4):
     """Return the gradient of all of a student's weights in the last of some iterations, and the balance."""
     objective = Adversarial(loss="hinge", balance=decay)
-    networks = Networks(student, student, discriminator=Two(scale), extra={"balance": objective.build("balance", student, student)})
+    balance = objective.build("balance", student, student)
+    networks = Networks(student, student, discriminator=Two(scale), extra={"balance": balance})
     for place in range(iterations):
         batch = Batch(noise_for(range(50, 54), (1, 8, 8)), None, range(4 * place, 4 * place + 4))
         student.zero_grad()
         for part in batch.split(split):
             (objective(networks, part).sum() / 4).backward()
         objective.after(networks, Step(4, 4, 8))
-    return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]), networks["balance"]
+    return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]), balance
 
 
 @pytest.mark.parametrize("iterations", [1, 3])

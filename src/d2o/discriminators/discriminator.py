@@ -33,6 +33,9 @@ class About(NamedTuple):
     seeds: Sequence[int] | None = None
 
 
+UNKNOWN = About()
+
+
 class Discriminator(nn.Module):
     """A network that judges images in two halves, so that the turns of an iteration can share the first.
 
@@ -44,7 +47,7 @@ class Discriminator(nn.Module):
         """Where the features of real images are kept, if they are."""
         return ()
 
-    def features(self, images: Tensor, about: About = About()) -> list:
+    def features(self, images: Tensor, about: About = UNKNOWN) -> list:
         """Return nested lists of features of images [N,C,H,W]; gradients reach the images."""
         return [[images]]
 

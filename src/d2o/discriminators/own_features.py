@@ -26,7 +26,7 @@ from d2o.kernels.normalisation import GroupNorm
 from d2o.records import RECORD, Real
 
 from .conditions import check_condition
-from .discriminator import About, Discriminator, Positive
+from .discriminator import UNKNOWN, About, Discriminator, Positive
 
 MOST = 12
 """How many names an error shows."""
@@ -87,7 +87,7 @@ class OwnFeaturesDiscriminator(Discriminator):
         self.look, self.spec, self.num_classes = look, spec, num_classes
         self.heads = nn.ModuleList(heads)
 
-    def features(self, images: Tensor, about: About = About()) -> list[list[Tensor]]:
+    def features(self, images: Tensor, about: About = UNKNOWN) -> list[list[Tensor]]:
         """Return the teacher's maps of images with noise by their `seeds`, without noise where there are none."""
         shape = (1 + images[0].numel(),)
         draws = images.new_zeros(len(images), *shape)
@@ -152,7 +152,7 @@ class Look(Frozen):
 
 
 @contextmanager
-def watch(network: nn.Module, names: Iterable[str], catch: Callable[[str, Tensor], None]) -> Iterator[None]:
+def watch(network: nn.Module, names: Iterable[str], catch: Callable[[str, Tensor], Any]) -> Iterator[None]:
     """Within the context, call `catch` with the name of a module and its map whenever it has made one."""
 
     def call(name: str, output: Any) -> None:
@@ -186,7 +186,7 @@ def explore(denoiser: Denoiser) -> dict[str, torch.Size]:
     shapes: dict[str, torch.Size] = {}
     names = [name for name, _ in denoiser.backbone.named_modules() if name]
     x = torch.zeros(1, *denoiser.image_shape, device=denoiser.device)
-    with watch(denoiser.backbone, names, lambda name, fmap: shapes.setdefault(name, fmap.shape) and None):
+    with watch(denoiser.backbone, names, lambda name, fmap: shapes.setdefault(name, fmap.shape)):
         denoiser(x, 1.0, say_nothing(denoiser))
     return shapes
 

@@ -30,10 +30,11 @@ class Adversarial(Judging):
     `loss` is a row of LOSSES. `r1` is gamma of the gradient penalty on real images for losses that are means over
     images (the released code's 1e-4 divided by its 64 images per processor), and `r2` that on generated ones; they act
     every `r1_every` iterations, that much stronger, and are exact gradients or finite differences. `centring` is the
-    weight of the squared sum of a real and a generated image's logits. With `balance` the gradient that reaches the image
-    through each feature network is divided by its running size, whose decay it is (0.9 in arXiv 2511.22475; see
-    `Balance`). With `fresh_fakes` the discriminator's turn draws new noise and runs the student again, as the released code does; without, it reuses the
-    generator's images and their features. The student starts from the noise level `sigma`, by default the model's own.
+    weight of the squared sum of a real and a generated image's logits. `balance` is the decay of the running size by
+    which the gradient that reaches the image through each feature network is divided (0.9 in arXiv 2511.22475; see
+    `Balance`). With `fresh_fakes` the discriminator's turn draws new noise and runs the student again, as the released
+    code does; without, it reuses the generator's images and their features. The student starts from the noise level
+    `sigma`, by default the model's own.
     `augmentation` names what is done to real and generated images before they are judged, and `instance_noise` is the
     deviation of the noise that is then added to both (arXiv 1610.04490): nothing fainter tells them apart.
     With `middle_sigmas` it makes images in more steps, back to noise of these levels after each (arXiv 2303.01469,

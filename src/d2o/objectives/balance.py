@@ -1,11 +1,11 @@
 """Bring the gradients that reach an image through several judges to one scale (arXiv 2511.22475)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
 
 TINY = 1e-30
 
@@ -48,6 +48,8 @@ class Balance(nn.Module):
     def mix(self, squares: Tensor, decay: float) -> Tensor:
         return squares.lerp(self.squares, decay) if len(self.squares) else squares
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
-        self.squares = torch.empty_like(state_dict[f"{prefix}squares"])
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: dict[str, Tensor], prefix: str, *rest: Any
+    ) -> None:
+        self.squares = self.squares.new_empty(state_dict[f"{prefix}squares"].shape)
         super()._load_from_state_dict(state_dict, prefix, *rest)

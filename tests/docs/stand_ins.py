@@ -63,7 +63,9 @@ def reduced(words: Sequence[str]) -> list[str]:
     if "--resolution" in words and ("--codec" in words or words[0] in ("analyze", "encode")):
         resized = ["--resolution", "8" if words[0] == "analyze" and "--codec" not in words else "16"]
     smaller = REDUCED.get(" ".join(words[:2]), REDUCED.get(words[0], []))
-    if any(word.startswith("discriminator=") for word in words):  # JUDGED are settings of another kind
+    if any(
+        word.startswith("discriminator=") or "own-features" in word for word in words
+    ):  # JUDGED are settings of another kind
         smaller = smaller[: -len(JUDGED)]
     found = [*(word for word in words if word != "--shard"), *smaller, *resized]  # which one process refuses
     return [TINY_TEXT if word == TINY and "shapes" in words else word for word in found]

@@ -116,6 +116,16 @@ def report_results(_, place: Path) -> None:
     assert (place / "docs" / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
 
 
+def judges(_, place: Path) -> None:
+    """Compare one row after two iterations."""
+    judge = place / "classifier.safetensors"
+    finished(BENCHMARKS / "feature_classifier.py", "--data", "digits", "--images", "128", "--out", judge)
+    words = ["--from", "digits-teacher", "--data", "digits", "--classifier", judge, "--out", place / "rows.jsonl"]
+    row = "digits-own-features discriminator.width=8 batch_size=8"
+    finished(BENCHMARKS / "judges.py", *words, "--row", row, "--images", "16", "--marks", "1", "--compared", "8")
+    assert json.loads((place / "rows.jsonl").read_text())["images"] == 16
+
+
 def full_size_table(*_) -> None:
     program = runpy.run_path(str(BENCHMARKS / "full_size.py"))
     program["table"].__globals__["ROWS"] = program["ROWS"][:1]
@@ -219,6 +229,7 @@ PROGRAMS = {
     r"benchmarks/browser_rate\.py page": browser_rate,
     r"benchmarks/decoder_memory\.py": decoder_memory,
     r"benchmarks/cifar10_study\.py": cifar10_study,
+    r"benchmarks/(judges|feature_classifier)\.py": judges,
     r"benchmarks/report_results\.py": report_results,
     r"benchmarks/full_size\.py --table": full_size_table,
     r"benchmarks/full_size\.py --meta": full_size_meta,

@@ -1,10 +1,12 @@
 """Pyramids tap the right places, let gradients through to the images, and never change."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from d2o.features import pyramid as pyramids
@@ -144,3 +146,37 @@ def test_float32_under_autocast_on_cpus(lite0: Pyramid) -> None:
 def test_networks_that_are_no_pyramids_are_refused() -> None:
     with pytest.raises(ValueError, match=r"mixer_s32_224.*tf_efficientnet_lite0"):
         Pyramid("mixer_s32_224", 224, "random")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sides", "width"),
+    [
+        ("vit_small_patch14_dinov2.lvd142m", 64, (5,) * 4, 384),  # 70 pixels
+        ("vit_small_patch14_reg4_dinov2.lvd142m", 28, (2,) * 4, 384),
+        ("convnext_atto", 64, (16, 8, 4, 2), 40),
+    ],
+)
+def test_dinov2_and_convnext_have_four_levels(name: str, size: int, sides: tuple[int, ...], width: int) -> None:
+    pyramid = Pyramid(name, size, "random")
+    assert (pyramid.sides, pyramid.channels[0]) == (sides, width)
+    reference: list[Tensor] = []
+    network: Any = pyramid.network
+    levels = network.blocks if pyramid.tokens else network.stages
+    for index in pyramid.indices:
+        levels[index].register_forward_hook(lambda _module, _inputs, output: reference.append(output))
+    for tap, given in zip(pyramid(batch()), reference, strict=True):
+        if pyramid.tokens:
+            first = network.num_prefix_tokens
+            given = (given[:, first:] + given[:, :1]).transpose(1, 2).unflatten(2, (sides[0], -1))  # no registers
+        assert torch.allclose(tap, given, atol=1e-5)
+
+
+def test_a_file_of_another_size_s_weights_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DINOv2 is published for 518 pixels: the table of its patches' places is resampled."""
+    name, build, small = "vit_small_patch14_dinov2.lvd142m", weights.network, {"depth": 4, "embed_dim": 48}
+    made = timm.create_model(name, img_size=70, **small)
+    save_file(made.state_dict(), file := tmp_path / "dinov2.safetensors")
+    monkeypatch.setattr(weights, "network", lambda name, source, **options: build(name, source, **small, **options))
+    network: Any = Pyramid(name, 42, str(file)).network
+    assert torch.equal(network.blocks[3].mlp.fc1.weight, made.blocks[3].mlp.fc1.weight)
+    assert network.pos_embed.shape[1] == 1 + 3 * 3

@@ -214,6 +214,11 @@ def test_settings_that_contradict_each_other_are_refused(settings):
         Adversarial(**settings)
 
 
+def test_a_model_of_pixels_has_no_latents(tiny_denoiser):
+    with refused("latents", "pixels"):
+        Adversarial(judged="latents").prepare(tiny_denoiser())
+
+
 def test_a_crop_fits_into_the_image(student):
     with refused("9x9", "8x8", "objectives.0.crop=4"):
         Adversarial(judged="crops", crop=9).prepare(student)

@@ -10,8 +10,9 @@ import torch
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
-from d2o.discriminators import Convolutional
+from d2o.discriminators import Convolutional, OwnFeatures
 from d2o.encoders.codec import Autoencoder
+from d2o.objectives import Adversarial
 from d2o.training import gpu_memory
 from d2o.training.gpu_memory import GIB, USABLE, Live, Memory, fill, measure_iteration, measure_memory
 from d2o.training.loop import turns
@@ -84,6 +85,14 @@ def test_weights_and_moments_are_counted_exactly() -> None:
     assert found.moments == 2 * (moving + heads)
     held = (*made.student.parameters(), *made.student.buffers())
     assert found.weights["student"] == sum(tensor.nbytes for tensor in held)
+
+
+def test_a_judge_through_the_teacher_holds_what_moves_and_its_heads() -> None:
+    recipe = replace(RECIPE, discriminator=OwnFeatures(width=8), objectives=(Adversarial(judged="latents"),))
+    found, made = measure_memory(recipe, make_published(SD3)), networks(recipe, make_published(SD3))
+    assert found is not None and found.discriminator > 0
+    heads = sum(tensor.nbytes for head in made.discriminator.heads for tensor in head.state_dict().values())
+    assert found.weights["discriminator"] == pytest.approx(found.weights["ema"] + heads)
 
 
 def test_live_bytes_are_those_of_torchs_own_allocator() -> None:

@@ -1,7 +1,7 @@
 """What every discriminator is: frozen features of images, and trained heads that judge them."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -21,6 +21,21 @@ def check_channels(kind: str, channels: int) -> None:
         )
 
 
+class About(NamedTuple):
+    """What is known of N images besides the images, a row for each.
+
+    Their `condition`; a `number`, which equal images share, given only where there are `caches` and no gradients are
+    wanted; and `seeds`, of which all random numbers that are drawn for an image are a function.
+    """
+
+    condition: Any = None
+    number: Sequence[int] | None = None
+    seeds: Sequence[int] | None = None
+
+
+UNKNOWN = About()
+
+
 class Discriminator(nn.Module):
     """A network that judges images in two halves, so that the turns of an iteration can share the first.
 
@@ -32,11 +47,8 @@ class Discriminator(nn.Module):
         """Where the features of real images are kept, if they are."""
         return ()
 
-    def features(self, images: Tensor, number: Sequence[int] | None = None) -> list:
-        """Return nested lists of features of images [N,C,H,W]; gradients reach the images.
-
-        Images of equal `number` are equal; it is given only where there are `caches`, and no gradients are wanted then.
-        """
+    def features(self, images: Tensor, about: About = UNKNOWN) -> list:
+        """Return nested lists of features of images [N,C,H,W]; gradients reach the images."""
         return [[images]]
 
     def judge(self, features: list, condition: Tensor | None = None) -> list[Tensor]:
@@ -44,4 +56,4 @@ class Discriminator(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor, condition: Tensor | None = None) -> list[Tensor]:
-        return self.judge(self.features(images), condition)
+        return self.judge(self.features(images, About(condition)), condition)

@@ -16,7 +16,7 @@ from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
 from .conditions import check_condition
-from .discriminator import Discriminator, Positive, check_channels
+from .discriminator import UNKNOWN, About, Discriminator, Positive, check_channels
 from .head import Head
 
 
@@ -65,7 +65,7 @@ class PerceptualDiscriminator(Discriminator):
         self.network, self.num_classes = network, num_classes
         self.heads = nn.ModuleList(heads)
 
-    def features(self, images: Tensor, number: Sequence[int] | None = None) -> list[list[Tensor]]:
+    def features(self, images: Tensor, about: About = UNKNOWN) -> list[list[Tensor]]:
         return [self.network(images)]
 
     def judge(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None = None) -> list[Tensor]:

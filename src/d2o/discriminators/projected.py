@@ -18,7 +18,7 @@ from d2o.features.weights import fix_seed
 from d2o.records import RECORD
 
 from .conditions import check_condition
-from .discriminator import Discriminator, Positive, check_channels
+from .discriminator import UNKNOWN, About, Discriminator, Positive, check_channels
 from .head import Head
 from .projection import Mixing, Projection, sides
 
@@ -105,10 +105,10 @@ class ProjectedDiscriminator(Discriminator):
     def caches(self) -> Sequence[Cached]:
         return self.pyramids
 
-    def features(self, images: Tensor, number: Sequence[int] | None = None) -> list[list[Tensor]]:
+    def features(self, images: Tensor, about: About = UNKNOWN) -> list[list[Tensor]]:
         """Return for each network its four projected maps; gradients reach the images unless they have a `number`."""
         pairs = zip(self.pyramids, self.projections, strict=True)
-        return [projection(pyramid(images, number)) for pyramid, projection in pairs]
+        return [projection(pyramid(images, about.number)) for pyramid, projection in pairs]
 
     def judge(self, features: Sequence[Sequence[Tensor]], condition: Tensor | None = None) -> list[Tensor]:
         told = check_condition(condition, self.num_classes)

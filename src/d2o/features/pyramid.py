@@ -1,5 +1,6 @@
 """Pyramids: a frozen network tapped at four depths, through which gradients reach the images."""
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -23,14 +24,16 @@ class Pyramid(Frozen):
     """Map float images [N, C, H, W] in [-1, 1], C 1 or 3, to the four tap maps of a frozen network, finest first.
 
     Any timm network will do that has four levels or is a plain vision transformer; `weights` is one of
-    `weights.SOURCES`. Images are resized to `size`. `channels` and `sides` describe the taps; `tokens`
-    says that they are a transformer's patch tokens, all of one size.
+    `weights.SOURCES`. Images are resized to `size`, for a transformer to the next multiple of its patches. `channels`
+    and `sides` describe the taps; `tokens` says that they are a transformer's patch tokens, all of one size.
     """
 
     def __init__(self, name: str, size: int = 224, weights: str = "auto") -> None:
         super().__init__()
-        self.name, self.size = name, size
         self.tokens = name.startswith(TRANSFORMERS)
+        if self.tokens and (patch := re.search(r"_patch(\d+)", name)):
+            size = -(-size // int(patch[1])) * int(patch[1])
+        self.name, self.size = name, size
         architecture = name.partition(".")[0]
         network: Any = weight_files.network(name, weights, **({"img_size": size} if self.tokens else {}))
         self.indices = TAPS[architecture] if architecture in TAPS else find_levels(network, name, self.tokens)
@@ -57,8 +60,10 @@ class Pyramid(Frozen):
             if not (self.tokens and self.network.num_prefix_tokens):
                 return self.intermediates(images)
             # Class tokens (DeiT has two) contain what belongs to the whole image: every patch is given their mean.
+            # Registers, which come after them, are a transformer's scratch paper.
+            classes = self.network.num_prefix_tokens - self.network.num_reg_tokens
             taps = self.intermediates(images, return_prefix_tokens=True)
-            return [patches + classes.mean(1)[:, :, None, None] for patches, classes in taps]
+            return [patches + prefix[:, :classes].mean(1)[:, :, None, None] for patches, prefix in taps]
 
     def intermediates(self, images: Tensor, **options: bool) -> list[Any]:
         options |= {"intermediates_only": True, "stop_early": True}

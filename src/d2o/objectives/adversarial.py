@@ -7,18 +7,20 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2o.data.diffaugment import DRAWS, Name, augment
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import boundary_form, start_at
 from d2o.diffusion.sampling import sample
+from d2o.discriminators import About
 from d2o.records import RECORD, Real, Whole
 
+from .balance import Balance
 from .batch import Batch
 from .gan import LOSSES, fool_loss, judge_loss, squared_difference, squared_gradient
 from .judging import Judging
-from .objective import Networks, Turn
+from .objective import Networks, Step, Turn
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -28,9 +30,11 @@ class Adversarial(Judging):
     `loss` is a row of LOSSES. `r1` is gamma of the gradient penalty on real images for losses that are means over
     images (the released code's 1e-4 divided by its 64 images per processor), and `r2` that on generated ones; they act
     every `r1_every` iterations, that much stronger, and are exact gradients or finite differences. `centring` is the
-    weight of the squared sum of a real and a generated image's logits. With `fresh_fakes` the
-    discriminator's turn draws new noise and runs the student again, as the released code does; without, it reuses the
-    generator's images and their features. The student starts from the noise level `sigma`, by default the model's own.
+    weight of the squared sum of a real and a generated image's logits. `balance` is the decay of the running size by
+    which the gradient that reaches the image through each feature network is divided (0.9 in arXiv 2511.22475; see
+    `Balance`). With `fresh_fakes` the discriminator's turn draws new noise and runs the student again, as the released
+    code does; without, it reuses the generator's images and their features. The student starts from the noise level
+    `sigma`, by default the model's own.
     `augmentation` names what is done to real and generated images before they are judged, and `instance_noise` is the
     deviation of the noise that is then added to both (arXiv 1610.04490): nothing fainter tells them apart.
     With `middle_sigmas` it makes images in more steps, back to noise of these levels after each (arXiv 2303.01469,
@@ -45,6 +49,7 @@ class Adversarial(Judging):
     r1_every: Annotated[Whole, Field(ge=1)] = 16
     penalty: Literal["exact", "finite-difference"] = "exact"
     centring: Annotated[Real, Field(ge=0)] = 0.0
+    balance: Annotated[Real, Field(ge=0, lt=1)] | None = None
     fresh_fakes: bool = False
     sigma: Annotated[Real, Field(gt=0)] | None = None
     augmentation: tuple[Name, ...] = ()
@@ -56,6 +61,17 @@ class Adversarial(Judging):
         sigmas = self.middle_sigmas if self.sigma is None else (self.sigma, *self.middle_sigmas)
         if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
             raise ValueError("middle_sigmas must fall from sigma towards 0")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("discriminator", *self.keeps)
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        return () if self.balance is None else ("balance",)
+
+    def build(self, name: str, teacher: Denoiser, student: Denoiser) -> nn.Module:
+        return Balance() if name == "balance" else super().build(name, teacher, student)
 
     def prepare(self, student: Denoiser) -> Denoiser:
         """Let the student start from `sigma`, an EDM network in the boundary form of consistency models."""
@@ -77,13 +93,23 @@ class Adversarial(Judging):
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         discriminator, student = networks["discriminator"], networks.student
         images = self.show(student, self.generate(student, batch, "generator"), batch)
-        features = discriminator.features(self.augment(images, batch, "fake"))
+        seen = self.augment(images, batch, "fake")
+        features = discriminator.features(seen, about(batch, "fake"))
         batch.shared["fake features"] = detach(features)
         real = None
         if LOSSES[self.loss].paired:
             batch.shared["real features"] = self.real_features(networks, batch)
             real = discriminator.judge(batch.shared["real features"], batch.condition)
-        return fool_loss(self.loss, discriminator.judge(features, batch.condition), real)
+        logits = discriminator.judge(features, batch.condition)
+        if self.balance is None:
+            return fool_loss(self.loss, logits, real)
+        pairs = zip(logits, real or logits, strict=True)
+        losses = [fool_loss(self.loss, [rows], [real_rows]) for rows, real_rows in pairs]
+        return networks["balance"](losses, seen, self.balance)
+
+    def after(self, networks: Networks, step: Step) -> None:
+        if self.balance is not None:
+            networks["balance"].settle(self.balance)
 
     def discriminator_loss(self, networks: Networks, batch: Batch) -> Tensor:
         """Return the discriminator's loss per image [N]: real is judged high, fake low."""
@@ -92,7 +118,7 @@ class Adversarial(Judging):
         with torch.no_grad():
             if fake is None or self.fresh_fakes:
                 images = self.show(student, self.generate(student, batch, "discriminator"), batch)
-                fake = discriminator.features(self.augment(images, batch, "fresh fake"))
+                fake = discriminator.features(self.augment(images, batch, "fresh fake"), about(batch, "fresh fake"))
         real = batch.shared.pop("real features", None) or self.real_features(networks, batch)
         low, high = (discriminator.judge(features, batch.condition) for features in (fake, real))
         return judge_loss(self.loss, high, low, self.centring)
@@ -103,7 +129,7 @@ class Adversarial(Judging):
         discriminator, is_same = networks["discriminator"], not (self.augmentation or self.instance_noise)
         known = discriminator.caches and is_same and not self.is_random
         images = self.augment(self.show_real(networks.student, batch), batch, "real")
-        return discriminator.features(images, batch.number if known else None)
+        return discriminator.features(images, about(batch, "real", batch.number if known else None))
 
     def penalise_real(self, networks: Networks, batch: Batch) -> Tensor:
         """Return R1 per image [N]: gamma / 2 times the squared gradient of the real images' logits."""
@@ -118,9 +144,11 @@ class Adversarial(Judging):
 
     def slope(self, networks: Networks, batch: Batch, images: Tensor, purpose: str) -> Tensor:
         """Return half the squared gradient [N] of images' logits, as often as the turns are left out."""
+        discriminator = networks["discriminator"]
 
         def judge(images: Tensor) -> list[Tensor]:
-            return networks["discriminator"](self.augment(images, batch, purpose), batch.condition)
+            features = discriminator.features(self.augment(images, batch, purpose), about(batch, purpose))
+            return discriminator.judge(features, batch.condition)
 
         if self.penalty == "exact":
             squared = squared_gradient(judge, images)
@@ -165,6 +193,10 @@ def sample_random_stage(
                 x0 = student(x[later], sigma, None if condition is None else condition[later])
             x = x.index_copy(0, later.to(x.device), x0 + sigmas[k + 1] * noise[k + 1][later])
     return torch.cat(images)[torch.cat(order).argsort()]
+
+
+def about(batch: Batch, purpose: str, number: Sequence[int] | None = None) -> About:
+    return About(batch.condition, number, batch.seeds(f"judge {purpose}"))
 
 
 def detach(tree: Any) -> Any:

@@ -62,17 +62,18 @@ class Batch:
 
     def noise(self, purpose: str, shape: Sequence[int] | None = None) -> Tensor:
         """Return unit normal noise [N, *shape], by default of the shape of what was given."""
-        return noise_for(self._keys(purpose), self.given.shape[1:] if shape is None else shape, self.device)
+        return noise_for(self.seeds(purpose), self.given.shape[1:] if shape is None else shape, self.device)
 
     def uniform(self, purpose: str, count: int) -> Tensor:
         """Return uniform numbers [N, count] in (0, 1)."""
-        return uniform_for(self._keys(purpose), count, self.device)
+        return uniform_for(self.seeds(purpose), count, self.device)
 
     def choices(self, purpose: str, count: int) -> list[int]:
         """Return random whole numbers from 0 to below `count`, one an image."""
-        return (uniform_for(self._keys(purpose), 1)[:, 0] * count).long().clamp(max=count - 1).tolist()
+        return (uniform_for(self.seeds(purpose), 1)[:, 0] * count).long().clamp(max=count - 1).tolist()
 
-    def _keys(self, purpose: str) -> list[int]:
+    def seeds(self, purpose: str) -> list[int]:
+        """Return what all random numbers of an image for this purpose are a function of."""
         stream = (self.seed % 2**32) << 96 | crc32(purpose.encode()) << 64
         return [stream | position for position in self.index]
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Logits = Sequence[Tensor]
 """Of each feature network, those of the images [N, K]."""
@@ -74,7 +75,9 @@ def mean_per_image(loss: Callable[[Tensor], Tensor], logits: Logits) -> Tensor:
 def squared_gradient(judge: Judge, images: Tensor) -> Tensor:
     """Return the squared norm [N] of the gradient of each image's summed logits, to be differentiated again."""
     images = images.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(sum_per_image(judge(images)).sum(), images, create_graph=True)
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        total = sum_per_image(judge(images)).sum()
+    (gradient,) = torch.autograd.grad(total, images, create_graph=True)
     return gradient.square().sum((1, 2, 3))
 
 

@@ -37,6 +37,8 @@ class Judging(Objective):
 
     def prepare(self, student: Denoiser) -> Denoiser:
         """Check that the student's images can be shown in this way."""
+        if self.judged == "latents" and student.codec is None:
+            raise ValueError("The recipe lets latents be judged, but this model works on pixels: leave judged out.")
         self.judged_shape(student)
         self.codec(student)
         return student

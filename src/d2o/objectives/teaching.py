@@ -48,22 +48,27 @@ class Teaching(Objective):
         return self.distance if name == "perceptual" else None
 
     def build(self, name: str, teacher: Denoiser, student: Denoiser) -> nn.Module:
-        """Return a frozen copy of the teacher that computes as the student does, or the network of the distance.
-
-        Of what the student leaves as it is, it has the student's own parameters.
-        """
+        """Return a frozen copy of the teacher, or the network of the distance."""
         if name == "perceptual" and isinstance(self.distance, Lpips):
             return self.distance.build()
         if name != "teacher":
             return super().build(name, teacher, student)
-        frozen = {name: parameter for name, parameter in student.named_parameters() if not parameter.requires_grad}
-        known = {
-            id(own): frozen[name]
-            for name, own in teacher.named_parameters()
-            if name in frozen and torch.equal(own, frozen[name])
-        }
-        copy = deepcopy(teacher, known).replace(precision=student.precision).eval().requires_grad_(False)
-        return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return copy_teacher(teacher, student)
+
+
+def copy_teacher(teacher: Denoiser, student: Denoiser) -> Denoiser:
+    """Return a frozen copy of a teacher that computes as the student does.
+
+    Of what the student leaves as it is, it has the student's own parameters.
+    """
+    frozen = {name: parameter for name, parameter in student.named_parameters() if not parameter.requires_grad}
+    known = {
+        id(own): frozen[name]
+        for name, own in teacher.named_parameters()
+        if name in frozen and (own.is_meta or torch.equal(own, frozen[name]))
+    }
+    copy = deepcopy(teacher, known).replace(precision=student.precision).eval().requires_grad_(False)
+    return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True, config=RECORD)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from d2o.discriminators import Convolutional, Perceptual, Projected, StyleGAN2
+from d2o.discriminators import Convolutional, OwnFeatures, Perceptual, Projected, StyleGAN2
 from d2o.objectives import Adversarial, Consistency, Denoising, Progressive, ReverseConsistency, Trajectory
 
 from .freezing import ALL_BUT_NORMS, CONVOLUTIONS, CONVOLUTIONS_AND_QKV, CONVOLUTIONS_QKV_SKIPS, PROJECTIONS_AND_QKV
@@ -55,6 +55,8 @@ METHODS: dict[str, Recipe] = {
     "d2o-hinge": replace(D2O, objectives=(Adversarial(loss="hinge"),)),
     # Pairs of real and generated images; the penalties' gammas are a first guess, measured nowhere yet.
     "d2o-relativistic": replace(D2O, objectives=(Adversarial(loss="relativistic", r2=1e-4 / 64),)),
+    # The teacher's own features: on digits not yet level with the projected judge (docs/how-to/judges.md).
+    "d2o-own-features": replace(D2O, discriminator=OwnFeatures(), objectives=(Adversarial(r1=0.0),)),
     # More or less frozen.
     "d2o-f-conv-qkv": replace(D2O, frozen=CONVOLUTIONS_AND_QKV),
     "d2o-f-qkv": replace(D2O, frozen=PROJECTIONS_AND_QKV),

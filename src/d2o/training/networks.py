@@ -17,6 +17,7 @@ from d2o.discriminators import Discriminator
 from d2o.encoders.captions import Encoders
 from d2o.encoders.codec import Autoencoder, check_pixels
 from d2o.objectives.objective import Networks
+from d2o.objectives.teaching import copy_teacher
 
 from .freezing import freeze, settle_frozen
 from .recipe import Recipe, to_dict
@@ -48,17 +49,27 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     student.train(any(objective.dropout for objective in recipe.objectives))
     ema = copy_moving(student)
     beside: dict[str, Any] = {name: copy_moving(student) for name in recipe.averages}
-    if "discriminator" in recipe.needs:
-        shape = next(row.judged_shape(student) for row in recipe.objectives if "discriminator" in row.needs)
-        build = recipe.discriminator.build
-        beside["discriminator"] = discriminator or build(shape, student.vocabulary, recipe.seed)
+    if discriminator is not None:
+        beside["discriminator"] = discriminator
     for objective in recipe.objectives:
         for name in objective.needs:
-            if name not in beside:
+            if name not in beside and name != "discriminator":
                 beside[name] = objective.build(name, teacher, student)
+    if "discriminator" in recipe.needs and discriminator is None:
+        beside["discriminator"] = make_discriminator(recipe, teacher, student, beside)
     known = {row.name for row in fields(Networks)}
     extra = {name: beside.pop(name) for name in list(beside) if name not in known}
     return Networks(student, ema, **beside, extra=extra)
+
+
+def make_discriminator(recipe: Recipe, teacher: Denoiser, student: Denoiser, beside: dict[str, Any]) -> Discriminator:
+    """Return the recipe's discriminator for what the student makes; it may share the run's teacher, which must stay."""
+    shape = next(row.judged_shape(student) for row in recipe.objectives if "discriminator" in row.needs)
+    given = {}
+    if "teacher" in getattr(recipe.discriminator, "needs", ()):
+        stays = "teacher" in beside and not any("teacher" in row.keeps for row in recipe.objectives)
+        given["teacher"] = beside["teacher"] if stays else copy_teacher(teacher, student)
+    return recipe.discriminator.build(shape, student.vocabulary, recipe.seed, **given)
 
 
 def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:

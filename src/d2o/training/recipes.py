@@ -138,6 +138,10 @@ SHAPES_PRETRAIN: dict[str, Any] = {
 }
 SHAPES: dict[str, Any] = {**SMALL, "duration": 20_000}
 
+OWN_FEATURES: dict[str, Any] = {
+    name: getattr(METHODS["d2o-own-features"], name) for name in ("discriminator", "objectives")
+}
+
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "duration": 200_000_000,
     "batch_size": 512,
@@ -196,10 +200,12 @@ RECIPES: dict[str, Recipe] = {
     "digits-relativistic": replace(
         D2O_F, **DIGITS | {"objectives": (Adversarial(loss="relativistic", r1=5e-4, r2=5e-4),)}
     ),
+    "digits-own-features": replace(D2O_F, **DIGITS | OWN_FEATURES),
     "cifar10-small-pretrain": replace(PRETRAIN, **SMALL_PRETRAIN),
     "cifar10-small-d2o": replace(D2O, **SMALL),
     "cifar10-small-d2o-f": replace(D2O_F, **SMALL),
     "cifar10-small-relativistic": replace(D2O_F, **SMALL, objectives=METHODS["d2o-relativistic"].objectives),
+    "cifar10-small-own-features": replace(D2O_F, **SMALL | OWN_FEATURES),
     "cifar10-small-dit-pretrain": replace(PRETRAIN, **SMALL_DIT_PRETRAIN),
     "cifar10-small-dit-d2o": replace(D2O, **SMALL),
     "cifar10-small-dit-d2o-f": replace(D2O, **SMALL, frozen=QUERIES_MOVE),

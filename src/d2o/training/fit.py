@@ -5,12 +5,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from d2o import backbones, checkpoints
 from d2o.checkpoints import native
@@ -20,7 +18,7 @@ from d2o.data.datasets import Images, open_images
 from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import is_out_of_memory
-from d2o.files import check_folder
+from d2o.files import check_folder, link
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
 from d2o.objectives.objective import Networks
@@ -29,14 +27,17 @@ from . import networks as making
 from . import recipes, tracking
 from .freezing import Share, count_frozen, settle_frozen
 from .loop import group
-from .recipe import Recipe, change, from_dict
-from .run import Evaluate, Habits, Moment, run
-from .run_directory import CHECKPOINT
+from .opening import Named, open_recipe
+from .recipe import Recipe, Stages
+from .run import RESULTS, Evaluate, Habits, Moment, run
+from .run_directory import CHECKPOINT, claim
 from .speed import compile_network, settle_precision
+from .teacher_images import check_teacher, draw_teacher
 
 TEACHER_STEPS = 18
 """Sampling steps of a diffusion model in grids and evaluations: EDM's, 35 calls of the network."""
 LOG_SECONDS = 10
+BEST = "best.safetensors"
 log = logging.getLogger("d2o")
 
 Make = Callable[[Recipe, Denoiser], Networks]
@@ -70,7 +71,7 @@ def print_progress(moments: Iterable[Moment], duration: int, title: str) -> None
 def finetune(
     teacher: Denoiser | str | Path,
     data: Images | str | Path,
-    recipe: Recipe | str | Path = "d2o-f",
+    recipe: Named = "d2o-f",
     *,
     out: str | Path,
     origin: Mapping[str, Any] | None = None,
@@ -83,8 +84,9 @@ def finetune(
 ) -> Result:
     """Train a model by a recipe in the directory `out`, or continue there, to the end.
 
-    Teacher, data and recipe are objects, paths or names; `changes` are fields of the recipe, such as `duration=20_000`,
-    and `precision="auto"` takes the one that trains faster here. `origin` names in JSON what the run was made from, and
+    Teacher, data and recipe are objects, paths or names; a list of recipes are stages, one after another, each in a
+    directory of its own within `out`. `changes` are fields of the recipe, such as `duration=20_000`, and
+    `precision="auto"` takes the one that trains faster here. `origin` names in JSON what the run was made from, and
     is compared when it continues: by default the teacher's path, or the hash of its weights. `networks` may put a
     discriminator of one's own into the run; `watch` shows how training goes, and `counted` how evaluations do. With
     `accept_data` a run goes on with other images than it began with.
@@ -92,7 +94,7 @@ def finetune(
     Every process of a group (torchrun) calls this. Raises ValueError for what cannot work, before anything is written,
     and where memory does not suffice; Interrupted and Diverged as `run` does.
     """
-    chosen, images, title = open_recipe(recipe, changes), open_data(data, out, habits), str(out)
+    chosen, images = open_recipe(recipe, changes), open_data(data, out, habits)
     habits, out = habits or Habits(), Path(out)
     if isinstance(teacher, Denoiser):
         origin = {"teacher_sha256": weights_sha256(teacher)} if origin is None else origin
@@ -102,35 +104,111 @@ def finetune(
     images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
     teacher = images.attach(teacher)
     making.check_fit(teacher, images)
-    accelerator, automatic = group(), changes.get("precision") == "auto"
-    chosen = replace(chosen, frozen=settle_frozen(chosen.frozen, teacher))
-    chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
-    trained = networks(chosen, teacher)
+    common = {"origin": dict(origin), "habits": habits, "watch": watch, "counted": counted}
+    common |= {"accept_data": accept_data, "automatic": changes.get("precision") == "auto"}
+    if isinstance(chosen, Recipe) and chosen.data is None:
+        return train_recipe(teacher, images, chosen, out, str(out), networks=networks, **common)
+    return train_stages(teacher, images, chosen, out, networks=networks, **common)
+
+
+def train_stages(
+    teacher: Denoiser,
+    images: Images,
+    recipe: Recipe | Stages,
+    out: Path,
+    *,
+    origin: dict[str, Any],
+    networks: Make,
+    counted: Counted,
+    accept_data: bool,
+    **common: Any,
+) -> Result:
+    """Train by one recipe after another, each in a directory of its own, and put the last one's results into `out`."""
+    accelerator, start, results = group(), teacher, []
+    stages = recipe.stages if isinstance(recipe, Stages) else (recipe,)
+    for stage in stages:
+        settle_frozen(stage.frozen, teacher)  # what is wrong with a later stage is said at once
+        if stage.data is not None:
+            check_teacher(teacher, images, stage.data)
+    common |= {"origin": origin, "counted": counted, "accept_data": accept_data, "reference": images}
+    common |= {"networks": taught_by(teacher, networks)}
+    request: Any = recipe
+    with claim(out, request, origin, images, accept_data) if accelerator.is_main_process else nullcontext():
+        for number, stage in enumerate(stages, 1):
+            shown = images
+            if stage.data is not None:
+                shown = draw_teacher(teacher, images, stage.data, out, accelerator, counted)
+            title, directory = f"{out}: stage {number} of {len(stages)}", out / f"stage-{number}"
+            results.append(train_recipe(start, shown, stage, directory, title, **common))
+            start = results[-1].denoiser.replace(codec=teacher.codec, reader=teacher.reader)
+        if accelerator.is_main_process:
+            for name in (*RESULTS, BEST):
+                if (file := results[-1].directory / name).exists():
+                    link(out / name, file)
+        accelerator.wait_for_everyone()
+    seconds = sum(result.seconds for result in results)
+    return replace(results[-1], directory=out, images=recipe.duration, seconds=seconds)
+
+
+def taught_by(teacher: Denoiser, networks: Make) -> Make:
+    """Return what makes the networks of a run that starts from some model, and imitates this teacher."""
+
+    def make(recipe: Recipe, start: Denoiser) -> Networks:
+        made = networks(recipe, start)
+        for objective in recipe.objectives:
+            if "teacher" in objective.needs and start is not teacher:
+                made.teacher = objective.build("teacher", teacher, made.student)
+        return made
+
+    return make
+
+
+def train_recipe(
+    start: Denoiser,
+    images: Images,
+    recipe: Recipe,
+    out: Path,
+    title: str,
+    *,
+    origin: dict[str, Any],
+    habits: Habits,
+    networks: Make,
+    watch: Watch,
+    counted: Counted,
+    accept_data: bool,
+    automatic: bool,
+    reference: Images | None = None,
+) -> Result:
+    """Train by one recipe in a directory of its own; `reference` is what images are compared with, if not `images`."""
+    accelerator = group()
+    recipe = replace(recipe, frozen=settle_frozen(recipe.frozen, start))
+    recipe = settle_precision(recipe, start, accelerator.device, automatic, title, out)
+    trained = networks(recipe, start)
     share = count_frozen(trained.student)
     log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
-    micro_batch = min(chosen.micro_batch_size or chosen.batch_size, chosen.batch_size // accelerator.num_processes)
-    with memory_remedy(chosen, micro_batch):
+    micro_batch = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size // accelerator.num_processes)
+    with memory_remedy(recipe, micro_batch):
         if habits.compile:
             trained.student.to(accelerator.device)
             if obstacle := compile_network(trained.student, micro_batch):
                 log.info("%s: %s", title, obstacle)
         evaluate = None
         if habits.evaluate_every is not None and accelerator.is_main_process:
-            evaluate = make_evaluate(images, chosen, habits, counted)
+            evaluate = make_evaluate(reference or images, recipe, habits, counted)
         options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator, "accept_data": accept_data}
-        moments = run(out, chosen, trained, images, origin=dict(origin), **options)
+        moments = run(out, recipe, trained, images, origin=origin, **options)
         if accelerator.is_main_process:
             moments = moments if habits.track is None else tracking.track(moments, out, habits.track)
-            watch(moments, chosen.duration, title)
+            watch(moments, recipe.duration, title)
         else:
             deque(moments, maxlen=0)
     last = native.read_header(out / CHECKPOINT)
-    return Result(out, checkpoints.load(out), chosen.duration, share, last["seconds"], last["evaluation"])
+    return Result(out, checkpoints.load(out), recipe.duration, share, last["seconds"], last["evaluation"])
 
 
 def pretrain(
     data: Images | str | Path,
-    recipe: Recipe | str | Path = "pretrain",
+    recipe: Named = "pretrain",
     *,
     out: str | Path,
     habits: Habits | None = None,
@@ -150,7 +228,7 @@ def pretrain(
     if isinstance(name := changes.get("family"), str):
         changes["family"] = recipes.find_family(name)
     chosen = open_recipe(recipe, changes)
-    if chosen.pretrained or "teacher" in chosen.needs:
+    if isinstance(chosen, Stages) or chosen.data or chosen.pretrained or "teacher" in chosen.needs:
         raise ValueError(
             "This recipe starts from a model, and pretraining has none: use d2o finetune --from MODEL, or --recipe "
             "scratch for a GAN from random weights."
@@ -181,29 +259,6 @@ def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None)
     if group().is_main_process:
         check_folder(out)
     return data if isinstance(data, Images) else open_images(locate(data, "data").path)
-
-
-def open_recipe(recipe: Recipe | str | Path, changes: Mapping[str, Any]) -> Recipe:
-    """Return a recipe by object, name or file (.json, .yaml), with changes by dotted path; None changes nothing."""
-    if not isinstance(recipe, Recipe):
-        is_file = Path(recipe).suffix in (".json", ".yaml", ".yml")
-        recipe = read_recipe(Path(recipe)) if is_file else recipes.find_recipe(str(recipe))
-    for key, value in changes.items():
-        if value is not None and (key, value) != ("precision", "auto"):
-            recipe = change(recipe, key, value)
-    return recipe
-
-
-def read_recipe(file: Path) -> Recipe:
-    if not file.exists():
-        raise ValueError(f"There is no recipe file {file}.")
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is neither JSON nor YAML: {str(error).splitlines()[0]}.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} does not contain a recipe, a mapping of keys to values.")
-    return from_dict(values.get("recipe", values))
 
 
 def make_evaluate(images: Images, recipe: Recipe, habits: Habits, counted: Counted) -> Evaluate:

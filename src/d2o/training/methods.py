@@ -6,7 +6,7 @@ from d2o.discriminators import Convolutional, Perceptual, Projected, StyleGAN2
 from d2o.objectives import Adversarial, Consistency, Denoising, Progressive, ReverseConsistency, Trajectory
 
 from .freezing import ALL_BUT_NORMS, CONVOLUTIONS, CONVOLUTIONS_AND_QKV, CONVOLUTIONS_QKV_SKIPS, PROJECTIONS_AND_QKV
-from .recipe import Recipe
+from .recipe import Recipe, Stages, TeacherImages
 
 D2O = Recipe(objectives=(Adversarial(),))
 D2O_F = replace(D2O, frozen=CONVOLUTIONS)
@@ -61,3 +61,13 @@ METHODS: dict[str, Recipe] = {
     "d2o-f-skip": replace(D2O, frozen=CONVOLUTIONS_QKV_SKIPS),
     "d2o-f-all-but-norms": replace(D2O, frozen=ALL_BUT_NORMS),
 }
+
+SKETCH = Consistency(steps=9, target_half_life=0.0)
+"""A short distillation, before the GAN: few steps of the teacher, and the student is its own target."""
+STAGED: dict[str, Stages] = {
+    "sketch-gan": Stages((replace(D2O_F, objectives=(SKETCH,), duration=50_000), replace(D2O_F, duration=150_000))),
+    "teacher-images": Stages(
+        (replace(D2O_F, duration=100_000), replace(D2O_F, duration=100_000, data=TeacherImages()))
+    ),
+}
+"""Methods of several stages."""

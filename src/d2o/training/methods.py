@@ -62,10 +62,16 @@ METHODS: dict[str, Recipe] = {
     "d2o-f-all-but-norms": replace(D2O, frozen=ALL_BUT_NORMS),
 }
 
-SKETCH = Consistency(steps=9, target_half_life=0.0)
-"""A short distillation, before the GAN: few steps of the teacher, and the student is its own target."""
+SKETCH = replace(
+    D2O_F,
+    objectives=(Consistency(steps=9, target_half_life=0.0),),
+    duration=50_000,
+    batch_size=16,
+    learning_rate=1e-3,
+)
+"""A short distillation before the GAN, by few steps of the teacher; small batches are more iterations for its images."""
 STAGED: dict[str, Stages] = {
-    "sketch-gan": Stages((replace(D2O_F, objectives=(SKETCH,), duration=50_000), replace(D2O_F, duration=150_000))),
+    "sketch-gan": Stages((SKETCH, replace(D2O_F, duration=150_000))),
     "teacher-images": Stages(
         (replace(D2O_F, duration=100_000), replace(D2O_F, duration=100_000, data=TeacherImages()))
     ),

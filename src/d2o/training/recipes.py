@@ -230,15 +230,17 @@ RECIPES: dict[str, Recipe] = {
     "flux-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 1, "duration": 500_000}, frozen=QUERIES_MOVE),
 }
 
-DIGITS_SKETCH = replace(D2O_F, **DIGITS | {"objectives": (SKETCH,), "duration": 7_000})
-SMALL_SKETCH = replace(D2O_F, **SMALL | {"objectives": (SKETCH,), "duration": 6_000})
 OF_DIGITS_TEACHER = replace(D2O_F, **DIGITS | {"duration": 14_000, "data": TeacherImages(count=4_000)})
 
 STAGES: dict[str, Stages] = {
     **STAGED,
-    "digits-sketch-gan": Stages((DIGITS_SKETCH, replace(D2O_F, **DIGITS | {"duration": 21_000}))),
+    "digits-sketch-gan": Stages(
+        (replace(SKETCH, duration=7_000, ema_ramp=0.08), replace(D2O_F, **DIGITS | {"duration": 21_000}))
+    ),
     "digits-teacher-images": Stages((replace(D2O_F, **DIGITS | {"duration": 14_000}), OF_DIGITS_TEACHER)),
-    "cifar10-small-sketch-gan": Stages((SMALL_SKETCH, replace(D2O_F, **SMALL | {"duration": 18_000}))),
+    "cifar10-small-sketch-gan": Stages(
+        (replace(SKETCH, duration=6_000, ema_ramp=0.1), replace(D2O_F, **SMALL | {"duration": 18_000}))
+    ),
 }
 """Recipes of several stages."""
 

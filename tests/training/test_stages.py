@@ -2,6 +2,7 @@
 
 import json
 import signal
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -69,10 +70,10 @@ def test_the_last_stage_gives_the_results(whole, teacher, tmp_path):
     assert run(["sample", str(out), "--seeds", "0-3", "--out", str(tmp_path / "grid.png")]) == 0
     start, sketch, final = (d2o.load(place) for place in (teacher, out / "stage-1", out))
     assert final.provenance["from"]["recipe"]["objectives"][0]["kind"] == "consistency"
-    moved = [[], []]
+    moved, role = ([], []), cast("Any", start.backbone).role
     for (name, a), b, c in zip(start.named_parameters(), sketch.parameters(), final.parameters(), strict=True):
         for found, pair in zip(moved, ((a, b), (b, c)), strict=True):
-            found += [] if torch.equal(*pair) else [start.backbone.role(name.removeprefix("backbone."))]
+            found += [] if torch.equal(*pair) else [role(name.removeprefix("backbone."))]
     assert "convolution" in moved[0] and moved[1] and "convolution" not in moved[1]
 
 
@@ -142,8 +143,8 @@ def test_stages_do_not_pretrain(tmp_path, tiny_data, capsys):
 def test_a_later_stage_imitates_the_first_teacher(tiny_denoiser):
     teacher = tiny_denoiser(classes=2)
     start = teacher.replace(backbone=type(teacher.backbone)(**teacher.backbone.config))
-    recipe = open_recipe(WHAT["sketch"][0], {})
-    made = fit.taught_by(teacher, d2o.networks)(recipe, start)
+    recipe: Any = open_recipe(WHAT["sketch"][0], {})
+    made: Any = fit.taught_by(teacher, d2o.networks)(recipe, start)
     for network, own in ((made.teacher, teacher), (made.student, start)):
         pairs = zip(network.backbone.parameters(), own.backbone.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)

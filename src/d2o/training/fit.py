@@ -104,25 +104,28 @@ def finetune(
     images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
     teacher = images.attach(teacher)
     making.check_fit(teacher, images)
-    common = {"origin": dict(origin), "habits": habits, "watch": watch, "counted": counted}
-    common |= {"accept_data": accept_data, "automatic": changes.get("precision") == "auto"}
+    automatic = changes.get("precision") == "auto"
+    ways = Ways(dict(origin), habits, networks, watch, counted, accept_data, automatic, images)
     if isinstance(chosen, Recipe) and chosen.data is None:
-        return train_recipe(teacher, images, chosen, out, str(out), networks=networks, **common)
-    return train_stages(teacher, images, chosen, out, networks=networks, **common)
+        return train_recipe(teacher, images, chosen, out, str(out), ways)
+    return train_stages(teacher, images, chosen, out, ways)
 
 
-def train_stages(
-    teacher: Denoiser,
-    images: Images,
-    recipe: Recipe | Stages,
-    out: Path,
-    *,
-    origin: dict[str, Any],
-    networks: Make,
-    counted: Counted,
-    accept_data: bool,
-    **common: Any,
-) -> Result:
+@dataclass(frozen=True)
+class Ways:
+    """What `finetune` was asked for besides model and recipe; students are compared with the `reference`."""
+
+    origin: dict[str, Any]
+    habits: Habits
+    networks: Make
+    watch: Watch
+    counted: Counted
+    accept_data: bool
+    automatic: bool
+    reference: Images
+
+
+def train_stages(teacher: Denoiser, images: Images, recipe: Recipe | Stages, out: Path, ways: Ways) -> Result:
     """Train by one recipe after another, each in a directory of its own, and put the last one's results into `out`."""
     accelerator, start, results = group(), teacher, []
     stages = recipe.stages if isinstance(recipe, Stages) else (recipe,)
@@ -130,21 +133,21 @@ def train_stages(
         settle_frozen(stage.frozen, teacher)  # what is wrong with a later stage is said at once
         if stage.data is not None:
             check_teacher(teacher, images, stage.data)
-    common |= {"origin": origin, "counted": counted, "accept_data": accept_data, "reference": images}
-    common |= {"networks": taught_by(teacher, networks)}
     request: Any = recipe
-    with claim(out, request, origin, images, accept_data) if accelerator.is_main_process else nullcontext():
+    is_main = accelerator.is_main_process
+    claimed = claim(out, request, ways.origin, images, ways.accept_data) if is_main else nullcontext()
+    ways = replace(ways, networks=taught_by(teacher, ways.networks))
+    with claimed:
         for number, stage in enumerate(stages, 1):
             shown = images
             if stage.data is not None:
-                shown = draw_teacher(teacher, images, stage.data, out, accelerator, counted)
-            title, directory = f"{out}: stage {number} of {len(stages)}", out / f"stage-{number}"
-            results.append(train_recipe(start, shown, stage, directory, title, **common))
+                shown = draw_teacher(teacher, images, stage.data, out, accelerator, ways.counted)
+            title = f"{out}: stage {number} of {len(stages)}"
+            results.append(train_recipe(start, shown, stage, out / f"stage-{number}", title, ways))
             start = results[-1].denoiser.replace(codec=teacher.codec, reader=teacher.reader)
-        if accelerator.is_main_process:
-            for name in (*RESULTS, BEST):
-                if (file := results[-1].directory / name).exists():
-                    link(out / name, file)
+        for name in (*RESULTS, BEST) if is_main else ():
+            if (file := results[-1].directory / name).exists():
+                link(out / name, file)
         accelerator.wait_for_everyone()
     seconds = sum(result.seconds for result in results)
     return replace(results[-1], directory=out, images=recipe.duration, seconds=seconds)
@@ -155,35 +158,20 @@ def taught_by(teacher: Denoiser, networks: Make) -> Make:
 
     def make(recipe: Recipe, start: Denoiser) -> Networks:
         made = networks(recipe, start)
-        for objective in recipe.objectives:
-            if "teacher" in objective.needs and start is not teacher:
+        for objective in recipe.objectives if start is not teacher else ():
+            if "teacher" in objective.needs:
                 made.teacher = objective.build("teacher", teacher, made.student)
         return made
 
     return make
 
 
-def train_recipe(
-    start: Denoiser,
-    images: Images,
-    recipe: Recipe,
-    out: Path,
-    title: str,
-    *,
-    origin: dict[str, Any],
-    habits: Habits,
-    networks: Make,
-    watch: Watch,
-    counted: Counted,
-    accept_data: bool,
-    automatic: bool,
-    reference: Images | None = None,
-) -> Result:
-    """Train by one recipe in a directory of its own; `reference` is what images are compared with, if not `images`."""
-    accelerator = group()
+def train_recipe(start: Denoiser, images: Images, recipe: Recipe, out: Path, title: str, ways: Ways) -> Result:
+    """Train by one recipe in a directory of its own."""
+    accelerator, habits = group(), ways.habits
     recipe = replace(recipe, frozen=settle_frozen(recipe.frozen, start))
-    recipe = settle_precision(recipe, start, accelerator.device, automatic, title, out)
-    trained = networks(recipe, start)
+    recipe = settle_precision(recipe, start, accelerator.device, ways.automatic, title, out)
+    trained = ways.networks(recipe, start)
     share = count_frozen(trained.student)
     log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
     micro_batch = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size // accelerator.num_processes)
@@ -194,12 +182,12 @@ def train_recipe(
                 log.info("%s: %s", title, obstacle)
         evaluate = None
         if habits.evaluate_every is not None and accelerator.is_main_process:
-            evaluate = make_evaluate(reference or images, recipe, habits, counted)
-        options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator, "accept_data": accept_data}
-        moments = run(out, recipe, trained, images, origin=origin, **options)
+            evaluate = make_evaluate(ways.reference, recipe, habits, ways.counted)
+        options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator}
+        moments = run(out, recipe, trained, images, origin=ways.origin, accept_data=ways.accept_data, **options)
         if accelerator.is_main_process:
             moments = moments if habits.track is None else tracking.track(moments, out, habits.track)
-            watch(moments, recipe.duration, title)
+            ways.watch(moments, recipe.duration, title)
         else:
             deque(moments, maxlen=0)
     last = native.read_header(out / CHECKPOINT)

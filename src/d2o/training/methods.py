@@ -69,7 +69,8 @@ SKETCH = replace(
     batch_size=16,
     learning_rate=1e-3,
 )
-"""A short distillation before the GAN, by few steps of the teacher; small batches are more iterations for its images."""
+"""A short distillation before the GAN: few steps of the teacher, and small batches, which are more iterations."""
+
 STAGED: dict[str, Stages] = {
     "sketch-gan": Stages((SKETCH, replace(D2O_F, duration=150_000))),
     "teacher-images": Stages(

@@ -12,8 +12,10 @@ import d2o
 from d2o.checkpoints.places import locate
 from d2o.cli.main import run
 from d2o.data.files import to_uint8
+from d2o.metrics.counting import unshown
 from d2o.training import fit, teacher_images
 from d2o.training import run as runs
+from d2o.training.loop import group
 from d2o.training.opening import open_recipe
 from d2o.training.recipe import Stages, TeacherImages, change
 from d2o.training.recipes import STAGES
@@ -220,3 +222,11 @@ class TestTeacherImages:
         with refused("Guidance", "classes or captions"):
             d2o.finetune(tiny_denoiser(), tiny_data, WHAT["teacher"], out=tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+    def test_a_model_that_is_asked_in_words_gets_the_datas_captions(self, tmp_path):
+        data = d2o.images("shapes").subset(range(20))
+        tiny = {"kind": "text_transformer", "channels": 8, "num_blocks": 1, "num_heads": 2}
+        teacher = d2o.untrained(tiny, data.shape, reader=fit.read_words(data))
+        found = teacher_images.draw_teacher(teacher, data, TeacherImages(count=25, steps=1), tmp_path, group(), unshown)
+        known = {data.captions(index)[0] for index in range(20)}
+        assert {found.captions(index)[0] for index in range(20)} == known and len(found) == 25

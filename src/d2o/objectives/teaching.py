@@ -60,7 +60,7 @@ class Teaching(Objective):
         known = {
             id(own): frozen[name]
             for name, own in teacher.named_parameters()
-            if name in frozen and torch.equal(own, frozen[name])
+            if name in frozen and (own.is_meta or torch.equal(own, frozen[name]))
         }
         copy = deepcopy(teacher, known).replace(precision=student.precision).eval().requires_grad_(False)
         return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

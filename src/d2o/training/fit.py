@@ -138,6 +138,7 @@ def train_stages(teacher: Denoiser, images: Images, recipe: Recipe | Stages, out
     claimed = claim(out, request, ways.origin, images, ways.accept_data) if is_main else nullcontext()
     ways = replace(ways, networks=taught_by(teacher, ways.networks))
     with claimed:
+        accelerator.wait_for_everyone()  # nobody writes into a directory that is not this run's
         for number, stage in enumerate(stages, 1):
             shown = images
             if stage.data is not None:

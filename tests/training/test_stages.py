@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import d2o
+from d2o.checkpoints import native
 from d2o.checkpoints.places import locate
 from d2o.cli.main import run
 from d2o.data.files import to_uint8
@@ -69,6 +70,7 @@ def test_the_last_stage_gives_the_results(whole, teacher, tmp_path):
     out = whole / "sketch"
     assert not locate(out).unfinished and json.loads((out / "recipe.json").read_text())["recipe"]["stages"]
     assert (out / "ema.safetensors").read_bytes() == (out / "stage-2/ema.safetensors").read_bytes()
+    assert native.read_header(out / "checkpoint.safetensors")["images"] == 32
     assert run(["sample", str(out), "--seeds", "0-3", "--out", str(tmp_path / "grid.png")]) == 0
     start, sketch, final = (d2o.load(place) for place in (teacher, out / "stage-1", out))
     assert final.provenance["from"]["recipe"]["objectives"][0]["kind"] == "consistency"

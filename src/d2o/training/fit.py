@@ -146,7 +146,7 @@ def train_stages(teacher: Denoiser, images: Images, recipe: Recipe | Stages, out
             title = f"{out}: stage {number} of {len(stages)}"
             results.append(train_recipe(start, shown, stage, out / f"stage-{number}", title, ways))
             start = results[-1].denoiser.replace(codec=teacher.codec, reader=teacher.reader)
-        for name in (*RESULTS, BEST) if is_main else ():
+        for name in (*RESULTS, BEST, CHECKPOINT) if is_main else ():
             if (file := results[-1].directory / name).exists():
                 link(out / name, file)
         accelerator.wait_for_everyone()

@@ -60,6 +60,15 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def link(path: Path, source: Path) -> None:
+    """Let `path` be the same file as `source`, or where the file system has no links, a copy of it."""
+    with atomic(path) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copy2(source, temporary)
+
+
 def append(path: Path, text: str) -> None:
     """Add text to the end of a file, or none of it; raises OSError as `atomic` does."""
     size = path.stat().st_size if path.exists() else 0

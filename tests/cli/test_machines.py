@@ -15,7 +15,7 @@ import d2o
 from conftest import make_denoiser
 from d2o.cli import progress as terminal
 from d2o.cli.main import COMMANDS, run
-from d2o.training.recipes import RECIPES
+from d2o.training.recipes import RECIPES, STAGES
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ class TestJson:
     def test_recipes_are_those_of_yaml(self, capsys):
         assert run(["recipes", "--json"]) == 0
         every = json.loads(capsys.readouterr().out)
-        assert list(every) == list(RECIPES)
+        assert list(every) == [*RECIPES, *STAGES]
         run(["recipes", "d2o-f", "--json"])
         assert json.loads(capsys.readouterr().out) == every["d2o-f"]
         run(["recipes", "d2o-f"])

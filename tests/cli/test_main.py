@@ -13,7 +13,7 @@ import yaml
 import d2o
 from d2o.cli.main import COMMANDS, run
 from d2o.training.recipe import from_dict
-from d2o.training.recipes import RECIPES
+from d2o.training.recipes import RECIPES, STAGES
 
 
 def exit_code(words):
@@ -218,12 +218,12 @@ class TestSample:
 class TestRecipes:
     def test_the_list_has_a_line_for_each(self, capsys):
         assert run(["recipes"]) == 0
-        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*RECIPES, *STAGES]
 
-    @pytest.mark.parametrize("name", RECIPES)
+    @pytest.mark.parametrize("name", [*RECIPES, *STAGES])
     def test_what_is_shown_is_the_recipe_as_a_file(self, name, capsys):
         assert run(["recipes", name]) == 0
-        assert from_dict(yaml.safe_load(capsys.readouterr().out)) == RECIPES[name]
+        assert from_dict(yaml.safe_load(capsys.readouterr().out)) == {**RECIPES, **STAGES}[name]
 
 
 def test_pretrain_then_finetune_then_sample(tmp_path, tiny_data, capsys):

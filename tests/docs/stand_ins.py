@@ -28,7 +28,8 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon
 from d2o.discriminators import Projected
 from d2o.export import runtime
-from d2o.training.recipes import RECIPES
+from d2o.training.recipe import Stages, TeacherImages
+from d2o.training.recipes import RECIPES, STAGES
 
 # Appended to a command of the documentation, where the last one of an option counts.
 TINY = "backbone={kind: song_unet, channels: 8, channel_multipliers: [1], num_blocks: 1, attention_resolutions: []}"
@@ -158,6 +159,9 @@ def quick(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("d2o.training.estimate.SECONDS", 0.0)
     judge = Projected(size=32, width=16, weights="random")
     monkeypatch.setitem(RECIPES, "shapes-d2o-f", replace(RECIPES["shapes-d2o-f"], duration=64, discriminator=judge))
+    first, second = STAGES["digits-teacher-images"].stages
+    few = Stages((first, replace(second, data=TeacherImages(count=16, steps=2))))
+    monkeypatch.setitem(STAGES, "digits-teacher-images", few)
     monkeypatch.setattr("d2o.demo.shapes.IMAGES", 1)
     monkeypatch.setattr("d2o.demo.shapes.TRIED", (1, 4))
     for command in ("app", "serve"):

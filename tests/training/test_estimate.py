@@ -36,6 +36,17 @@ def test_digits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert gpu["micro_batch"] == 64 and gpu["fitting"]["80"] > gpu["fitting"]["24"] > 64
 
 
+def test_the_hours_of_stages_are_added_up(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(estimating, "SECONDS", 0.0)
+    assert run(["estimate", "digits-sketch-gan", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert math.isclose(found["hours"], sum(stage["hours"] for stage in found["stages"]))
+    assert [stage["gpu"] is None for stage in found["stages"]] == [False, False]
+    assert run(["estimate", "digits-teacher-images"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "Stage 1 of 2" and "All stages: " in told[-1] and "teacher" in told[-1]
+
+
 def test_cached_features_count() -> None:
     recipe = find_recipe("digits-d2o-f")
     few, many = (estimate("digits-d2o-f", replace(recipe, duration=count)) for count in (6_400, 64_000_000))

@@ -14,7 +14,7 @@ from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.denoising import Denoising
 from d2o.training.freezing import CONVOLUTIONS
 from d2o.training.recipe import Recipe, change, from_dict, to_dict
-from d2o.training.recipes import D2O, D2O_F, PRETRAIN, RECIPES, SCRATCH, find_recipe
+from d2o.training.recipes import D2O, D2O_F, PRETRAIN, RECIPES, SCRATCH, STAGES, find_any, find_recipe
 from refusal import refused
 
 RATES = st.floats(1e-12, 1e6)
@@ -25,9 +25,10 @@ def through_json(recipe):
     return from_dict(json.loads(json.dumps(to_dict(recipe))))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *STAGES])
 def test_every_named_recipe_survives_json(name):
-    assert through_json(RECIPES[name]) == RECIPES[name] == find_recipe(name)
+    recipe = find_any(name)
+    assert through_json(recipe) == recipe == {**RECIPES, **STAGES}[name]
 
 
 @given(
@@ -98,6 +99,7 @@ def test_a_recipe_is_frozen():
         ("discriminator.widht", 3, "width"),
         ("duration.images", 3, "duration.images"),
         ("", 3, "''"),
+        ("data.count", 3, "not set"),
     ],
 )
 def test_an_unknown_path_names_the_nearest(path, value, hint):
@@ -113,6 +115,8 @@ OF_TWO_SIZES = (("consistency", 64), ("trajectory", 32))
     [
         ({"duratoin": 3}, ("duratoin", "'duration'")),
         ({"discriminator": {"widht": 3}}, ("discriminator.widht", "'width'")),
+        ({"data": "techer"}, ("data.kind", "'teacher'")),
+        ({"data": {"kind": "teacher", "count": 0}}, ("data.count",)),
         ({"objectives": [{"kind": "adversarial", "r1_evry": 3}]}, ("r1_evry", "'r1_every'")),
         ({"objectives": [{"kind": "adverserial"}]}, ("objectives.0", "'adversarial'")),
         ({"objectives": []}, ("objectives",)),

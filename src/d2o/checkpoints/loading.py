@@ -15,7 +15,7 @@ from d2o.errors import CheckpointError
 from d2o.records import find
 
 from . import native
-from .places import SAVED, Form, Place, locate
+from .places import Form, Place, find_saved, locate
 
 KEY = "ema"
 FAMILIES = {kind: kind for kind in PRECONDITIONINGS} | {"consistency": "boundary", "sit": "flow"}
@@ -111,7 +111,8 @@ def is_state_dict(place: Place) -> bool:
 
 
 def read_run(request: Request) -> Denoiser:
-    file = next(request.path / name for name in SAVED if (request.path / name).exists())
+    file = find_saved(request.path)
+    assert file is not None, request.path
     return read_native(file, request)
 
 

@@ -68,6 +68,14 @@ class Place:
         return self.form == "run" and not (self.path / SAVED[0]).is_file()
 
 
+def find_saved(run: Path) -> Path | None:
+    """Return the file of a run's model: the result, or the newest checkpoint, of a run in stages the newest stage's."""
+    stages = run.glob("stage-*") if (run / "recipe.json").is_file() else ()
+    stages = sorted(stages, key=lambda stage: (len(stage.name), stage.name), reverse=True)
+    files = (folder / name for folder in (run, *stages) for name in SAVED)
+    return next((file for file in files if file.is_file()), None)
+
+
 def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) -> Place:
     """Return what a path, an address or a name stands for; an error where it is none of the kinds `wanted` (or any).
 
@@ -158,7 +166,7 @@ def recognise(name: str, path: Path) -> Place:
 
 
 def recognise_folder(name: str, path: Path) -> Place:
-    if any((path / file).is_file() for file in SAVED):
+    if find_saved(path) is not None:
         return Place("model", name, path, "run")
     if (path / "recipe.json").is_file():
         raise CheckpointError(f"{name} is a run that has saved no model yet: wait for its first checkpoint.")

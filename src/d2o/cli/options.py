@@ -14,7 +14,7 @@ from .progress import quiet, say
 if TYPE_CHECKING:
     from d2o.data.datasets import Images
     from d2o.diffusion.denoiser import Denoiser
-    from d2o.training.recipe import Recipe
+    from d2o.training.recipe import Recipe, Stages
 
 T = TypeVar("T")
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
@@ -184,9 +184,9 @@ class FeatureOptions:
     """Print JSON instead of text."""
 
 
-def recipe_from(name: str, changes: Mapping[str, Any], settings: Sequence[str]) -> "Recipe":
+def recipe_from(name: str, changes: Mapping[str, Any], settings: Sequence[str]) -> "Recipe | Stages":
     """Return a recipe by name or file (.json, .yaml), with options that were given and KEY=VALUE settings on top."""
-    from d2o.training.fit import open_recipe
+    from d2o.training.opening import open_recipe
     from d2o.training.recipe import change
 
     recipe = open_recipe(name, changes)

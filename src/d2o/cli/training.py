@@ -7,7 +7,7 @@ from typing import Any, Literal
 from d2o.features.embedding import find_space
 from d2o.files import check_folder
 from d2o.training.fit import Result
-from d2o.training.recipe import Recipe
+from d2o.training.recipe import Recipe, Stages
 from d2o.training.run import Habits
 
 from .options import Set, recipe_from, tell
@@ -19,7 +19,7 @@ class RecipeOptions:
     """Options that change a recipe. What is left out is the recipe's."""
 
     images: int | None = None
-    """Images to train on."""
+    """Images to train on, of all stages together."""
     batch: int | None = None
     """Images an iteration, over all processes."""
     micro_batch: int | None = None
@@ -27,11 +27,12 @@ class RecipeOptions:
     precision: Literal["float32", "bfloat16", "auto"] | None = None
     """Of the denoiser's network; auto: the one that trains faster here, by trying."""
     set: Set = ()
-    """Change any other key of the recipe, as often as wanted: --set objectives.0.r1=1e-4."""
+    """Change any other key of the recipe, as often as wanted: --set objectives.0.r1=1e-4; of the first stage
+    alone: --set stages.0.learning_rate=1e-3."""
     json: bool = False
     """Print the outcome as JSON."""
 
-    def open_recipe(self, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    def open_recipe(self, name: str, changes: Mapping[str, Any] | None = None) -> Recipe | Stages:
         """Return a recipe with the options that were given on top."""
         given = {
             "duration": self.images,
@@ -78,7 +79,7 @@ class RunOptions(RecipeOptions):
         if self.evaluate_every:
             find_space(self.features, "auto")
 
-    def open_recipe(self, name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    def open_recipe(self, name: str, changes: Mapping[str, Any] | None = None) -> Recipe | Stages:
         """Return a recipe with the options that were given on top."""
         own = {"seed": self.seed, "learning_rate": self.learning_rate}
         return super().open_recipe(name, {**own, **(changes or {})})

@@ -5,12 +5,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from d2o import backbones, checkpoints
 from d2o.checkpoints import native
@@ -20,7 +18,7 @@ from d2o.data.datasets import Images, open_images
 from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import is_out_of_memory
-from d2o.files import check_folder
+from d2o.files import check_folder, link
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
 from d2o.objectives.objective import Networks
@@ -29,15 +27,18 @@ from . import networks as making
 from . import recipes, tracking
 from .freezing import Share, count_frozen, settle_frozen
 from .loop import group
-from .recipe import Recipe, change, from_dict
-from .run import Evaluate, Habits, Moment, run
-from .run_directory import CHECKPOINT
+from .opening import Named, open_recipe
+from .recipe import Recipe, Stages
+from .run import RESULTS, Evaluate, Habits, Moment, run
+from .run_directory import CHECKPOINT, claim
 from .sharding import check_sharding
 from .speed import compile_network, settle_precision
+from .teacher_images import check_teacher, draw_teacher
 
 TEACHER_STEPS = 18
 """Sampling steps of a diffusion model in grids and evaluations: EDM's, 35 calls of the network."""
 LOG_SECONDS = 10
+BEST = "best.safetensors"
 log = logging.getLogger("d2o")
 
 Make = Callable[[Recipe, Denoiser], Networks]
@@ -71,7 +72,7 @@ def print_progress(moments: Iterable[Moment], duration: int, title: str) -> None
 def finetune(
     teacher: Denoiser | str | Path,
     data: Images | str | Path,
-    recipe: Recipe | str | Path = "d2o-f",
+    recipe: Named = "d2o-f",
     *,
     out: str | Path,
     origin: Mapping[str, Any] | None = None,
@@ -84,8 +85,9 @@ def finetune(
 ) -> Result:
     """Train a model by a recipe in the directory `out`, or continue there, to the end.
 
-    Teacher, data and recipe are objects, paths or names; `changes` are fields of the recipe, such as `duration=20_000`,
-    and `precision="auto"` takes the one that trains faster here. `origin` names in JSON what the run was made from, and
+    Teacher, data and recipe are objects, paths or names; a list of recipes are stages, one after another, each in a
+    directory of its own within `out`. `changes` are fields of the recipe, such as `duration=20_000`, and
+    `precision="auto"` takes the one that trains faster here. `origin` names in JSON what the run was made from, and
     is compared when it continues: by default the teacher's path, or the hash of its weights. `networks` may put a
     discriminator of one's own into the run; `watch` shows how training goes, and `counted` how evaluations do. With
     `accept_data` a run goes on with other images than it began with.
@@ -93,7 +95,7 @@ def finetune(
     Every process of a group (torchrun) calls this. Raises ValueError for what cannot work, before anything is written,
     and where memory does not suffice; Interrupted and Diverged as `run` does.
     """
-    chosen, images, title = open_recipe(recipe, changes), open_data(data, out, habits), str(out)
+    chosen, images = open_recipe(recipe, changes), open_data(data, out, habits)
     habits, out = habits or Habits(), Path(out)
     if isinstance(teacher, Denoiser):
         origin = {"teacher_sha256": weights_sha256(teacher)} if origin is None else origin
@@ -103,37 +105,102 @@ def finetune(
     images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
     teacher = images.attach(teacher)
     making.check_fit(teacher, images)
-    accelerator, automatic = group(), changes.get("precision") == "auto"
-    chosen = replace(chosen, frozen=settle_frozen(chosen.frozen, teacher))
-    chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
-    trained = networks(chosen, teacher)
+    automatic = changes.get("precision") == "auto"
+    ways = Ways(dict(origin), habits, networks, watch, counted, accept_data, automatic, images)
+    if isinstance(chosen, Recipe) and chosen.data is None:
+        return train_recipe(teacher, images, chosen, out, str(out), ways)
+    return train_stages(teacher, images, chosen, out, ways)
+
+
+@dataclass(frozen=True)
+class Ways:
+    """What `finetune` was asked for besides model and recipe; students are compared with the `reference`."""
+
+    origin: dict[str, Any]
+    habits: Habits
+    networks: Make
+    watch: Watch
+    counted: Counted
+    accept_data: bool
+    automatic: bool
+    reference: Images
+
+
+def train_stages(teacher: Denoiser, images: Images, recipe: Recipe | Stages, out: Path, ways: Ways) -> Result:
+    """Train by one recipe after another, each in a directory of its own, and put the last one's results into `out`."""
+    accelerator, start, results = group(), teacher, []
+    stages = recipe.stages if isinstance(recipe, Stages) else (recipe,)
+    for stage in stages:
+        settle_frozen(stage.frozen, teacher)  # what is wrong with a later stage is said at once
+        if stage.data is not None:
+            check_teacher(teacher, images, stage.data)
+    request: Any = recipe
+    is_main = accelerator.is_main_process
+    claimed = claim(out, request, ways.origin, images, ways.accept_data) if is_main else nullcontext()
+    ways = replace(ways, networks=taught_by(teacher, ways.networks))
+    with claimed:
+        accelerator.wait_for_everyone()  # nobody writes into a directory that is not this run's
+        for number, stage in enumerate(stages, 1):
+            shown = images
+            if stage.data is not None:
+                shown = draw_teacher(teacher, images, stage.data, out, accelerator, ways.counted)
+            title = f"{out}: stage {number} of {len(stages)}"
+            results.append(train_recipe(start, shown, stage, out / f"stage-{number}", title, ways))
+            start = results[-1].denoiser.replace(codec=teacher.codec, reader=teacher.reader)
+        for name in (*RESULTS, BEST, CHECKPOINT) if is_main else ():
+            if (file := results[-1].directory / name).exists():
+                link(out / name, file)
+        accelerator.wait_for_everyone()
+    seconds = sum(result.seconds for result in results)
+    return replace(results[-1], directory=out, images=recipe.duration, seconds=seconds)
+
+
+def taught_by(teacher: Denoiser, networks: Make) -> Make:
+    """Return what makes the networks of a run that starts from some model, and imitates this teacher."""
+
+    def make(recipe: Recipe, start: Denoiser) -> Networks:
+        made = networks(recipe, start)
+        for objective in recipe.objectives if start is not teacher else ():
+            if "teacher" in objective.needs:
+                made.teacher = objective.build("teacher", teacher, made.student)
+        return made
+
+    return make
+
+
+def train_recipe(start: Denoiser, images: Images, recipe: Recipe, out: Path, title: str, ways: Ways) -> Result:
+    """Train by one recipe in a directory of its own."""
+    accelerator, habits = group(), ways.habits
+    recipe = replace(recipe, frozen=settle_frozen(recipe.frozen, start))
+    recipe = settle_precision(recipe, start, accelerator.device, ways.automatic, title, out)
+    trained = ways.networks(recipe, start)
     if habits.shard:
         check_sharding(trained.student, accelerator.num_processes)
     share = count_frozen(trained.student)
     log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
-    micro_batch = min(chosen.micro_batch_size or chosen.batch_size, chosen.batch_size // accelerator.num_processes)
-    with memory_remedy(chosen, micro_batch):
+    micro_batch = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size // accelerator.num_processes)
+    with memory_remedy(recipe, micro_batch):
         if habits.compile:
             trained.student.to(accelerator.device)
             if obstacle := compile_network(trained.student, micro_batch):
                 log.info("%s: %s", title, obstacle)
         evaluate = None
         if habits.evaluate_every is not None and accelerator.is_main_process:
-            evaluate = make_evaluate(images, chosen, habits, counted)
-        options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator, "accept_data": accept_data}
-        moments = run(out, chosen, trained, images, origin=dict(origin), **options)
+            evaluate = make_evaluate(ways.reference, recipe, habits, ways.counted)
+        options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator}
+        moments = run(out, recipe, trained, images, origin=ways.origin, accept_data=ways.accept_data, **options)
         if accelerator.is_main_process:
             moments = moments if habits.track is None else tracking.track(moments, out, habits.track)
-            watch(moments, chosen.duration, title)
+            ways.watch(moments, recipe.duration, title)
         else:
             deque(moments, maxlen=0)
     last = native.read_header(out / CHECKPOINT)
-    return Result(out, checkpoints.load(out), chosen.duration, share, last["seconds"], last["evaluation"])
+    return Result(out, checkpoints.load(out), recipe.duration, share, last["seconds"], last["evaluation"])
 
 
 def pretrain(
     data: Images | str | Path,
-    recipe: Recipe | str | Path = "pretrain",
+    recipe: Named = "pretrain",
     *,
     out: str | Path,
     habits: Habits | None = None,
@@ -153,7 +220,7 @@ def pretrain(
     if isinstance(name := changes.get("family"), str):
         changes["family"] = recipes.find_family(name)
     chosen = open_recipe(recipe, changes)
-    if chosen.pretrained or "teacher" in chosen.needs:
+    if isinstance(chosen, Stages) or chosen.data or chosen.pretrained or "teacher" in chosen.needs:
         raise ValueError(
             "This recipe starts from a model, and pretraining has none: use d2o finetune --from MODEL, or --recipe "
             "scratch for a GAN from random weights."
@@ -184,29 +251,6 @@ def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None)
     if group().is_main_process:
         check_folder(out)
     return data if isinstance(data, Images) else open_images(locate(data, "data").path)
-
-
-def open_recipe(recipe: Recipe | str | Path, changes: Mapping[str, Any]) -> Recipe:
-    """Return a recipe by object, name or file (.json, .yaml), with changes by dotted path; None changes nothing."""
-    if not isinstance(recipe, Recipe):
-        is_file = Path(recipe).suffix in (".json", ".yaml", ".yml")
-        recipe = read_recipe(Path(recipe)) if is_file else recipes.find_recipe(str(recipe))
-    for key, value in changes.items():
-        if value is not None and (key, value) != ("precision", "auto"):
-            recipe = change(recipe, key, value)
-    return recipe
-
-
-def read_recipe(file: Path) -> Recipe:
-    if not file.exists():
-        raise ValueError(f"There is no recipe file {file}.")
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is neither JSON nor YAML: {str(error).splitlines()[0]}.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} does not contain a recipe, a mapping of keys to values.")
-    return from_dict(values.get("recipe", values))
 
 
 def make_evaluate(images: Images, recipe: Recipe, habits: Habits, counted: Counted) -> Evaluate:

@@ -6,7 +6,7 @@ from d2o.discriminators import Convolutional, OwnFeatures, Perceptual, Projected
 from d2o.objectives import Adversarial, Consistency, Denoising, Progressive, ReverseConsistency, Trajectory
 
 from .freezing import ALL_BUT_NORMS, CONVOLUTIONS, CONVOLUTIONS_AND_QKV, CONVOLUTIONS_QKV_SKIPS, PROJECTIONS_AND_QKV
-from .recipe import Recipe
+from .recipe import Recipe, Stages, TeacherImages
 
 D2O = Recipe(objectives=(Adversarial(),))
 D2O_F = replace(D2O, frozen=CONVOLUTIONS)
@@ -63,3 +63,20 @@ METHODS: dict[str, Recipe] = {
     "d2o-f-skip": replace(D2O, frozen=CONVOLUTIONS_QKV_SKIPS),
     "d2o-f-all-but-norms": replace(D2O, frozen=ALL_BUT_NORMS),
 }
+
+SKETCH = replace(
+    D2O_F,
+    objectives=(Consistency(steps=9, target_half_life=0.0),),
+    duration=50_000,
+    batch_size=16,
+    learning_rate=1e-3,
+)
+"""A short distillation before the GAN: few steps of the teacher, and small batches, which are more iterations."""
+
+STAGED: dict[str, Stages] = {
+    "sketch-gan": Stages((SKETCH, replace(D2O_F, duration=150_000))),
+    "teacher-images": Stages(
+        (replace(D2O_F, duration=100_000), replace(D2O_F, duration=100_000, data=TeacherImages()))
+    ),
+}
+"""Methods of several stages."""

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from itertools import permutations
-from typing import Annotated, Any, Literal
+from itertools import accumulate, pairwise, permutations
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic.dataclasses import dataclass
 
 from d2o.diffusion.families import from_spec
@@ -47,6 +47,24 @@ Share = Annotated[Real, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, config=RECORD)
+class TeacherImages:
+    """Images of the run's teacher, sampled once, to be taken for the real ones.
+
+    There are `count`, of the classes or captions of the data, in so many `steps` of the teacher's sampler, and with
+    this scale of classifier-free `guidance`.
+    """
+
+    kind: Literal["teacher"] = "teacher"
+    count: Images = 10_000
+    steps: Images = 18
+    guidance: Real = 1.0
+
+
+def by_kind(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, config=RECORD)
 class Recipe:
     """Which objectives, from which weights, what stays frozen, how long. Durations are counted in images seen."""
 
@@ -54,6 +72,8 @@ class Recipe:
     """Losses of the student, added up with their weights."""
     duration: Images = 200_000
     """Images to train on."""
+    data: Annotated[TeacherImages | None, BeforeValidator(by_kind)] = None
+    """The images to train on: those that are given, or "teacher", its own, as TeacherImages says."""
     batch_size: Images = 64
     """Images an iteration, over all processes."""
     micro_batch_size: Images | None = None
@@ -125,24 +145,64 @@ class Recipe:
         return tuple(self.discriminator.networks) if "discriminator" in self.needs else ()
 
 
-def to_dict(recipe: Recipe) -> dict[str, Any]:
+@dataclass(frozen=True, config=RECORD)
+class Stages:
+    """Recipes of one run, one after another: each begins with the averaged student of the one before it.
+
+    What imitates a teacher, in any of them, imitates the one that the run was given.
+    """
+
+    stages: Annotated[tuple[Recipe, ...], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        if not all(stage.pretrained for stage in self.stages[1:]):
+            raise ValueError("a stage after the first keeps what has been learned: let its pretrained be true")
+
+    @property
+    def duration(self) -> int:
+        return sum(stage.duration for stage in self.stages)
+
+
+R = TypeVar("R", bound=Recipe | Stages)
+
+
+def to_dict(recipe: Recipe | Stages) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(recipe)))
 
 
-def from_dict(values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that `to_dict` wrote; all that is wrong is named in one ValueError, with the nearest key."""
-    kinds = {**OBJECTIVES, **DISTANCES, **DISCRIMINATORS, "": Projected}  # what 0.1.0 meant by no kind
-    return validate(Recipe, values, "This recipe", kinds)
+def from_dict(values: Mapping[str, Any]) -> Any:
+    """Return the Recipe, or Stages, that `to_dict` wrote.
+
+    All that is wrong is named in one ValueError, with the nearest key.
+    """
+    kinds = {**OBJECTIVES, **DISTANCES, **DISCRIMINATORS, "teacher": TeacherImages, "": Projected}  # "": of 0.1.0
+    if not isinstance(rows := values.get("stages"), list | tuple):
+        return validate(Recipe, values, "This recipe", kinds)
+    stages = [validate(Recipe, row, f"Stage {number} of this recipe", kinds) for number, row in enumerate(rows, 1)]
+    return validate(Stages, {**values, "stages": stages}, "This recipe")
 
 
-def change(recipe: Recipe, path: str, value: Any) -> Recipe:
-    """Return the recipe with one field changed, by its dotted path: `learning_rate`, `objectives.0.r1`."""
+def change(recipe: R, path: str, value: Any) -> R:
+    """Return the recipe with one field changed, by its dotted path: `learning_rate`, `objectives.0.r1`.
+
+    Of stages, `stages.0.learning_rate` is the first one's. Other paths change each of them; `duration` is that of all
+    together, and each keeps its share.
+    """
+    if isinstance(recipe, Stages) and path == "duration":
+        total = validate(Images, value, "The duration")
+        ends = [total * done // recipe.duration for done in accumulate(stage.duration for stage in recipe.stages)]
+        lengths = (end - start for start, end in pairwise([0, *ends]))
+        rows = zip(recipe.stages, lengths, strict=True)
+        return from_dict({"stages": [change(stage, path, length) for stage, length in rows]})
+    if isinstance(recipe, Stages) and path.partition(".")[0] != "stages":
+        return from_dict({"stages": [change(stage, path, value) for stage in recipe.stages]})
 
     def find_key(place: Any, name: str) -> Any:
         keys = range(len(place)) if isinstance(place, list) else place if isinstance(place, dict) else ()
         known = {str(key): key for key in keys}
         if name not in known:
-            raise ValueError(f"A recipe has no {path!r}: {nearest(name, known)}")
+            remedy = nearest(name, known) if known else "what it would belong to is not set."
+            raise ValueError(f"A recipe has no {path!r}: {remedy}")
         return known[name]
 
     values = place = to_dict(recipe)

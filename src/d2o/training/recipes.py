@@ -10,8 +10,8 @@ from d2o.objectives.distance import Lpips
 from d2o.records import find
 
 from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE, WORDS_STAY
-from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH
-from .recipe import Recipe
+from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH, SKETCH, STAGED
+from .recipe import Recipe, Stages, TeacherImages
 
 # Networks to start from random weights. `small` learns on two CPU cores; the others are the public EDM checkpoints'.
 DDPMPP = {"kind": "song_unet", "embedding": "positional", "encoder": "standard", "resample_filter": [1, 1]}
@@ -236,6 +236,20 @@ RECIPES: dict[str, Recipe] = {
     "flux-d2o-f": replace(D2O, **TEXT | {"micro_batch_size": 1, "duration": 500_000}, frozen=QUERIES_MOVE),
 }
 
+OF_DIGITS_TEACHER = replace(D2O_F, **DIGITS | {"duration": 14_000, "data": TeacherImages(count=4_000)})
+
+STAGES: dict[str, Stages] = {
+    **STAGED,
+    "digits-sketch-gan": Stages(
+        (replace(SKETCH, duration=7_000, ema_ramp=0.08), replace(D2O_F, **DIGITS | {"duration": 21_000}))
+    ),
+    "digits-teacher-images": Stages((replace(D2O_F, **DIGITS | {"duration": 14_000}), OF_DIGITS_TEACHER)),
+    "cifar10-small-sketch-gan": Stages(
+        (replace(SKETCH, duration=6_000, ema_ramp=0.1), replace(D2O_F, **SMALL | {"duration": 18_000}))
+    ),
+}
+"""Recipes of several stages."""
+
 PAPER_FID: dict[str, str] = {  # the paper's one-step FID; none of them has been reproduced here yet
     "cifar10-d2o": "1.66",
     "cifar10-d2o-f": "1.54",
@@ -250,6 +264,10 @@ PAPER_FID: dict[str, str] = {  # the paper's one-step FID; none of them has been
 
 def find_recipe(name: str) -> Recipe:
     return find(name, RECIPES, "recipe")
+
+
+def find_any(name: str) -> Recipe | Stages:
+    return find(name, {**RECIPES, **STAGES}, "recipe")
 
 
 def find_backbone(name: str) -> dict[str, Any]:

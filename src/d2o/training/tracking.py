@@ -27,11 +27,16 @@ MOST_MARK = 1 << 20  # bytes of a tracked.json
 
 SERVICES: dict[str, Callable[[Path], tracking.GeneralTracker]] = {
     "tensorboard": lambda run: tracking.TensorBoardTracker("tensorboard", run),
-    "trackio": lambda run: tracking.TrackioTracker("d2o", name=run.name, resume="allow"),
+    "trackio": lambda run: tracking.TrackioTracker("d2o", name=name_run(run), resume="allow"),
     "wandb": lambda run: tracking.WandBTracker(
-        "d2o", name=run.name, id=hashlib.sha256(str(run).encode()).hexdigest()[:16], dir=str(run), resume="allow"
+        "d2o", name=name_run(run), id=hashlib.sha256(str(run).encode()).hexdigest()[:16], dir=str(run), resume="allow"
     ),
 }
+
+
+def name_run(run: Path) -> str:
+    """Return what a service calls a run; a stage has its run's name, too."""
+    return f"{run.parent.name}-{run.name}" if run.name.startswith("stage-") else run.name
 
 
 def check_service(name: str) -> None:

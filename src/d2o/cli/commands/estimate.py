@@ -48,6 +48,21 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o estimate`."""
     options = parse(EstimateOptions, "estimate", arguments, __doc__)
     recipe = options.open_recipe(options.recipe)
+    if isinstance(recipe, Recipe):
+        record, text = answer(options, recipe)
+    else:
+        records, texts = zip(*(answer(options, stage) for stage in recipe.stages), strict=True)
+        hours = [found["hours"] for found in records]
+        total = None if None in hours else sum(hours)
+        text = "".join(f"Stage {k} of {len(texts)}\n{lines}\n" for k, lines in enumerate(texts, 1))
+        text += "All stages: " + ("not timed" if total is None else f"{total:,.2f} hours")
+        text += ", without making images of the teacher" * any(stage.data is not None for stage in recipe.stages)
+        record = {"hours": total, "stages": list(records)}
+    tell(record, text, options.json)
+
+
+def answer(options: EstimateOptions, recipe: Recipe) -> tuple[dict[str, Any], str]:
+    """Return what one recipe takes, as a record and in lines."""
     memory = measure_memory(randomise_weights(recipe), options.find_shapes(recipe))
     free, timed = free_memory(group().device), None
     if memory is None or free is None or needed_here(memory) < free:
@@ -56,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         timed = estimate(options.recipe, recipe, model, automatic=options.precision == "auto")
     found = {field.name: getattr(timed, field.name, None) for field in fields(Estimate)}
     record = {**found, "gpu": None if memory is None else record_memory(memory, recipe)}
-    tell(record, "\n".join(describe_all(memory, timed, recipe, free)), options.json)
+    return record, "\n".join(describe_all(memory, timed, recipe, free))
 
 
 def needed_here(memory: Memory) -> int:

@@ -14,7 +14,7 @@ import tyro
 
 import d2o
 from d2o.checkpoints.native import read_header
-from d2o.checkpoints.places import SAVED, Place, locate
+from d2o.checkpoints.places import SAVED, Place, find_saved, locate
 from d2o.cli.options import FeatureOptions, ModelOptions, Preparation, check_inputs, parse
 from d2o.cli.progress import counted, say
 from d2o.data.datasets import Images
@@ -48,8 +48,8 @@ class Evaluate(Preparation, FeatureOptions, ModelOptions):
 
     def open(self, place: Place, base: str | None = None, **options: Any) -> str | Images | Denoiser:
         """Return data sets prepared as asked, models with their codec and base, and everything else by its name."""
-        if place.unfinished:
-            seen = read_header(place.path / SAVED[1])["images"]
+        if place.unfinished and (saved := find_saved(place.path)) is not None:
+            seen = read_header(saved.with_name(SAVED[1]))["images"]
             say(f"{place.name} is an unfinished run: the model of its checkpoint at {seen:,} images is evaluated.")
         if place.kind == "model" and any((self.codec, base, self.asked)):
             return d2o.load(place.path, device=self.device, base=base, codec=self.codec, **options)

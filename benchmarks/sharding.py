@@ -4,7 +4,7 @@ python benchmarks/sharding.py cifar10-d2o-f
 torchrun --nproc_per_node 2 benchmarks/sharding.py cifar10-d2o-f --shard
 torchrun --nproc_per_node 2 benchmarks/sharding.py digits-d2o-f
 
-Weights are random, and an image passes at once. The seconds are those of the fastest of --iterations, after a first one.
+Weights are random, one image passes at a time. The seconds are those of the fastest of --iterations, after a first.
 """
 
 import argparse

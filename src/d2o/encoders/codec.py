@@ -111,9 +111,9 @@ class Autoencoder:
     Without a scale it is the folder's own, as in the pipelines of diffusers. `pixel_range` is what the autoencoder
     calls black and white. Some files give these numbers without a folder: until `attach` names one, latents are passed
     on as they are. `precision` is the decoder's. The gradient of one 256x256 image through Stable Diffusion's decoder
-    keeps 1.4 GiB; with `checkpointing`, which not all kinds have, 0.2 GiB, at most 0.7 more at a time, and the decoder
-    runs twice (benchmarks/decoder_memory.py); bfloat16 halves both. The network is opened at its first use, once for
-    all copies of this record.
+    would keep 1.4 GiB; as its blocks run twice, it keeps 0.4, and at most 0.3 more at a time
+    (benchmarks/decoder_memory.py); bfloat16 halves both. The network is opened at its first use, once for all copies of
+    this record.
     """
 
     folder: str | None = None

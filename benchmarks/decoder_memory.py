@@ -69,6 +69,5 @@ if __name__ == "__main__":
             (plain, kept, block), (_, *crop) = (measure(large, pixels, dtype) for pixels in (side, side // 2))
             small, *rest = measure(tiny, side, dtype)
             row = f"{side:>6}  {str(dtype)[6:]:<8}  {plain:>5.2f}    {kept:.2f} + {block:.2f}"
-            print(
-                f"{row}                   {crop[0]:.2f} + {crop[1]:.2f}  {small:>5.2f}          {rest[0]:.2f} + {rest[1]:.2f}"
-            )
+            less = f"{rest[0]:.2f} + {rest[1]:.2f}"
+            print(f"{row}                   {crop[0]:.2f} + {crop[1]:.2f}  {small:>5.2f}          {less}")

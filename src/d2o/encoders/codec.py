@@ -16,7 +16,6 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from d2o.files import parse_json, read_bytes
-from d2o.kernels.checkpointing import checkpoint_blocks
 from d2o.records import Real, Whole
 
 CONFIG = 1 << 14  # bytes of a config.json
@@ -239,6 +238,8 @@ def read_config(folder: str, option: str = "--codec FOLDER") -> Config:
 @lru_cache(maxsize=4)
 def open_network(folder: str, precision: str = "float32") -> Any:
     """Return the frozen autoencoder in a folder; nothing is downloaded, and only safetensors are read."""
+    from d2o.kernels.checkpointing import checkpoint_blocks
+
     kind = read_config(folder).kind
     try:
         found = getattr(import_module(f"diffusers.models.autoencoders.{KINDS[kind].module}"), kind)

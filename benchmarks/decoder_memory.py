@@ -6,10 +6,13 @@ The decoders are Stable Diffusion's, of whole images and of crops half as high a
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.vae import Decoder, DecoderTiny
 from torch import Tensor, nn
+
+from d2o.kernels.checkpointing import find_blocks
 
 
 def saved_gib(run: Callable[[], Tensor]) -> float:
@@ -41,29 +44,30 @@ def tiny() -> DecoderTiny:
     return DecoderTiny(4, 3, (3, 3, 3, 1), (64,) * 4, 2, "relu", "nearest")
 
 
-def measure(side: int, dtype: torch.dtype) -> tuple[float, float, float]:
-    """Return what the large one saves for all blocks, for their inputs alone, and for the block that saves most."""
-    inputs: dict[nn.Module, Tensor] = {}
-    decoder, latents = prepare(large, side, dtype)
-    parts: list[nn.Module] = [part for part in (decoder.mid_block, *decoder.up_blocks) if part is not None]
+def call(part: nn.Module, given: tuple[Tensor, ...], options: dict[str, Any]) -> Tensor:
+    return part(given[0].detach().requires_grad_(), *given[1:], **options)
+
+
+def measure(make: Callable[[], nn.Module], side: int, dtype: torch.dtype) -> tuple[float, float, float]:
+    """Return what a decoder saves for all blocks, for their inputs alone, and for the block that saves most."""
+    inputs: dict[nn.Module, tuple[Any, ...]] = {}
+    decoder, latents = prepare(make, side, dtype)
+    parts = list(find_blocks(decoder))
     for part in parts:
-        part.register_forward_pre_hook(lambda part, given: inputs.update({part: given[0]}))
+        part.register_forward_pre_hook(lambda *call: inputs.update({call[0]: call[1:]}), with_kwargs=True)
     everything = saved_gib(lambda: decoder(latents))
-    each = [saved_gib(lambda part=part: part(inputs[part].detach().requires_grad_())) for part in parts]
-    starts = sum(tensor.numel() * tensor.element_size() for tensor in inputs.values()) / 2**30
+    each = [saved_gib(lambda part=part: call(part, *inputs[part])) for part in parts]
+    starts = sum(given[0].nbytes for given, _ in inputs.values()) / 2**30
     return everything, everything - sum(each) + starts, max(each)
-
-
-def measure_tiny(side: int, dtype: torch.dtype) -> float:
-    decoder, latents = prepare(tiny, side, dtype)
-    return saved_gib(lambda: decoder(latents))
 
 
 if __name__ == "__main__":
     print("GiB an image; with checkpointing, what is kept + one block at a time")
-    print("pixels  type      plain  checkpointing  crops of half, checkpointing   tiny")
+    print("pixels  type      plain  checkpointing  crops of half, checkpointing   tiny  tiny, checkpointing")
     for side in (256, 512, 1024):
         for dtype in (torch.float32, torch.bfloat16):
-            (plain, kept, block), (_, *crop) = (measure(pixels, dtype) for pixels in (side, side // 2))
+            (plain, kept, block), (_, *crop) = (measure(large, pixels, dtype) for pixels in (side, side // 2))
+            small, *rest = measure(tiny, side, dtype)
             row = f"{side:>6}  {str(dtype)[6:]:<8}  {plain:>5.2f}    {kept:.2f} + {block:.2f}"
-            print(f"{row}                   {crop[0]:.2f} + {crop[1]:.2f}  {measure_tiny(side, dtype):>5.2f}")
+            less = f"{rest[0]:.2f} + {rest[1]:.2f}"
+            print(f"{row}                   {crop[0]:.2f} + {crop[1]:.2f}  {small:>5.2f}          {less}")

@@ -1,4 +1,4 @@
-"""Ten thousand damaged files: declared errors only, no hang, no memory. A file may also stay harmless, never more."""
+"""Four thousand damaged files: declared errors only, no hang, no memory. A file may also stay harmless, never more."""
 
 import random
 import resource
@@ -57,9 +57,7 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("protocol 2", 1000), ("protocol 4", 2500), ("zip", 3250), ("legacy", 3250)]
-)
+@pytest.mark.parametrize(("name", "count"), [("protocol 2", 500), ("protocol 4", 900), ("zip", 1300), ("legacy", 1300)])
 def test_damaged_files_give_declared_errors_only(tmp_path: Path, name: str, count: int) -> None:
     content, chance, path = files()[name], random.Random(name), tmp_path / "model.pkl"
     warnings.simplefilter("ignore")

@@ -40,7 +40,7 @@ def test_what_is_printed_is_delivered_or_the_exit_code_says_so(ending, tmp_path)
         assert "standard output" in said
 
 
-@pytest.mark.parametrize("ending", ["2>&-", "2>/dev/full", "2>&1 | head -c 1", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("ending", ["2>/dev/full", "2>&1 | head -c 1", "<&- >&- 2>&-"])
 def test_a_run_goes_on_to_its_end(ending, tmp_path, tiny_data):
     words = f"pretrain --data {tiny_data} --images 64 --batch 8 --out run --evaluate-every 32 --evaluate-images 16"
     code, _ = shell(f"{D2O} {words} --features pixels --set {TINY}", ending, tmp_path)

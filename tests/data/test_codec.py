@@ -59,13 +59,9 @@ class TestThereAndBack:
         torch.testing.assert_close(codec.decode(wanted), network.decode(mean).sample * 2 - 1)
 
     def test_gradients_reach_the_latents_and_no_weight(self, folder):
-        gradients = []
-        for checkpointing in (False, True):
-            x = latents().requires_grad_()
-            replace(Autoencoder(folder), checkpointing=checkpointing).decode(x).square().mean().backward()
-            gradients.append(x.grad)
-        assert gradients[0].abs().max() > 0
-        torch.testing.assert_close(*gradients)
+        x = latents().requires_grad_()
+        Autoencoder(folder).decode(x).square().mean().backward()
+        assert x.grad is not None and x.grad.abs().max() > 0
         assert all(parameter.grad is None for parameter in open_network(folder).parameters())
 
     def test_half_the_precision_gives_nearly_the_same_image(self, folder):

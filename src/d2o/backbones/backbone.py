@@ -33,10 +33,6 @@ class Backbone(nn.Module):
     def constrain_weights(self) -> None:
         """Bring trainable weights back to where they belong, which every training iteration begins with: anywhere."""
 
-    def checkpoint_blocks(self) -> None:
-        """From now on keep the inputs of blocks alone for the gradient, and run each block again for its own."""
-        raise ValueError(f"A network of the kind {self.kind} does not checkpoint its blocks: leave checkpointing out.")
-
     def forward(self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None) -> Tensor:
         """Return [N, out_channels, H, W] for x [N, in_channels, H, W] and noise [N] (the c_noise of preconditioning).
 

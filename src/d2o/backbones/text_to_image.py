@@ -203,9 +203,6 @@ class TextToImage(Backbone):
         told = None if self.guidance is None else x.new_full((len(x),), self.guidance)
         return self.row.call(self.network, x, noise, text, told)[:, : self.out_channels]
 
-    def checkpoint_blocks(self) -> None:
-        self.network.enable_gradient_checkpointing()
-
     def check(self, text: Text | None, count: int) -> Text:
         """Return a text that this network can read for so many images; anything else is a ValueError."""
         wanted = f"a d2o.diffusion.Text with tokens [{count}, L, {self.token_width}]"

@@ -39,26 +39,24 @@ class Kind(NamedTuple):
     """The list that has an entry for each resolution, each half of the one before."""
     encode: Callable[[Any, Tensor], Tensor] = encode_mean
     decode: Callable[[Any, Tensor], Tensor] = decode_images
-    checkpoints: bool = False
-    """Whether its decoder can keep the inputs of its blocks alone for the gradient."""
 
 
 KINDS = {
-    "AutoencoderKL": Kind(
-        "autoencoder_kl", "out_channels", "latent_channels", "block_out_channels", checkpoints=True
-    ),
+    "AutoencoderKL": Kind("autoencoder_kl", "out_channels", "latent_channels", "block_out_channels"),
     "AutoencoderDC": Kind(
         "autoencoder_dc", "in_channels", "latent_channels", "decoder_block_out_channels",
         encode=lambda network, images: network.encode(images).latent,
     ),
-    "AutoencoderTiny": Kind(  # its checkpointing, of the whole decoder at once, would save nothing
+    "AutoencoderTiny": Kind(
         "autoencoder_tiny", "out_channels", "latent_channels", "decoder_block_out_channels",
         encode=lambda network, images: network.encode(images).latents,
     ),
-    "AutoencoderKLQwenImage": Kind(  # an image is a video of one frame
+    "AutoencoderKLQwenImage": Kind(  # an image is a video of one frame, decoded without what remembers frames before it
         "autoencoder_kl_qwenimage", "input_channels", "z_dim", "dim_mult",
         encode=lambda network, images: encode_mean(network, images[:, :, None])[:, :, 0],
-        decode=lambda network, latents: decode_images(network, latents[:, :, None])[:, :, 0],
+        decode=lambda network, latents: (
+            network.decoder(network.post_quant_conv(latents[:, :, None]))[:, :, 0].clamp(-1, 1)
+        ),
     ),
 }  # fmt: skip
 """The autoencoders that d2o works with, by the name of their class: nothing that a folder names is imported."""
@@ -112,9 +110,9 @@ class Autoencoder:
     Without a scale it is the folder's own, as in the pipelines of diffusers. `pixel_range` is what the autoencoder
     calls black and white. Some files give these numbers without a folder: until `attach` names one, latents are passed
     on as they are. `precision` is the decoder's. The gradient of one 256x256 image through Stable Diffusion's decoder
-    keeps 1.4 GiB; with `checkpointing`, which not all kinds have, 0.2 GiB, at most 0.7 more at a time, and the decoder
-    runs twice (benchmarks/decoder_memory.py); bfloat16 halves both. The network is opened at its first use, once for
-    all copies of this record.
+    would keep 1.4 GiB; as its blocks run twice, it keeps 0.4, and at most 0.3 more at a time
+    (benchmarks/decoder_memory.py); bfloat16 halves both. The network is opened at its first use, once for all copies of
+    this record.
     """
 
     folder: str | None = None
@@ -122,7 +120,6 @@ class Autoencoder:
     bias: tuple[float, ...] = ()
     pixel_range: tuple[float, float] = (-1.0, 1.0)
     precision: str = "float32"
-    checkpointing: bool = True
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -143,8 +140,6 @@ class Autoencoder:
         scale, bias = self.affine(latents.device)
         network = open_network(self.folder, self.precision).to(latents.device)
         kind = KINDS[type(network).__name__]
-        if kind.checkpoints:
-            (network.enable_gradient_checkpointing if self.checkpointing else network.disable_gradient_checkpointing)()
         images = kind.decode(network, ((latents - bias) / scale).to(network.dtype))
         return (images.float() - low) / (high - low) * 2 - 1
 
@@ -243,6 +238,8 @@ def read_config(folder: str, option: str = "--codec FOLDER") -> Config:
 @lru_cache(maxsize=4)
 def open_network(folder: str, precision: str = "float32") -> Any:
     """Return the frozen autoencoder in a folder; nothing is downloaded, and only safetensors are read."""
+    from d2o.kernels.checkpointing import checkpoint_blocks
+
     kind = read_config(folder).kind
     try:
         found = getattr(import_module(f"diffusers.models.autoencoders.{KINDS[kind].module}"), kind)
@@ -256,6 +253,7 @@ def open_network(folder: str, precision: str = "float32") -> Any:
     except Exception as error:  # those of what a config asks for are of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
         raise ValueError(f"The autoencoder in {folder} cannot be opened: {reason}") from error
+    checkpoint_blocks(network.decoder)
     return network.eval().requires_grad_(False)
 
 

@@ -39,6 +39,13 @@ class Frozen(nn.Module):
         state_dict.update(super().state_dict(prefix=prefix))
 
 
+class FrozenMaps(Frozen):
+    """A frozen network that maps images [N,C,H,W] to a list of maps, each image for itself."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        raise NotImplementedError(images)
+
+
 class Normalise(nn.Module):
     """Move images [N,C,H,W] from [-1, 1] to [0, 1], normalise them by `mean` and `deviation`, and resize to `size`."""
 

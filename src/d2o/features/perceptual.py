@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import weights as weight_files
-from .frozen import Frozen, Normalise
+from .frozen import Frozen, FrozenMaps, Normalise
 
 CHANNELS = (64, 128, 256, 512, 512)
 SMALLEST = 2 ** (len(CHANNELS) - 1)
@@ -21,7 +21,7 @@ NAME, LINEAR = "vgg16", "lpips_vgg"
 """How weight files are called in the folder $D2O_WEIGHTS: VGG-16's own, and those that LPIPS learned for it."""
 
 
-class VGG(Frozen):
+class VGG(FrozenMaps):
     """Map images [N, 1 or 3, H, W] in [-1, 1] to VGG-16's maps before each halving and at its end (64 to 512 channels).
 
     Every place's feature vector has length 1. `size` resizes the images first; `weights` is one of

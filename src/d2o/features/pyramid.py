@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import weights as weight_files
-from .frozen import Frozen, Normalise
+from .frozen import FrozenMaps, Normalise
 
 # Indices into timm's levels (convolutional networks) or blocks (transformers).
 TAPS = {
@@ -20,7 +20,7 @@ ALTERNATIVES = f"choose for instance {', '.join(TAPS)}"
 TRANSFORMERS = ("vit_", "deit_", "deit3_")  # timm's families of plain vision transformers
 
 
-class Pyramid(Frozen):
+class Pyramid(FrozenMaps):
     """Map float images [N, C, H, W] in [-1, 1], C 1 or 3, to the four tap maps of a frozen network, finest first.
 
     Any timm network will do that has four levels or is a plain vision transformer; `weights` is one of

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from d2o.diffusion.denoiser import Denoiser
 from d2o.encoders.codec import CONFIG, Autoencoder
 from d2o.files import parse_json, read_bytes
+from d2o.kernels.pieces import PIECES
 from d2o.objectives.batch import Batch
 from d2o.objectives.objective import Networks
 
@@ -105,10 +106,11 @@ def measure_memory(recipe: Recipe, teacher: Denoiser) -> Memory | None:
     moving = {turn.network: [p for p in made[turn.network].parameters() if p.requires_grad] for turn in rows}
     try:
         with fake, Gpu():
-            one, two = (measure_iteration(recipe, made, moving, known.values(), count) for count in (1, 2))
+            counts = (1, 1 + PIECES)  # of images, with which pieces of them grow, too
+            one, more = (measure_iteration(recipe, made, moving, known.values(), count) for count in counts)
     except (DataDependentOutputException, DynamicOutputShapeException):
         return None
-    image = {name: two[name] - one[name] for name in one}
+    image = {name: (more[name] - one[name]) // PIECES for name in one}
     moments = 2 * sum(map(count_bytes, moving.values()))
     return Memory(
         weights=weights,

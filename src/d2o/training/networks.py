@@ -16,6 +16,9 @@ from d2o.diffusion.families import amplification, from_spec
 from d2o.discriminators import Discriminator
 from d2o.encoders.captions import Encoders
 from d2o.encoders.codec import Autoencoder, check_pixels
+from d2o.features.frozen import FrozenMaps
+from d2o.kernels.checkpointing import checkpoint_blocks
+from d2o.kernels.pieces import run_in_pieces
 from d2o.objectives.objective import Networks
 from d2o.objectives.teaching import copy_teacher
 
@@ -57,6 +60,9 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
                 beside[name] = objective.build(name, teacher, student)
     if "discriminator" in recipe.needs and discriminator is None:
         beside["discriminator"] = make_discriminator(recipe, teacher, student, beside)
+    for part in (part for network in beside.values() if recipe.checkpointing for part in network.modules()):
+        if isinstance(part, FrozenMaps):
+            run_in_pieces(part)
     known = {row.name for row in fields(Networks)}
     extra = {name: beside.pop(name) for name in list(beside) if name not in known}
     return Networks(student, ema, **beside, extra=extra)
@@ -78,7 +84,7 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
     for objective in reversed(recipe.objectives):  # the first one has the last word
         student = objective.prepare(student)
     if recipe.checkpointing:
-        checkpoint_blocks(student)
+        checkpoint_blocks(student.backbone)
     codec, reader = student.codec, student.reader
     if isinstance(codec, Autoencoder):
         codec = replace(codec, precision=recipe.precision)
@@ -98,15 +104,6 @@ def copy_moving(student: Denoiser) -> Denoiser:
     """Return a copy for averages of the student's weights; what is frozen never differs, and both hold it once."""
     frozen = {id(parameter): parameter for parameter in student.parameters() if not parameter.requires_grad}
     return deepcopy(student, frozen).eval().requires_grad_(False)
-
-
-def checkpoint_blocks(student: Denoiser) -> None:
-    """Let a student keep less for the gradient; ValueError where its network cannot."""
-    backbone = student.backbone
-    if not isinstance(backbone, backbones.Backbone):
-        name = type(backbone).__name__
-        raise ValueError(f"{name} is a network of your own: checkpoint its blocks in its forward, not by the recipe.")
-    backbone.checkpoint_blocks()
 
 
 def network_precision(recipe: Recipe, student: Denoiser) -> torch.dtype:

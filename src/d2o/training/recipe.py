@@ -79,8 +79,8 @@ class Recipe:
     micro_batch_size: Images | None = None
     """Images that pass through the networks at once; gradients are accumulated. Default: all of the process's."""
     checkpointing: bool = False
-    """Keep the inputs of the student's blocks alone, and run each block again for its gradient: less memory, about a
-    third more time. For networks of diffusers."""
+    """Keep for the gradient the inputs of the student's blocks alone, and the images of frozen feature networks: blocks
+    run again for it, and the networks a few images at a time. Less memory, more time. Decoders of latents always do."""
     pretrained: bool = True
     """Start from the given weights; if not, from random ones."""
     frozen: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from d2o.diffusion.condition import Text
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import from_spec
 from d2o.encoders.codec import KINDS
+from d2o.kernels.checkpointing import checkpoint_blocks
 
 LEVELS = 4
 KL: dict[str, Any] = {
@@ -122,10 +123,7 @@ def draw_text(network: TextToImage, count: int, length: int | None = None) -> Te
 
 
 class RandomAutoencoder:
-    """An autoencoder with random weights, the same in all copies; it computes on `device` in `precision`.
-
-    Where its decoder can run again for the gradient, as `encoders.codec.Autoencoder`'s does, it does.
-    """
+    """An autoencoder with random weights, the same in all copies; it computes on `device` in `precision`."""
 
     def __init__(self, codec: Codec, device: str = "cpu", precision: str = "float32") -> None:
         try:
@@ -136,8 +134,7 @@ class RandomAutoencoder:
             network = getattr(diffusers, codec.kind).from_config(dict(codec.settings))
         nn.Module.to(network, getattr(torch, precision))  # diffusers' own warns of each
         self.codec, self.network = codec, network.eval().requires_grad_(False)
-        if KINDS[codec.kind].checkpoints:
-            network.enable_gradient_checkpointing()
+        checkpoint_blocks(network.decoder)
 
     def __deepcopy__(self, _: Any) -> Self:
         return self

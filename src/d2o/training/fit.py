@@ -23,6 +23,7 @@ from d2o.errors import is_out_of_memory
 from d2o.files import check_folder
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
+from d2o.metrics.spaces import overlap
 from d2o.objectives.objective import Networks
 
 from . import networks as making
@@ -118,6 +119,7 @@ def finetune(
         if habits.evaluate_every is not None and accelerator.is_main_process:
             evaluate = make_evaluate(images, chosen, habits, counted)
         options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator, "accept_data": accept_data}
+        options["counted"] = counted
         moments = run(out, chosen, trained, images, origin=dict(origin), **options)
         if accelerator.is_main_process:
             moments = moments if habits.track is None else tracking.track(moments, out, habits.track)
@@ -214,6 +216,8 @@ def make_evaluate(images: Images, recipe: Recipe, habits: Habits, counted: Count
         judged_by=recipe.judged_by,
         counted=counted,
     )
+    for warning in overlap(evaluator.space, recipe.judged_by):
+        log.info("%s", warning)
     return lambda denoiser: summarise(evaluator(denoiser, steps=habits.sample_steps or 1))
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from d2o.data.augmentation import Augmentation
 from d2o.discriminators import Perceptual, Projected
-from d2o.objectives import Adversarial, Denoising
+from d2o.objectives import Adversarial, Denoising, Frechet
 from d2o.objectives.distance import Lpips
 from d2o.records import find
 
@@ -193,12 +193,15 @@ RECIPES: dict[str, Recipe] = {
     "shapes-d2o-f": replace(D2O, **SHAPES, frozen=WORDS_STAY),
     "digits-d2o": replace(D2O, **DIGITS),
     "digits-d2o-f": replace(D2O_F, **DIGITS),
+    "digits-frechet": replace(D2O_F, **DIGITS | {"objectives": (Frechet(),)}),
     "digits-relativistic": replace(
         D2O_F, **DIGITS | {"objectives": (Adversarial(loss="relativistic", r1=5e-4, r2=5e-4),)}
     ),
     "cifar10-small-pretrain": replace(PRETRAIN, **SMALL_PRETRAIN),
     "cifar10-small-d2o": replace(D2O, **SMALL),
     "cifar10-small-d2o-f": replace(D2O_F, **SMALL),
+    "cifar10-small-frechet": replace(D2O_F, **SMALL, objectives=(Frechet(),)),
+    "cifar10-small-frechet-gan": replace(D2O_F, **SMALL, objectives=(Frechet(), Adversarial())),
     "cifar10-small-relativistic": replace(D2O_F, **SMALL, objectives=METHODS["d2o-relativistic"].objectives),
     "cifar10-small-dit-pretrain": replace(PRETRAIN, **SMALL_DIT_PRETRAIN),
     "cifar10-small-dit-d2o": replace(D2O, **SMALL),

@@ -236,9 +236,9 @@ def frechet(mean: Tensor, covariance: Tensor, variances: Tensor) -> tuple[Tensor
     """
     root = variances.sqrt()
     found, vectors = torch.linalg.eigh(root[:, None] * covariance * root)
-    found = found.clamp(min=0)
+    found = torch.where(found > TINY * found[-1], found, 0.0).clamp(min=0)
     distance = mean @ mean + covariance.trace() + variances.sum() - 2 * found.sqrt().sum()
-    inverse = torch.where(found > TINY * found[-1], found.rsqrt(), 0.0)
+    inverse = torch.where(found > 0, found.rsqrt(), 0.0)
     half = root[:, None] * vectors
     slope = torch.eye(len(root), dtype=root.dtype, device=root.device) - (half * inverse) @ half.T
     return distance, slope

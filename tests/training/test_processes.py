@@ -28,7 +28,7 @@ def start(folder: Path, rank: int, port: int) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory):
-    """Return the states of both recipes by (name, rank, world)."""
+    """Return the states of the recipes by (name, rank, world)."""
     folder = tmp_path_factory.mktemp("processes")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -44,11 +44,11 @@ def states(tmp_path_factory):
     finally:
         for process in processes:
             process.kill()
-    names = [(name, rank, world) for name in ("pretrain", "d2o-f") for rank, world in ((0, 1), (0, 2), (1, 2))]
+    names = [(name, rank, world) for name in ("pretrain", "d2o-f", "frechet") for rank, world in ((0, 1), (0, 2), (1, 2))]
     return {key: load_file(folder / "{}-{}-of-{}.safetensors".format(*key)) for key in names}
 
 
-@pytest.mark.parametrize("name", ["pretrain", "d2o-f"])
+@pytest.mark.parametrize("name", ["pretrain", "d2o-f", "frechet"])
 class TestTwoProcesses:
     def test_they_hold_the_same_weights(self, states, name):
         first, second = states[name, 0, 2], states[name, 1, 2]

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2o.diffusion.denoiser import autocast
 from d2o.files import sha256_of
 
 from . import weights as weight_files
@@ -77,7 +78,7 @@ class Embedding(Frozen):
 
         A space whose `mean_std` is None takes uint8 here, too.
         """
-        with torch.autocast(pixels.device.type, enabled=False):
+        with autocast(pixels.device, torch.float32):
             if self.mean_std is None:
                 return self.extractor(pixels.expand(-1, 3, -1, -1)).float()
             return self.extractor(self.normalise(pixels, *self.mean_std)).float()

@@ -65,6 +65,10 @@ def paper_rows(size: Size) -> list[Row]:
         "cd": replace(seen, objectives=(consistency,)),
         "pd": replace(seen, objectives=(Progressive(),)),
         "cd-gan": replace(seen, objectives=(beside, Adversarial())),
+        **{
+            name: replace(seen, frozen=METHODS["d2o-f"].frozen, objectives=RECIPES[f"cifar10-small-{name}"].objectives)
+            for name in ("frechet", "frechet-gan")
+        },
         "scratch": replace(seen, pretrained=False),
         "d2o-stylegan2": replace(
             METHODS["d2o-stylegan2"],

@@ -44,7 +44,9 @@ def states(tmp_path_factory):
     finally:
         for process in processes:
             process.kill()
-    names = [(name, rank, world) for name in ("pretrain", "d2o-f", "frechet") for rank, world in ((0, 1), (0, 2), (1, 2))]
+    names = [
+        (name, rank, world) for name in ("pretrain", "d2o-f", "frechet") for rank, world in ((0, 1), (0, 2), (1, 2))
+    ]
     return {key: load_file(folder / "{}-{}-of-{}.safetensors".format(*key)) for key in names}
 
 

@@ -30,12 +30,13 @@ class Frechet(OneStep):
 
     A batch says too little about a covariance. The student's is that of a population: a queue of the `size` newest
     images' features, or running moments, of which a batch of n renews the share n / `size`. The gradient flows through
-    the batch alone, and is a mean over its images, whatever the size. With micro-batches, each of them joins the
-    population in its turn.
+    the batch alone, and is a mean over its images, whatever the size. As long as older images are in the population the
+    student makes up for them, and overshoots: a run should renew it many times. With micro-batches, each of them joins
+    the population in its turn.
 
     The data's moments are those of `references` images at most, from one pass before training; another makes the first
     population. `axes` compares along so many principal axes of the data, all by default: fewer cost less, and make do
-    with a smaller population, which should be the larger number of the two. `weights` go to `embedding`.
+    with a smaller population, which should have more images than there are axes. `weights` go to `embedding`.
     """
 
     kind: Literal["frechet"] = "frechet"

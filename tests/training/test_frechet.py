@@ -68,7 +68,7 @@ def test_a_run_and_an_evaluation_say_that_the_measure_was_minimised(tmp_path, te
     assert run([*words_of(teacher, tiny_data, out), *again]) == 0
     sentence = "trained against pixels, which is the metric's pixel features"
     assert sentence in capsys.readouterr().err
-    words = ["evaluate", str(out), "--data", str(tiny_data), "--features", "pixels", "--images", "10"]
+    words = ["evaluate", str(out), str(tiny_data), "--features", "pixels", "--images", "10"]
     assert run(words) == 0
     assert sentence in capsys.readouterr().out
 

@@ -119,7 +119,8 @@ SMALL: dict[str, Any] = {
 }
 
 # Populations that are renewed often: with 2,000 images a student overshot for the whole of a short run.
-DIGITS_FRECHET = Frechet(size=500, axes=64)
+MOMENTS: dict[str, Any] = {"learning_rate": 1e-3, "learning_rate_decay": "linear"}
+DIGITS_FRECHET = {**DIGITS, **MOMENTS, "objectives": (Frechet(size=500, axes=64),)}
 SMALL_FRECHET = Frechet(size=500, axes=128, references=10_000)
 
 # The same for a transformer of 1.9 million parameters and flow matching; its students are fine-tuned as above.
@@ -197,14 +198,14 @@ RECIPES: dict[str, Recipe] = {
     "shapes-d2o-f": replace(D2O, **SHAPES, frozen=WORDS_STAY),
     "digits-d2o": replace(D2O, **DIGITS),
     "digits-d2o-f": replace(D2O_F, **DIGITS),
-    "digits-frechet": replace(D2O_F, **DIGITS | {"objectives": (DIGITS_FRECHET,), "learning_rate": 1e-3}),
+    "digits-frechet": replace(D2O_F, **DIGITS_FRECHET),
     "digits-relativistic": replace(
         D2O_F, **DIGITS | {"objectives": (Adversarial(loss="relativistic", r1=5e-4, r2=5e-4),)}
     ),
     "cifar10-small-pretrain": replace(PRETRAIN, **SMALL_PRETRAIN),
     "cifar10-small-d2o": replace(D2O, **SMALL),
     "cifar10-small-d2o-f": replace(D2O_F, **SMALL),
-    "cifar10-small-frechet": replace(D2O_F, **SMALL | {"objectives": (SMALL_FRECHET,), "learning_rate": 1e-3}),
+    "cifar10-small-frechet": replace(D2O_F, **SMALL | MOMENTS, objectives=(SMALL_FRECHET,)),
     "cifar10-small-frechet-gan": replace(D2O_F, **SMALL, objectives=(SMALL_FRECHET, Adversarial())),
     "cifar10-small-relativistic": replace(D2O_F, **SMALL, objectives=METHODS["d2o-relativistic"].objectives),
     "cifar10-small-dit-pretrain": replace(PRETRAIN, **SMALL_DIT_PRETRAIN),

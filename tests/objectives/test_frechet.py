@@ -175,23 +175,23 @@ def scene(tiny_denoiser: Any):
 
 class TestTheObjective:
     def test_adds_up_spaces_each_by_its_own_scale(self, scene):
-        _, networks, batch = scene(one := Frechet(spaces=("pixels",), size=40))
+        _, networks, batch = scene(one := Frechet(spaces=("pixels",), population="queue", size=40))
         alone = one(networks, batch)
-        _, networks, batch = scene(two := Frechet(spaces=("pixels", "pixels"), size=40))
+        _, networks, batch = scene(two := Frechet(spaces=("pixels", "pixels"), population="queue", size=40))
         networks["frechet"][1].variances *= 4  # the same data, twice as bright
         networks["frechet"][1].axes *= 2
         networks["frechet"][1].kept *= 2
         torch.testing.assert_close(two(networks, batch), 2 * alone)
 
     def test_knows_the_data_that_it_has_seen(self, scene):
-        _, networks, _ = scene(Frechet(spaces=("pixels",), size=16, references=24))
+        _, networks, _ = scene(Frechet(spaces=("pixels",), population="queue", size=16, references=24))
         seen = noise_for(range(24), (1, 8, 8)).clamp(-1, 1).flatten(1)
         (population,) = networks["frechet"]
         expected = features_of(seen.numpy(), "pixels")
         np.testing.assert_allclose(population.mean, expected.mean, atol=1e-6)
         covariance = population.axes * population.variances @ population.axes.T
         np.testing.assert_allclose(covariance, expected.covariance, atol=1e-6)
-        assert len(population.kept) == 16
+        assert population.kept.shape == (16, 64)
 
     def test_makes_images_once_for_all_objectives(self, scene, monkeypatch):
         calls = []

@@ -28,9 +28,9 @@ TINY = 1e-14
 class Frechet(OneStep):
     """The Frechet distance of the student's images to the data in feature `spaces`, each divided by its own variance.
 
-    A batch says too little about a covariance. The student's is that of a population: a queue of the `size` newest
-    images' features, or running moments, of which a batch of n renews the share n / `size`. The gradient flows through
-    the batch alone, and is a mean over its images, whatever the size. As long as older images are in the population the
+    A batch says too little about a covariance. The student's is that of a population: running moments, of which a batch
+    of n renews the share n / `size`, or a queue of the `size` newest images' features. The gradient flows through the
+    batch alone, and is a mean over its images, whatever the size. As long as older images are in the population the
     student makes up for them, and overshoots: a run should renew it many times. With micro-batches, each of them joins
     the population in its turn.
 
@@ -42,7 +42,7 @@ class Frechet(OneStep):
     kind: Literal["frechet"] = "frechet"
     weight: Real = 1.0
     spaces: Annotated[tuple[str, ...], Field(min_length=1)] = ("lite0",)
-    population: Literal["queue", "moments"] = "queue"
+    population: Literal["moments", "queue"] = "moments"
     size: Annotated[Whole, Field(ge=2)] = 10_000
     axes: Annotated[Whole, Field(ge=1)] | None = None
     references: Annotated[Whole, Field(ge=2)] = 50_000

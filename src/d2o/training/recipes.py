@@ -118,7 +118,7 @@ SMALL: dict[str, Any] = {
     "discriminator": Projected(size=48, width=64),
 }
 
-# Populations that are renewed often: of 2,000 images in a queue, a student overshot for the whole of a short run.
+# Populations that are renewed often, and moments: while a queue held older images, students overshot in short runs.
 MOMENTS: dict[str, Any] = {"learning_rate": 1e-3, "learning_rate_decay": "linear"}
 DIGITS_FRECHET = {**DIGITS, **MOMENTS, "objectives": (Frechet(size=500, axes=64),)}
 SMALL_FRECHET = Frechet(size=500, axes=128, references=10_000)

@@ -23,7 +23,8 @@ DISTILLED = ("cd", "pd")
 NUMBERS = ("kid", "frechet", "floor", "precision", "recall", "diversity", "seconds")
 ORDER = (
     "real", "blurred", "teacher-18", "teacher-9", "teacher-4", "teacher-2", "untuned",
-    "d2o", "d2o-f", "d2o-f-modulation", "d2o-f-biases", "cd", "pd", "cd-gan", "scratch", "d2o-stylegan2",
+    "d2o", "d2o-f", "d2o-f-modulation", "d2o-f-biases", "cd", "pd", "cd-gan",
+    "frechet", "frechet-gan", "scratch", "d2o-stylegan2",
     "cd-2", "cd-4", "cd-9", "cd-18",
 )  # fmt: skip
 WORDS = {
@@ -37,6 +38,8 @@ WORDS = {
     "cd": "CD",
     "pd": "PD",
     "cd-gan": "CD + GAN",
+    "frechet": "Frechet distance, frozen as D2O-F",
+    "frechet-gan": "Frechet distance + GAN, frozen as D2O-F",
     "scratch": "GAN from scratch",
     "d2o-stylegan2": "D2O, StyleGAN2's discriminator",
     **{f"teacher-{steps}": f"teacher, {2 * steps - 1} calls" for steps in (2, 4, 9, 18)},

@@ -65,6 +65,7 @@ def paper_rows(size: Size) -> list[Row]:
         "cd": replace(seen, objectives=(consistency,)),
         "pd": replace(seen, objectives=(Progressive(),)),
         "cd-gan": replace(seen, objectives=(beside, Adversarial())),
+        **{name: moments(seen, RECIPES[f"cifar10-small-{name}"]) for name in ("frechet", "frechet-gan")},
         "scratch": replace(seen, pretrained=False),
         "d2o-stylegan2": replace(
             METHODS["d2o-stylegan2"],
@@ -81,6 +82,11 @@ def paper_rows(size: Size) -> list[Row]:
         recipe = replace(seen, objectives=(replace(consistency, steps=steps),), duration=short[-1])
         imitators.append(Row(f"cd-{steps}", recipe, 0, short, steps))
     return [*first, *again, *imitators]
+
+
+def moments(seen: Recipe, like: Recipe) -> Recipe:
+    """Return a recipe with the objectives of another, as frozen and with its learning rate."""
+    return replace(seen, objectives=like.objectives, frozen=like.frozen, learning_rate=like.learning_rate)
 
 
 def transformer_rows(size: Size) -> list[Row]:

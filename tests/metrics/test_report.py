@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from d2o.features.embedding import SPACES
 from d2o.metrics.distances import Distances
 from d2o.metrics.diversity import Diversity
 from d2o.metrics.evaluation import Evaluation, Pairs
@@ -68,6 +69,7 @@ def test_warnings_and_pairs_are_printed_once() -> None:
         ("clip@224", "tf_efficientnet_lite0", []),
         ("dinov2@224", "vgg16_bn", []),
         ("pixels", "vgg16_bn", []),
+        ("lite2@64", "pixels", []),
         ("of an unknown kind", "vgg16_bn", []),
     ],
 )
@@ -77,6 +79,12 @@ def test_overlap_is_of_family_or_data(space: str, network: str, words: list[str]
     for word in words:
         assert word in found[0]
     assert not found or ("family" in found[0]) == ("family" in " ".join(words))
+
+
+@pytest.mark.parametrize("space", ["lite0", "lite0@96", "pixels", "inception"])
+def test_overlap_is_plain_where_the_measure_itself_was_minimised(space: str) -> None:
+    (found,) = overlap(space, (SPACES[space.partition("@")[0]].network,))
+    assert f"is the metric's {title(space)}" in found
 
 
 def test_titles_are_words() -> None:

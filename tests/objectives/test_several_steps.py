@@ -6,8 +6,8 @@ import torch
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import generate, sample
 from d2o.objectives import Adversarial
-from d2o.objectives.adversarial import sample_random_stage
 from d2o.objectives.objective import Batch
+from d2o.objectives.one_step import sample_random_stage
 
 from .gaussian import DEVIATION, SHAPE, Exact, consistent, spread
 

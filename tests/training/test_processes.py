@@ -63,11 +63,13 @@ def folder(tmp_path_factory, tiny_data):
 @pytest.fixture(scope="module")
 def states(folder):
     """Return the states of both recipes by (name, rank, world)."""
-    names = [(name, rank, world) for name in ("pretrain", "d2o-f") for rank, world in ((0, 1), (0, 2), (1, 2))]
+    names = [
+        (name, rank, world) for name in ("pretrain", "d2o-f", "frechet") for rank, world in ((0, 1), (0, 2), (1, 2))
+    ]
     return {key: load_file(folder / "{}-{}-of-{}.safetensors".format(*key)) for key in names}
 
 
-@pytest.mark.parametrize("name", ["pretrain", "d2o-f"])
+@pytest.mark.parametrize("name", ["pretrain", "d2o-f", "frechet"])
 class TestTwoProcesses:
     def test_they_hold_the_same_weights(self, states, name):
         first, second = states[name, 0, 2], states[name, 1, 2]

@@ -12,6 +12,7 @@ from d2o.diffusion.noise import noise_for
 from d2o.discriminators import Projected
 from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.denoising import Denoising
+from d2o.objectives.frechet import Frechet
 from d2o.training.freezing import CONVOLUTIONS
 from d2o.training.recipe import Recipe
 
@@ -32,6 +33,7 @@ RECIPES = {
     "d2o-f": replace(ADVERSARIAL, frozen=CONVOLUTIONS),
     "pretrain": replace(ADVERSARIAL, objectives=(Denoising(),), pretrained=False, betas=(0.9, 0.999)),
 }
+FRECHET = replace(ADVERSARIAL, objectives=(Frechet(spaces=("pixels",), size=16),))
 
 
 def stream(

@@ -16,17 +16,18 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training.sharded import damped_adam, go_on, train_cases
-from training.tiny import BATCH, RECIPES, plain_steps, stream
+from training.tiny import BATCH, FRECHET, RECIPES, plain_steps, stream
 
 
 def two_iterations(folder: Path, teacher: Denoiser, accelerator: Accelerator) -> None:
-    """Train two iterations of two recipes, and leave the states and the places of the images that were seen."""
+    """Train two iterations of three recipes, and leave the states and the places of the images that were seen."""
     rank, world = accelerator.process_index, accelerator.num_processes
-    for name in ("pretrain", "d2o-f"):
-        recipe = replace(RECIPES[name], duration=2 * BATCH, pretrained=True)
+    for name in ("pretrain", "d2o-f", "frechet"):
+        recipe = replace({**RECIPES, "frechet": FRECHET}[name], duration=2 * BATCH, pretrained=True)
         recipe = replace(recipe, learning_rate=0.01, discriminator_learning_rate=0.01)
         batches = [batch for batch, _ in zip(stream(rank=rank, world=world), range(2), strict=False)]
         made = networks(recipe, teacher)
+        loop.begin(recipe, made, lambda: stream(rank=rank, world=world), 5 * BATCH, accelerator=accelerator)
         *_, progress = loop.train(recipe, made, iter(batches), accelerator=accelerator)
         tensors = {key: tensor.detach().contiguous().clone() for key, tensor in progress.state()[0].items()}
         losses = {f"loss.{key}": torch.tensor(value) for key, value in progress.losses.items()}

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2o.diffusion.denoiser import autocast
 from d2o.files import sha256_of
 
 from . import weights as weight_files
@@ -70,10 +71,17 @@ class Embedding(Frozen):
             raise ValueError(f"{self.name} takes uint8 [N, H, W, 1 or 3], not {pixels.dtype} {list(pixels.shape)}.")
         device = next((parameter.device for parameter in self.extractor.parameters()), pixels.device)
         pixels = pixels.to(device).permute(0, 3, 1, 2)
-        with torch.autocast(device.type, enabled=False):
+        return self.features(pixels if self.mean_std is None else pixels.float() / 255)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return the features of images [N, C, H, W] in [0, 1], through which gradients flow.
+
+        A space whose `mean_std` is None takes uint8 here, too.
+        """
+        with autocast(pixels.device, torch.float32):
             if self.mean_std is None:
                 return self.extractor(pixels.expand(-1, 3, -1, -1)).float()
-            return self.extractor(self.normalise(pixels.float() / 255, *self.mean_std)).float()
+            return self.extractor(self.normalise(pixels, *self.mean_std)).float()
 
     def normalise(self, pixels: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
         """Resize [N, C, H, W] in [0, 1] to the space's size, then subtract its mean and divide by its deviation."""

@@ -6,7 +6,7 @@ from d2o.features.embedding import SPACES
 
 FAMILIES = {"tf_efficientnet": "EfficientNet", "efficientnet": "EfficientNet", "inception": "Inception-v3"}
 """Families of a discriminator's networks, by the beginning of their timm names."""
-OTHER_DATA = {"clip": "OpenAI", "lvd142m": "LVD-142M"}
+OTHER_DATA = {"clip": "OpenAI", "lvd142m": "LVD-142M", "pixels": "none"}
 """Training data that a timm name gives away; the other classifiers have seen ImageNet-1k."""
 
 
@@ -23,7 +23,7 @@ def frechet_name(space: str) -> str:
 
 
 def overlap(space: str, judged_by: Sequence[str]) -> list[str]:
-    """Return one sentence for each discriminator network (timm name) that is related to the metric's own network.
+    """Return one sentence for each network (timm name) of the training that is related to the metric's own network.
 
     A generator trained against relatives of the metric's network looks better by that metric than it is.
     """
@@ -34,9 +34,10 @@ def overlap(space: str, judged_by: Sequence[str]) -> list[str]:
         family = next((family for start, family in FAMILIES.items() if network.startswith(start)), network)
         data = next((data for word, data in OTHER_DATA.items() if word in network), "ImageNet-1k")
         shared = [f"family ({family})"] * (family == row.family) + [f"training data ({data})"] * (data == row.data)
-        if shared:
+        known = f"shares its {' and '.join(shared)} with" if shared else ""
+        if known := "is" if network == row.network else known:
             warnings.append(
-                f"The generator was trained against {network}, which shares its {' and '.join(shared)} with the "
+                f"The generator was trained against {network}, which {known} the "
                 f"metric's {title(space)}: the numbers flatter it, so confirm them in an unrelated feature space."
             )
     return warnings

@@ -3,6 +3,7 @@
 from .adversarial import Adversarial
 from .consistency import Consistency
 from .denoising import Denoising
+from .frechet import Frechet
 from .objective import Objective, Turn
 from .progressive import Progressive
 from .trajectory import ReverseConsistency, Trajectory
@@ -10,6 +11,7 @@ from .trajectory import ReverseConsistency, Trajectory
 OBJECTIVES: dict[str, type[Objective]] = {
     "denoising": Denoising,
     "adversarial": Adversarial,
+    "frechet": Frechet,
     "consistency": Consistency,
     "progressive": Progressive,
     "trajectory": Trajectory,
@@ -18,6 +20,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
 """Every objective by its `kind`."""
 
 __all__ = [
-    "OBJECTIVES", "Adversarial", "Consistency", "Denoising", "Objective", "Progressive", "ReverseConsistency",
-    "Trajectory", "Turn",
+    "OBJECTIVES", "Adversarial", "Consistency", "Denoising", "Frechet", "Objective", "Progressive",
+    "ReverseConsistency", "Trajectory", "Turn",
 ]  # fmt: skip

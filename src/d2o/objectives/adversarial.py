@@ -1,7 +1,6 @@
 """D2O's only objective: fool a discriminator, in one step from pure noise (arXiv 2506.09376, section 4)."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,8 +10,6 @@ from torch import Tensor, nn
 
 from d2o.data.diffaugment import DRAWS, Name, augment
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import boundary_form, start_at
-from d2o.diffusion.sampling import sample
 from d2o.discriminators import About
 from d2o.records import RECORD, Real, Whole
 
@@ -37,8 +34,6 @@ class Adversarial(Judging):
     `sigma`, by default the model's own.
     `augmentation` names what is done to real and generated images before they are judged, and `instance_noise` is the
     deviation of the noise that is then added to both (arXiv 1610.04490): nothing fainter tells them apart.
-    With `middle_sigmas` it makes images in more steps, back to noise of these levels after each (arXiv 2303.01469,
-    algorithm 1); every image of a batch is judged after a random one of its steps, all of which should be real.
     """
 
     kind: Literal["adversarial"] = "adversarial"
@@ -51,16 +46,8 @@ class Adversarial(Judging):
     centring: Annotated[Real, Field(ge=0)] = 0.0
     balance: Annotated[Real, Field(ge=0, lt=1)] | None = None
     fresh_fakes: bool = False
-    sigma: Annotated[Real, Field(gt=0)] | None = None
     augmentation: tuple[Name, ...] = ()
     instance_noise: Annotated[Real, Field(ge=0)] = 0.0
-    middle_sigmas: tuple[Annotated[Real, Field(gt=0)], ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        sigmas = self.middle_sigmas if self.sigma is None else (self.sigma, *self.middle_sigmas)
-        if not all(sigma > sigma_next for sigma, sigma_next in pairwise(sigmas)):
-            raise ValueError("middle_sigmas must fall from sigma towards 0")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -73,18 +60,6 @@ class Adversarial(Judging):
     def build(self, name: str, teacher: Denoiser, student: Denoiser) -> nn.Module:
         return Balance() if name == "balance" else super().build(name, teacher, student)
 
-    def prepare(self, student: Denoiser) -> Denoiser:
-        """Let the student start from `sigma`, an EDM network in the boundary form of consistency models."""
-        student = super().prepare(student)
-        family = start_at(boundary_form(student.preconditioning), self.sigma)
-        if self.middle_sigmas and self.middle_sigmas[0] >= family.sigma_max:
-            raise ValueError(
-                f"The recipe's middle_sigmas begin with {self.middle_sigmas[0]:g}, but this model starts from "
-                f"{family.sigma_max:g}: name smaller ones with --set 'objectives.0.middle_sigmas=[0.8]'."
-            )
-        changes = {"one_step": True, "middle_sigmas": self.middle_sigmas, "clip": None}  # clipped pixels learn nothing
-        return student.replace(preconditioning=family, **changes)
-
     def turns(self, networks: Networks) -> Sequence[Turn]:
         rows = {"r1": (self.r1, self.penalise_real), "r2": (self.r2, self.penalise_fake)}
         penalties = [Turn(name, loss, "discriminator", self.r1_every) for name, (gamma, loss) in rows.items() if gamma]
@@ -92,7 +67,7 @@ class Adversarial(Judging):
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         discriminator, student = networks["discriminator"], networks.student
-        images = self.show(student, self.generate(student, batch, "generator"), batch)
+        images = self.show(student, self.make(student, batch), batch)
         seen = self.augment(images, batch, "fake")
         features = discriminator.features(seen, about(batch, "fake"))
         batch.shared["fake features"] = detach(features)
@@ -163,36 +138,6 @@ class Adversarial(Judging):
         if self.instance_noise:
             images = images + self.instance_noise * batch.noise(f"instance noise {purpose}", images.shape[1:])
         return images
-
-    def generate(self, student: Denoiser, batch: Batch, purpose: str) -> Tensor:
-        """Return images of the student [N,C,H,W], before they are decoded, from the batch's noise."""
-        sigmas = (start_at(student.preconditioning, self.sigma).sigma_max, *self.middle_sigmas)
-        noise = [batch.noise(purpose if k == 0 else f"{purpose} {k}", student.image_shape) for k in range(len(sigmas))]
-        if len(sigmas) == 1:
-            return sample(lambda x, sigma: student(x, sigma, batch.condition), noise[0], (*sigmas, 0.0))
-        stages = batch.choices(f"{purpose} stage", len(sigmas))
-        return sample_random_stage(student, noise, sigmas, stages, batch.condition)
-
-
-def sample_random_stage(
-    student: Denoiser, noise: Sequence[Tensor], sigmas: Sequence[float], stages: Sequence[int], condition: Tensor | None
-) -> Tensor:
-    """Return for image i what the sampler by renoising has made after its call number `stages[i]`, counted from 0.
-
-    Gradients pass through that call alone: its input is taken as it is, as when images are made.
-    """
-    stage, x = torch.tensor(stages), sigmas[0] * noise[0]
-    images, order = [], []
-    for k, sigma in enumerate(sigmas):
-        here, later = ((stage == k).nonzero()[:, 0], (stage > k).nonzero()[:, 0])
-        if len(here):
-            images.append(student(x[here], sigma, None if condition is None else condition[here]))
-            order.append(here)
-        if len(later):
-            with torch.no_grad():
-                x0 = student(x[later], sigma, None if condition is None else condition[later])
-            x = x.index_copy(0, later.to(x.device), x0 + sigmas[k + 1] * noise[k + 1][later])
-    return torch.cat(images)[torch.cat(order).argsort()]
 
 
 def about(batch: Batch, purpose: str, number: Sequence[int] | None = None) -> About:

@@ -11,11 +11,11 @@ from d2o.diffusion.denoiser import Codec, Denoiser
 from d2o.records import RECORD, Whole
 
 from .batch import Batch
-from .objective import Objective
+from .one_step import OneStep
 
 
 @dataclass(frozen=True, config=RECORD)
-class Judging(Objective):
+class Judging(OneStep):
     """An objective whose discriminator is shown the student's images and real ones, both in the same way.
 
     They are `judged` in pixels, in crops, which are decoded from a random window of `crop` by `crop` latents (by
@@ -30,13 +30,15 @@ class Judging(Objective):
     needs = ("discriminator",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.crop is not None and self.judged != "crops":
             raise ValueError("crop is the side of crops: let judged be crops, or leave crop out")
         if self.decoder is not None and self.judged == "latents":
             raise ValueError("latents are judged without a decoder: leave it out, or let judged be pixels or crops")
 
     def prepare(self, student: Denoiser) -> Denoiser:
-        """Check that the student's images can be shown in this way."""
+        """Prepare the student, and check that its images can be shown in this way."""
+        student = super().prepare(student)
         if self.judged == "latents" and student.codec is None:
             raise ValueError("The recipe lets latents be judged, but this model works on pixels: leave judged out.")
         self.judged_shape(student)

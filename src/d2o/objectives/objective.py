@@ -1,8 +1,8 @@
 """What an objective is: a frozen record that says what the student learns, and all that a run needs to know of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic.dataclasses import dataclass as record
 from torch import Tensor, nn
@@ -67,6 +67,12 @@ class Step(NamedTuple):
         return (self.images - self.batch_size) / self.duration
 
 
+class Passes(Protocol):
+    """Passes over the data before training: batches of at most so many images, each at most once, under a title."""
+
+    def __call__(self, count: int, title: str) -> Iterator[Batch]: ...
+
+
 @record(frozen=True, config=RECORD)
 class Objective:
     """The base of all objectives: calling one returns the student's loss per image [N]; the loop averages.
@@ -81,8 +87,10 @@ class Objective:
     """The networks that it wants beside the student: the recipe's "discriminator", or any that it builds."""
     averages: ClassVar[Mapping[str, float]] = {}
     """The moving averages of the student that it wants, with their half-lives in images."""
+    judged_by: ClassVar[tuple[str, ...]] = ()
+    """Frozen feature networks (timm names) that it shows the student's images, beside the discriminator's."""
     keeps: ClassVar[tuple[str, ...]] = ()
-    """Networks that it changes in `after`, and that therefore belong to the run's state."""
+    """Networks that it changes outside of turns, and that therefore belong to the run's state."""
     dropout: ClassVar[bool] = False
     """Whether the student trains with its backbone's dropout."""
     augments: ClassVar[bool] = False
@@ -108,6 +116,9 @@ class Objective:
     def build(self, name: str, teacher: Denoiser, student: Denoiser) -> nn.Module:
         """Return a network that it needs."""
         raise ValueError(f"The objective {self.kind} does not build the network {name!r}.")
+
+    def begin(self, networks: Networks, passes: Passes) -> None:
+        """Do what must be done once, before a run's first iteration."""
 
     def turns(self, networks: Networks) -> Sequence[Turn]:
         """Return the turns that follow the student's in an iteration."""

@@ -14,7 +14,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.objectives.objective import Networks
 
 from .freezing import count_frozen
-from .loop import Progress, group, train, turns
+from .loop import Progress, begin, group, train, turns
 from .memory import free_memory, peak_memory
 from .networks import networks
 from .presets import noise_batches, randomise_weights, untrained_teacher
@@ -62,6 +62,8 @@ def estimate(
     gradients = check_gradients(trained, device)
     floor = peak_memory(device) + gradients  # what batches of no images need
     batch, end = min(FIRST, at_once), time.monotonic() + SECONDS
+    first = replace(recipe, batch_size=batch, micro_batch_size=None)
+    begin(first, trained, lambda: noise_batches(trained.student, batch), batch)
     while True:
         seconds, progress = time_batch(replace(recipe, batch_size=batch, micro_batch_size=None), trained, end)
         image = max((peak_memory(device) - floor) // batch, 1)

@@ -21,6 +21,7 @@ from d2o.errors import is_out_of_memory
 from d2o.files import check_folder, link
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
+from d2o.metrics.spaces import overlap
 from d2o.objectives.objective import Networks
 
 from . import networks as making
@@ -187,7 +188,7 @@ def train_recipe(start: Denoiser, images: Images, recipe: Recipe, out: Path, tit
         evaluate = None
         if habits.evaluate_every is not None and accelerator.is_main_process:
             evaluate = make_evaluate(ways.reference, recipe, habits, ways.counted)
-        options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator}
+        options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator, "counted": ways.counted}
         moments = run(out, recipe, trained, images, origin=ways.origin, accept_data=ways.accept_data, **options)
         if accelerator.is_main_process:
             moments = moments if habits.track is None else tracking.track(moments, out, habits.track)
@@ -261,6 +262,8 @@ def make_evaluate(images: Images, recipe: Recipe, habits: Habits, counted: Count
         judged_by=recipe.judged_by,
         counted=counted,
     )
+    for warning in overlap(evaluator.space, recipe.judged_by):
+        log.info("%s", warning)
     return lambda denoiser: summarise(evaluator(denoiser, steps=habits.sample_steps or 1))
 
 

@@ -1,9 +1,10 @@
 """The training loop: a generator that takes turns. It opens no file and prints nothing; that belongs to the caller."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 from zlib import crc32
 
@@ -15,8 +16,10 @@ from torch.optim import Adam, Optimizer
 from d2o.backbones import Backbone
 from d2o.diffusion.denoiser import Denoiser, use_full_float32
 from d2o.errors import Diverged
+from d2o.metrics.counting import Counted, unshown
 from d2o.objectives.batch import Batch, read_batch
 from d2o.objectives.objective import Networks, Step, Turn
+from d2o.objectives.one_step import MADE
 
 from .ema import update_averages
 from .recipe import Recipe
@@ -72,11 +75,41 @@ def turns(recipe: Recipe, networks: Networks) -> list[Turn]:
     """Return the turns of one iteration: the student's, then those that its objectives ask for."""
 
     def student_loss(networks: Networks, batch: Batch) -> Tensor:
+        batch.shared[MADE] = {}
         losses = [objective.weight * objective(networks, batch) for objective in recipe.objectives]
+        del batch.shared[MADE]
         return torch.stack(losses).sum(0)
 
     own = [turn for objective in recipe.objectives for turn in objective.turns(networks)]
     return [Turn("student", student_loss, "student"), *own]
+
+
+def begin(
+    recipe: Recipe,
+    networks: Networks,
+    batches: Callable[[], Iterable[tuple[Any, ...]]],
+    images: int,
+    *,
+    accelerator: Accelerator | None = None,
+    counted: Counted = unshown,
+) -> None:
+    """Let the objectives do what comes before a new run's first iteration: some measure the data.
+
+    `batches` gives anew what `train` will be given, of a data set of so many `images`, which pass through `counted`.
+    """
+    accelerator = accelerator or group()
+    for network in networks.by_name().values():
+        network.to(accelerator.device)
+
+    def passes(count: int, title: str) -> Iterator[Batch]:
+        count = min(count, images)
+        given = islice(batches(), -(-count // recipe.batch_size))
+        read = (read_batch(batch, networks.student, recipe.seed) for batch in given)
+        for batch in counted(read, count // accelerator.num_processes, title):
+            yield from batch.split(recipe.micro_batch_size or len(batch))
+
+    for objective in recipe.objectives:
+        objective.begin(networks, passes)
 
 
 def make_optimizers(recipe: Recipe, networks: Networks, turns: Iterable[Turn]) -> dict[str, Optimizer]:

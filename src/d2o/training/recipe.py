@@ -141,8 +141,9 @@ class Recipe:
 
     @property
     def judged_by(self) -> tuple[str, ...]:
-        """The discriminator's feature networks, as far as there is a discriminator."""
-        return tuple(self.discriminator.networks) if "discriminator" in self.needs else ()
+        """The feature networks of the discriminator, as far as there is one, and of the objectives."""
+        own = self.discriminator.networks if "discriminator" in self.needs else ()
+        return tuple(dict.fromkeys((*own, *(name for one in self.objectives for name in one.judged_by))))
 
 
 @dataclass(frozen=True, config=RECORD)

@@ -31,9 +31,10 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.errors import Diverged
 from d2o.files import append
+from d2o.metrics.counting import Counted, unshown
 from d2o.objectives.objective import Networks
 
-from .loop import Progress, group, train
+from .loop import Progress, begin, group, train
 from .recipe import Recipe
 from .run_directory import CHECKPOINT, claim, find_state, is_sound, replace_checkpoint, truncate_log
 from .sharding import gather, unshard
@@ -116,13 +117,14 @@ def run(
     evaluate: Evaluate | None = None,
     accelerator: Accelerator | None = None,
     accept_data: bool = False,
+    counted: Counted = unshown,
 ) -> Iterator[Moment]:
     """Train in a directory, or continue the run that is there; yield after every iteration.
 
     `origin` says in JSON where weights and data came from and is compared when continuing, and so are the images unless
-    `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. Raises Interrupted after Ctrl-C, ValueError
-    for a directory that contains another run or a running one, Diverged when weights, gradients or images are not
-    finite.
+    `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. What passes over the images before the first
+    iteration goes through `counted`. Raises Interrupted after Ctrl-C, ValueError for a directory that contains another
+    run or a running one, Diverged when weights, gradients or images are not finite.
     """
     accelerator = accelerator or group()
     main, world = accelerator.is_main_process, accelerator.num_processes
@@ -142,9 +144,17 @@ def run(
         caches = () if networks.discriminator is None else networks.discriminator.caches
         for cache in caches:
             cache.use_disk(directory, FEATURES_ON_DISK // world // len(caches))
-        batches = images.batches(
-            recipe.batch_size, seed=recipe.seed, start=start, rank=accelerator.process_index, world=world
-        )
+        share: Any = {"seed": recipe.seed, "rank": accelerator.process_index, "world": world}
+        batches = images.batches(recipe.batch_size, start=start, **share)
+
+        def first_batches() -> Iterator[Any]:
+            for batch in images.batches(recipe.batch_size, **share):
+                if should_stop():
+                    raise Interrupted
+                yield batch
+
+        if resume is None:
+            begin(recipe, networks, first_batches, len(images), accelerator=accelerator, counted=counted)
         began = saved = time.monotonic()
         progress, losses = None, []
 

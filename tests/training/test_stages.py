@@ -85,9 +85,9 @@ def test_the_last_stage_gives_the_results(whole, teacher, tmp_path):
 def test_a_run_that_is_stopped_within_a_stage_goes_on_to_the_same_bits(tmp_path, whole, words, monkeypatch, stage):
     out, draw = tmp_path / "run", runs.draw_samples
 
-    def interrupt(directory, progress, habits):
-        draw(directory, progress, habits)
-        if directory.name == f"stage-{stage}" and progress.images == 16:
+    def interrupt(directory, average, images, habits):
+        draw(directory, average, images, habits)
+        if directory.name == f"stage-{stage}" and images == 16:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(runs, "draw_samples", interrupt)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from d2o import backbones, checkpoints
@@ -102,13 +103,13 @@ def finetune(
     images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
     teacher = images.attach(teacher)
     making.check_fit(teacher, images)
-    accelerator, automatic = group(), changes.get("precision") == "auto"
+    accelerator, automatic = group(habits.device), changes.get("precision") == "auto"
+    micro_batch = min(chosen.micro_batch_size or chosen.batch_size, chosen.batch_size // accelerator.num_processes)
     chosen = replace(chosen, frozen=settle_frozen(chosen.frozen, teacher))
-    chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
+    chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, micro_batch, out)
     trained = networks(chosen, teacher)
     share = count_frozen(trained.student)
     log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
-    micro_batch = min(chosen.micro_batch_size or chosen.batch_size, chosen.batch_size // accelerator.num_processes)
     with memory_remedy(chosen, micro_batch):
         if habits.compile:
             trained.student.to(accelerator.device)
@@ -116,7 +117,7 @@ def finetune(
                 log.info("%s: %s", title, obstacle)
         evaluate = None
         if habits.evaluate_every is not None and accelerator.is_main_process:
-            evaluate = make_evaluate(images, chosen, habits, counted)
+            evaluate = make_evaluate(images, chosen, habits, counted, accelerator.device)
         options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator, "accept_data": accept_data}
         moments = run(out, chosen, trained, images, origin=dict(origin), **options)
         if accelerator.is_main_process:
@@ -178,7 +179,7 @@ def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None)
     """Return the images, after a trial whether the run can write its directory and send its log."""
     if habits is not None and habits.track is not None:
         tracking.check_service(habits.track)
-    if group().is_main_process:
+    if group("auto" if habits is None else habits.device).is_main_process:
         check_folder(out)
     return data if isinstance(data, Images) else open_images(locate(data, "data").path)
 
@@ -206,12 +207,13 @@ def read_recipe(file: Path) -> Recipe:
     return from_dict(values.get("recipe", values))
 
 
-def make_evaluate(images: Images, recipe: Recipe, habits: Habits, counted: Counted) -> Evaluate:
+def make_evaluate(images: Images, recipe: Recipe, habits: Habits, counted: Counted, device: torch.device) -> Evaluate:
     evaluator = Evaluator(
         images,
         features=habits.evaluate_features,
         images=min(habits.evaluate_images, len(images)),
         judged_by=recipe.judged_by,
+        device=device,
         counted=counted,
     )
     return lambda denoiser: summarise(evaluator(denoiser, steps=habits.sample_steps or 1))

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ MOST, ROOM = 4, 1 << 28
 """Threads at most (decoders of images release Python's lock, the rest does not), and bytes of what they have made."""
 
 
-def prefetch(work: Callable[[T], R], items: Iterable[T], size: int) -> Iterator[R]:
+def prefetch(work: Callable[[T], R], items: Iterable[T], size: int) -> Generator[R, None, None]:
     """Yield `work(item)` of each item in order; what comes next is made before, one result or several of `size` bytes.
 
     An error comes in its turn.

@@ -165,7 +165,7 @@ class Minima(DataOptions, Study):
         check_inputs(self.teacher, *self.students, data=self.data, codec=self.codec)
         find_space(self.features, self.weights)
         place = Path(self.out) / "trials" / "minima"
-        how = (self.count, self.features, self.weights, self.find_device(), self.batch, counted)
+        how = (self.count, self.features, self.weights, str(self.find_device()), self.batch, counted)
         measurement = Measurement(place, self.open(), *how)
         students = {name: self.load(path) for name, path in short_names(self.students).items()}
         teacher = self.load(self.teacher, **self.load_options)

@@ -69,6 +69,6 @@ def main(arguments: Sequence[str]) -> None:
     elif options.asked:
         raise ValueError(f"--{next(iter(options.asked))} is for models, and {options.a} is none: leave it out.")
     names = ("features", "images", "steps", "reference_steps", "guidance", "weights")
-    settings = {name: getattr(options, name) for name in names} | {"device": device}
-    evaluation = d2o.evaluate(a, b, batch_size=options.batch, counted=counted, **settings)
+    settings = {name: getattr(options, name) for name in names}
+    evaluation = d2o.evaluate(a, b, batch_size=options.batch, device=device, counted=counted, **settings)
     print(json.dumps(evaluation.as_dict(), indent=2) if options.json else report([evaluation]))

@@ -204,13 +204,13 @@ def time_transfer(setting: Setting, images: Tensor) -> float:
 PARTS: dict[str, tuple[int, Callable[[Setting], Iterator[Row]]]] = {
     "machine": (20, machine),
     "parity": (30, parity),
-    "steps": (100, steps),
+    "steps": (110, steps),
     "features": (30, features),
     "resume": (30, resume),
     "sampling": (35, sampling),
     "loading": (15, loading),
     "compiled": (80, compiled),
-    "run": (120, run),
+    "run": (110, run),
 }
 """Seconds of each part on a GPU, its start included, and what it does."""
 

@@ -2,11 +2,16 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partialmethod
+from typing import Any
+from unittest.mock import patch
 
 import torch
-from gpu_tools import EVERY, GIB, LITE0, SIZES, Row, Setting, attempt, make, measure_peak, time_training
+from gpu_tools import EVERY, GIB, LITE0, SIZES, Row, Setting, attempt, make, measure_peak, plan, time_training
 from operations import Operations
+from torch import nn
 
 from d2o.objectives.batch import Batch
 from d2o.training import recipes
@@ -50,17 +55,24 @@ def step(setting: Setting, data: str, way: Row, compiled: bool, operations: floa
         return {"skipped": f"not for this network: {error}"}
     began, found = time.perf_counter(), {}
     if compiled:
-        if obstacle := compile_network(made.student, batch):
+        with quick_compiler() if setting.rehearse else nullcontext():
+            obstacle = compile_network(made.student, batch)
+        if obstacle:
             raise RuntimeError(obstacle)
         found["compile_seconds"] = time.perf_counter() - began
     found |= time_training(setting, recipe, made, seconds)
-    if not compiled and setting.device.type == "cuda":
+    if way is WAYS[0] and not compiled:  # counting takes the processor some time
         with torch.device("meta"):
-            teacher = new_denoiser(recipes.BACKBONES[SIZES[data][0]], *SIZES[data][1:])
-        memory = measure_memory(recipe, teacher)
+            shapes = new_denoiser(*plan(setting, data)[1])
+        memory = measure_memory(recipe, shapes)
         found["estimated_gib"] = memory and memory.total(batch) / GIB
     share = operations * found["images_per_second"] / peak
     return found | {"batch": batch, "gflop_an_image": operations / 1e9, "share_of_peak": share}
+
+
+def quick_compiler() -> Any:
+    """Let torch trace networks without compiling what it has traced, which takes a processor minutes."""
+    return patch.object(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
 
 
 def compiled(setting: Setting) -> Iterator[Row]:

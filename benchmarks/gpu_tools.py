@@ -92,20 +92,26 @@ def measure_peak(setting: Setting, precision: str) -> float:
     return 2 * side**3 / seconds
 
 
-def make(
-    setting: Setting, data: str, batch: int = 64, device: torch.device | str = "cpu", **changes: Any
-) -> tuple[Recipe, Networks]:
-    """Return a full-size recipe with its networks, all of random weights."""
+def plan(setting: Setting, data: str) -> tuple[Recipe, tuple[dict[str, Any], tuple[int, int, int], int]]:
+    """Return a full-size recipe, and the network, image shape and classes that it is for."""
     recipe = randomise_weights(recipes.find_recipe(f"{data}-d2o-f"))
     backbone, shape, classes = SIZES[data]
     spec = recipes.BACKBONES[backbone]
     if setting.rehearse:
-        spec, shape, classes = {**spec, "channels": 8, "num_blocks": 1, "channel_multipliers": [1, 2]}, (3, 8, 8), 4
         recipe = replace(recipe, discriminator=replace(recipe.discriminator, networks=(LITE0,), size=32, width=16))
+        return recipe, ({**spec, "channels": 8, "num_blocks": 1, "channel_multipliers": [1, 2]}, (3, 8, 8), 4)
+    return recipe, (spec, shape, classes)
+
+
+def make(
+    setting: Setting, data: str, batch: int = 64, device: torch.device | str = "cpu", **changes: Any
+) -> tuple[Recipe, Networks]:
+    """Return a full-size recipe with its networks, all of random weights; R1 comes every other iteration."""
+    recipe, network = plan(setting, data)
     objectives = tuple(replace(o, r1_every=2) if isinstance(o, Adversarial) else o for o in recipe.objectives)
-    fixed: dict[str, Any] = {"batch_size": batch, "micro_batch_size": None, "duration": 10**9, "objectives": objectives}
+    fixed = {"batch_size": batch, "micro_batch_size": None, "duration": 10**9, "objectives": objectives}
     with torch.device(device):
-        teacher = new_denoiser(spec, shape, classes)
+        teacher = new_denoiser(*network)
         return (recipe := replace(recipe, **{**fixed, **changes})), networks(recipe, teacher)
 
 

@@ -33,7 +33,7 @@ WAYS: tuple[Row, ...] = (
 def steps(setting: Setting, ways: Sequence[Row] = WAYS, compiled: bool = False, seconds: float = 4.0) -> Iterator[Row]:
     """Iterations of D2O-F: images a second, peak memory, and the share of the measured peak of bfloat16's products."""
     peak = measure_peak(setting, "bfloat16")
-    for data in SIZES:
+    for data in list(SIZES)[: setting.size(len(SIZES), 1)]:
         operations = count_operations(setting, data)
         for way in ways:
             row = {"recipe": f"{data}-d2o-f", "compiled": compiled, "checkpointing": False, **way}

@@ -128,8 +128,7 @@ class VP(Preconditioning):
     time_scale: Number = 999.0
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        variance = (1 + sigma**2).log()
-        square = self.beta_min**2 + 2 * self.beta_range * variance
+        square = self.beta_min**2 + 2 * self.beta_range * (1 + sigma**2).log()
         root = widen(square).sqrt().to(square)  # a float32 root may miss the last bit, and Fourier features tell
         time = (root - self.beta_min) / self.beta_range
         return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time_scale * time)

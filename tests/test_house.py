@@ -163,7 +163,7 @@ IMPORTS = {
     "evaluate --help": 64,
     "export --help": 63,
     "recipes": 60,
-    "finetune --help": 106,
+    "finetune --help": 107,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torch._dynamo", "torchvision", "yaml"}

@@ -160,7 +160,7 @@ IMPORTS = {
     "sample digits-small --seeds 0 --out x.png": 39,
     "sample shapes-small --seeds 0 --out x.png": 40,
     "inspect digits-small": 39,
-    "evaluate --help": 64,
+    "evaluate --help": 65,
     "export --help": 63,
     "recipes": 60,
     "finetune --help": 107,

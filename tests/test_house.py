@@ -21,6 +21,7 @@ MODULES = {
 }
 FLOORS = {
     "errors": 0,
+    "devices": 0,
     "files": 0,
     "tars": 0,
     "records": 0,
@@ -156,13 +157,13 @@ def test_no_folder_and_not_the_whole_outgrow_their_budgets():
 
 IMPORTS = {
     "--help": 8,
-    "sample digits-small --seeds 0 --out x.png": 38,
-    "sample shapes-small --seeds 0 --out x.png": 39,
-    "inspect digits-small": 38,
-    "evaluate --help": 63,
-    "export --help": 62,
-    "recipes": 64,
-    "finetune --help": 110,
+    "sample digits-small --seeds 0 --out x.png": 39,
+    "sample shapes-small --seeds 0 --out x.png": 40,
+    "inspect digits-small": 39,
+    "evaluate --help": 65,
+    "export --help": 63,
+    "recipes": 67,
+    "finetune --help": 116,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torch._dynamo", "torchvision", "yaml"}

@@ -189,6 +189,20 @@ def generation(_, place: Path) -> None:
     assert {"loads", "onnxruntime, batch 64"} <= set(found["per_second"])
 
 
+def loading(*_) -> None:
+    assert "JPEG 256x256" in finished(BENCHMARKS / "loading.py", "--images", "8", "--seconds", "0.01")
+
+
+def gpu(_, place: Path) -> None:
+    """Rehearse the shortest part, with both files; the others are tried by tests/benchmarks/test_gpu.py."""
+    words = ["--rehearse", "--parts", "machine", "--out", place / "gpu.json", "--markdown", place / "gpu.md"]
+    (place / "gpu.md").write_text("How.\n\n## Results\n\nNone yet.\n")
+    assert "failed: nothing" in finished(BENCHMARKS / "gpu.py", *words)
+    assert json.loads((place / "gpu.json").read_text())["failed"] == []
+    text = (place / "gpu.md").read_text()
+    assert text.startswith("How.") and "### Machine" in text and "None yet" not in text
+
+
 def rounding(*_) -> None:
     """Measure one row of one network."""
     own = runpy.run_path(str(BENCHMARKS / "rounding.py"))
@@ -238,6 +252,8 @@ PROGRAMS = {
     r"benchmarks/sharding\.py": sharding,
     r"benchmarks/generation\.py": generation,
     r"benchmarks/rounding\.py": rounding,
+    r"benchmarks/loading\.py": loading,
+    r"benchmarks/gpu\.py": gpu,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,
     r"benchmarks/shapes_score\.py": shapes_score,
     r"benchmarks/clip_score\.py": lambda *_: None,  # run by tests/benchmarks/test_clip_score.py

@@ -3,7 +3,6 @@
 from pathlib import Path
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -63,7 +62,8 @@ def test_what_does_not_fit_is_looked_at_again(tmp_path: Path, memory: int, disk:
         check(store(images(numbers), numbers), numbers)
     assert len(look.seen) == 7 + 2 * (7 - remembered)
     assert list(tmp_path.iterdir()) == []
-    assert sum(isinstance(row, np.memmap) for row in store.rows.values()) == disk
+    assert len(store.rows) == remembered
+    assert [len(place) for place in store.stores] == [memory, disk]
 
 
 def test_an_emptied_memory_knows_nothing() -> None:
@@ -85,6 +85,18 @@ def test_what_is_remembered_does_not_depend_on_the_company() -> None:
         for start, stop in ((40, 50), (0, 3), (0, 50)):
             found = memory(pictures[start:stop], range(start, stop))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("limit", [0, 3 * ROW])
+def test_another_device_keeps_them_itself_if_it_may(limit: int) -> None:
+    """Tensors without numbers stand in for a GPU's."""
+    store = Cached(look := Mock(side_effect=lambda x: [x.expand(-1, 3, -1, -1), x[:, :, ::2, ::2]]), ROW)
+    store.gpu_memory = limit
+    for _ in range(3):
+        maps = store(torch.empty(2, 1, 4, 4, device="meta"), [0, 1])
+        assert {one.device.type for one in maps} == {"meta"}
+    assert look.call_count == (1 if limit else 3)
+    assert [len(place) for place in store.stores] == ([3, 0] if limit else [])
 
 
 @pytest.mark.parametrize("written", [OSError(), 5])

@@ -187,6 +187,26 @@ def test_float32_is_not_tf32(tiny_denoiser, work):
             one.allow_tf32 = value
 
 
+def test_tf32_is_for_iterations_alone(tiny_denoiser, monkeypatch):
+    """What looks at the networks between two of them sees float32."""
+    states: dict[bool, list[bool]] = {}
+    for wanted in (True, False):
+        during = states[wanted] = []
+        turns = loop.take_turn
+        monkeypatch.setattr(
+            loop,
+            "take_turn",
+            lambda *given, turns=turns, during=during: (
+                during.append(torch.backends.cuda.matmul.allow_tf32) or turns(*given)
+            ),
+        )
+        recipe = replace(RECIPES["d2o"], tf32=wanted)
+        for _ in islice(train(recipe, networks(recipe, tiny_denoiser(classes=2)), stream()), 2):
+            assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+        monkeypatch.undo()
+    assert set(states[True]) == {True} and set(states[False]) == {False}
+
+
 RESUMED = {
     "pretrain with dropout": (RECIPES["pretrain"], {"dropout": 0.3}),
     "pretrain in micro batches": (replace(RECIPES["pretrain"], micro_batch_size=3), {"dropout": 0.3}),

@@ -16,14 +16,40 @@ CPU = torch.device("cpu")
 )
 def test_the_faster_precision_is_chosen_if_it_is_clearly_faster(tiny_denoiser, tmp_path, monkeypatch, seconds, chosen):
     taken = dict(zip(("float32", "bfloat16"), seconds, strict=True))
-    monkeypatch.setattr(speed, "time_step", lambda _, precision, __: taken[precision])
-    assert choose_precision(tiny_denoiser(), CPU, tmp_path) == chosen
+    monkeypatch.setattr(speed, "time_step", lambda _, precision, *__: taken[precision])
+    assert choose_precision(tiny_denoiser(), CPU, 4, tmp_path)[0] == chosen
+
+
+@pytest.mark.parametrize(
+    ("an_image", "images", "measured"), [(1e-3, 32, 32), (1e-3, 500, 64), (0.5, 32, 8), (60.0, 32, 2), (60.0, 1, 1)]
+)
+def test_it_is_measured_on_as_many_images_as_train_at_once_if_that_is_quick(
+    tiny_denoiser, monkeypatch, an_image, images, measured
+):
+    counts = []
+    monkeypatch.setattr(speed, "time_step", lambda *given: counts.append(given[3]) or an_image * given[3])
+    choose_precision(tiny_denoiser(), CPU, images)
+    assert counts == [min(2, images), measured, measured]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "says"),
+    [
+        ("flags\t\t: fpu avx512_bf16 amx_bf16", "has avx512_bf16 and amx_bf16"),
+        ("Features\t: fp asimd bf16 sve", "has bf16"),
+        ("flags\t\t: fpu avx512f", "has no instructions"),
+    ],
+)
+def test_what_the_processor_has_for_bfloat16_is_said(monkeypatch, cpuinfo, says):
+    monkeypatch.setattr(speed, "read_system", lambda _: cpuinfo)
+    assert says in speed.describe_instructions(CPU)
+    assert speed.describe_instructions(torch.device("cuda")) == ""
 
 
 def test_a_run_that_is_there_keeps_its_precision(tiny_denoiser, tmp_path, monkeypatch):
     (tmp_path / "recipe.json").write_text(json.dumps({"recipe": {"precision": "bfloat16"}}))
     monkeypatch.setattr(speed, "time_step", None)
-    assert choose_precision(tiny_denoiser(), CPU, tmp_path) == "bfloat16"
+    assert choose_precision(tiny_denoiser(), CPU, 4, tmp_path)[0] == "bfloat16"
 
 
 @pytest.mark.parametrize(("slower", "warned"), [(1.0, False), (17.0, True)])

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2o.devices import widen
+
 
 class Band(NamedTuple):
     """Rings `low` to `high` (both included), in cycles per image."""
@@ -45,7 +47,7 @@ def ring_power(images: Tensor) -> np.ndarray:
     """
     count, _, height, width = images.shape
     index = rings(height, width).to(images.device).flatten()
-    power = torch.fft.fft2(images.detach().double() / (height * width)).abs().square().mean(1).flatten(1)
+    power = torch.fft.fft2(widen(images.detach()) / (height * width)).abs().square().mean(1).flatten(1)
     sums = power.new_zeros(count, int(index.max()) + 1).index_add_(1, index, power)
     return (sums / torch.bincount(index)).cpu().numpy()
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2o.devices import widen
 from d2o.diffusion.denoiser import Denoiser
 from d2o.training.freezing import roles_of
 
@@ -42,7 +43,7 @@ def weight_changes(before: Denoiser, after: Denoiser) -> tuple[WeightChange, ...
         if name not in changed:
             continue
         common = tuple(slice(min(sides)) for sides in zip(old.shape, changed[name].shape, strict=True))
-        old, new = old.detach()[common].double(), changed[name].detach()[common].double().to(old.device)
+        old, new = widen(old.detach()[common]), widen(changed[name].detach()[common].to(old.device))
         row = np.array([float((new - old).square().sum()), float(old.square().sum()), old.numel()])
         block, role = block_of(name, blocks), roles[name]
         for key in ((block, role), (block, "all"), ("all", role), ("all", "all")):

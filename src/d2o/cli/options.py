@@ -12,6 +12,8 @@ from d2o.errors import printable
 from .progress import quiet, say
 
 if TYPE_CHECKING:
+    import torch
+
     from d2o.data.datasets import Images
     from d2o.diffusion.denoiser import Denoiser
     from d2o.training.recipe import Recipe, Stages
@@ -171,15 +173,27 @@ class DataOptions(Preparation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureOptions:
+class DeviceOptions:
+    """Where a command computes."""
+
+    device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:1|mps")] = "auto"
+    """Where to compute; auto: a GPU where there is one (CUDA's, else Apple's), else the processor."""
+
+    def find_device(self) -> "torch.device":
+        """Return the device; ValueError where it is not there."""
+        from d2o.devices import find_device
+
+        return find_device(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions(DeviceOptions):
     """How features of images are computed."""
 
     weights: str = "auto"
     """File of the feature network's weights, where they are not installed."""
     batch: int = 64
     """Images at once; it does not change the result."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
     json: bool = False
     """Print JSON instead of text."""
 

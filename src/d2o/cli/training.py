@@ -10,12 +10,12 @@ from d2o.training.fit import Result
 from d2o.training.recipe import Recipe, Stages
 from d2o.training.run import Habits
 
-from .options import Set, recipe_from, tell
+from .options import DeviceOptions, Set, recipe_from, tell
 from .progress import counted, quiet, watch
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeOptions:
+class RecipeOptions(DeviceOptions):
     """Options that change a recipe. What is left out is the recipe's."""
 
     images: int | None = None
@@ -76,6 +76,7 @@ class RunOptions(RecipeOptions):
         """Raise a ValueError where the run's directory cannot be written to, or there is no such feature space."""
         if not quiet():  # one of many processes tries
             check_folder(self.out)
+        self.find_device()
         if self.evaluate_every:
             find_space(self.features, "auto")
 
@@ -86,7 +87,16 @@ class RunOptions(RecipeOptions):
 
     def run(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> None:
         """Call `finetune` or `pretrain` with these options, show its progress, and print what the run has come to."""
-        names = ("save_every", "sample_every", "evaluate_every", "evaluate_images", "track", "compile", "shard")
+        names = (
+            "save_every",
+            "sample_every",
+            "evaluate_every",
+            "evaluate_images",
+            "track",
+            "compile",
+            "shard",
+            "device",
+        )
         habits = Habits(**{name: getattr(self, name) for name in names}, evaluate_features=self.features)
         named |= {"out": self.out, "habits": habits, "precision": self.precision}
         named |= {"accept_data": self.accept_data}

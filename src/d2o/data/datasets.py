@@ -3,9 +3,10 @@
 import hashlib
 import itertools
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -21,6 +22,7 @@ from .classes import describe_classes, number_classes
 from .decoding import Decoder, make_decoder, open_image
 from .encodings import Decoded, Encodings, is_encodings
 from .files import to_float
+from .prefetch import prefetch
 from .shuffling import permute, shuffle
 from .source import LabelError
 from .sources import find
@@ -33,9 +35,7 @@ log = logging.getLogger("d2o")
 class Triple(NamedTuple):
     """A batch of the stream: images [n, C, H, W] in [-1, 1], classes [n] or None, and places in the stream [n].
 
-    Images are None where the batch has `latents` instead.
-
-    `index` counts the images of the stream from 0: random numbers are a function of (seed, index).
+    Images are None where the batch has `latents`. Random numbers are a function of (seed, index), counted from 0.
     """
 
     x0: Tensor | None
@@ -188,9 +188,9 @@ class Images:
     ) -> Iterator[Batch]:
         """Yield shuffled batches without end; the same `seed` and `start` (in images) give the same images.
 
-        Every epoch is a fresh permutation; a batch may run over into the next epoch. Of several captions an image has
-        one at random. Of each batch of `batch_size` process `rank` of `world` gets its share. Raises ValueError when
-        the batch cannot be shared evenly.
+        Every epoch is a fresh permutation; a batch may run over into the next. Of several captions an image has one at
+        random. Process `rank` of `world` gets its share of each batch; threads make some ahead. Raises ValueError when
+        a batch cannot be shared evenly.
         """
         if batch_size < 1 or start < 0 or not 0 <= seed < 2**64 or not 0 <= rank < world or batch_size % world:
             raise ValueError(
@@ -198,7 +198,8 @@ class Images:
                 f"0 <= rank < world, not {batch_size}, {world}, {start}, {seed} and {rank}."
             )
         share = batch_size // world
-        return (self._batch(first, share, seed) for first in itertools.count(start + rank * share, batch_size))
+        firsts = itertools.count(start + rank * share, batch_size)
+        return prefetch(partial(self._batch, size=share, seed=seed), firsts, 4 * share * math.prod(self.shape))
 
     def _batch(self, first: int, size: int, seed: int) -> Batch:
         index = np.arange(first, first + size)

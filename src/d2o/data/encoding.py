@@ -19,7 +19,7 @@ from d2o.diffusion.condition import Text, TextWidth
 from d2o.diffusion.denoiser import Denoiser
 from d2o.encoders.captions import Encoders
 from d2o.encoders.codec import Autoencoder, check_pixels
-from d2o.encoders.text_encoders import find_device, find_pipeline
+from d2o.encoders.text_encoders import find_pipeline
 from d2o.errors import Diverged
 from d2o.files import atomic, check_folder, sha256_of
 
@@ -46,6 +46,7 @@ def encode(
     *,
     batch_size: int = 16,
     precision: str = "half",
+    device: torch.device | str = "cpu",
     counted: Counted = lambda items, _total, _title: iter(items),
 ) -> About:
     """Write the encodings of images for a latent model into a folder, or continue there; return what they are.
@@ -66,7 +67,7 @@ def encode(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            write_all(denoiser, images, folder, about, batch_size, counted)
+            write_all(denoiser, images, folder, about, batch_size, torch.device(device), counted)
     except Timeout:
         raise ValueError(f"Another d2o encode is at work in {folder}: wait for its end.") from None
     return about
@@ -115,7 +116,13 @@ def hash_files(folder: str, *parts: str) -> dict[str, str]:
 
 
 def write_all(
-    denoiser: Denoiser, images: Images, folder: Path, about: About, batch_size: int, counted: Counted
+    denoiser: Denoiser,
+    images: Images,
+    folder: Path,
+    about: About,
+    batch_size: int,
+    device: torch.device,
+    counted: Counted,
 ) -> None:
     for leftover in folder.glob(".*"):  # of a process that was killed
         if re.fullmatch(r"\..+-[0-9a-f]{8}\.(safetensors|json)", leftover.name):
@@ -136,7 +143,7 @@ def write_all(
         for number, file in enumerate(files):
             if not sound[number]:
                 rows = range(number * about.shard, min((number + 1) * about.shard, about.images))
-                yield from encode_shard(denoiser, images, about, file, rows, known, batch_size)
+                yield from encode_shard(denoiser, images, about, file, rows, known, batch_size, device)
             if about.encoders is not None:
                 known.update(row.tobytes() for row in open_shard(file).get_tensor("digests").numpy())
 
@@ -146,10 +153,17 @@ def write_all(
 
 
 def encode_shard(
-    denoiser: Denoiser, images: Images, about: About, file: Path, rows: range, known: set[bytes], batch_size: int
+    denoiser: Denoiser,
+    images: Images,
+    about: About,
+    file: Path,
+    rows: range,
+    known: set[bytes],
+    batch_size: int,
+    device: torch.device,
 ) -> Iterator[range]:
     """Write a shard, and yield the images that are done; captions that are `known` are in another one."""
-    device, kinds = find_device(), PRECISIONS[about.precision]
+    kinds = PRECISIONS[about.precision]
     latents, captions, texts, new = list[Tensor](), list[list[str]](), list[Text](), dict[bytes, Text]()
     for first in range(rows.start, rows.stop, batch_size):
         part = range(first, min(first + batch_size, rows.stop))

@@ -33,19 +33,28 @@ SHOWN = tuple(range(60))
 log = logging.getLogger("d2o")
 
 
-def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted: Counted = unshown) -> dict[str, Any]:
-    """Run the demo in a directory (again: continue it) and return the content of its report.json."""
+def demo(
+    out: str | Path,
+    seed: int = 0,
+    watch: Watch = print_progress,
+    counted: Counted = unshown,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Run the demo in a directory (again: continue it) and return the content of its report.json.
+
+    It trains on the device, and compares on the processor.
+    """
     use_few_threads()
     began, out, digits = time.monotonic(), check_folder(out), open_images("digits")
 
     log.info("1/3  Pre-training a diffusion model on %s real handwritten digits", f"{len(digits):,}")
     common = {"watch": watch, "seed": seed}
     name, folder = "digits-pretrain", out / "teacher"
-    pretrained = pretrain(digits, name, out=folder, habits=habits(name, 2), **common)
+    pretrained = pretrain(digits, name, out=folder, habits=habits(name, 2, device), **common)
 
     log.info("2/3  Turning it into a one-step generator with a GAN loss, most of its weights frozen (D2O-F)")
     name, folder, teacher = "digits-d2o-f", out / "student", pretrained.denoiser
-    finetuned = finetune(teacher, digits, name, out=folder, origin={}, habits=habits(name, 4), **common)
+    finetuned = finetune(teacher, digits, name, out=folder, origin={}, habits=habits(name, 4, device), **common)
     student = finetuned.denoiser
 
     log.info("3/3  Comparing %s images of each", f"{IMAGES:,}")
@@ -79,10 +88,10 @@ def demo(out: str | Path, seed: int = 0, watch: Watch = print_progress, counted:
     return summary
 
 
-def habits(recipe: str, evaluations: int) -> Habits:
+def habits(recipe: str, evaluations: int, device: str) -> Habits:
     """Return how often one of the two runs is evaluated, and what it draws."""
     every = recipes.find_recipe(recipe).duration // evaluations
-    return Habits(evaluate_every=every, evaluate_images=IMAGES // 4, sample_seeds=SHOWN)
+    return Habits(evaluate_every=every, evaluate_images=IMAGES // 4, sample_seeds=SHOWN, device=device)
 
 
 def evaluate_generators(

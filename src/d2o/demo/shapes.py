@@ -50,6 +50,7 @@ def demo(
     watch: Watch = print_progress,
     counted: Counted = unshown,
     start: str | None = None,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Run the demo in a directory (again: continue it) and return the content of its report.json.
 
@@ -64,14 +65,14 @@ def demo(
     if given is None:
         log.info("1/3  Pre-training a diffusion model on drawn shapes and their captions")
         name = "shapes-pretrain"
-        pretrained = pretrain(images, name, out=out / "teacher", habits=habits(name, CALLS), **common)
+        pretrained = pretrain(images, name, out=out / "teacher", habits=habits(name, CALLS, device), **common)
         given, seconds["pretrain"] = pretrained.denoiser, pretrained.seconds
     else:
         log.info("1/3  Pre-training is left out: the teacher is %s", start)
     teacher, name = given, "shapes-d2o-f"
 
     log.info("2/3  Turning it into a one-step generator with a GAN loss, most of its weights frozen (D2O-F)")
-    finetuned = finetune(teacher, images, name, out=out / "student", habits=habits(name, 1), **common)
+    finetuned = finetune(teacher, images, name, out=out / "student", habits=habits(name, 1, device), **common)
     student, share = finetuned.denoiser, finetuned.share
 
     log.info("3/3  Looking whether their images show what was asked for")
@@ -121,8 +122,8 @@ def open_teacher(name: str) -> Denoiser:
     return teacher
 
 
-def habits(recipe: str, calls: int) -> Habits:
-    return Habits(sample_every=recipes.find_recipe(recipe).duration // 4, sample_steps=calls)
+def habits(recipe: str, calls: int, device: str) -> Habits:
+    return Habits(sample_every=recipes.find_recipe(recipe).duration // 4, sample_steps=calls, device=device)
 
 
 def ask(denoiser: Denoiser, split: str, calls: int, counted: Counted) -> dict[str, float]:

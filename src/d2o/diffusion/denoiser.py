@@ -158,7 +158,12 @@ def use_full_float32() -> None:
     It holds for the process from here on, as backward passes and other networks come later: whatever loads a model,
     trains, samples or measures begins with it.
     """
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    allow_tf32(False)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let CUDA round the factors of float32 products and convolutions to 10 bits (TF32), or not."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from d2o.devices import widen
 from d2o.records import RECORD, REGISTER, Range, find, validate
 
 from .noise import PURE_NOISE, SIGMA_MAX, SIGMA_MIN, flow_sigmas, karras_sigmas
@@ -127,9 +128,8 @@ class VP(Preconditioning):
     time_scale: Number = 999.0
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        variance = (1 + sigma**2).log()
-        square = self.beta_min**2 + 2 * self.beta_range * variance
-        root = square.double().sqrt().to(square)  # a float32 root may miss the last bit, and Fourier features tell
+        square = self.beta_min**2 + 2 * self.beta_range * (1 + sigma**2).log()
+        root = widen(square).sqrt().to(square)  # a float32 root may miss the last bit, and Fourier features tell
         time = (root - self.beta_min) / self.beta_range
         return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), self.time_scale * time)
 

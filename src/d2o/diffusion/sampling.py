@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2o.devices import widen
+
 from .condition import Asked, Condition, Text, TextWidth, choose_condition
 from .denoiser import Denoiser, Guided, use_full_float32
 from .families import Preconditioning
@@ -102,8 +104,8 @@ def heun_step_of(family: Preconditioning) -> Step:
 def trajectory(
     denoise: Denoise, noise: Tensor, sigmas: Sequence[float] = ONE_STEP, step: Step = euler_step
 ) -> Iterator[Tensor]:
-    """Yield x at every one of `sigmas`, from `sigmas[0] * noise` on, accumulated in float64."""
-    x = noise.double() * sigmas[0]
+    """Yield x at every one of `sigmas`, from `sigmas[0] * noise` on, accumulated in float64 where there is one."""
+    x = widen(noise) * sigmas[0]
     yield x
     for sigma, sigma_next in pairwise(sigmas):
         x = step(denoise, x, sigma, sigma_next)

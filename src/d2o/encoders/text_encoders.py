@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from d2o.devices import find_device
 from d2o.diffusion.condition import Text, pad
 from d2o.errors import describe, printable
 from d2o.files import parse_json, read_bytes
@@ -149,11 +150,6 @@ def silence() -> Iterator[None]:
             logger.setLevel(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def find_device() -> torch.device:
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
 
 
 def encode(folder: str, network: str, precision: str, captions: Sequence[str]) -> list[Text]:

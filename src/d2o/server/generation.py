@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from d2o.data.files import to_uint8
+from d2o.devices import widen
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import heun_step_of, sample, trajectory
@@ -27,7 +28,7 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
     Unit normal noises are nearly orthogonal, so what lies between them is as large as they are, where a straight line
     would pass through shorter vectors that no network was trained on (Shoemake 1985).
     """
-    cosine = torch.nn.functional.cosine_similarity(first.double().flatten(), second.double().flatten(), dim=0)
+    cosine = torch.nn.functional.cosine_similarity(widen(first).flatten(), widen(second).flatten(), dim=0)
     angle = math.acos(min(max(cosine.item(), -1.0), 1.0))
     if math.sin(angle) < 1e-6:  # the same direction, or opposite ones, between which every great circle leads
         return torch.lerp(first, second, share)

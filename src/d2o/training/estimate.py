@@ -47,16 +47,21 @@ class Estimate:
 
 
 def estimate(
-    name: str, recipe: Recipe, model: Denoiser | None = None, folder: str | Path = ".", automatic: bool = False
+    name: str,
+    recipe: Recipe,
+    model: Denoiser | None = None,
+    folder: str | Path = ".",
+    automatic: bool = False,
+    device: str = "auto",
 ) -> Estimate:
     """Return what a recipe takes here, starting from a model, or from random weights of the size it is made for.
 
     Batches grow while that is quick and fits. `automatic` takes the precision that trains faster.
     """
-    recipe, device = randomise_weights(recipe), group().device
+    recipe, device = randomise_weights(recipe), group(device).device
     start = model or untrained_teacher(name, recipe)
-    recipe = settle_precision(recipe, start, device, automatic, name)
     free, at_once = free_memory(device), min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+    recipe = settle_precision(recipe, start, device, automatic, name, at_once)
     before = peak_memory(device)
     trained = networks(recipe, start)
     gradients = check_gradients(trained, device)

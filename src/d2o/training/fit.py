@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from d2o import backbones, checkpoints
 from d2o.checkpoints import native
 from d2o.checkpoints.delta import weights_sha256
@@ -129,7 +131,7 @@ class Ways:
 
 def train_stages(teacher: Denoiser, images: Images, recipe: Recipe | Stages, out: Path, ways: Ways) -> Result:
     """Train by one recipe after another, each in a directory of its own, and put the last one's results into `out`."""
-    accelerator, start, results = group(), teacher, []
+    accelerator, start, results = group(ways.habits.device), teacher, []
     stages = recipe.stages if isinstance(recipe, Stages) else (recipe,)
     for stage in stages:
         settle_frozen(stage.frozen, teacher)  # what is wrong with a later stage is said at once
@@ -171,15 +173,15 @@ def taught_by(teacher: Denoiser, networks: Make) -> Make:
 
 def train_recipe(start: Denoiser, images: Images, recipe: Recipe, out: Path, title: str, ways: Ways) -> Result:
     """Train by one recipe in a directory of its own."""
-    accelerator, habits = group(), ways.habits
+    habits, accelerator = ways.habits, group(ways.habits.device)
+    micro_batch = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size // accelerator.num_processes)
     recipe = replace(recipe, frozen=settle_frozen(recipe.frozen, start))
-    recipe = settle_precision(recipe, start, accelerator.device, ways.automatic, title, out)
+    recipe = settle_precision(recipe, start, accelerator.device, ways.automatic, title, micro_batch, out)
     trained = ways.networks(recipe, start)
     if habits.shard:
         check_sharding(trained.student, accelerator.num_processes)
     share = count_frozen(trained.student)
     log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
-    micro_batch = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size // accelerator.num_processes)
     with memory_remedy(recipe, micro_batch):
         if habits.compile:
             trained.student.to(accelerator.device)
@@ -187,7 +189,7 @@ def train_recipe(start: Denoiser, images: Images, recipe: Recipe, out: Path, tit
                 log.info("%s: %s", title, obstacle)
         evaluate = None
         if habits.evaluate_every is not None and accelerator.is_main_process:
-            evaluate = make_evaluate(ways.reference, recipe, habits, ways.counted)
+            evaluate = make_evaluate(ways.reference, recipe, habits, ways.counted, accelerator.device)
         options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator, "counted": ways.counted}
         moments = run(out, recipe, trained, images, origin=ways.origin, accept_data=ways.accept_data, **options)
         if accelerator.is_main_process:
@@ -249,17 +251,18 @@ def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None)
     """Return the images, after a trial whether the run can write its directory and send its log."""
     if habits is not None and habits.track is not None:
         tracking.check_service(habits.track)
-    if group().is_main_process:
+    if group("auto" if habits is None else habits.device).is_main_process:
         check_folder(out)
     return data if isinstance(data, Images) else open_images(locate(data, "data").path)
 
 
-def make_evaluate(images: Images, recipe: Recipe, habits: Habits, counted: Counted) -> Evaluate:
+def make_evaluate(images: Images, recipe: Recipe, habits: Habits, counted: Counted, device: torch.device) -> Evaluate:
     evaluator = Evaluator(
         images,
         features=habits.evaluate_features,
         images=min(habits.evaluate_images, len(images)),
         judged_by=recipe.judged_by,
+        device=device,
         counted=counted,
     )
     for warning in overlap(evaluator.space, recipe.judged_by):

@@ -1,5 +1,6 @@
 """The training loop: a generator that takes turns. It opens no file and prints nothing; that belongs to the caller."""
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from d2o.backbones import Backbone
-from d2o.diffusion.denoiser import Denoiser, use_full_float32
+from d2o.devices import find_device
+from d2o.diffusion.denoiser import Denoiser, allow_tf32, use_full_float32
 from d2o.errors import Diverged
 from d2o.metrics.counting import Counted, unshown
 from d2o.objectives.batch import Batch, read_batch
@@ -66,9 +68,17 @@ class Progress:
         return dict(gather(tensors)), {"images": self.images, "iteration": self.iteration, "skipped": self.skipped}
 
 
-def group() -> Accelerator:
-    """Return this process's place among those that `torchrun` started (alone without it), and its device."""
-    return Accelerator(cpu=not torch.accelerator.is_available())
+def group(name: str = "auto") -> Accelerator:
+    """Return this process's place among those that `torchrun` started (alone without it), and its device.
+
+    Of several processes each takes a GPU of its own. Raises ValueError for a device that is not there.
+    """
+    device = find_device(name)
+    if device.index is not None:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ValueError(f"--device {name} is for one process: under torchrun, leave it out.")
+        torch.accelerator.set_device_index(device.index)
+    return Accelerator(cpu=device.type == "cpu")
 
 
 def turns(recipe: Recipe, networks: Networks) -> list[Turn]:
@@ -161,7 +171,6 @@ def train(
             )
     accelerator = accelerator or group()
     device = accelerator.device
-    use_full_float32()
     rows = turns(recipe, networks)
     keeps = [name for objective in recipe.objectives for name in objective.keeps]
     names = [*(row.network for row in rows), *recipe.averages, *keeps]
@@ -187,6 +196,7 @@ def train(
     failures = dict.fromkeys((row.name for row in rows), 0)
 
     while images < recipe.duration:
+        allow_tf32(recipe.tf32)
         batch = read_batch(next(batches), networks.student, recipe.seed, images / recipe.duration)
         micro_batches = batch.split(recipe.micro_batch_size or len(batch))
         if dropout:  # the only randomness that is not the batch's own
@@ -214,6 +224,7 @@ def train(
         for objective in recipe.objectives:
             objective.after(networks, Step(images, recipe.batch_size, recipe.duration))
         rate, failing = factor * recipe.learning_rate, any(failures.values())
+        use_full_float32()  # for grids and evaluations, until the next iteration
         yield Progress(images, iteration, losses, rate, skipped, failing, networks, optimizers, kept)
 
 

@@ -106,6 +106,9 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the backbones of student and teacher, and the decoder of latents; the rest is float32, and so are the
     backbones where one call multiplies their errors, which are noise predictors from a high level."""
+    tf32: bool = False
+    """Train with TF32 on CUDA: factors of float32 products are rounded to 10 bits. Images that are looked at never
+    are: sampling and evaluation compute in float32."""
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
 
     def __post_init__(self) -> None:

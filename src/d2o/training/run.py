@@ -64,7 +64,8 @@ class Habits:
     Periods are in images. By default the log has about 200 lines, there are ten checkpoints (and one every five
     minutes) and ten sample grids, and nothing is evaluated. Grids and evaluations sample in `sample_steps` steps.
     `track` sends the log to tensorboard, trackio or wandb, too; `compile` compiles the student's network first. With
-    `shard` the processes of a run hold parts of the denoisers in place of copies.
+    `shard` the processes of a run hold parts of the denoisers in place of copies. It
+    computes on the `device`, a name of `d2o.devices`.
     """
 
     log_every: int | None = None
@@ -77,6 +78,7 @@ class Habits:
     evaluate_features: str = "lite2"
     track: str | None = None
     compile: bool = False
+    device: str = "auto"
     shard: bool = False
 
     def __post_init__(self) -> None:
@@ -126,9 +128,9 @@ def run(
     iteration goes through `counted`. Raises Interrupted after Ctrl-C, ValueError for a directory that contains another
     run or a running one, Diverged when weights, gradients or images are not finite.
     """
-    accelerator = accelerator or group()
-    main, world = accelerator.is_main_process, accelerator.num_processes
     habits, directory = habits or Habits(), Path(directory)
+    accelerator = accelerator or group(habits.device)
+    main, world = accelerator.is_main_process, accelerator.num_processes
     checkpoint, log = directory / CHECKPOINT, directory / "metrics.jsonl"
     claimed = claim(directory, recipe, origin or {}, images, accept_data) if main else nullcontext()
     with claimed, stoppable(accelerator) as should_stop:

@@ -13,14 +13,19 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from d2o.diffusion.denoiser import Denoiser, use_full_float32
+from d2o.diffusion.denoiser import Denoiser, allow_tf32, use_full_float32
 from d2o.diffusion.sampling import condition_for
 
+from .memory import read_system
 from .recipe import Recipe
 
 Precision = Literal["float32", "bfloat16"]
 GAIN = 1.1
 """How much faster bfloat16 must be to be chosen: it rounds."""
+FEWEST, MOST, STEP = 2, 64, 4.0
+"""Images of a measured step at least and at most, and the seconds of one that are enough."""
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "svebf16")
+"""Instructions for bfloat16 by Linux's names: of x86, and of ARM."""
 EMULATED = 2.0
 """A processor that computes in bfloat16 so many times as slowly as in float32 only emulates it."""
 COMPILERS = ("c++", "g++", "clang++")
@@ -32,29 +37,51 @@ def settle_precision(
     device: torch.device,
     automatic: bool,
     title: str,
+    images: int,
     directory: Path | None = None,
 ) -> Recipe:
-    """Return the recipe, in the faster precision if that is `automatic`; log what there is to say of it."""
+    """Return the recipe, in the faster precision if that is `automatic`; log what there is to say of it.
+
+    So many `images` pass through the network at once.
+    """
     log = logging.getLogger("d2o")
     if automatic:
-        recipe = replace(recipe, precision=choose_precision(denoiser, device, directory))
-        log.info("%s: trains in %s, which is the faster here or the run's own", title, recipe.precision)
-    elif slow := warn_about_emulation(recipe.precision, device):
+        precision, reason = choose_precision(denoiser, device, images, directory, recipe.tf32)
+        log.info("%s: trains in %s: %s", title, precision, reason)
+        return replace(recipe, precision=precision)
+    if slow := warn_about_emulation(recipe.precision, device):
         log.info("%s: %s", title, slow)
     return recipe
 
 
-def choose_precision(denoiser: Denoiser, device: torch.device, directory: Path | None = None) -> Precision:
-    """Return the precision in which the network trains faster here; a run in the directory keeps its own.
+def choose_precision(
+    denoiser: Denoiser, device: torch.device, images: int, directory: Path | None = None, tf32: bool = False
+) -> tuple[Precision, str]:
+    """Return the precision in which the network trains faster here, and why; a run in the directory keeps its own.
 
-    All processes of a run get the first one's choice.
+    Measured at so many `images` at once, or as many as take STEP seconds. All processes of a run get the first one's
+    choice.
     """
     if directory is not None and (recipe := directory / "recipe.json").is_file():
-        return json.loads(recipe.read_text())["recipe"]["precision"]
-    seconds = {precision: time_step(denoiser, precision, device) for precision in ("float32", "bfloat16")}
+        return json.loads(recipe.read_text())["recipe"]["precision"], "the run began so"
+    few = min(FEWEST, images)
+    count = min(images, MOST, max(few, int(few * STEP / time_step(denoiser, "float32", device, few, tf32))))
+    seconds = {name: time_step(denoiser, name, device, count, tf32) for name in ("float32", "bfloat16")}
     chosen: list[Any] = ["bfloat16" if seconds["float32"] > GAIN * seconds["bfloat16"] else "float32"]
+    times = " and ".join(f"{taken:.3g} s in {name}" for name, taken in seconds.items())
+    chosen.append(f"a step of {count} images takes {times}{describe_instructions(device)}")
     broadcast_object_list(chosen)
-    return chosen[0]
+    return chosen[0], chosen[1]
+
+
+def describe_instructions(device: torch.device) -> str:
+    """Return what the processor says that it has for bfloat16; nothing of other devices."""
+    if device.type != "cpu" or not (cpuinfo := read_system("/proc/cpuinfo")):
+        return ""
+    rows = (line.partition(":") for line in cpuinfo.splitlines())
+    flags = next((row[2].split() for row in rows if row[0].strip() in ("flags", "Features")), [])
+    found = " and ".join(flag for flag in BFLOAT16 if flag in flags)
+    return f"; this processor has {found or 'no instructions for bfloat16'}"
 
 
 def warn_about_emulation(precision: str, device: torch.device) -> str | None:
@@ -66,8 +93,8 @@ def warn_about_emulation(precision: str, device: torch.device) -> str | None:
     return "this processor only emulates bfloat16, which is much slower: --precision float32 is faster here"
 
 
-def time_step(denoiser: Denoiser, precision: str, device: torch.device, count: int = 4) -> float:
-    use_full_float32()
+def time_step(denoiser: Denoiser, precision: str, device: torch.device, count: int, tf32: bool = False) -> float:
+    """Return the seconds of a step of `count` images, forwards and backwards, the best of three."""
     network = deepcopy(denoiser).replace(precision=getattr(torch, precision)).to(device).requires_grad_(True)
 
     def step() -> None:
@@ -75,7 +102,10 @@ def time_step(denoiser: Denoiser, precision: str, device: torch.device, count: i
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return min(timeit.repeat(step, number=1, repeat=3))
+    allow_tf32(tf32)
+    seconds = min(timeit.repeat(step, number=1, repeat=3))
+    use_full_float32()
+    return seconds
 
 
 @torch.no_grad()

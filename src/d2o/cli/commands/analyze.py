@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import d2o
-from d2o.cli.options import DataOptions, Model, ModelOptions, Preparation, StateDictOptions, check_inputs, parse
+from d2o.cli.options import (
+    DataOptions,
+    DeviceOptions,
+    Model,
+    ModelOptions,
+    Preparation,
+    StateDictOptions,
+    check_inputs,
+    parse,
+)
 from d2o.cli.progress import counted, say
 from d2o.files import check_folder
 from d2o.records import nearest
@@ -35,18 +44,16 @@ MOVED = {"parts", "bands", "pretraining"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study(StateDictOptions):
+class Study(DeviceOptions, StateDictOptions):
     """Options of every study; the docstring of a study is its help."""
 
     out: str
     """Directory of the results: JSON, PNG, SVG, and one HTML page."""
     codec: str | None = None
     """Folder of the autoencoder (of diffusers) that decodes the images of latent models."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
 
     def load(self, model: str, **options: Any) -> "Denoiser":
-        return d2o.load(model, device=self.device, codec=self.codec, **options)
+        return d2o.load(model, device=self.find_device(), codec=self.codec, **options)
 
     def run(self) -> "Report":
         raise NotImplementedError
@@ -158,7 +165,7 @@ class Minima(DataOptions, Study):
         check_inputs(self.teacher, *self.students, data=self.data, codec=self.codec)
         find_space(self.features, self.weights)
         place = Path(self.out) / "trials" / "minima"
-        how = (self.count, self.features, self.weights, self.device, self.batch, counted)
+        how = (self.count, self.features, self.weights, str(self.find_device()), self.batch, counted)
         measurement = Measurement(place, self.open(), *how)
         students = {name: self.load(path) for name, path in short_names(self.students).items()}
         teacher = self.load(self.teacher, **self.load_options)
@@ -192,6 +199,7 @@ def main(arguments: Sequence[str]) -> None:
     if name not in STUDIES:
         raise ValueError(f"There is no study {name!r}: {nearest(name, STUDIES)}")
     options = parse(STUDIES[name], f"analyze {name}", rest, getdoc(STUDIES[name]))
+    options.find_device()
     check_folder(options.out)
     report = options.run()
     page = report.write(options.out, asdict(options))

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     except ModuleNotFoundError as error:
         raise ValueError(NEEDS.format(error.name)) from error
     check_inputs(*options.models, options.teacher, codec=options.codec)
-    how = {"device": options.device, "codec": options.codec, **options.load_options}
+    how = {"device": options.find_device(), "codec": options.codec, **options.load_options}
     models = offer_models(options.models, options.teacher, adapt=options.adapt, **how)
     name, denoiser = next(iter(models.denoisers.items()))
     access = options.access()

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from d2o.cli.options import parse, tell
+from d2o.cli.options import DeviceOptions, parse, tell
 from d2o.cli.progress import counted, say, watch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo:
+class Demo(DeviceOptions):
     """The options of `d2o demo`."""
 
     name: Annotated[tyro.conf.Positional[Literal["digits", "shapes"]], tyro.conf.arg(metavar="[digits|shapes]")] = (
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Demo, "demo", arguments, __doc__)
     if options.processes is not None:
         say("--processes has no effect any more: one process with two threads is as fast.")
+    options.find_device()
     run, default = DEMOS[options.name]
     summary, sentence = run(options, default if options.out is None else options.out)
     tell(summary, sentence, options.json)
@@ -51,7 +52,7 @@ def run_digits(options: Demo, out: str) -> tuple[dict[str, Any], str]:
         raise ValueError("--from is for the demo of shapes, as in d2o demo shapes --from shapes-teacher: leave it out.")
     from d2o.demo.digits import demo
 
-    summary = demo(out, options.seed, watch, counted)
+    summary = demo(out, options.seed, watch, counted, options.device)
     kid = summary["kid"]
     return summary, (
         f"KID: teacher in 35 calls {kid['teacher']:.3f}, teacher in one call {kid['untuned']:.3f}, "
@@ -62,7 +63,7 @@ def run_digits(options: Demo, out: str) -> tuple[dict[str, Any], str]:
 def run_shapes(options: Demo, out: str) -> tuple[dict[str, Any], str]:
     from d2o.demo.shapes import demo
 
-    summary = demo(out, options.seed, watch, counted, start=options.from_)
+    summary = demo(out, options.seed, watch, counted, start=options.from_, device=options.device)
     seen, held_out = summary["seen"], summary["held_out"]
     right = {name: f"{seen[name]['all_right']:.3f} / {held_out[name]['all_right']:.3f}" for name in seen}
     return summary, (

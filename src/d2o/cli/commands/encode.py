@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from d2o.checkpoints.inspection import inspect
-from d2o.cli.options import DataOptions, Model, StateDictOptions, check_inputs, parse, tell
+from d2o.cli.options import DataOptions, DeviceOptions, Model, StateDictOptions, check_inputs, parse, tell
 from d2o.cli.progress import counted, say
 from d2o.data.encoding import encode
 from d2o.encoders.codec import attach
@@ -19,7 +19,7 @@ from d2o.training.networks import check_fit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(DataOptions, StateDictOptions):
+class Encode(DataOptions, DeviceOptions, StateDictOptions):
     """The options of `d2o encode`."""
 
     model: Model
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Encode, "encode", arguments, __doc__)
     if options.batch_size < 1:
         raise ValueError(f"--batch-size {options.batch_size} is not possible: at least one image is encoded at once.")
+    device = options.find_device()
     check_folder(options.out)
     check_inputs(options.model, data=options.data, codec=options.codec)
     model = inspect(options.model, **options.load_options).denoiser  # its weights are not needed
@@ -48,9 +49,8 @@ def main(arguments: Sequence[str]) -> None:
     images = options.open(model)
     images = images.for_model(model.num_classes, model.class_names, text=True)
     check_fit(model, images)
-    about = encode(
-        model, images, options.out, batch_size=options.batch_size, precision=options.precision, counted=counted
-    )
+    how = {"batch_size": options.batch_size, "precision": options.precision, "device": device}
+    about = encode(model, images, options.out, **how, counted=counted)
     shape = "x".join(map(str, about.latent_shape))
     record = {"path": options.out, "images": about.images, "latents": list(about.latent_shape), "shards": about.shards}
     told = f"; captions for {about.encoders.network}" if about.encoders else ""

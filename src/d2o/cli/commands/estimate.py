@@ -64,11 +64,11 @@ def main(arguments: Sequence[str]) -> None:
 def answer(options: EstimateOptions, recipe: Recipe) -> tuple[dict[str, Any], str]:
     """Return what one recipe takes, as a record and in lines."""
     memory = measure_memory(randomise_weights(recipe), options.find_shapes(recipe))
-    free, timed = free_memory(group().device), None
+    free, timed = free_memory(group(options.device).device), None
     if memory is None or free is None or needed_here(memory) < free:
         say(f"{options.recipe}: trying a few iterations; weights are random, which are as fast as any")
         model = None if options.from_ is None else options.adapt(load(options.from_, **options.load_options))
-        timed = estimate(options.recipe, recipe, model, automatic=options.precision == "auto")
+        timed = estimate(options.recipe, recipe, model, automatic=options.precision == "auto", device=options.device)
     found = {field.name: getattr(timed, field.name, None) for field in fields(Estimate)}
     record = {**found, "gpu": None if memory is None else record_memory(memory, recipe)}
     return record, "\n".join(describe_all(memory, timed, recipe, free))

@@ -52,13 +52,14 @@ class Evaluate(Preparation, FeatureOptions, ModelOptions):
             seen = read_header(saved.with_name(SAVED[1]))["images"]
             say(f"{place.name} is an unfinished run: the model of its checkpoint at {seen:,} images is evaluated.")
         if place.kind == "model" and any((self.codec, base, self.asked)):
-            return d2o.load(place.path, device=self.device, base=base, codec=self.codec, **options)
+            return d2o.load(place.path, device=self.find_device(), base=base, codec=self.codec, **options)
         return self.prepare(place.name) if place.kind == "data" else place.name
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o evaluate`."""
     options = parse(Evaluate, "evaluate", arguments, __doc__)
+    device = options.find_device()
     reference, source = locate(options.b), locate(options.a, *(("model",) if options.base else ()))
     check_inputs(options.base, codec=options.codec)
     find_space(options.features or "lite2", options.weights)
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         a = options.adapt(a, b if isinstance(b, Images) else None)
     elif options.asked:
         raise ValueError(f"--{next(iter(options.asked))} is for models, and {options.a} is none: leave it out.")
-    names = ("features", "images", "steps", "reference_steps", "guidance", "weights", "device")
+    names = ("features", "images", "steps", "reference_steps", "guidance", "weights")
     settings = {name: getattr(options, name) for name in names}
-    evaluation = d2o.evaluate(a, b, batch_size=options.batch, counted=counted, **settings)
+    evaluation = d2o.evaluate(a, b, batch_size=options.batch, device=device, counted=counted, **settings)
     print(json.dumps(evaluation.as_dict(), indent=2) if options.json else report([evaluation]))

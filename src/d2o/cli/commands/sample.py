@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 
 import d2o
-from d2o.cli.options import OWN_IMAGES, Model, ModelOptions, check_inputs, parse, tell
+from d2o.cli.options import OWN_IMAGES, DeviceOptions, Model, ModelOptions, check_inputs, parse, tell
 from d2o.cli.progress import counted, say
 from d2o.data.files import check_images, parse_seeds, to_uint8, write_images
 from d2o.diffusion.denoiser import Denoiser
@@ -28,7 +28,7 @@ LARGEST_PROMPTS = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(ModelOptions):
+class Sample(DeviceOptions, ModelOptions):
     """The options of `d2o sample`."""
 
     model: Model
@@ -59,8 +59,6 @@ class Sample(ModelOptions):
     """Folder of the autoencoder (of diffusers) that decodes a latent model's images."""
     base: str | None = None
     """The model that it was fine-tuned from, where the file contains only the weights that fine-tuning changed."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -95,10 +93,10 @@ def main(arguments: Sequence[str]) -> None:
         remedy = "fresh noise in every step is --churn AMOUNT"
         raise ValueError(f"--sampler {options.sampler[:60]} is none of {', '.join(SAMPLERS)}; {remedy}.")
     check_images(options.out)
+    device = options.find_device()
     check_inputs(options.model, options.base, codec=options.codec)
-    denoiser = d2o.load(
-        options.model, device=options.device, base=options.base, codec=options.codec, **options.load_options
-    )
+    how = {"device": device, "base": options.base, "codec": options.codec, **options.load_options}
+    denoiser = d2o.load(options.model, **how)
     check_pixels(denoiser)
     denoiser = options.adapt(denoiser)
     condition = condition_for(denoiser, seeds, options.ask(denoiser, len(seeds)))

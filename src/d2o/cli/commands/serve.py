@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from d2o.checkpoints.inspection import warn_about_one_step
-from d2o.cli.options import OWN_IMAGES, Model, ModelOptions, parse
+from d2o.cli.options import OWN_IMAGES, DeviceOptions, Model, ModelOptions, parse
 from d2o.cli.progress import say
 from d2o.server.limits import Limits
 
@@ -26,7 +26,7 @@ TOKEN = "D2O_TOKEN"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Server(ModelOptions):
+class Server(DeviceOptions, ModelOptions):
     """Where a server listens, and how it opens models."""
 
     host: str = "127.0.0.1"
@@ -41,8 +41,6 @@ class Server(ModelOptions):
     """Print a line for every answer."""
     codec: str | None = None
     """Folder of the autoencoder (of diffusers) that decodes a latent model's images."""
-    device: str = "cpu"
-    """cpu, cuda, mps."""
 
     def __post_init__(self) -> None:
         for proxy in self.proxy:
@@ -87,7 +85,7 @@ def main(arguments: Sequence[str]) -> None:
         from d2o.server.server import make_server, serve
     except ModuleNotFoundError as error:
         raise ValueError(NEEDS.format(error.name)) from error
-    denoiser = open_model(options.model, device=options.device, codec=options.codec, **options.load_options)
+    denoiser = open_model(options.model, device=options.find_device(), codec=options.codec, **options.load_options)
     denoiser = options.adapt(denoiser)
     if options.steps == 1 and (sentence := warn_about_one_step(denoiser, OWN_IMAGES)):
         say(sentence)

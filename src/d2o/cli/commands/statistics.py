@@ -46,11 +46,12 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"The name of {out} does not end in .npz: statistics are stored as numpy arrays.")
     if options.images is not None and options.images < SMALLEST:
         raise ValueError(f"--images {options.images} are too few: an evaluation needs at least {SMALLEST}.")
+    device = options.find_device()
     find_space(options.features, options.weights)
     images = options.open()
     stream = open_source(images, images=options.images or len(images), batch_size=options.batch)
     assert isinstance(stream, Stream)
-    network = embedding(options.features, options.weights).to(options.device)
+    network = embedding(options.features, options.weights).to(device)
     batches = (embed(network, batch) for batch in counted(stream.batches, stream.count, stream.name))
     if options.moments:
         found = statistics.accumulate(batches, network.name)

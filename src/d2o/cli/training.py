@@ -97,7 +97,7 @@ class RunOptions(RecipeOptions):
             "shard",
             "device",
         )
-        habits = Habits(**{name: getattr(self, name) for name in names}, evaluate_features=self.features)
+        habits = Habits(**{name: getattr(self, name) for name in (*names, "device")}, evaluate_features=self.features)
         named |= {"out": self.out, "habits": habits, "precision": self.precision}
         named |= {"accept_data": self.accept_data}
         result = function(*arguments, **named, watch=watch, counted=counted)

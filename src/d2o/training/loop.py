@@ -108,6 +108,7 @@ def begin(
     `batches` gives anew what `train` will be given, of a data set of so many `images`, which pass through `counted`.
     """
     accelerator = accelerator or group()
+    use_full_float32()
     for network in networks.by_name().values():
         network.to(accelerator.device)
 

@@ -13,7 +13,7 @@ from d2o.diffusion.sampling import generate
 from d2o.features.embedding import embedding
 from d2o.metrics.sample import Stream, measure
 from d2o.objectives import Adversarial, Consistency, Denoising, Progressive
-from d2o.training import loop
+from d2o.training import loop, optimizers
 from d2o.training import networks as makers
 from d2o.training.loop import PATIENCE, Diverged, make_optimizers, schedule, train, turns
 from d2o.training.recipe import Recipe
@@ -89,7 +89,7 @@ def test_the_average_is_that_of_the_weights_seen(tiny_denoiser):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_micro_batches_give_the_step_of_the_whole_batch(tiny_denoiser, monkeypatch, size):
-    monkeypatch.setattr(loop, "Adam", plain_steps)
+    monkeypatch.setattr(optimizers, "Adam", plain_steps)
     recipe = replace(RECIPES["pretrain"], pretrained=True, duration=2 * BATCH, learning_rate=0.01)
     weights = []
     for micro_batch_size in (None, size):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import start_at
 from d2o.diffusion.sampling import euler_step, heun_step_of
+from d2o.kernels.storage import widen_layers
 from d2o.records import RECORD, Real, Whole
 
 from .batch import Batch
@@ -48,22 +49,26 @@ class Teaching(Objective):
         return self.distance if name == "perceptual" else None
 
     def build(self, name: str, teacher: Denoiser, student: Denoiser) -> nn.Module:
-        """Return a frozen copy of the teacher that computes as the student does, or the network of the distance.
-
-        Of what the student leaves as it is, it has the student's own parameters.
-        """
+        """Return a frozen copy of the teacher that computes as the student does, or the network of the distance."""
         if name == "perceptual" and isinstance(self.distance, Lpips):
             return self.distance.build()
         if name != "teacher":
             return super().build(name, teacher, student)
-        frozen = {name: parameter for name, parameter in student.named_parameters() if not parameter.requires_grad}
-        known = {
-            id(own): frozen[name]
-            for name, own in teacher.named_parameters()
-            if name in frozen and torch.equal(own, frozen[name])
-        }
-        copy = deepcopy(teacher, known).replace(precision=student.precision).eval().requires_grad_(False)
+        copy = copy_beside(teacher, student).replace(precision=student.precision)
         return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def copy_beside(model: Denoiser, student: Denoiser) -> Denoiser:
+    """Return a frozen copy of a model in evaluation mode, which holds nothing twice that the student holds.
+
+    Where the model has what the student leaves as it is, up to its rounding, the copy has the student's own parameters.
+    """
+    own = dict(model.named_parameters())
+    frozen = {name: p for name, p in student.named_parameters() if not p.requires_grad and name in own}
+    shared = {id(own[name]): p for name, p in frozen.items() if torch.equal(own[name].to(p.dtype), p)}
+    copy = deepcopy(model, shared).eval().requires_grad_(False)
+    widen_layers(copy)
+    return copy
 
 
 @dataclass(frozen=True, config=RECORD)

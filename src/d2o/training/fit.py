@@ -7,19 +7,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from d2o import backbones, checkpoints
 from d2o.checkpoints import native
 from d2o.checkpoints.delta import weights_sha256
+from d2o.checkpoints.loading import is_difference
 from d2o.checkpoints.places import locate
 from d2o.data.datasets import Images, open_images
 from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
-from d2o.errors import is_out_of_memory
+from d2o.errors import CheckpointError, is_out_of_memory
 from d2o.files import check_folder
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
@@ -28,7 +31,7 @@ from d2o.objectives.objective import Networks
 from . import networks as making
 from . import recipes, tracking
 from .freezing import Share, count_frozen, settle_frozen
-from .loop import group
+from .loop import group, list_frozen
 from .recipe import Recipe, change, from_dict
 from .run import Evaluate, Habits, Moment, run
 from .run_directory import CHECKPOINT
@@ -68,7 +71,7 @@ def print_progress(moments: Iterable[Moment], duration: int, title: str) -> None
 
 
 def finetune(
-    teacher: Denoiser | str | Path,
+    teacher: Denoiser | str | Path | Callable[[], Denoiser],
     data: Images | str | Path,
     recipe: Recipe | str | Path = "d2o-f",
     *,
@@ -83,22 +86,25 @@ def finetune(
 ) -> Result:
     """Train a model by a recipe in the directory `out`, or continue there, to the end.
 
-    Teacher, data and recipe are objects, paths or names; `changes` are fields of the recipe, such as `duration=20_000`,
-    and `precision="auto"` takes the one that trains faster here. `origin` names in JSON what the run was made from, and
-    is compared when it continues: by default the teacher's path, or the hash of its weights. `networks` may put a
-    discriminator of one's own into the run; `watch` shows how training goes, and `counted` how evaluations do. With
-    `accept_data` a run goes on with other images than it began with.
+    Teacher, data and recipe are objects, paths or names, the teacher also a function that makes it; `changes` are
+    fields of the recipe, such as `duration=20_000`, and `precision="auto"` takes the one that trains faster here.
+    A teacher by name or function is held no longer than it takes to make the networks. `origin` names in JSON what the
+    run was made from, and is compared when it continues: by default the teacher's path, or the hash of its weights.
+    `networks` may put a discriminator of one's own into the run; `watch` shows how training goes, and `counted` how
+    evaluations do. With `accept_data` a run goes on with other images than it began with.
 
     Every process of a group (torchrun) calls this. Raises ValueError for what cannot work, before anything is written,
     and where memory does not suffice; Interrupted and Diverged as `run` does.
     """
     chosen, images, title = open_recipe(recipe, changes), open_data(data, out, habits), str(out)
     habits, out = habits or Habits(), Path(out)
-    if isinstance(teacher, Denoiser):
-        origin = {"teacher_sha256": weights_sha256(teacher)} if origin is None else origin
-    else:
+    if isinstance(teacher, str | Path):
         origin = {"from": str(teacher)} if origin is None else origin
-        teacher = checkpoints.load(teacher)
+        teacher = partial(checkpoints.load, teacher)
+    if not isinstance(teacher, Denoiser):  # nobody else has it, so that it may lie in memory as students do
+        teacher = teacher().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if origin is None:
+        origin = {"teacher_sha256": weights_sha256(teacher)}
     images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
     teacher = images.attach(teacher)
     making.check_fit(teacher, images)
@@ -106,7 +112,8 @@ def finetune(
     chosen = replace(chosen, frozen=settle_frozen(chosen.frozen, teacher))
     chosen = settle_precision(chosen, teacher, accelerator.device, automatic, title, out)
     trained = networks(chosen, teacher)
-    share = count_frozen(trained.student)
+    base, share = find_base(origin, teacher, trained.student), count_frozen(trained.student)
+    del teacher
     log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
     micro_batch = min(chosen.micro_batch_size or chosen.batch_size, chosen.batch_size // accelerator.num_processes)
     with memory_remedy(chosen, micro_batch):
@@ -118,7 +125,7 @@ def finetune(
         if habits.evaluate_every is not None and accelerator.is_main_process:
             evaluate = make_evaluate(images, chosen, habits, counted)
         options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator, "accept_data": accept_data}
-        moments = run(out, chosen, trained, images, origin=dict(origin), **options)
+        moments = run(out, chosen, trained, images, origin=dict(origin), base=base, **options)
         if accelerator.is_main_process:
             moments = moments if habits.track is None else tracking.track(moments, out, habits.track)
             watch(moments, chosen.duration, title)
@@ -126,6 +133,27 @@ def finetune(
             deque(moments, maxlen=0)
     last = native.read_header(out / CHECKPOINT)
     return Result(out, checkpoints.load(out), chosen.duration, share, last["seconds"], last["evaluation"])
+
+
+def find_base(origin: Mapping[str, Any], teacher: Denoiser, student: Denoiser) -> dict[str, Any] | None:
+    """Return where all that is frozen can be found again, from what file or shipped name, and the hash of that model.
+
+    None where `load` would need more than its name, where it may change (an unfinished run) or go (an address), and
+    where the student has frozen weights of its own.
+    """
+    name, frozen, own = origin.get("from"), list_frozen(student), teacher.state_dict()
+    is_its = all(key in own and torch.equal(own[key].to(p.dtype), p) for key, p in frozen.items())
+    if not frozen or not is_its or not isinstance(name, str) or "://" in name or origin.keys() & {"family", "config"}:
+        return None
+    try:
+        place = locate(name, "model")
+        if place.unfinished or is_difference(place):
+            return None
+    except CheckpointError:  # a name that says something else
+        return None
+    path = str(place.path.absolute()) if Path(name).expanduser().exists() else name
+    rounded = [key for key, parameter in frozen.items() if parameter.dtype == torch.bfloat16]
+    return {"from": path, "sha256": weights_sha256(teacher)} | ({"bfloat16": rounded} if rounded else {})
 
 
 def pretrain(

@@ -10,7 +10,7 @@ from zlib import crc32
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from d2o.backbones import Backbone
 from d2o.diffusion.denoiser import Denoiser, use_full_float32
@@ -19,6 +19,7 @@ from d2o.objectives.batch import Batch, read_batch
 from d2o.objectives.objective import Networks, Step, Turn
 
 from .ema import update_averages
+from .optimizers import ADAM, parameters_of, remember, set_rate, tensors_of
 from .recipe import Recipe
 
 PATIENCE = 5
@@ -50,11 +51,16 @@ class Progress:
         return self.networks.ema
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return all that continues this run bit for bit: named tensors and numbers (for random numbers see Batch)."""
-        parts = {name: self.networks[name].state_dict() for name in ("student", "ema", *self.kept)}
-        for name, optimizer in self.optimizers.items():
-            state = optimizer.state_dict()["state"]
-            parts[f"optimizer.{name}"] = {f"{i}.{key}": value for i, row in state.items() for key, value in row.items()}
+        """Return all that continues this run bit for bit: named tensors and numbers (for random numbers see Batch).
+
+        What is frozen is there once, as the student's.
+        """
+        frozen = {id(p) for p in list_frozen(self.networks.student).values()}
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name in ("student", "ema", *self.kept):
+            state = self.networks[name].state_dict(keep_vars=True)
+            parts[name] = {key: t.detach() for key, t in state.items() if name == "student" or id(t) not in frozen}
+        parts |= {f"optimizer.{name}": tensors_of(optimizer) for name, optimizer in self.optimizers.items()}
         tensors = {f"{part}.{name}": tensor for part, rows in parts.items() for name, tensor in rows.items()}
         return tensors, {"images": self.images, "iteration": self.iteration, "skipped": self.skipped}
 
@@ -90,12 +96,8 @@ def make_optimizers(recipe: Recipe, networks: Networks, turns: Iterable[Turn]) -
         rate = recipe.learning_rate if name == "student" else recipe.discriminator_learning_rate
         parameters = [p for p in networks[name].parameters() if p.requires_grad]
         betas = (recipe.betas[0] ** lazy, recipe.betas[1] ** lazy)
-        optimizers[name] = Adam(parameters, lr=rate * lazy, betas=betas, eps=1e-8, fused=True)
+        optimizers[name] = ADAM[recipe.optimizer](parameters, lr=rate * lazy, betas=betas, eps=1e-8)
     return optimizers
-
-
-def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [parameter for rows in optimizer.param_groups for parameter in rows["params"]]
 
 
 def train(
@@ -198,8 +200,7 @@ def take_turn(
     average_over_processes([total, *gradients], accelerator)
     usable = bool(torch.nn.utils.get_total_norm(gradients).isfinite() & total.isfinite())
     if usable:
-        for rows in optimizer.param_groups:
-            rows["lr"] = optimizer.defaults["lr"] * factor
+        set_rate(optimizer, factor)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total.item(), usable
@@ -235,21 +236,33 @@ def schedule(recipe: Recipe, images: int) -> float:
 def restore(
     networks: Networks, kept: Iterable[str], optimizers: dict[str, Optimizer], tensors: dict[str, Tensor]
 ) -> None:
-    """Put the tensors of a `Progress.state()` back where they came from; ValueError where they are of another run."""
+    """Put the tensors of a `Progress.state()` back where they came from; ValueError where they are of another run.
+
+    Those of the student that are frozen may be missing: then it has them.
+    """
 
     def part(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
 
+    given = part("student")
+    rows = list_frozen(networks.student).items()
+    known = {key: p for key, p in rows if key not in given or given[key].shape == p.shape}
+    for key, parameter in known.items():
+        if key in given and not torch.equal(parameter, given[key].to(parameter)):
+            parameter.data = torch.empty_like(parameter).copy_(given[key])  # the model that it came from keeps its own
+    frozen = {id(parameter) for parameter in known.values()}
     for name in ("student", "ema", *kept):
+        own = networks[name].state_dict(keep_vars=True).items()
+        held = {key: tensor.detach() for key, tensor in own if id(tensor) in frozen}
         try:
-            networks[name].load_state_dict(part(name))
+            networks[name].load_state_dict({**part(name), **held})
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"The state that should be resumed is of another {name}: {reason}") from error
     for name, optimizer in optimizers.items():
-        parameters, state = parameters_of(optimizer), defaultdict(dict)
-        for key, value in part(f"optimizer.{name}").items():
-            index, field = key.split(".")
-            like = parameters[int(index)] if value.dim() else value  # fused Adam wants its moments laid out in memory
-            state[int(index)][field] = torch.empty_like(like).copy_(value)  # as their parameter is
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        remember(optimizer, part(f"optimizer.{name}"))
+
+
+def list_frozen(student: Denoiser) -> dict[str, nn.Parameter]:
+    """Return by name what of a student does not move; networks beside it may have the same parameters."""
+    return {name: parameter for name, parameter in student.named_parameters() if not parameter.requires_grad}

@@ -140,7 +140,7 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
-"""All that continues a run: tensors by name, and NUMBERS."""
+"""All that continues a run: tensors by name, NUMBERS, and the `base` that has the frozen ones, or None."""
 
 
 def read_state(file: Path) -> State:
@@ -150,7 +150,7 @@ def read_state(file: Path) -> State:
     with name_file(file):
         if spec.get("content") != "run":
             raise ValueError("it is not the checkpoint of a run")
-        return tensors, {name: spec[name] for name in NUMBERS}
+        return tensors, {**{name: spec[name] for name in NUMBERS}, "base": spec.get("base")}
 
 
 def find_state(directory: Path) -> State | None:
@@ -185,6 +185,17 @@ def replace_checkpoint(directory: Path, tensors: Mapping[str, Tensor], content: 
         except OSError:  # a file system without links
             shutil.copyfile(checkpoint, kept)
         native.write(checkpoint, tensors, content)
+
+
+def check_base(directory: Path, state: State, base: Mapping[str, Any] | None) -> None:
+    """Raise a ValueError where a checkpoint lacks the weights of another model than the one that a run begins with."""
+    wanted = state[1]["base"]
+    if wanted is not None and wanted["sha256"] != (base or {}).get("sha256"):
+        raise ValueError(
+            f"{directory} contains only what its training moves, and continues with the model that it started from, "
+            f"which was at {wanted['from']} with other weights than this one (sha256 {wanted['sha256'][:12]}...): put it "
+            "back there."
+        )
 
 
 def is_sound(file: Path) -> bool:

@@ -13,8 +13,8 @@ from d2o.diffusion.sampling import generate
 from d2o.features.embedding import embedding
 from d2o.metrics.sample import Stream, measure
 from d2o.objectives import Adversarial, Consistency, Denoising, Progressive
-from d2o.training import loop, optimizers
 from d2o.training import networks as makers
+from d2o.training import optimizers
 from d2o.training.loop import PATIENCE, Diverged, make_optimizers, schedule, train, turns
 from d2o.training.recipe import Recipe
 from refusal import refused

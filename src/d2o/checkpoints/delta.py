@@ -39,9 +39,8 @@ def apply(path: Path, tensors: Mapping[str, Tensor], spec: Mapping[str, Any], ba
     if found != wanted:
         hashes = f"{wanted[:12]}..., not {found[:12]}..."
         where = f", {rest['from']} at that time" if "from" in rest else ""
-        raise MismatchError(
-            f"{path} is a difference to a base of hash {hashes}: give the model it started from{where}."
-        )
+        remedy = f"give the model that it started from{where}"
+        raise MismatchError(f"{path} is a difference to a base of hash {hashes}: {remedy}.")
     whole = {name: tensor.detach().clone() for name, tensor in base.state_dict().items()}
     return {**whole, **{name: whole[name].to(ROUNDED) for name in whole.keys() & {*map(str, rounded)}}, **tensors}
 

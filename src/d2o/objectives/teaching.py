@@ -65,10 +65,15 @@ def copy_beside(model: Denoiser, student: Denoiser) -> Denoiser:
     """
     own = dict(model.named_parameters())
     frozen = {name: p for name, p in student.named_parameters() if not p.requires_grad and name in own}
-    shared = {id(own[name]): p for name, p in frozen.items() if torch.equal(own[name].to(p.dtype), p)}
+    shared = {id(own[name]): p for name, p in frozen.items() if is_rounded(own[name], p)}
     copy = deepcopy(model, shared).eval().requires_grad_(False)
     widen_layers(copy)
     return copy
+
+
+def is_rounded(tensor: Tensor, other: Tensor) -> bool:
+    """Return whether `other` is a tensor in its own type; on the meta device, without numbers, it is."""
+    return other.is_meta or torch.equal(tensor.to(other.dtype), other)
 
 
 @dataclass(frozen=True, config=RECORD)

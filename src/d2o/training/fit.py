@@ -27,6 +27,7 @@ from d2o.files import check_folder
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
 from d2o.objectives.objective import Networks
+from d2o.objectives.teaching import is_rounded
 
 from . import networks as making
 from . import recipes, tracking
@@ -142,7 +143,7 @@ def find_base(origin: Mapping[str, Any], teacher: Denoiser, student: Denoiser) -
     where the student has frozen weights of its own.
     """
     name, frozen, own = origin.get("from"), list_frozen(student), teacher.state_dict()
-    is_its = all(key in own and torch.equal(own[key].to(p.dtype), p) for key, p in frozen.items())
+    is_its = all(key in own and is_rounded(own[key], p) for key, p in frozen.items())
     if not frozen or not is_its or not isinstance(name, str) or "://" in name or origin.keys() & {"family", "config"}:
         return None
     try:

@@ -87,7 +87,7 @@ class Recipe:
     """Of the backbones of student and teacher, and the decoder of latents; the rest is float32, and so are the
     backbones where one call multiplies their errors, which are noise predictors from a high level."""
     frozen_precision: Literal["float32", "bfloat16"] = "float32"
-    """In which frozen matrices and convolutions are kept: in bfloat16 they are rounded once and take half the memory."""
+    """In which frozen matrices and convolutions are kept: bfloat16 rounds them once, and takes half the memory."""
     optimizer: Literal["adam", "adam-bfloat16", "adam-8bit"] = "adam"
     """Adam with its moments in float32, or by torchao in bfloat16 or in 8 bits (arXiv 2110.02861)."""
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0

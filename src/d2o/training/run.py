@@ -114,10 +114,10 @@ def run(
     """Train in a directory, or continue the run that is there; yield after every iteration.
 
     `origin` says in JSON where weights and data came from and is compared when continuing, and so are the images unless
-    `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. `base`, of `fit.find_base`, says where all that
-    is frozen can be found again: then checkpoints do not contain it. Raises Interrupted after Ctrl-C, ValueError
-    for a directory that contains another run or a running one, Diverged when weights, gradients or images are not
-    finite.
+    `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. `base` (see `fit.find_base`) says where all
+    that is frozen is found again: then checkpoints do not contain it. Raises Interrupted after Ctrl-C, ValueError for a
+    directory that contains another run or a running one, and for another base, Diverged when weights, gradients or
+    images are not finite.
     """
     accelerator = accelerator or group()
     main, world = accelerator.is_main_process, accelerator.num_processes

@@ -54,8 +54,13 @@ class Teaching(Objective):
             return self.distance.build()
         if name != "teacher":
             return super().build(name, teacher, student)
-        copy = copy_beside(teacher, student).replace(precision=student.precision)
-        return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return copy_teacher(teacher, student)
+
+
+def copy_teacher(teacher: Denoiser, student: Denoiser) -> Denoiser:
+    """Return a frozen copy of a teacher that computes as the student does (see `copy_beside`)."""
+    copy = copy_beside(teacher, student).replace(precision=student.precision)
+    return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def copy_beside(model: Denoiser, student: Denoiser) -> Denoiser:

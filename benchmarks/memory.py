@@ -108,7 +108,7 @@ def measure_held(way: str, recipe: Recipe, place: Path) -> dict[str, int]:
     def watch(moments: Iterable[Moment], *_: Any) -> None:
         held.extend(count_state(moment.progress) for moment in moments)
 
-    habits = Habits(sample_every=1 << 40)
+    habits = Habits(sample_every=1 << 40, sample_seeds=range(1))
     model, images = place / "teacher.safetensors", place / "images.npz"
     finetune(model, images, recipe, out=checkpoint.parent, habits=habits, watch=watch)
     return {"state": held[-1], "checkpoint": checkpoint.stat().st_size}
@@ -131,7 +131,8 @@ def measure_peak(way: str, recipe: Recipe, place: Path) -> dict[str, int]:
     return {"peak": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024}
 
 
-def measure_all(options: argparse.Namespace) -> dict[str, Any]:
+def measure_ways(options: argparse.Namespace, figures: tuple[str, ...] = ("held", "peak")) -> dict[str, dict[str, int]]:
+    """Return the bytes of the figures, by way."""
     ways = [way for way in WAYS if way != "small" or find_spec("torchao")]
     found: dict[str, dict[str, int]] = {way: {} for way in ways}
     with tempfile.TemporaryDirectory() as place:
@@ -144,12 +145,17 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
         np.savez(Path(place) / "images.npz", images=pixels, labels=labels)
         del teacher
         for way in ways:
-            for figure in ("held", "peak") if way != "checkpointed" else ("peak",):
+            for figure in figures if way != "checkpointed" else ("peak",):
                 words = ["--recipe", options.recipe, "--batch", str(options.batch), "--one", figure, way, place]
                 done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
                 if done.returncode:
                     raise SystemExit(done.stderr[-2000:])
                 found[way] |= json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure_all(options: argparse.Namespace) -> dict[str, Any]:
+    found = measure_ways(options)
     old = found["v010"]
     now = found["plain"] | {"peak": found["checkpointed"]["peak"]}
     return {

@@ -126,7 +126,7 @@ def test_a_file_can_be_read_in_one_go(file):
     assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
 
 
-BUDGETS = {"all": 24_400, "core": 15_300, "folder": 2_900}
+BUDGETS = {"all": 24_400, "core": 15_500, "folder": 2_900}
 """Lines of Python: of src/d2o, of what the paper says (floors below training, and training), and of one folder."""
 CORE = (
     "diffusion",

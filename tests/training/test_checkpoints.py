@@ -1,6 +1,7 @@
 """A checkpoint has what moves, and the hash of the base that has the rest; both together are the whole run."""
 
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def rewrite(out, base):
 def test_a_checkpoint_has_what_moves_alone(stopped, teacher):
     tensors, spec = native.read(stopped / CHECKPOINT)
     denoiser = d2o.load(stopped)
-    role = denoiser.backbone.role
+    role: Any = denoiser.backbone.role
     names = [name for name, _ in denoiser.backbone.named_parameters()]
     frozen = {f"backbone.{name}" for name in names if role(name) in ("convolution", "projection")}
     for part in ("student", "ema"):

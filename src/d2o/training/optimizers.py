@@ -20,7 +20,7 @@ def small_adam(narrow: bool) -> Callable[..., Optimizer]:
 
     def make(parameters: list[nn.Parameter], **settings: Any) -> Optimizer:
         try:
-            from torchao.optim import Adam8bit
+            from torchao.optim import Adam8bit  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             remedy = "pip install -e '.[torchao]' in d2o's folder, or --set optimizer=adam"
             raise ValueError(f"Adam with small moments needs torchao: {remedy}.") from error

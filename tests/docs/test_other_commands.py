@@ -180,6 +180,17 @@ def steps(line: str, _) -> None:
     assert "convolution" in said.getvalue() or json.loads(said.getvalue())["images_per_second"]
 
 
+def memory(*_) -> None:
+    """Measure what is held, on digits."""
+    own = runpy.run_path(str(BENCHMARKS / "memory.py"))
+    options = own["argparse"].Namespace(recipe="digits-d2o-f", batch=2)
+    for way in ("small", "checkpointed"):
+        own["WAYS"].pop(way)
+    found = own["measure_ways"](options, ("held",))
+    assert 0.2 < found["plain"]["state"] / found["v010"]["state"] < 0.6
+    assert 0 < found["plain"]["checkpoint"] < found["v010"]["checkpoint"]
+
+
 def generation(_, place: Path) -> None:
     """Measure once, without the minute that a compiler takes."""
     needs.package("onnxruntime")
@@ -251,6 +262,7 @@ PROGRAMS = {
     r"benchmarks/steps\.py": steps,
     r"benchmarks/sharding\.py": sharding,
     r"benchmarks/generation\.py": generation,
+    r"benchmarks/memory\.py": memory,
     r"benchmarks/rounding\.py": rounding,
     r"benchmarks/loading\.py": loading,
     r"benchmarks/gpu\.py": gpu,

@@ -8,7 +8,7 @@ from torch import nn
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
-from d2o.training import loop
+from d2o.training import loop, optimizers
 from d2o.training.networks import networks
 from d2o.training.recipe import Recipe
 from refusal import refused
@@ -18,7 +18,7 @@ from .tiny import BATCH, RECIPES, plain_steps, stream
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_run_is_the_same(tiny_denoiser, monkeypatch, name):
-    monkeypatch.setattr(loop, "Adam", plain_steps)
+    monkeypatch.setattr(optimizers, "Adam", plain_steps)
     recipe = replace(RECIPES[name], duration=3 * BATCH, micro_batch_size=3)  # the penalty is in the third iteration
     plain, again = (train(replace(recipe, checkpointing=on), tiny_denoiser(classes=2)) for on in (False, True))
     assert plain.losses == pytest.approx(again.losses, rel=1e-5)

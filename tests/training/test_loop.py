@@ -13,9 +13,9 @@ from d2o.diffusion.sampling import generate
 from d2o.features.embedding import embedding
 from d2o.metrics.sample import Stream, measure
 from d2o.objectives import Adversarial, Consistency, Denoising, Progressive
-from d2o.training import loop
+from d2o.training import loop, optimizers
 from d2o.training import networks as makers
-from d2o.training.loop import PATIENCE, Diverged, make_optimizers, schedule, train, turns
+from d2o.training.loop import PATIENCE, Diverged, schedule, train, turns
 from d2o.training.recipe import Recipe
 from refusal import refused
 
@@ -89,7 +89,7 @@ def test_the_average_is_that_of_the_weights_seen(tiny_denoiser):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_micro_batches_give_the_step_of_the_whole_batch(tiny_denoiser, monkeypatch, size):
-    monkeypatch.setattr(loop, "Adam", plain_steps)
+    monkeypatch.setattr(optimizers, "Adam", plain_steps)
     recipe = replace(RECIPES["pretrain"], pretrained=True, duration=2 * BATCH, learning_rate=0.01)
     weights = []
     for micro_batch_size in (None, size):
@@ -125,10 +125,10 @@ def test_lazy_r1_shortens_the_memory_of_the_discriminators_optimiser(tiny_denois
         ("discriminator", "discriminator", 1),
         ("r1", "discriminator", 16),
     ]
-    optimizers = make_optimizers(recipe, made, rows)
-    assert optimizers["discriminator"].defaults["betas"] == (0.5 ** (16 / 17), 0.99 ** (16 / 17))
-    assert optimizers["discriminator"].defaults["lr"] == pytest.approx(1e-3 * 16 / 17)
-    assert optimizers["student"].defaults["betas"] == (0.5, 0.99)
+    made_by_name = optimizers.make_optimizers(recipe, made, rows)
+    assert made_by_name["discriminator"].defaults["betas"] == (0.5 ** (16 / 17), 0.99 ** (16 / 17))
+    assert made_by_name["discriminator"].defaults["lr"] == pytest.approx(1e-3 * 16 / 17)
+    assert made_by_name["student"].defaults["betas"] == (0.5, 0.99)
 
 
 @pytest.mark.parametrize("every", [1, 3])

@@ -1,5 +1,7 @@
 """What is frozen is held once: by the student, its averages, and its teacher."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 import d2o
 from d2o.objectives import Consistency, Progressive
+from d2o.training import fit
 from d2o.training.freezing import count_frozen
 from d2o.training.loop import train
 from d2o.training.networks import networks
@@ -38,7 +41,41 @@ def test_each_network_more_costs_what_moves(teacher, recipe):
     assert count_bytes(made.student) == 4 * share.total
     assert count_bytes(made.student, made.ema) == 4 * share.total + moving
     assert count_bytes(made.student, made.ema, made.target, made.teacher) == 4 * share.total + 3 * moving
-    assert count_bytes(made.student, teacher) == 8 * share.total  # the model that was given is left as it is
+    assert count_bytes(made.student, teacher) > 6 * share.total, "its images would lie in memory otherwise"
+
+
+def test_the_model_that_was_given_shares_what_lies_as_students_do(recipe):
+    given = d2o.load("digits-small").to(memory_format=torch.channels_last)
+    made = networks(recipe, given)
+    share = count_frozen(made.student)
+    moving = 4 * (share.total - share.frozen)
+    assert count_bytes(made.student, given) == 4 * share.total + moving
+    assert all(parameter.requires_grad for parameter in given.parameters())
+    assert not {*map(id, given.parameters())} & {*map(id, made.student.parameters())}
+    every = networks(replace(recipe, frozen=()), given)
+    assert count_bytes(every.student, given) == 8 * share.total
+
+
+def test_a_run_holds_no_more_of_its_teacher_than_it_needs(recipe, tmp_path, monkeypatch):
+    """Of a teacher by name, nothing but the frozen tensors is left when training begins."""
+    seen: list[weakref.ref] = []
+    load = fit.checkpoints.load
+
+    def watched(name):
+        model = load(name)
+        seen.append(weakref.ref(model.backbone))
+        return model
+
+    def watch(moments, duration, title):
+        gc.collect()
+        assert seen[0]() is None
+        *_, moment = moments
+        networks = moment.progress.networks
+        share = count_frozen(networks.student)
+        assert count_bytes(networks.student, networks.ema) == 4 * (2 * share.total - share.frozen)
+
+    monkeypatch.setattr(fit.checkpoints, "load", watched)
+    d2o.finetune("digits-small", "digits", replace(recipe, duration=8), out=tmp_path / "run", watch=watch)
 
 
 def test_training_moves_what_moves_alone(teacher, recipe):

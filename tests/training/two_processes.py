@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.training import loop
+from d2o.training import loop, optimizers
 from d2o.training.networks import networks
 
 if __name__ == "__main__":
@@ -41,11 +41,11 @@ def two_iterations(folder: Path, teacher: Denoiser, accelerator: Accelerator) ->
 if __name__ == "__main__":
     from conftest import make_denoiser  # pyright: ignore[reportAttributeAccessIssue]  (not the one beside this file)
 
-    loop.Adam = plain_steps  # pyright: ignore[reportAttributeAccessIssue]
+    optimizers.Adam = plain_steps  # pyright: ignore[reportAttributeAccessIssue]
     accelerator = Accelerator(cpu=True)
     folder, data = map(Path, sys.argv[1:])
     two_iterations(folder, make_denoiser(classes=2), accelerator)
-    loop.Adam = damped_adam  # pyright: ignore[reportAttributeAccessIssue]
+    optimizers.Adam = damped_adam  # pyright: ignore[reportAttributeAccessIssue]
     train_cases(folder, make_denoiser(classes=2), accelerator)
     for name, shard, until in (
         ("whole, then sharded", True, 99),

@@ -11,12 +11,19 @@ from torch import Tensor
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, MalformedCheckpointError, MismatchError
 
+ROUNDED = torch.bfloat16
+
 
 def diff(denoiser: Denoiser, base: Denoiser) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors that differ from the base's in any bit, and what a description says about the base."""
+    """Return the tensors that differ from the base's in any bit, and what a description says about the base.
+
+    Those that are the base's rounded to bfloat16 are named there.
+    """
     tensors, known = denoiser.state_dict(), base.state_dict()
     different = {name: tensor for name, tensor in tensors.items() if not is_equal(tensor, known.get(name))}
-    return different, {"base": {"sha256": weights_sha256(base)}}
+    rounded = [n for n, t in different.items() if n in known and is_equal(t, known[n].to(ROUNDED).to(t.dtype))]
+    about = {"sha256": weights_sha256(base)} | ({"bfloat16": rounded} if rounded else {})
+    return {name: tensor for name, tensor in different.items() if name not in rounded}, {"base": about}
 
 
 def apply(path: Path, tensors: Mapping[str, Tensor], spec: Mapping[str, Any], base: Denoiser | None) -> dict[str, Any]:
@@ -25,14 +32,17 @@ def apply(path: Path, tensors: Mapping[str, Tensor], spec: Mapping[str, Any], ba
         remedy = "name its base, the model that it started from (`d2o convert FILE OUT.safetensors --base MODEL`)"
         raise CheckpointError(f"{path} contains only the weights that fine-tuning changed: {remedy}.")
     match spec.get("base"):
-        case {"sha256": str(wanted)}:
+        case {"sha256": str(wanted), **rest} if isinstance(rounded := rest.get("bfloat16", []), list):
             found = weights_sha256(base)
         case _:
             raise MalformedCheckpointError(f"{path} does not say what it is a difference to.")
     if found != wanted:
         hashes = f"{wanted[:12]}..., not {found[:12]}..."
-        raise MismatchError(f"{path} is a difference to a base of hash {hashes}: give the model that it started from.")
-    return {**{name: tensor.detach().clone() for name, tensor in base.state_dict().items()}, **tensors}
+        where = f", {rest['from']} at that time" if "from" in rest else ""
+        remedy = f"give the model that it started from{where}"
+        raise MismatchError(f"{path} is a difference to a base of hash {hashes}: {remedy}.")
+    whole = {name: tensor.detach().clone() for name, tensor in base.state_dict().items()}
+    return {**whole, **{name: whole[name].to(ROUNDED) for name in whole.keys() & {*map(str, rounded)}}, **tensors}
 
 
 def weights_sha256(denoiser: Denoiser) -> str:

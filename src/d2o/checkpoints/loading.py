@@ -17,7 +17,7 @@ from d2o.records import find
 from . import native
 from .places import Form, Place, find_saved, locate
 
-KEY = "ema"
+KEY, BASE = "ema", "base"
 FAMILIES = {kind: kind for kind in PRECONDITIONINGS} | {"consistency": "boundary", "sit": "flow"}
 """What a user may say that a network predicts, where its file does not -> the kind of the family."""
 
@@ -101,8 +101,13 @@ def read_config(config: Mapping[str, Any] | str | os.PathLike | None) -> Mapping
 
 
 def is_difference(place: Place) -> bool:
-    is_own = place.form == "safetensors" and native.find_description(place.path) == native.SPEC
-    return is_own and native.read_header(place.path).get("content") == native.DELTA
+    """Return whether a file, or the checkpoint of an unfinished run, contains only what a base lacks."""
+    file = find_saved(place.path) if place.form == "run" else place.path
+    assert file is not None, place.path
+    if place.form not in ("run", "safetensors") or native.find_description(file) != native.SPEC:
+        return False
+    spec = native.read_header(file)
+    return BASE in spec or spec.get("content") == native.DELTA
 
 
 def is_state_dict(place: Place) -> bool:
@@ -133,15 +138,32 @@ def read_safetensors(request: Request) -> Denoiser:
 
 def read_native(path: Path, request: Request) -> Denoiser:
     tensors, spec = native.read(path, request.meta)
-    if spec.get("content") == "run":
-        tensors = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}
-    if spec.get("content") == native.DELTA:
+    if spec.get("content") == "run":  # what the average has in common with the student is there once, as the student's
+        rows = [(name.partition(".")[::2], tensor) for name, tensor in tensors.items()]
+        tensors = {name: tensor for part in ("student", "ema") for (owner, name), tensor in rows if owner == part}
+    if BASE in spec or spec.get("content") == native.DELTA:
         if request.meta:
             return native.build(path, spec).eval()
         from . import delta
 
-        tensors = delta.apply(path, tensors, spec, request.base)
+        tensors = delta.apply(path, tensors, spec, request.base or find_base(path, spec))
     return native.make(path, spec, tensors)
+
+
+def find_base(path: Path, spec: Mapping[str, Any]) -> Denoiser | None:
+    """Return the model that a run began with, if its checkpoint says where that was; never one that is fetched."""
+    name = spec[BASE].get("from") if isinstance(spec.get(BASE), dict) else None
+    if not isinstance(name, str) or "://" in name:
+        return None
+    try:
+        if is_difference(locate(name, "model")):
+            return None
+        return load(name)
+    except CheckpointError as error:
+        remedy = "put it back there, or name it with --base MODEL"
+        raise CheckpointError(
+            f"{path} contains only what training moves, and its base is not at {name}: {remedy}."
+        ) from error
 
 
 def read_pickle(request: Request) -> Denoiser:

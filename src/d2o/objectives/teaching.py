@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import start_at
 from d2o.diffusion.sampling import euler_step, heun_step_of
+from d2o.kernels.storage import widen_layers
 from d2o.records import RECORD, Real, Whole
 
 from .batch import Batch
@@ -57,18 +58,27 @@ class Teaching(Objective):
 
 
 def copy_teacher(teacher: Denoiser, student: Denoiser) -> Denoiser:
-    """Return a frozen copy of a teacher that computes as the student does.
-
-    Of what the student leaves as it is, it has the student's own parameters.
-    """
-    frozen = {name: parameter for name, parameter in student.named_parameters() if not parameter.requires_grad}
-    known = {
-        id(own): frozen[name]
-        for name, own in teacher.named_parameters()
-        if name in frozen and (own.is_meta or torch.equal(own, frozen[name]))
-    }
-    copy = deepcopy(teacher, known).replace(precision=student.precision).eval().requires_grad_(False)
+    """Return a frozen copy of a teacher that computes as the student does (see `copy_beside`)."""
+    copy = copy_beside(teacher, student).replace(precision=student.precision)
     return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def copy_beside(model: Denoiser, student: Denoiser) -> Denoiser:
+    """Return a frozen copy of a model in evaluation mode, which holds nothing twice that the student holds.
+
+    Where the model has what the student leaves as it is, up to its rounding, the copy has the student's own parameters.
+    """
+    own = dict(model.named_parameters())
+    frozen = {name: p for name, p in student.named_parameters() if not p.requires_grad and name in own}
+    shared = {id(own[name]): p for name, p in frozen.items() if is_rounded(own[name], p)}
+    copy = deepcopy(model, shared).eval().requires_grad_(False)
+    widen_layers(copy)
+    return copy
+
+
+def is_rounded(tensor: Tensor, other: Tensor) -> bool:
+    """Return whether `other` is a tensor in its own type; on the meta device, without numbers, it is."""
+    return other.is_meta or torch.equal(tensor.to(other.dtype), other)
 
 
 @dataclass(frozen=True, config=RECORD)

@@ -14,9 +14,10 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.objectives.objective import Networks
 
 from .freezing import count_frozen
-from .loop import Progress, begin, group, train, turns
+from .loop import Progress, begin, group, list_frozen, train, turns
 from .memory import free_memory, peak_memory
 from .networks import networks
+from .optimizers import count_moments
 from .presets import noise_batches, randomise_weights, untrained_teacher
 from .recipe import Recipe
 from .run import FEATURES_ON_DISK
@@ -64,7 +65,7 @@ def estimate(
     recipe = settle_precision(recipe, start, device, automatic, name, at_once)
     before = peak_memory(device)
     trained = networks(recipe, start)
-    gradients = check_gradients(trained, device)
+    gradients = check_gradients(recipe, trained, device)
     floor = peak_memory(device) + gradients  # what batches of no images need
     batch, end = min(FIRST, at_once), time.monotonic() + SECONDS
     first = replace(recipe, batch_size=batch, micro_batch_size=None)
@@ -84,6 +85,8 @@ def estimate(
     used = peak_memory(device) - before + cached
     fitting = recipe.batch_size if free is None else batch + (free - used) // image
     state = sum(tensor.nbytes for tensor in progress.state()[0].values())
+    if recipe.pretrained:  # checkpoints leave out what the model has that the run started from
+        state -= sum(parameter.nbytes for parameter in list_frozen(trained.student).values())
     student = sum(parameter.nbytes for parameter in trained.student.parameters())
     disk = 3 * state + 3 * student + min(features - cached, FEATURES_ON_DISK)  # two checkpoints, and one in the making
     rate, share = batch / seconds, count_frozen(trained.student)
@@ -101,10 +104,11 @@ def estimate(
     )
 
 
-def check_gradients(trained: Networks, device: torch.device) -> int:
+def check_gradients(recipe: Recipe, trained: Networks, device: torch.device) -> int:
     """Return the bytes of the gradients and of Adam's two moments; a ValueError where they are not free."""
     everything = [p for network in trained.by_name().values() for p in network.to(device).parameters()]
-    gradients, free = 3 * sum(p.nbytes for p in everything if p.requires_grad), free_memory(device)
+    moving, free = [p for p in everything if p.requires_grad], free_memory(device)
+    gradients = sum(p.nbytes for p in moving) + count_moments(recipe.optimizer, moving)
     if free is not None and gradients > free:
         raise ValueError(
             f"The gradients of this recipe and Adam's moments need {gradients / GIB:.1f} GiB, and {free / GIB:.1f} GiB "

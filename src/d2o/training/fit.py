@@ -5,8 +5,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from d2o.data.datasets import Images, open_images
 from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import is_out_of_memory
-from d2o.files import check_folder, link
+from d2o.files import check_folder
 from d2o.metrics.counting import Counted, unshown
 from d2o.metrics.evaluation import Evaluation, Evaluator
 from d2o.metrics.spaces import overlap
@@ -28,20 +29,19 @@ from d2o.objectives.objective import Networks
 
 from . import networks as making
 from . import recipes, tracking
+from .base import find_base
 from .freezing import Share, count_frozen, settle_frozen
 from .loop import group
 from .opening import Named, open_recipe
 from .recipe import Recipe, Stages
-from .run import RESULTS, Evaluate, Habits, Moment, run
-from .run_directory import CHECKPOINT, claim
+from .run import Evaluate, Habits, Moment, run
+from .run_directory import CHECKPOINT
 from .sharding import check_sharding
 from .speed import compile_network, settle_precision
-from .teacher_images import check_teacher, draw_teacher
 
 TEACHER_STEPS = 18
 """Sampling steps of a diffusion model in grids and evaluations: EDM's, 35 calls of the network."""
 LOG_SECONDS = 10
-BEST = "best.safetensors"
 log = logging.getLogger("d2o")
 
 Make = Callable[[Recipe, Denoiser], Networks]
@@ -73,7 +73,7 @@ def print_progress(moments: Iterable[Moment], duration: int, title: str) -> None
 
 
 def finetune(
-    teacher: Denoiser | str | Path,
+    teacher: Denoiser | str | Path | Callable[[], Denoiser],
     data: Images | str | Path,
     recipe: Named = "d2o-f",
     *,
@@ -88,36 +88,46 @@ def finetune(
 ) -> Result:
     """Train a model by a recipe in the directory `out`, or continue there, to the end.
 
-    Teacher, data and recipe are objects, paths or names; a list of recipes are stages, one after another, each in a
-    directory of its own within `out`. `changes` are fields of the recipe, such as `duration=20_000`, and
-    `precision="auto"` takes the one that trains faster here. `origin` names in JSON what the run was made from, and
-    is compared when it continues: by default the teacher's path, or the hash of its weights. `networks` may put a
-    discriminator of one's own into the run; `watch` shows how training goes, and `counted` how evaluations do. With
-    `accept_data` a run goes on with other images than it began with.
+    Teacher, data and recipe are objects, paths or names, the teacher also a function that makes it; a list of recipes
+    are stages, one after another, each in a directory of its own within `out`. `changes` are fields of the recipe, such
+    as `duration=20_000`, and `precision="auto"` takes the one that trains faster here. A teacher by name or function is
+    held no longer than needed. `origin` names in JSON what the run was made from, and is compared when it continues: by
+    default the teacher's path, or the hash of its weights. `networks` may put a discriminator of one's own into the
+    run; `watch` shows how training goes, and `counted` how evaluations do. With `accept_data` a run goes on with other
+    images than it began with.
 
     Every process of a group (torchrun) calls this. Raises ValueError for what cannot work, before anything is written,
     and where memory does not suffice; Interrupted and Diverged as `run` does.
     """
     chosen, images = open_recipe(recipe, changes), open_data(data, out, habits)
     habits, out = habits or Habits(), Path(out)
-    if isinstance(teacher, Denoiser):
-        origin = {"teacher_sha256": weights_sha256(teacher)} if origin is None else origin
-    else:
+    if isinstance(teacher, str | Path):
         origin = {"from": str(teacher)} if origin is None else origin
-        teacher = checkpoints.load(teacher)
+        teacher = partial(checkpoints.load, teacher)
+    if not isinstance(teacher, Denoiser):  # nobody else has it, so that it may lie in memory as students do
+        teacher = teacher().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if origin is None:
+        origin = {"teacher_sha256": weights_sha256(teacher)}
     images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
     teacher = images.attach(teacher)
     making.check_fit(teacher, images)
     automatic = changes.get("precision") == "auto"
-    ways = Ways(dict(origin), habits, networks, watch, counted, accept_data, automatic, images)
+    ways = Ways(dict(origin), habits, networks, watch, counted, accept_data, automatic, images, origin)
+    start = [teacher]
+    del teacher  # whoever makes the networks takes it, and lets go of it
     if isinstance(chosen, Recipe) and chosen.data is None:
-        return train_recipe(teacher, images, chosen, out, str(out), ways)
-    return train_stages(teacher, images, chosen, out, ways)
+        return train_recipe(start.pop, images, chosen, out, str(out), ways)
+    from .stages import train_stages
+
+    return train_stages(start.pop(), images, chosen, out, ways)
 
 
 @dataclass(frozen=True)
 class Ways:
-    """What `finetune` was asked for besides model and recipe; students are compared with the `reference`."""
+    """What `finetune` was asked for besides model and recipe.
+
+    Students are compared with the `reference`; `base` names, as the origin does, the model that a run starts from.
+    """
 
     origin: dict[str, Any]
     habits: Habits
@@ -127,52 +137,14 @@ class Ways:
     accept_data: bool
     automatic: bool
     reference: Images
+    base: Mapping[str, Any]
 
 
-def train_stages(teacher: Denoiser, images: Images, recipe: Recipe | Stages, out: Path, ways: Ways) -> Result:
-    """Train by one recipe after another, each in a directory of its own, and put the last one's results into `out`."""
-    accelerator, start, results = group(ways.habits.device), teacher, []
-    stages = recipe.stages if isinstance(recipe, Stages) else (recipe,)
-    for stage in stages:
-        settle_frozen(stage.frozen, teacher)  # what is wrong with a later stage is said at once
-        if stage.data is not None:
-            check_teacher(teacher, images, stage.data)
-    request: Any = recipe
-    is_main = accelerator.is_main_process
-    claimed = claim(out, request, ways.origin, images, ways.accept_data) if is_main else nullcontext()
-    ways = replace(ways, networks=taught_by(teacher, ways.networks))
-    with claimed:
-        accelerator.wait_for_everyone()  # nobody writes into a directory that is not this run's
-        for number, stage in enumerate(stages, 1):
-            shown = images
-            if stage.data is not None:
-                shown = draw_teacher(teacher, images, stage.data, out, accelerator, ways.counted)
-            title = f"{out}: stage {number} of {len(stages)}"
-            results.append(train_recipe(start, shown, stage, out / f"stage-{number}", title, ways))
-            start = results[-1].denoiser.replace(codec=teacher.codec, reader=teacher.reader)
-        for name in (*RESULTS, BEST, CHECKPOINT) if is_main else ():
-            if (file := results[-1].directory / name).exists():
-                link(out / name, file)
-        accelerator.wait_for_everyone()
-    seconds = sum(result.seconds for result in results)
-    return replace(results[-1], directory=out, images=recipe.duration, seconds=seconds)
-
-
-def taught_by(teacher: Denoiser, networks: Make) -> Make:
-    """Return what makes the networks of a run that starts from some model, and imitates this teacher."""
-
-    def make(recipe: Recipe, start: Denoiser) -> Networks:
-        made = networks(recipe, start)
-        for objective in recipe.objectives if start is not teacher else ():
-            if "teacher" in objective.needs:
-                made.teacher = objective.build("teacher", teacher, made.student)
-        return made
-
-    return make
-
-
-def train_recipe(start: Denoiser, images: Images, recipe: Recipe, out: Path, title: str, ways: Ways) -> Result:
+def train_recipe(
+    make_start: Callable[[], Denoiser], images: Images, recipe: Recipe, out: Path, title: str, ways: Ways
+) -> Result:
     """Train by one recipe in a directory of its own."""
+    start = make_start()
     habits, accelerator = ways.habits, group(ways.habits.device)
     micro_batch = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size // accelerator.num_processes)
     recipe = replace(recipe, frozen=settle_frozen(recipe.frozen, start))
@@ -180,7 +152,8 @@ def train_recipe(start: Denoiser, images: Images, recipe: Recipe, out: Path, tit
     trained = ways.networks(recipe, start)
     if habits.shard:
         check_sharding(trained.student, accelerator.num_processes)
-    share = count_frozen(trained.student)
+    base, share = find_base(ways.base, start, trained.student), count_frozen(trained.student)
+    del start
     log.info("%s: %s, %s images of %s", title, share, f"{len(images):,}", images.name)
     with memory_remedy(recipe, micro_batch):
         if habits.compile:
@@ -191,7 +164,8 @@ def train_recipe(start: Denoiser, images: Images, recipe: Recipe, out: Path, tit
         if habits.evaluate_every is not None and accelerator.is_main_process:
             evaluate = make_evaluate(ways.reference, recipe, habits, ways.counted, accelerator.device)
         options: Any = {"habits": habits, "evaluate": evaluate, "accelerator": accelerator, "counted": ways.counted}
-        moments = run(out, recipe, trained, images, origin=ways.origin, accept_data=ways.accept_data, **options)
+        options |= {"origin": ways.origin, "accept_data": ways.accept_data, "base": base}
+        moments = run(out, recipe, trained, images, **options)
         if accelerator.is_main_process:
             moments = moments if habits.track is None else tracking.track(moments, out, habits.track)
             ways.watch(moments, recipe.duration, title)

@@ -31,6 +31,7 @@ from d2o.objectives.objective import Networks
 
 from .loop import require_gradients, turns
 from .networks import networks
+from .optimizers import count_moments
 from .presets import draw_condition
 from .recipe import Recipe
 from .text_networks import Codec, RandomAutoencoder
@@ -111,7 +112,7 @@ def measure_memory(recipe: Recipe, teacher: Denoiser) -> Memory | None:
     except (DataDependentOutputException, DynamicOutputShapeException):
         return None
     image = {name: (more[name] - one[name]) // PIECES for name in one}
-    moments = 2 * sum(map(count_bytes, moving.values()))
+    moments = sum(count_moments(recipe.optimizer, parameters) for parameters in moving.values())
     return Memory(
         weights=weights,
         moments=moments,

@@ -1,10 +1,8 @@
 """The training loop: a generator that takes turns. It opens no file and prints nothing; that belongs to the caller."""
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import islice
 from typing import Any
 from zlib import crc32
@@ -12,7 +10,7 @@ from zlib import crc32
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from d2o.backbones import Backbone
 from d2o.devices import find_device
@@ -24,8 +22,9 @@ from d2o.objectives.objective import Networks, Step, Turn
 from d2o.objectives.one_step import MADE
 
 from .ema import update_averages
+from .optimizers import make_optimizers, parameters_of, remember, set_rate, tensors_of
 from .recipe import Recipe
-from .sharding import check_sharding, gather, is_sharded, lay_out, shard
+from .sharding import check_sharding, gather, is_sharded, shard
 
 PATIENCE = 5
 """Steps in a row that may be left out because their gradients are not finite."""
@@ -58,12 +57,15 @@ class Progress:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all that continues this run bit for bit: named tensors and numbers (for random numbers see Batch).
 
-        Of a sharded run only the first process gets tensors, and all must call this together.
+        What is frozen is there once, as the student's. Of a sharded run only the first process gets tensors, and all
+        must call this together.
         """
-        parts = {name: self.networks[name].state_dict() for name in ("student", "ema", *self.kept)}
-        for name, optimizer in self.optimizers.items():
-            state = optimizer.state_dict()["state"]
-            parts[f"optimizer.{name}"] = {f"{i}.{key}": value for i, row in state.items() for key, value in row.items()}
+        frozen = {id(p) for p in list_frozen(self.networks.student).values()}
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name in ("student", "ema", *self.kept):
+            state = self.networks[name].state_dict(keep_vars=True)
+            parts[name] = {key: t.detach() for key, t in state.items() if name == "student" or id(t) not in frozen}
+        parts |= {f"optimizer.{name}": tensors_of(optimizer) for name, optimizer in self.optimizers.items()}
         tensors = {f"{part}.{name}": tensor for part, rows in parts.items() for name, tensor in rows.items()}
         return dict(gather(tensors)), {"images": self.images, "iteration": self.iteration, "skipped": self.skipped}
 
@@ -121,29 +123,6 @@ def begin(
 
     for objective in recipe.objectives:
         objective.begin(networks, passes)
-
-
-def make_optimizers(recipe: Recipe, networks: Networks, turns: Iterable[Turn]) -> dict[str, Optimizer]:
-    """Return an optimiser for each network that takes turns, with its learning rate before any schedule.
-
-    Where a network takes further turns now and then (lazy regularisation), Adam's step is shortened and its memory
-    lengthened as if each iteration had one step (arXiv 1912.04958, appendix B).
-    """
-    steps: dict[str, Fraction] = defaultdict(Fraction)
-    for turn in turns:
-        steps[turn.network] += Fraction(1, turn.every)
-    optimizers = {}
-    for name, count in steps.items():
-        lazy = float(1 / count)
-        rate = recipe.learning_rate if name == "student" else recipe.discriminator_learning_rate
-        parameters = [p for p in networks[name].parameters() if p.requires_grad]
-        betas = (recipe.betas[0] ** lazy, recipe.betas[1] ** lazy)
-        optimizers[name] = Adam(parameters, lr=rate * lazy, betas=betas, eps=1e-8, fused=True)
-    return optimizers
-
-
-def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [parameter for rows in optimizer.param_groups for parameter in rows["params"]]
 
 
 def train(
@@ -256,8 +235,7 @@ def take_turn(
     average_over_processes([total, *(g for g in gradients if not is_sharded(g))], accelerator)  # FSDP averages parts
     usable = bool(torch.nn.utils.get_total_norm(gradients).isfinite() & total.isfinite())
     if usable:
-        for rows in optimizer.param_groups:
-            rows["lr"] = optimizer.defaults["lr"] * factor
+        set_rate(optimizer, factor)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total.item(), usable
@@ -291,10 +269,23 @@ def schedule(recipe: Recipe, images: int) -> float:
 
 
 def restore(networks: Networks, kept: Iterable[str], tensors: dict[str, Tensor]) -> None:
-    """Put the weights of a `Progress.state()` back where they came from; ValueError where they are of another run."""
+    """Put the tensors of a `Progress.state()` back where they came from; ValueError where they are of another run.
+
+    Those of the student that are frozen may be missing: then it has them.
+    """
+
+    given = part(tensors, "student")
+    rows = list_frozen(networks.student).items()
+    known = {key: p for key, p in rows if key not in given or given[key].shape == p.shape}
+    for key, parameter in known.items():
+        if key in given and not torch.equal(parameter, given[key].to(parameter)):
+            parameter.data = torch.empty_like(parameter).copy_(given[key])  # the model that it came from keeps its own
+    frozen = {id(parameter) for parameter in known.values()}
     for name in ("student", "ema", *kept):
+        own = networks[name].state_dict(keep_vars=True).items()
+        held = {key: tensor.detach() for key, tensor in own if id(tensor) in frozen}
         try:
-            networks[name].load_state_dict(part(tensors, name))
+            networks[name].load_state_dict({**part(tensors, name), **held})
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"The state that should be resumed is of another {name}: {reason}") from error
@@ -303,12 +294,13 @@ def restore(networks: Networks, kept: Iterable[str], tensors: dict[str, Tensor])
 def restore_moments(optimizers: dict[str, Optimizer], tensors: dict[str, Tensor]) -> None:
     """Put the moments of a `Progress.state()` back."""
     for name, optimizer in optimizers.items():
-        parameters, state = parameters_of(optimizer), defaultdict(dict)
-        for key, value in part(tensors, f"optimizer.{name}").items():
-            index, field = key.split(".")
-            state[int(index)][field] = lay_out(value, parameters[int(index)]) if value.dim() else value.clone()
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        remember(optimizer, part(tensors, f"optimizer.{name}"))
 
 
 def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
+
+
+def list_frozen(student: Denoiser) -> dict[str, nn.Parameter]:
+    """Return by name what of a student does not move; networks beside it may have the same parameters."""
+    return {name: parameter for name, parameter in student.named_parameters() if not parameter.requires_grad}

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from d2o import backbones
 from d2o.data.augmentation import AUGMENTATION_DIM
@@ -19,8 +20,9 @@ from d2o.encoders.codec import Autoencoder, check_pixels
 from d2o.features.frozen import FrozenMaps
 from d2o.kernels.checkpointing import checkpoint_blocks
 from d2o.kernels.pieces import run_in_pieces
+from d2o.kernels.storage import narrow_frozen
 from d2o.objectives.objective import Networks
-from d2o.objectives.teaching import copy_teacher
+from d2o.objectives.teaching import copy_beside, copy_teacher
 
 from .freezing import freeze, settle_frozen
 from .recipe import Recipe, to_dict
@@ -36,7 +38,8 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     """Return the networks of a run that starts from `teacher`, which itself is left as it is.
 
     A recipe that is not `pretrained` takes from it the architecture only (see `new_denoiser`). A `discriminator` of
-    your own takes the place of the recipe's. What is frozen is held once: student, averages and teacher share it.
+    your own takes the place of the recipe's. What is frozen is held once: student, averages and teacher share it, also
+    with the model that was given, as far as it lies in memory as training wants it (channels last, as precise).
     """
     if not isinstance(teacher, Denoiser):
         raise ValueError(
@@ -48,10 +51,8 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
         raise ValueError(f"{name} is no discriminator: derive it from d2o.discriminators.Discriminator.")
     recipe = replace(recipe, frozen=settle_frozen(recipe.frozen, teacher))
     student = make_student(recipe, teacher)
-    freeze(student, recipe.frozen)
-    student.train(any(objective.dropout for objective in recipe.objectives))
-    ema = copy_moving(student)
-    beside: dict[str, Any] = {name: copy_moving(student) for name in recipe.averages}
+    ema = copy_beside(student, student)
+    beside: dict[str, Any] = {name: copy_beside(student, student) for name in recipe.averages}
     if discriminator is not None:
         beside["discriminator"] = discriminator
     for objective in recipe.objectives:
@@ -79,8 +80,11 @@ def make_discriminator(recipe: Recipe, teacher: Denoiser, student: Denoiser, bes
 
 
 def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
-    """Return a copy of the teacher, or of its architecture, as the recipe's objectives train it."""
-    student = deepcopy(teacher) if recipe.pretrained else reset_weights(teacher, recipe.seed)
+    """Return a copy of the teacher, or of its architecture, as the recipe's objectives train it: frozen as it says.
+
+    Frozen parameters are its own, but in the teacher's memory, unless they have to be converted.
+    """
+    student = share(teacher) if recipe.pretrained else reset_weights(teacher, recipe.seed)
     for objective in reversed(recipe.objectives):  # the first one has the last word
         student = objective.prepare(student)
     if recipe.checkpointing:
@@ -97,13 +101,19 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
         judged_by=recipe.judged_by,
         provenance={"recipe": to_dict(recipe), "from": teacher.provenance},
     )
+    freeze(student, recipe.frozen)
+    for parameter in student.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.clone()
+    if recipe.frozen_precision == "bfloat16":
+        narrow_frozen(student)
+    student.train(any(objective.dropout for objective in recipe.objectives))
     return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def copy_moving(student: Denoiser) -> Denoiser:
-    """Return a copy for averages of the student's weights; what is frozen never differs, and both hold it once."""
-    frozen = {id(parameter): parameter for parameter in student.parameters() if not parameter.requires_grad}
-    return deepcopy(student, frozen).eval().requires_grad_(False)
+def share(denoiser: Denoiser) -> Denoiser:
+    """Return a copy whose parameters are its own, in the memory of the model's."""
+    return deepcopy(denoiser, {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in denoiser.parameters()})
 
 
 def network_precision(recipe: Recipe, student: Denoiser) -> torch.dtype:

@@ -109,6 +109,10 @@ class Recipe:
     tf32: bool = False
     """Train with TF32 on CUDA: factors of float32 products are rounded to 10 bits. Images that are looked at never
     are: sampling and evaluation compute in float32."""
+    frozen_precision: Literal["float32", "bfloat16"] = "float32"
+    """In which frozen matrices and convolutions are kept: bfloat16 rounds them once, and takes half the memory."""
+    optimizer: Literal["adam", "adam-bfloat16", "adam-8bit"] = "adam"
+    """Adam with its moments in float32, or by torchao in bfloat16 or in 8 bits (arXiv 2110.02861)."""
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
 
     def __post_init__(self) -> None:

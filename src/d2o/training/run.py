@@ -3,7 +3,7 @@
 recipe.json              what was asked for; another run is refused in the same directory
 metrics.jsonl            one line a moment: losses, rates, evaluations
 samples/00012800.png     the averaged student on the same seeds
-checkpoint.safetensors   everything a resumed run needs, in one file
+checkpoint.safetensors   everything a resumed run needs, in one file, but for what is frozen where its base has that
 previous.safetensors     the checkpoint before it, which is used if that one is damaged
 best.safetensors         the averaged student with the lowest KID so far
 ema.safetensors          at the end: the averaged student
@@ -14,7 +14,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,7 +34,8 @@ from d2o.files import append
 from d2o.metrics.counting import Counted, unshown
 from d2o.objectives.objective import Networks
 
-from .loop import Progress, begin, group, train
+from .base import check_base
+from .loop import Progress, begin, group, list_frozen, train
 from .recipe import Recipe
 from .run_directory import CHECKPOINT, claim, find_state, is_sound, replace_checkpoint, truncate_log
 from .sharding import gather, unshard
@@ -119,14 +120,16 @@ def run(
     evaluate: Evaluate | None = None,
     accelerator: Accelerator | None = None,
     accept_data: bool = False,
+    base: Mapping[str, Any] | None = None,
     counted: Counted = unshown,
 ) -> Iterator[Moment]:
     """Train in a directory, or continue the run that is there; yield after every iteration.
 
     `origin` says in JSON where weights and data came from and is compared when continuing, and so are the images unless
-    `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. What passes over the images before the first
+    `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. `base` (see `fit.find_base`) says where all
+    that is frozen is found again: then checkpoints do not contain it. What passes over the images before the first
     iteration goes through `counted`. Raises Interrupted after Ctrl-C, ValueError for a directory that contains another
-    run or a running one, Diverged when weights, gradients or images are not finite.
+    run or a running one, and for another base, Diverged when weights, gradients or images are not finite.
     """
     habits, directory = habits or Habits(), Path(directory)
     accelerator = accelerator or group(habits.device)
@@ -139,6 +142,7 @@ def run(
         resume = resume or find_state(directory)
         start, history = 0, {"seconds": 0.0, "best": None, "evaluation": None}  # `best` is the lowest KID
         if resume is not None:
+            check_base(directory, resume, base)
             start, history = resume[1]["images"], {name: resume[1][name] for name in history}
         seconds = history["seconds"]
         if main:
@@ -170,6 +174,9 @@ def run(
             if progress is None or progress.failing:  # the last good checkpoint stays
                 return
             tensors, numbers = progress.state()
+            if base is not None:
+                numbers, left = {**numbers, "base": base}, list_frozen(progress.networks.student)
+                tensors = {k: t for k, t in tensors.items() if k.removeprefix("student.") not in left}
             if main:
                 if broken := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
                     raise Diverged(f"The numbers of {broken} are not finite at image {progress.images:,}")

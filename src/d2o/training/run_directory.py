@@ -140,7 +140,7 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
-"""All that continues a run: tensors by name, and NUMBERS."""
+"""All that continues a run: tensors by name, NUMBERS, and the `base` that has the frozen ones, or None."""
 
 
 def read_state(file: Path) -> State:
@@ -150,7 +150,7 @@ def read_state(file: Path) -> State:
     with name_file(file):
         if spec.get("content") != "run":
             raise ValueError("it is not the checkpoint of a run")
-        return tensors, {name: spec[name] for name in NUMBERS}
+        return tensors, {**{name: spec[name] for name in NUMBERS}, "base": spec.get("base")}
 
 
 def find_state(directory: Path) -> State | None:

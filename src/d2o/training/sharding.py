@@ -127,10 +127,10 @@ def unshard(average: Denoiser) -> Denoiser:
     return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def lay_out(value: Tensor, parameter: Any) -> Tensor:
-    """Return a moment [...] as fused Adam wants it: laid out in memory, and split, as its parameter is."""
-    if not is_sharded(parameter):
-        return torch.empty_like(parameter).copy_(value)
+def lay_out(value: Tensor, like: Any) -> Tensor:
+    """Return a whole tensor split as another one is."""
+    if not is_sharded(like):
+        return value
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)

@@ -43,5 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     teacher = d2o.load(options.from_, base=options.base, codec=options.codec, **options.load_options)
     images = options.open(teacher)
     origin = {"from": options.from_, **options.asked}
-    options.run(finetune, options.adapt(teacher, images), images, recipe, origin=origin)
+    start = [options.adapt(teacher, images)]
+    del teacher  # the run holds no more of it than it needs
+    options.run(finetune, start.pop, images, recipe, origin=origin)
     say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")

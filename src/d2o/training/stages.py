@@ -1,0 +1,64 @@
+"""Stages: one run after another, each from where the last one has come to, in one directory."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from d2o.data.datasets import Images
+from d2o.diffusion.denoiser import Denoiser
+from d2o.files import link
+from d2o.objectives.objective import Networks
+
+from .fit import Make, Result, Ways, train_recipe
+from .freezing import settle_frozen
+from .loop import group
+from .recipe import Recipe, Stages
+from .run import RESULTS
+from .run_directory import CHECKPOINT, claim
+from .teacher_images import check_teacher, draw_teacher
+
+BEST = "best.safetensors"
+
+
+def train_stages(teacher: Denoiser, images: Images, recipe: Recipe | Stages, out: Path, ways: Ways) -> Result:
+    """Train by one recipe after another, each in a directory of its own, and put the last one's results into `out`."""
+    accelerator, start, results = group(ways.habits.device), teacher, []
+    stages = recipe.stages if isinstance(recipe, Stages) else (recipe,)
+    for stage in stages:
+        settle_frozen(stage.frozen, teacher)  # what is wrong with a later stage is said at once
+        if stage.data is not None:
+            check_teacher(teacher, images, stage.data)
+    request: Any = recipe
+    is_main = accelerator.is_main_process
+    claimed = claim(out, request, ways.origin, images, ways.accept_data) if is_main else nullcontext()
+    ways = replace(ways, networks=taught_by(teacher, ways.networks))
+    with claimed:
+        accelerator.wait_for_everyone()  # nobody writes into a directory that is not this run's
+        for number, stage in enumerate(stages, 1):
+            shown = images
+            if stage.data is not None:
+                shown = draw_teacher(teacher, images, stage.data, out, accelerator, ways.counted)
+            title = f"{out}: stage {number} of {len(stages)}"
+            results.append(train_recipe(lambda start=start: start, shown, stage, out / f"stage-{number}", title, ways))
+            ways = replace(ways, base={})  # the next one's base lies in this directory, which may be moved
+            start = results[-1].denoiser.replace(codec=teacher.codec, reader=teacher.reader)
+        for name in (*RESULTS, BEST, CHECKPOINT) if is_main else ():
+            if (file := results[-1].directory / name).exists():
+                link(out / name, file)
+        accelerator.wait_for_everyone()
+    seconds = sum(result.seconds for result in results)
+    return replace(results[-1], directory=out, images=recipe.duration, seconds=seconds)
+
+
+def taught_by(teacher: Denoiser, networks: Make) -> Make:
+    """Return what makes the networks of a run that starts from some model, and imitates this teacher."""
+
+    def make(recipe: Recipe, start: Denoiser) -> Networks:
+        made = networks(recipe, start)
+        for objective in recipe.objectives if start is not teacher else ():
+            if "teacher" in objective.needs:
+                made.teacher = objective.build("teacher", teacher, made.student)
+        return made
+
+    return make

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2o.discriminators import DISCRIMINATORS, Projected, ProjectedDiscriminator
+from d2o.discriminators import DISCRIMINATORS, About, Projected, ProjectedDiscriminator
 from d2o.features.cache import IN_MEMORY
 from refusal import refused
 
@@ -218,14 +218,15 @@ def test_images_that_come_back_are_cached_until_the_caches_are_cleared() -> None
         pyramid.network.register_forward_hook(lambda *_: looks.append(1))
     expected = discriminator.features(batch())
     looks.clear()
-    for found in (discriminator.features(batch(), [7, 8, 9]), discriminator.features(batch(), [7, 8, 9])):
+    about = About(number=[7, 8, 9])
+    for found in (discriminator.features(batch(), about), discriminator.features(batch(), about)):
         for one, other in zip(found, expected, strict=True):
             assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(one, other, strict=True))
             assert not any(tensor.requires_grad for tensor in one)
     assert len(looks) == 2
     for cache in discriminator.caches:
         cache.clear()
-    others = discriminator.features(-batch(), [7, 8, 9])[0][0]
+    others = discriminator.features(-batch(), about)[0][0]
     assert not torch.allclose(others, expected[0][0], atol=1e-3)
 
 
@@ -239,7 +240,7 @@ def test_what_does_not_fit_into_memory_is_kept_on_disk(tmp_path: Path) -> None:
     for cache in discriminator.caches:
         cache.memory = 0
         cache.use_disk(tmp_path, 10**6)
-    first, again = (discriminator.features(batch(), [1, 2, 3]) for _ in range(2))
+    first, again = (discriminator.features(batch(), About(number=[1, 2, 3])) for _ in range(2))
     assert all(torch.equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
     assert all(len(cache.rows) == 3 for cache in discriminator.caches)
     assert list(tmp_path.iterdir()) == []

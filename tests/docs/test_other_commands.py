@@ -26,10 +26,10 @@ from d2o.cli.options import parse
 from d2o.data.files import write_images
 from d2o.export import export, runtime
 
+from .measuring import BENCHMARKS, finished, gpu, judges, loading, memory, sharding
 from .stand_ins import JUDGED
 from .test_commands import PAGES, ROOT
 
-BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as for scripts, which import each other
 
 
@@ -40,15 +40,6 @@ def programs(text: str) -> set[str]:
     inline = (" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose))
     lines = [*"\n".join(fences).splitlines(), *inline]
     return {line for line in lines if re.match(r"(OMP_NUM_THREADS=1 )?(python|pytest) ", line)}
-
-
-def finished(*words: str | Path, seconds: float = 300) -> str:
-    """Run a program to its end and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=seconds, check=False, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def app_latency(*_) -> None:
@@ -65,11 +56,6 @@ def browser_rate(_, place: Path) -> None:
         needs.missing(f"onnxruntime-web is not here ({runtime.VARIABLE} may name its npm package): {error}")
     export(make_denoiser(channels=3, classes=4), place / "page", "web", title="Four kinds")
     assert "images a second" in finished(BENCHMARKS / "browser_rate.py", place / "page", "0.2")
-
-
-def sharding(line: str, _) -> None:
-    found = json.loads(finished(*shlex.split(line)[1:]))
-    assert found["processes"] == 1 and 2 * found["gradients"] == pytest.approx(found["moments"], abs=0.01)
 
 
 def decoder_memory(*_) -> None:
@@ -114,16 +100,6 @@ def shapes_score(_, place: Path) -> None:
 def report_results(_, place: Path) -> None:
     finished(BENCHMARKS / "report_results.py", "--out", place / "docs" / "results.md")
     assert (place / "docs" / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
-
-
-def judges(_, place: Path) -> None:
-    """Compare one row after two iterations."""
-    judge = place / "classifier.safetensors"
-    finished(BENCHMARKS / "feature_classifier.py", "--data", "digits", "--images", "128", "--out", judge)
-    words = ["--from", "digits-teacher", "--data", "digits", "--classifier", judge, "--out", place / "rows.jsonl"]
-    row = "digits-own-features discriminator.width=8 batch_size=8"
-    finished(BENCHMARKS / "judges.py", *words, "--row", row, "--images", "16", "--marks", "1", "--compared", "8")
-    assert json.loads((place / "rows.jsonl").read_text())["images"] == 16
 
 
 def full_size_table(*_) -> None:
@@ -180,17 +156,6 @@ def steps(line: str, _) -> None:
     assert "convolution" in said.getvalue() or json.loads(said.getvalue())["images_per_second"]
 
 
-def memory(*_) -> None:
-    """Measure what is held, on digits."""
-    own = runpy.run_path(str(BENCHMARKS / "memory.py"))
-    options = own["argparse"].Namespace(recipe="digits-d2o-f", batch=2)
-    for way in ("small", "checkpointed"):
-        own["WAYS"].pop(way)
-    found = own["measure_ways"](options, ("held",))
-    assert 0.2 < found["plain"]["state"] / found["v010"]["state"] < 0.6
-    assert 0 < found["plain"]["checkpoint"] < found["v010"]["checkpoint"]
-
-
 def generation(_, place: Path) -> None:
     """Measure once, without the minute that a compiler takes."""
     needs.package("onnxruntime")
@@ -198,20 +163,6 @@ def generation(_, place: Path) -> None:
     own["compile_network"] = lambda *_: "left out"
     found = own["measure"](own["load"]("digits-teacher"), own["load"]("digits-small"), 1, place)
     assert {"loads", "onnxruntime, batch 64"} <= set(found["per_second"])
-
-
-def loading(*_) -> None:
-    assert "JPEG 256x256" in finished(BENCHMARKS / "loading.py", "--images", "8", "--seconds", "0.01")
-
-
-def gpu(_, place: Path) -> None:
-    """Rehearse the shortest part, with both files; the others are tried by tests/benchmarks/test_gpu.py."""
-    words = ["--rehearse", "--parts", "machine", "--out", place / "gpu.json", "--markdown", place / "gpu.md"]
-    (place / "gpu.md").write_text("How.\n\n## Results\n\nNone yet.\n")
-    assert "failed: nothing" in finished(BENCHMARKS / "gpu.py", *words)
-    assert json.loads((place / "gpu.json").read_text())["failed"] == []
-    text = (place / "gpu.md").read_text()
-    assert text.startswith("How.") and "### Machine" in text and "None yet" not in text
 
 
 def rounding(*_) -> None:

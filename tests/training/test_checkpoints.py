@@ -10,6 +10,7 @@ import d2o
 from d2o.checkpoints import inspect, native
 from d2o.cli.main import run
 from d2o.training import fit
+from d2o.training.base import find_base
 from d2o.training.recipes import find_recipe
 from d2o.training.run import Habits
 from refusal import refused
@@ -123,9 +124,9 @@ class TestWholeCheckpoints:
             {"from": str(teacher), "family": "edm"},
             {"from": "https://x.invalid/y"},
         ):
-            assert fit.find_base(origin, d2o.load(teacher), student) is None
-        assert fit.find_base({"from": str(teacher)}, d2o.load(teacher), student) is not None
+            assert find_base(origin, d2o.load(teacher), student) is None
+        assert find_base({"from": str(teacher)}, d2o.load(teacher), student) is not None
 
     def test_of_frozen_weights_that_are_not_the_models(self, teacher, tiny_denoiser):
         student = fit.making.make_student(find_recipe("digits-d2o-f"), tiny_denoiser(seed=3, classes=2))
-        assert fit.find_base({"from": str(teacher)}, d2o.load(teacher), student) is None
+        assert find_base({"from": str(teacher)}, d2o.load(teacher), student) is None

@@ -11,7 +11,7 @@ import torch
 import d2o
 from d2o.cli.main import run
 from d2o.data.files import write_images
-from d2o.training import fit
+from d2o.training import one_recipe
 from d2o.training.fit import finetune, open_recipe, pretrain
 from d2o.training.networks import check_fit
 from d2o.training.run import Habits
@@ -81,8 +81,8 @@ class TestPython:
 
     def test_pretraining_draws_and_evaluates_in_many_steps(self, tmp_path, tiny_data, monkeypatch):
         calls: list[int] = []
-        monkeypatch.setattr(fit, "summarise", lambda _: {"kid": 0.5})
-        monkeypatch.setattr(fit.Evaluator, "__call__", lambda *_, steps: calls.append(steps))
+        monkeypatch.setattr(one_recipe, "summarise", lambda _: {"kid": 0.5})
+        monkeypatch.setattr(one_recipe.Evaluator, "__call__", lambda *_, steps: calls.append(steps))
         habits = Habits(evaluate_every=8, evaluate_images=8, evaluate_features="pixels")
         result = pretrain(tiny_data, out=tmp_path / "run", backbone=self.TINY, habits=habits, **self.SMALL)
         assert calls == [18, 18] and result.evaluation == {"images": 16, "kid": 0.5}

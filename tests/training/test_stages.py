@@ -14,7 +14,7 @@ from d2o.checkpoints.places import locate
 from d2o.cli.main import run
 from d2o.data.files import to_uint8
 from d2o.metrics.counting import unshown
-from d2o.training import fit, teacher_images
+from d2o.training import fit, one_recipe, stages, teacher_images
 from d2o.training import run as runs
 from d2o.training.loop import group
 from d2o.training.opening import open_recipe
@@ -99,14 +99,14 @@ def test_a_run_that_is_stopped_within_a_stage_goes_on_to_the_same_bits(tmp_path,
 
 
 def test_a_run_that_is_killed_between_stages_goes_on_and_repeats_nothing(tmp_path, whole, words, monkeypatch, capsys):
-    out, make = tmp_path / "run", fit.settle_precision
+    out, make = tmp_path / "run", one_recipe.settle_precision
 
-    def kill(recipe, start, device, automatic, title, place):
-        if place.name == "stage-2":
+    def kill(*given):
+        if given[-1].name == "stage-2":
             raise KeyboardInterrupt
-        return make(recipe, start, device, automatic, title, place)
+        return make(*given)
 
-    monkeypatch.setattr(fit, "settle_precision", kill)
+    monkeypatch.setattr(one_recipe, "settle_precision", kill)
     assert run(words("sketch", out)) == 130
     assert torch.equal(*(next(d2o.load(place).parameters()) for place in (out, out / "stage-1")))
     monkeypatch.undo()
@@ -148,7 +148,7 @@ def test_a_later_stage_imitates_the_first_teacher(tiny_denoiser):
     teacher = tiny_denoiser(classes=2)
     start = teacher.replace(backbone=type(teacher.backbone)(**teacher.backbone.config))
     recipe: Any = open_recipe(WHAT["sketch"][0], {})
-    made: Any = fit.taught_by(teacher, d2o.networks)(recipe, start)
+    made: Any = stages.taught_by(teacher, d2o.networks)(recipe, start)
     for network, own in ((made.teacher, teacher), (made.student, start)):
         pairs = zip(network.backbone.parameters(), own.backbone.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)

@@ -22,7 +22,7 @@ from d2o.objectives.objective import Networks, Step, Turn
 from d2o.objectives.one_step import MADE
 
 from .ema import update_averages
-from .optimizers import make_optimizers, parameters_of, remember, set_rate, tensors_of
+from .optimizers import make_optimizers, parameters_of, remember, schedule, set_rate, tensors_of
 from .recipe import Recipe
 from .sharding import check_sharding, gather, is_sharded, shard
 
@@ -254,18 +254,6 @@ def average_over_processes(tensors: list[Tensor], accelerator: Accelerator) -> N
         flat: Any = accelerator.reduce(torch.cat([t.flatten() for t in bucket]), reduction="mean")
         for tensor, mean in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
             tensor.copy_(mean.view_as(tensor))
-
-
-def schedule(recipe: Recipe, images: int) -> float:
-    """Return the factor of the learning rates after `images` images: ramp-up, then decay."""
-    done = min(images / recipe.duration, 1.0)
-    decay = {
-        "constant": 1.0,
-        "linear": min(1.0, 2 * (1 - done)),
-        "cosine": float(0.5 * (1 + torch.cos(torch.tensor(torch.pi * done)))),
-    }[recipe.learning_rate_decay]
-    ramp = recipe.learning_rate_ramp
-    return decay * (min(1.0, (images + recipe.batch_size) / ramp) if ramp else 1.0)
 
 
 def restore(networks: Networks, kept: Iterable[str], tensors: dict[str, Tensor]) -> None:

@@ -90,6 +90,18 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for rows in optimizer.param_groups for parameter in rows["params"]]
 
 
+def schedule(recipe: Recipe, images: int) -> float:
+    """Return the factor of the learning rates after `images` images: ramp-up, then decay."""
+    done = min(images / recipe.duration, 1.0)
+    decay = {
+        "constant": 1.0,
+        "linear": min(1.0, 2 * (1 - done)),
+        "cosine": float(0.5 * (1 + torch.cos(torch.tensor(torch.pi * done)))),
+    }[recipe.learning_rate_decay]
+    ramp = recipe.learning_rate_ramp
+    return decay * (min(1.0, (images + recipe.batch_size) / ramp) if ramp else 1.0)
+
+
 def set_rate(optimizer: Optimizer, factor: float) -> None:
     """Let an optimiser take steps of its first learning rate times a factor."""
     for rows in optimizer.param_groups:

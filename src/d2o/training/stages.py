@@ -10,9 +10,9 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.files import link
 from d2o.objectives.objective import Networks
 
-from .fit import Make, Result, Ways, train_recipe
 from .freezing import settle_frozen
 from .loop import group
+from .one_recipe import Make, Result, Ways, train_recipe
 from .recipe import Recipe, Stages
 from .run import RESULTS
 from .run_directory import CHECKPOINT, claim

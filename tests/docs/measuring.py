@@ -1,0 +1,63 @@
+"""Benchmarks that the documentation names, at reduced size: memory, sharding, judges, loading, and the check of a GPU."""
+
+import json
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .test_commands import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def finished(*words: str | Path, seconds: float = 300) -> str:
+    """Run a program to its end and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=seconds, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def sharding(line: str, _) -> None:
+    found = json.loads(finished(*shlex.split(line)[1:]))
+    assert found["processes"] == 1 and 2 * found["gradients"] == pytest.approx(found["moments"], abs=0.01)
+
+
+def judges(_, place: Path) -> None:
+    """Compare one row after two iterations."""
+    judge = place / "classifier.safetensors"
+    finished(BENCHMARKS / "feature_classifier.py", "--data", "digits", "--images", "128", "--out", judge)
+    words = ["--from", "digits-teacher", "--data", "digits", "--classifier", judge, "--out", place / "rows.jsonl"]
+    row = "digits-own-features discriminator.width=8 batch_size=8"
+    finished(BENCHMARKS / "judges.py", *words, "--row", row, "--images", "16", "--marks", "1", "--compared", "8")
+    assert json.loads((place / "rows.jsonl").read_text())["images"] == 16
+
+
+def memory(*_) -> None:
+    """Measure what is held, on digits."""
+    own = runpy.run_path(str(BENCHMARKS / "memory.py"))
+    options = own["argparse"].Namespace(recipe="digits-d2o-f", batch=2)
+    for way in ("small", "checkpointed"):
+        own["WAYS"].pop(way)
+    found = own["measure_ways"](options, ("held",))
+    assert 0.2 < found["plain"]["state"] / found["v010"]["state"] < 0.6
+    assert 0 < found["plain"]["checkpoint"] < found["v010"]["checkpoint"]
+
+
+def loading(*_) -> None:
+    assert "JPEG 256x256" in finished(BENCHMARKS / "loading.py", "--images", "8", "--seconds", "0.01")
+
+
+def gpu(_, place: Path) -> None:
+    """Rehearse the shortest part, with both files; the others are tried by tests/benchmarks/test_gpu.py."""
+    words = ["--rehearse", "--parts", "machine", "--out", place / "gpu.json", "--markdown", place / "gpu.md"]
+    (place / "gpu.md").write_text("How.\n\n## Results\n\nNone yet.\n")
+    assert "failed: nothing" in finished(BENCHMARKS / "gpu.py", *words)
+    assert json.loads((place / "gpu.json").read_text())["failed"] == []
+    text = (place / "gpu.md").read_text()
+    assert text.startswith("How.") and "### Machine" in text and "None yet" not in text

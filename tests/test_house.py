@@ -127,7 +127,7 @@ def test_a_file_can_be_read_in_one_go(file):
     assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
 
 
-BUDGETS = {"all": 25_900, "core": 16_700, "folder": 3_600}
+BUDGETS = {"all": 26_000, "core": 16_900, "folder": 3_600}
 """Lines of Python: of src/d2o, of what the paper says (floors below training, and training), and of one folder."""
 CORE = (
     "diffusion",
@@ -163,7 +163,7 @@ IMPORTS = {
     "evaluate --help": 65,
     "export --help": 63,
     "recipes": 67,
-    "finetune --help": 121,
+    "finetune --help": 122,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torch._dynamo", "torchvision", "yaml"}

@@ -1,4 +1,4 @@
-"""Benchmarks that the documentation names, at reduced size: memory, sharding, judges, loading, and the check of a GPU."""
+"""Benchmarks that the documentation names, at reduced size: memory, sharding, judges, loading, a GPU's check."""
 
 import json
 import runpy

@@ -161,8 +161,8 @@ IMPORTS = {
     "inspect digits-small": 38,
     "evaluate --help": 63,
     "export --help": 62,
-    "recipes": 59,
-    "finetune --help": 105,
+    "recipes": 60,
+    "finetune --help": 107,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torch._dynamo", "torchvision", "yaml"}

@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 import torch
 from operations import describe_machine
-from torch import Tensor
 
 from d2o.checkpoints import load, native
 from d2o.diffusion.denoiser import Denoiser
@@ -55,7 +54,7 @@ WAYS: dict[str, dict[str, Any]] = {
 """The fields of the recipe that a way changes."""
 
 
-def count_bytes(tensors: Iterable[Tensor]) -> int:
+def count_bytes(tensors: Iterable[Any]) -> int:
     """Return the bytes of the storages behind tensors, also within torchao's."""
     found: dict[int, int] = {}
     for tensor in tensors:

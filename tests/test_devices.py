@@ -87,7 +87,7 @@ def test_a_run_takes_the_device_that_is_named(gpus, monkeypatch):
     assert ([one.cpu for one in made], taken) == ([False, True, False], [1])
 
 
-@pytest.mark.parametrize("command", COMPUTING)
+@pytest.mark.parametrize("command", sorted(COMPUTING))
 def test_every_command_that_computes_has_the_option(command, capsys):
     words = [command, *(["minima"] if command == "analyze" else []), "--help"]
     with suppress(SystemExit):

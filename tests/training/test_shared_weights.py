@@ -81,6 +81,7 @@ def test_a_run_holds_no_more_of_its_teacher_than_it_needs(recipe, tmp_path, monk
 def test_training_moves_what_moves_alone(teacher, recipe):
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     made = networks(replace(recipe, objectives=(*recipe.objectives, Progressive(steps=2))), teacher)
+    assert made.teacher is not None
     frozen = {name for name, parameter in made.student.named_parameters() if not parameter.requires_grad}
     run = train(replace(recipe, objectives=recipe.objectives), made, noise_batches(made.student, 4))
     for _ in range(3):

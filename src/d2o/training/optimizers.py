@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -27,12 +28,12 @@ def small_adam(narrow: bool) -> Callable[..., Optimizer]:
 
     def make(parameters: list[nn.Parameter], **settings: Any) -> Optimizer:
         try:
-            from torchao.optim import Adam8bit  # pyright: ignore[reportMissingImports]
+            parent: Any = import_module("torchao.optim").Adam8bit
         except ImportError as error:
             remedy = "pip install -e '.[torchao]' in d2o's folder, or --set optimizer=adam"
             raise ValueError(f"Adam with small moments needs torchao: {remedy}.") from error
 
-        class SmallAdam(Adam8bit):
+        class SmallAdam(parent):
             """On processors without compiling its step, which takes a while for every shape."""
 
             if narrow:

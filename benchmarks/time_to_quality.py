@@ -219,7 +219,7 @@ def shrink(recipe: Recipe, size: Size) -> Recipe:
 
 def measure(study: Study, ways: dict[str, Recipe], seed: int, limit: float, file: Path) -> None:
     """Write what a seed's race found."""
-    target = examine(study, generate_pixels(study.teacher(), TEACHER_STEPS, study.size.examined))
+    target = examine(study, study.teacher_images(TEACHER_STEPS))
     row = {
         "seed": seed,
         "target": target,

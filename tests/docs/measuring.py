@@ -61,3 +61,9 @@ def gpu(_, place: Path) -> None:
     assert json.loads((place / "gpu.json").read_text())["failed"] == []
     text = (place / "gpu.md").read_text()
     assert text.startswith("How.") and "### Machine" in text and "None yet" not in text
+
+
+def time_to_quality(*_) -> None:
+    """Print what was measured, as no race is short."""
+    found = json.loads(finished(BENCHMARKS / "time_to_quality.py", "--json"))
+    assert {"seconds", "images", "ratio", "seeds", "spaces"} <= found.keys()

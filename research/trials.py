@@ -22,8 +22,9 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.files import atomic, check_folder
 from d2o.metrics.spaces import overlap
 from d2o.objectives.objective import Networks
-from d2o.training.fit import finetune, summarise
+from d2o.training.fit import finetune
 from d2o.training.networks import check_fit, networks
+from d2o.training.one_recipe import summarise
 from d2o.training.recipe import Recipe, to_dict
 from d2o.training.run import Habits, Moment
 

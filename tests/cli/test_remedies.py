@@ -34,6 +34,7 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
     "objectives/": ("finetune",),
     "data/": (*ON_DATA, "analyze minima"),
     "encoders/": ("finetune", *OPENING),
+    "devices": ("sample", "evaluate", "serve", "app", "estimate", "encode", "statistics", "demo", *TRAINING, *STUDIES),
     "data/files": ("sample", "analyze spectrum", "analyze blocks"),
     "analysis/": ("analyze minima",),
     "demo/": ("demo",),
@@ -46,8 +47,8 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
     "server/server": ("app", "serve"),
     "checkpoints/": (*OPENING, "finetune", "estimate", "convert", "inspect"),
 }
-QUOTED = {"--import", "--points", "--runs", "--version", "--upload-limit"}
-"""Of every command, or named because they are gone."""
+QUOTED = {"--import", "--points", "--runs", "--version", "--upload-limit", "--nproc"}
+"""Of every command, of torchrun, or named because they are gone."""
 OTHERS = {
     "--set": "cli/options",
     "--start": "cli/options",

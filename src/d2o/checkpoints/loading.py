@@ -160,7 +160,7 @@ def find_base(path: Path, spec: Mapping[str, Any]) -> Denoiser | None:
             return None
         return load(name)
     except CheckpointError as error:
-        remedy = "put it back there, or name it with --base MODEL"
+        remedy = f"put it back there, or name it: d2o convert {path} OUT.safetensors --base MODEL"
         raise CheckpointError(
             f"{path} contains only what training moves, and its base is not at {name}: {remedy}."
         ) from error

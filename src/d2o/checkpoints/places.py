@@ -73,7 +73,7 @@ def find_saved(run: Path) -> Path | None:
     stages = run.glob("stage-*") if (run / "recipe.json").is_file() else ()
     stages = sorted(stages, key=lambda stage: (len(stage.name), stage.name), reverse=True)
     files = (folder / name for folder in (run, *stages) for name in SAVED)
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if file.exists()), None)
 
 
 def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) -> Place:

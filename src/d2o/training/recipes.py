@@ -122,8 +122,7 @@ SMALL: dict[str, Any] = {
 MOMENTS: dict[str, Any] = {"learning_rate": 1e-3, "learning_rate_decay": "linear"}
 DIGITS_FRECHET = {**DIGITS, **MOMENTS, "objectives": (Frechet(size=500, axes=64),)}
 SMALL_FRECHET = Frechet(size=500, axes=128, references=10_000)
-# The fastest to its teacher's quality so far (benchmarks/time_to_quality.py): pairs, the moments of the data, twice the
-# learning rates, and a start from a lower level, where the teacher's one call is nearer to images.
+# The fastest to its teacher's quality so far (benchmarks/time_to_quality.py).
 SMALL_BEST: dict[str, Any] = {
     **SMALL,
     "objectives": (
@@ -131,8 +130,7 @@ SMALL_BEST: dict[str, Any] = {
         replace(SMALL_FRECHET, sigma=5.0, references=5_000),
     ),
     "duration": 16_000,
-    "learning_rate": 6e-4,
-    "discriminator_learning_rate": 6e-4,
+    **dict.fromkeys(("learning_rate", "discriminator_learning_rate"), 6e-4),
 }
 
 # The same for a transformer of 1.9 million parameters and flow matching; its students are fine-tuned as above.

@@ -151,7 +151,10 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def describe(rows: list[dict[str, Any]], spaces: tuple[str, ...]) -> dict[str, Any]:
-    """Return seconds, images and ratios to the target in these spaces; of a way that was stopped, a lower bound."""
+    """Return seconds, images and ratios to the target in these spaces; of a way that did not reach it, a lower bound.
+
+    There are no ratios unless the best way has reached it in every seed.
+    """
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     images: dict[str, list[int]] = {way: [] for way in WAYS}
     reached: dict[str, int] = dict.fromkeys(WAYS, 0)
@@ -165,6 +168,7 @@ def describe(rows: list[dict[str, Any]], spaces: tuple[str, ...]) -> dict[str, A
     ratio = {
         f"to_{way}": [best / other for best, other in zip(seconds["best"], seconds[way], strict=True)]
         for way in ("plain", "v010")
+        if reached["best"] == len(rows)
     }
     return {
         "seconds": {way: median(values) for way, values in seconds.items()},

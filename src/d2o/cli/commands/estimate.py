@@ -88,7 +88,8 @@ def describe_all(memory: Memory | None, timed: Estimate | None, recipe: Recipe, 
     elif memory is not None and free is not None:
         needed = f"one image at once needs {needed_here(memory) / GIB:.1f} GiB, the model that is given included"
         yield f"Not timed: {needed}, and {free / GIB:.1f} are free here."
-        yield "Less memory: --set checkpointing=true, a smaller --micro-batch or model, more in --set frozen=[...]."
+        again = "" if recipe.checkpointing else "--set checkpointing=true, "
+        yield f"Less memory: {again}a smaller --micro-batch or model, more in --set frozen=[...]."
 
 
 def at_once(recipe: Recipe) -> int:

@@ -27,13 +27,13 @@ from operations import Operations
 from d2o.files import atomic
 from d2o.objectives import Adversarial, Denoising, Progressive
 from d2o.objectives.objective import Batch, Networks
+from d2o.planning.presets import LATENT, draw_condition, noise_batches, randomise_weights, untrained_teacher
+from d2o.planning.text_networks import PUBLISHED, Published, make_published
 from d2o.training.freezing import Share, count_frozen
 from d2o.training.loop import train, turns
 from d2o.training.networks import networks
-from d2o.training.presets import LATENT, draw_condition, noise_batches, randomise_weights, untrained_teacher
 from d2o.training.recipe import Recipe
 from d2o.training.recipes import DATA, PAPER_FID, RECIPES, find_recipe
-from d2o.training.text_networks import PUBLISHED, Published, make_published
 
 SMALL = ("digits", "cifar10-small")
 TEXT = {f"{start}-d2o-f": row for start, row in PUBLISHED.items()}

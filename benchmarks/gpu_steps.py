@@ -14,11 +14,11 @@ from operations import Operations
 from torch import nn
 
 from d2o.objectives.batch import Batch
+from d2o.planning.gpu_memory import measure_memory
+from d2o.planning.presets import draw_condition
 from d2o.training import recipes
-from d2o.training.gpu_memory import measure_memory
 from d2o.training.loop import turns
 from d2o.training.networks import new_denoiser
-from d2o.training.presets import draw_condition
 from d2o.training.speed import compile_network
 
 WAYS: tuple[Row, ...] = (

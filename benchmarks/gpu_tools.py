@@ -13,11 +13,11 @@ from d2o.data.datasets import Batch
 from d2o.diffusion.denoiser import Denoiser, allow_tf32, use_full_float32
 from d2o.objectives import Adversarial
 from d2o.objectives.objective import Networks
+from d2o.planning.presets import draw_condition, randomise_weights
 from d2o.training import recipes
 from d2o.training.loop import train
 from d2o.training.memory import peak_memory
 from d2o.training.networks import networks, new_denoiser
-from d2o.training.presets import draw_condition, randomise_weights
 from d2o.training.recipe import Recipe
 
 Row = dict[str, Any]

@@ -36,10 +36,10 @@ from operations import describe_machine
 from d2o.checkpoints import load, native
 from d2o.diffusion.denoiser import Denoiser
 from d2o.objectives.objective import Networks
+from d2o.planning.presets import noise_batches, randomise_weights, untrained_teacher
 from d2o.training.fit import finetune
 from d2o.training.loop import Progress, train
 from d2o.training.networks import networks
-from d2o.training.presets import noise_batches, randomise_weights, untrained_teacher
 from d2o.training.recipe import Recipe
 from d2o.training.recipes import find_recipe
 from d2o.training.run import Habits, Moment

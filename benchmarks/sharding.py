@@ -17,9 +17,9 @@ from typing import Any
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
+from d2o.planning.presets import noise_batches, randomise_weights, untrained_teacher
 from d2o.training.loop import Progress, group, parameters_of, train
 from d2o.training.networks import networks
-from d2o.training.presets import noise_batches, randomise_weights, untrained_teacher
 from d2o.training.recipes import find_recipe
 from d2o.training.sharding import is_sharded
 

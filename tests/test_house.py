@@ -40,6 +40,7 @@ FLOORS = {
     "metrics": 5,
     "export": 5,
     "training": 6,
+    "planning": 7,
     "analysis": 7,
     "demo": 7,
     "server": 7,
@@ -127,7 +128,7 @@ def test_a_file_can_be_read_in_one_go(file):
     assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
 
 
-BUDGETS = {"all": 26_000, "core": 16_900, "folder": 3_600}
+BUDGETS = {"all": 26_000, "core": 16_300, "folder": 3_000}
 """Lines of Python: of src/d2o, of what the paper says (floors below training, and training), and of one folder."""
 CORE = (
     "diffusion",

@@ -10,8 +10,8 @@ from d2o.backbones.text_to_image import fold, norm_tokens, unfold
 from d2o.checkpoints import native
 from d2o.diffusion import Flow, Text
 from d2o.diffusion.denoiser import Denoiser
+from d2o.planning.text_networks import SD3, SDXL
 from d2o.training.freezing import default_rules, freeze, measure_shares
-from d2o.training.text_networks import SD3, SDXL
 from refusal import refused
 
 SD21 = {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}

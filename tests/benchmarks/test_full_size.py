@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from d2o.discriminators import Projected
-from d2o.training.text_networks import LENGTHS, Published
+from d2o.planning.text_networks import LENGTHS, Published
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from full_size import PRESETS, SHALLOW, TEXT, make_shallow, rehearse  # type: ignore[import-not-found]

@@ -140,7 +140,7 @@ OPENED = [
 def test_a_family_is_told_wherever_a_model_is_opened(command, weights, tiny_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("d2o.pages.DOTS", 40)
-    monkeypatch.setattr("d2o.training.estimate.SECONDS", 0.0)
+    monkeypatch.setattr("d2o.planning.estimate.SECONDS", 0.0)
     d2o.save("own.safetensors", make_denoiser(classes=2))
     places = {"MODEL": weights, "DATA": str(tiny_data), "MODEL.own": "own.safetensors"}
     words = [places.get(word, word) for word in command.split()]

@@ -156,7 +156,7 @@ def quick(tmp_path_factory, monkeypatch):
         (package / "dist" / name).touch()
     monkeypatch.setenv(runtime.VARIABLE, str(package))
     monkeypatch.setattr("d2o.pages.DOTS", 40)  # of the figures
-    monkeypatch.setattr("d2o.training.estimate.SECONDS", 0.0)
+    monkeypatch.setattr("d2o.planning.estimate.SECONDS", 0.0)
     judge = Projected(size=32, width=16, weights="random")
     monkeypatch.setitem(RECIPES, "shapes-d2o-f", replace(RECIPES["shapes-d2o-f"], duration=64, discriminator=judge))
     first, second = STAGES["digits-teacher-images"].stages

@@ -12,10 +12,10 @@ from d2o.checkpoints import native
 from d2o.cli.main import run
 from d2o.objectives import Frechet
 from d2o.objectives.frechet import Sums
-from d2o.training import estimate as estimating
+from d2o.planning import estimate as estimating
+from d2o.planning.estimate import estimate
+from d2o.planning.gpu_memory import measure_memory
 from d2o.training import run as runs
-from d2o.training.estimate import estimate
-from d2o.training.gpu_memory import measure_memory
 from d2o.training.recipes import METHODS
 
 from .command import arguments, assert_same_result

@@ -9,11 +9,11 @@ import torch
 
 import d2o
 from d2o.objectives import Consistency, Progressive
+from d2o.planning.presets import noise_batches
 from d2o.training import fit
 from d2o.training.freezing import count_frozen
 from d2o.training.loop import train
 from d2o.training.networks import networks
-from d2o.training.presets import noise_batches
 from d2o.training.recipes import find_recipe
 
 

@@ -1,1 +1,1 @@
-"""From a recipe to a trained network: presets, freezing, averaging, the loop, and its directory on disk."""
+"""From a recipe to a trained network: recipes, freezing, averaging, the loop, and its directory on disk."""

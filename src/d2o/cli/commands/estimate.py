@@ -17,11 +17,11 @@ from d2o.cli.options import ModelOptions, parse, tell
 from d2o.cli.progress import say
 from d2o.cli.training import RecipeOptions
 from d2o.diffusion.denoiser import Denoiser
-from d2o.training.estimate import Estimate, estimate
-from d2o.training.gpu_memory import GIB, GPUS, Memory, measure_memory
+from d2o.planning.estimate import Estimate, estimate
+from d2o.planning.gpu_memory import GIB, GPUS, Memory, measure_memory
+from d2o.planning.presets import randomise_weights, untrained_teacher
 from d2o.training.loop import group
 from d2o.training.memory import free_memory
-from d2o.training.presets import randomise_weights, untrained_teacher
 from d2o.training.recipe import Recipe
 
 

@@ -11,10 +11,10 @@ from d2o.backbones.text_to_image import TextToImage
 from d2o.data.datasets import Batch
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon
+from d2o.training.networks import new_denoiser
+from d2o.training.recipe import Recipe
+from d2o.training.recipes import BACKBONES, DATA, RECIPES
 
-from .networks import new_denoiser
-from .recipe import Recipe
-from .recipes import BACKBONES, DATA, RECIPES
 from .text_networks import PUBLISHED, STABLE_DIFFUSION, RandomAutoencoder, draw_text, make_published
 
 T = TypeVar("T")

@@ -10,9 +10,9 @@ import torch
 
 from d2o.cli.commands.estimate import describe
 from d2o.cli.main import run
-from d2o.training import estimate as estimating
+from d2o.planning import estimate as estimating
+from d2o.planning.estimate import Estimate, estimate
 from d2o.training import memory
-from d2o.training.estimate import Estimate, estimate
 from d2o.training.recipes import find_recipe
 
 

@@ -28,12 +28,12 @@ from d2o.files import parse_json, read_bytes
 from d2o.kernels.pieces import PIECES
 from d2o.objectives.batch import Batch
 from d2o.objectives.objective import Networks
+from d2o.training.loop import require_gradients, turns
+from d2o.training.networks import networks
+from d2o.training.optimizers import count_moments
+from d2o.training.recipe import Recipe
 
-from .loop import require_gradients, turns
-from .networks import networks
-from .optimizers import count_moments
 from .presets import draw_condition
-from .recipe import Recipe
 from .text_networks import Codec, RandomAutoencoder
 
 GIB = 1 << 30

@@ -13,12 +13,12 @@ from d2o.diffusion.families import EDM
 from d2o.discriminators import Convolutional, OwnFeatures
 from d2o.encoders.codec import Autoencoder
 from d2o.objectives import Adversarial
-from d2o.training import gpu_memory
-from d2o.training.gpu_memory import GIB, USABLE, Live, Memory, fill, measure_iteration, measure_memory
+from d2o.planning import gpu_memory
+from d2o.planning.gpu_memory import GIB, USABLE, Live, Memory, fill, measure_iteration, measure_memory
+from d2o.planning.text_networks import FLOW, KL, LENGTHS, Codec, Published, RandomAutoencoder, make_published
 from d2o.training.loop import turns
 from d2o.training.networks import networks
 from d2o.training.recipes import D2O, QUERIES_MOVE
-from d2o.training.text_networks import FLOW, KL, LENGTHS, Codec, Published, RandomAutoencoder, make_published
 
 SMALL_CODEC = Codec("AutoencoderKL", {**KL, "block_out_channels": [8] * 4, "norm_num_groups": 4, "layers_per_block": 1})
 SD3 = Published(

@@ -108,9 +108,8 @@ def enter(name: str, recipe: Recipe, study: Study, seed: int) -> Contender:
 def examine(study: Study, pixels: Any) -> dict[str, float]:
     """Return the KID of images to those held out, in every feature space."""
     examiner = study.examiner()
-    return {
-        space: kid(examiner.features(pixels, space).values, examiner.reference[space].values)[0] for space in SPACES
-    }
+    pairs = {space: (examiner.features(pixels, space).values, examiner.reference[space].values) for space in SPACES}
+    return {space: kid(*pair)[0] for space, pair in pairs.items()}  # pyright: ignore[reportArgumentType]
 
 
 def race(

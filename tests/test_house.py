@@ -163,7 +163,7 @@ IMPORTS = {
     "inspect digits-small": 39,
     "evaluate --help": 65,
     "export --help": 63,
-    "recipes": 67,
+    "recipes": 68,
     "finetune --help": 122,
 }
 """Modules of d2o that a command imports, at most."""

@@ -63,10 +63,15 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def link(path: Path, source: Path) -> None:
     """Let `path` be the same file as `source`, or where the file system has no links, a copy of it."""
     with atomic(path) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copy2(source, temporary)
+        link_or_copy(temporary, source)
+
+
+def link_or_copy(path: Path, source: Path) -> None:
+    """Do as `link` does where `path` does not exist, and may be left half written."""
+    try:
+        os.link(source, path)
+    except OSError:
+        shutil.copyfile(source, path)
 
 
 def append(path: Path, text: str) -> None:

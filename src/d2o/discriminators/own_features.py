@@ -21,6 +21,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import noise_for
 from d2o.features.frozen import Frozen
 from d2o.features.weights import fix_seed
+from d2o.kernels.checkpointing import find_blocks
 from d2o.kernels.convolution import Convolution
 from d2o.kernels.normalisation import GroupNorm
 from d2o.records import RECORD, Real
@@ -30,7 +31,6 @@ from .discriminator import UNKNOWN, About, Discriminator, Positive
 
 MOST = 12
 """How many names an error shows."""
-LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 TOKENS = 7
 """The length of the caption with which a network is tried."""
 
@@ -203,7 +203,7 @@ def say_nothing(denoiser: Denoiser) -> Text | None:
 
 def find_taps(patterns: Sequence[str], network: nn.Module, maps: Iterable[str]) -> list[str]:
     """Return those of `maps`, modules that make one, which the patterns match; without patterns, four blocks."""
-    blocks = find_blocks(network, maps)
+    blocks = list_blocks(network, maps)
     found = set() if patterns else {blocks[-(-len(blocks) * quarter // 4) - 1] for quarter in (1, 2, 3, 4)}
     for pattern in patterns:
         expression = re.escape(pattern).replace(r"\*", "[^.]*")
@@ -215,9 +215,7 @@ def find_taps(patterns: Sequence[str], network: nn.Module, maps: Iterable[str]) 
     return [name for name in maps if name in found]
 
 
-def find_blocks(network: nn.Module, maps: Iterable[str]) -> list[str]:
-    """Return the outermost parts of lists that have parts of their own; where there are none, every module."""
-    lists = {name for name, part in network.named_modules() if isinstance(part, LISTS)}
-    parts = {name for name, part in network.named_modules() if name.rpartition(".")[0] in lists and [*part.children()]}
-    blocks = [name for name in maps if name in parts and not any(name.startswith(f"{other}.") for other in parts)]
-    return blocks or list(maps)
+def list_blocks(network: nn.Module, maps: Iterable[str]) -> list[str]:
+    """Return those of `maps` that are blocks of the network; where there are none, all."""
+    blocks = set(find_blocks(network))
+    return [name for name in maps if network.get_submodule(name) in blocks] or list(maps)

@@ -45,7 +45,7 @@ FEATURES_ON_DISK = 8 << 30
 SAVE_SECONDS = 300
 """A checkpoint is written at least this often."""
 STOPPING = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
-RESULTS = ("student.safetensors", "ema.safetensors")
+RESULTS, BEST = ("student.safetensors", "ema.safetensors"), "best.safetensors"
 
 Evaluate = Callable[[Denoiser], dict[str, Any]]
 """Compares a denoiser with the data: numbers for the log, `kid` among them."""
@@ -126,7 +126,7 @@ def run(
     """Train in a directory, or continue the run that is there; yield after every iteration.
 
     `origin` says in JSON where weights and data came from and is compared when continuing, and so are the images unless
-    `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. `base` (see `fit.find_base`) says where all
+    `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. `base` (see `base.find_base`) says where all
     that is frozen is found again: then checkpoints do not contain it. What passes over the images before the first
     iteration goes through `counted`. Raises Interrupted after Ctrl-C, ValueError for a directory that contains another
     run or a running one, and for another base, Diverged when weights, gradients or images are not finite.
@@ -195,7 +195,7 @@ def run(
             evaluation = history["evaluation"] = {"images": progress.images, **evaluate(average)}
             if history["best"] is None or evaluation["kid"] < history["best"]:
                 history["best"] = evaluation["kid"]
-                native.save(directory / "best.safetensors", average)
+                native.save(directory / BEST, average)
             return {"images": progress.images, "evaluation": evaluation}
 
         options: Any = {"resume": resume, "accelerator": accelerator, "sharded": habits.shard}

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,9 +17,9 @@ import d2o
 from d2o.checkpoints import native
 from d2o.data.datasets import Images
 from d2o.errors import CheckpointError, MalformedCheckpointError, name_file
-from d2o.files import atomic, explain_refusal, open_regular, parse_json, read_bytes
+from d2o.files import atomic, explain_refusal, link_or_copy, open_regular, parse_json, read_bytes
 
-from .recipe import Recipe, from_dict, to_dict
+from .recipe import Recipe, Stages, from_dict, to_dict
 
 LOCK = ".lock"
 """An empty file that a run locks while it trains; the system releases it when the process ends."""
@@ -38,7 +37,7 @@ EDMS_NUMBERS = {"sigma": 80.0, "sigma_mean": -1.2, "sigma_deviation": 1.2, "sigm
 
 
 def claim(
-    directory: Path, recipe: Recipe, origin: dict[str, Any], images: Images, accept_data: bool = False
+    directory: Path, recipe: Recipe | Stages, origin: dict[str, Any], images: Images, accept_data: bool = False
 ) -> AbstractContextManager[Any]:
     """Make the directory this run's own, or recognise it as the same run; the context holds its lock.
 
@@ -180,10 +179,7 @@ def replace_checkpoint(directory: Path, tensors: Mapping[str, Tensor], content: 
         native.write(checkpoint, tensors, content)
         return
     with atomic(directory / PREVIOUS) as kept:
-        try:
-            os.link(checkpoint, kept)
-        except OSError:  # a file system without links
-            shutil.copyfile(checkpoint, kept)
+        link_or_copy(kept, checkpoint)
         native.write(checkpoint, tensors, content)
 
 

@@ -6,8 +6,7 @@ a network together and equally often. Discriminators stay whole, as FSDP2 frees 
 """
 
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -16,9 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from d2o.diffusion.denoiser import Denoiser
+from d2o.kernels.checkpointing import find_blocks
 from d2o.objectives.objective import Networks
-
-LISTS = nn.ModuleList | nn.ModuleDict
 
 
 def check_sharding(student: Denoiser, processes: int) -> None:
@@ -70,16 +68,6 @@ def shard_blocks(network: nn.Module, mesh: Any) -> None:
             parameter.data = data
     for number in numbers:
         number.data = number.data.to(mesh.device_type)
-
-
-def find_blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the parts of lists that come several times, inner ones first."""
-    for module in reversed(list(network.modules())):
-        if isinstance(module, LISTS):
-            kinds = Counter(map(type, module.children()))
-            for child in module.children():
-                if kinds[type(child)] > 1 and not isinstance(child, LISTS):
-                    yield child
 
 
 def split(parameter: nn.Parameter, mesh: Any) -> nn.Parameter:

@@ -3,7 +3,6 @@
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
@@ -14,11 +13,9 @@ from .freezing import settle_frozen
 from .loop import group
 from .one_recipe import Make, Result, Ways, train_recipe
 from .recipe import Recipe, Stages
-from .run import RESULTS
+from .run import BEST, RESULTS
 from .run_directory import CHECKPOINT, claim
 from .teacher_images import check_teacher, draw_teacher
-
-BEST = "best.safetensors"
 
 
 def train_stages(teacher: Denoiser, images: Images, recipe: Recipe | Stages, out: Path, ways: Ways) -> Result:
@@ -29,9 +26,8 @@ def train_stages(teacher: Denoiser, images: Images, recipe: Recipe | Stages, out
         settle_frozen(stage.frozen, teacher)  # what is wrong with a later stage is said at once
         if stage.data is not None:
             check_teacher(teacher, images, stage.data)
-    request: Any = recipe
     is_main = accelerator.is_main_process
-    claimed = claim(out, request, ways.origin, images, ways.accept_data) if is_main else nullcontext()
+    claimed = claim(out, recipe, ways.origin, images, ways.accept_data) if is_main else nullcontext()
     ways = replace(ways, networks=taught_by(teacher, ways.networks))
     with claimed:
         accelerator.wait_for_everyone()  # nobody writes into a directory that is not this run's

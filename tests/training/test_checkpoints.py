@@ -69,6 +69,17 @@ def test_an_unfinished_run_is_a_model_wherever_its_base_is(moved, teacher, tmp_p
     assert "base" in inspect(out).kind
 
 
+@pytest.mark.parametrize("base", [5, "model", [], {"sha256": "0"}, {"from": 3, "sha256": "0"}])
+def test_a_base_that_says_nothing_is_damage(out, teacher, tiny_data, capsys, base):
+    rewrite(out, base)
+    (out / "previous.safetensors").unlink(missing_ok=True)
+    with refused(str(out / CHECKPOINT)):
+        d2o.load(out)
+    capsys.readouterr()
+    assert run(arguments(teacher, tiny_data, out)) == 2
+    assert CHECKPOINT in complaint(capsys.readouterr().err)
+
+
 def test_another_model_in_the_place_of_the_base_is_refused(moved, teacher, tiny_denoiser, tiny_data, capsys):
     out, base = moved
     d2o.save(base, tiny_denoiser(seed=3, classes=2))

@@ -149,7 +149,10 @@ def read_state(file: Path) -> State:
     with name_file(file):
         if spec.get("content") != "run":
             raise ValueError("it is not the checkpoint of a run")
-        return tensors, {**{name: spec[name] for name in NUMBERS}, "base": spec.get("base")}
+        match spec.get("base"):
+            case None | {"from": str(), "sha256": str()} as base:
+                return tensors, {**{name: spec[name] for name in NUMBERS}, "base": base}
+        raise ValueError("it does not say what model it is a difference to")
 
 
 def find_state(directory: Path) -> State | None:

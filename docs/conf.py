@@ -29,7 +29,7 @@ python_use_unqualified_type_names = True
 suppress_warnings = ["ref.python"]  # two folders may have a class of one name
 
 FOLDERS = ("pages", "pickles", "kernels", "diffusion", "backbones", "features", "encoders", "data")
-FOLDERS += ("discriminators", "objectives", "checkpoints", "metrics", "export", "training", "analysis", "server")
+FOLDERS += ("discriminators", "objectives", "checkpoints", "metrics", "export", "training", "planning", "analysis", "server")
 """Of the reference, from the bottom floor up; the others are programs."""
 
 

@@ -196,7 +196,8 @@ def apply_settings(settings: dict[str, Any], method: str, duration: int) -> Reci
         discriminator = replace(usual, projection=discriminator.projection)
     elif isinstance(discriminator, Perceptual):
         discriminator = replace(discriminator, size=usual.size, width=usual.width)
-    recipe = replace(recipe, **{name: value for name, value in settings.items() if name not in own}, duration=duration)
+    kept = {name: value for name, value in settings.items() if name not in own}
+    recipe = replace(recipe, **kept | {"duration": duration})
     measured = ("consistency", "trajectory", "reverse-consistency")
     objectives = tuple(replace(o, distance=Lpips()) if o.kind in measured else o for o in recipe.objectives)  # type: ignore[call-arg]
     return replace(recipe, discriminator=discriminator, objectives=objectives)

@@ -18,6 +18,7 @@ BACKBONES: dict[str, type[Backbone] | str] = {
     "diffusers_unet": "diffusers_unet.DiffusersUNet",
     "dit": "dit.DiT",
     "text_transformer": "text_transformer.TextTransformer",
+    "text_unet": "text_unet.TextUNet",
     "text_to_image": "text_to_image.TextToImage",
 }
 """Every kind of backbone that a spec can name: a class of yours, or where ours stands, imported at first use."""

@@ -107,11 +107,15 @@ class SongUNet(UNet):
     def embed(self, x: Tensor, noise: Tensor, condition: Tensor | None, augmentation: Tensor | None) -> Tensor:
         cosines, sines = self.map_noise(noise).chunk(2, dim=1)
         embedding = torch.cat([sines, cosines], dim=1)
-        classes = one_hot(condition, x, self.num_classes, self.label_dropout if self.training else 0.0)
-        if self.map_label is not None:
-            embedding = embedding + self.map_label(classes * math.sqrt(self.num_classes))
-        embedding = add_augmentation(embedding, augmentation, self.map_augment, self.config["augmentation_dim"])
+        told = self.embed_condition(x, condition)
+        embedding = embedding if told is None else embedding + told
+        embedding = add_augmentation(embedding, augmentation, self.map_augment, self.config.get("augmentation_dim", 0))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
+
+    def embed_condition(self, x: Tensor, condition: Tensor | None) -> Tensor | None:
+        """Return the vectors [N, C] of the images' classes, None in a network without."""
+        classes = one_hot(condition, x, self.num_classes, self.label_dropout if self.training else 0.0)
+        return None if self.map_label is None else self.map_label(classes * math.sqrt(self.num_classes))
 
     def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
         image, skips = x, []

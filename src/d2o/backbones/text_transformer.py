@@ -98,14 +98,19 @@ class TextTransformer(Backbone):
         nothing[0, 0] = NOTHING
         if words is None:
             return nothing.expand(len(x), -1)
-        if words.dim() != 2 or len(words) != len(x) or words.shape[1] > self.text.length or words.is_floating_point():
-            wanted = f"[{len(x)}, up to {self.text.length}]"
-            raise ValueError(f"Captions must be whole numbers {wanted}, not {words.dtype} {list(words.shape)}.")
-        words = F.pad(words, (0, self.text.length - words.shape[1]))
+        words = F.pad(check_words(words, x, self.text.length), (0, self.text.length - words.shape[1]))
         empty = (words == PADDING).all(1, keepdim=True)
         if self.training and self.caption_dropout:
             empty = empty | (torch.rand(len(x), 1, device=x.device) < self.caption_dropout)
         return torch.where(empty, nothing, words)
+
+
+def check_words(words: Tensor, x: Tensor, length: int) -> Tensor:
+    """Return the words [N, L] of the captions of N images `x`; ValueError for what is none, or longer."""
+    if words.dim() != 2 or len(words) != len(x) or words.shape[1] > length or words.is_floating_point():
+        wanted = f"[{len(x)}, up to {length}]"
+        raise ValueError(f"Captions must be whole numbers {wanted}, not {words.dtype} {list(words.shape)}.")
+    return words
 
 
 class WordEncoder(nn.Module):

@@ -1,0 +1,78 @@
+"""A small U-Net that is asked in words: a SongUNet on squares of pixels, told the sum of its caption's words.
+
+What a caption says of an image as a whole is enough where words name things rather than places; it costs nothing.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2o.diffusion.condition import PADDING
+
+from .backbone import Roles
+from .conditioning import normal
+from .options import check_options
+from .song_unet import SongUNet
+from .text_transformer import check_words
+
+
+class TextUNet(SongUNet):
+    """A DDPM++ U-Net F(x, noise, words) for whole numbers `words` [N, L], 0 after a caption's last word; L <= `length`.
+
+    It works on squares of `patch_size` pixels, whose channels it puts side by side. `vocabulary` is how many numbers
+    there are; in training a caption is dropped with probability `caption_dropout`.
+    """
+
+    kind: ClassVar[str] = "text_unet"
+    reads_words: ClassVar[bool] = True
+    roles: ClassVar[Roles] = ((r"^words\.", "text"), *SongUNet.roles)
+
+    def __init__(
+        self,
+        resolution: int,
+        in_channels: int,
+        out_channels: int,
+        vocabulary: int,
+        length: int,
+        num_classes: int = 0,
+        patch_size: int = 2,
+        channels: int = 64,
+        channel_multipliers: tuple[int, ...] = (1, 2),
+        num_blocks: int = 2,
+        attention_resolutions: tuple[int, ...] = (8,),
+        dropout: float = 0.0,
+        caption_dropout: float = 0.1,
+    ) -> None:
+        config = check_options(locals())
+        if resolution % patch_size or num_classes:
+            raise ValueError(
+                "The backbone text_unet takes no classes, and its patch_size must divide the resolution: "
+                f"{patch_size} and {resolution} do not fit."
+            )
+        squares = in_channels * patch_size**2, out_channels * patch_size**2
+        super().__init__(
+            resolution // patch_size, *squares, channels=channels, channel_multipliers=channel_multipliers,
+            num_blocks=num_blocks, attention_resolutions=attention_resolutions, dropout=dropout,
+        )  # fmt: skip
+        self.config = config
+        self.patch_size, self.length, self.caption_dropout = patch_size, length, caption_dropout
+        self.words = nn.Embedding.from_pretrained(normal(vocabulary, channels), freeze=False)
+
+    def forward(
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
+    ) -> Tensor:
+        squares = F.pixel_unshuffle(x, self.patch_size)
+        return F.pixel_shuffle(super().forward(squares, noise, condition, augmentation), self.patch_size)
+
+    def embed_condition(self, x: Tensor, condition: Tensor | None) -> Tensor | None:
+        """Return the sum of a caption's words over the root of their number, as if they had nothing in common."""
+        if condition is None:
+            return None
+        words = check_words(condition, x, self.length)
+        there = (words != PADDING)[..., None].float()
+        if self.training and self.caption_dropout:
+            there = there * (torch.rand(len(x), 1, 1, device=x.device) >= self.caption_dropout)
+        return (self.words(words) * there).sum(1) / there.sum(1).clamp(min=1).sqrt() * math.sqrt(2)

@@ -109,8 +109,8 @@ def rehearse(
     heads = sum(p.numel() for p in trainable)
     if device == "meta":
         spent = count_operations(recipe, made)
-        every = {turn.name: turn.every for turn in turns(find_recipe(name), made)}
-        operations = sum(count / every[turn] for turn, count in spent.items())
+        steps = {turn.name: turn.times / turn.every for turn in turns(find_recipe(name), made)}
+        operations = sum(count * steps[turn] for turn, count in spent.items())
         return Rehearsal(count_frozen(made.student), heads, tuple(spent), {}, operations)
     *_, progress = train(recipe, made, noise_batches(made.student, batch_size))
     return Rehearsal(count_frozen(made.student), heads, tuple(progress.losses), dict(progress.losses))

@@ -113,5 +113,5 @@ def count_operations(setting: Setting, data: str) -> float:
         for turn in turns(recipe, made):
             with Operations() as counter:
                 turn.loss(made, batch).mean().backward()
-            total += counter.total / 2 / (EVERY if turn.every > 1 else 1)
+            total += counter.total / 2 * turn.times / (EVERY if turn.every > 1 else 1)
     return total

@@ -12,7 +12,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
 from d2o.discriminators import Convolutional, OwnFeatures
 from d2o.encoders.codec import Autoencoder
-from d2o.objectives import Adversarial
+from d2o.objectives import Adversarial, DistributionMatching
 from d2o.planning import gpu_memory
 from d2o.planning.gpu_memory import GIB, USABLE, Live, Memory, fill, measure_iteration, measure_memory
 from d2o.planning.text_networks import FLOW, KL, LENGTHS, Codec, Published, RandomAutoencoder, make_published
@@ -93,6 +93,19 @@ def test_a_judge_through_the_teacher_holds_what_moves_and_its_heads() -> None:
     assert found is not None and found.discriminator > 0
     heads = sum(tensor.nbytes for head in made.discriminator.heads for tensor in head.state_dict().values())
     assert found.weights["discriminator"] == pytest.approx(found.weights["ema"] + heads)
+
+
+@pytest.mark.parametrize("gan", [0.0, 3e-3])
+def test_a_second_diffusion_network_is_held_whole_with_its_moments(gan: float) -> None:
+    recipe = replace(RECIPE, objectives=(DistributionMatching(gan=gan),))
+    found, made = measure_memory(recipe, make_published(SD3)), networks(recipe, make_published(SD3))
+    assert found is not None
+    fake = sum(p.nbytes for p in made["fake"].parameters())
+    assert fake >= sum(p.nbytes for p in made.student.parameters())
+    assert found.weights["fake"] >= fake == found.gradients
+    moving = sum(p.nbytes for p in made.student.parameters() if p.requires_grad)
+    assert found.moments == 2 * (moving + fake)
+    assert (found.discriminator > found.passing / 100) == (gan > 0)  # what the head's gradient needs
 
 
 def test_live_bytes_are_those_of_torchs_own_allocator() -> None:

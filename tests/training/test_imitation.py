@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from d2o import checkpoints
 from d2o.diffusion.families import EDM, Boundary, Epsilon
 from d2o.export import export
-from d2o.objectives import Adversarial, Consistency, Progressive, ReverseConsistency, Trajectory
+from d2o.objectives import Adversarial, Consistency, DistributionMatching, Progressive, ReverseConsistency, Trajectory
 from d2o.objectives.distance import Lpips
 from d2o.objectives.objective import Networks
 from d2o.training import networks as makers
+from d2o.training.freezing import CONVOLUTIONS
 from d2o.training.loop import train
 from d2o.training.recipes import METHODS
 from refusal import refused
@@ -27,6 +28,12 @@ RECIPES = {
     "cd": CD,
     "pd": PD,
     "ctm": replace(ADVERSARIAL, objectives=(Trajectory(),)),
+    "dmd": replace(
+        ADVERSARIAL, objectives=(DistributionMatching(fake_steps=2),), betas=(0.9, 0.999), micro_batch_size=2
+    ),
+    "dmd with a head": replace(
+        ADVERSARIAL, objectives=(DistributionMatching(fake_steps=2, gan=0.1),), frozen=CONVOLUTIONS
+    ),
     "rcd and gan": replace(ADVERSARIAL, objectives=(ReverseConsistency(), Adversarial(r1_every=2))),
     "pd and gan": replace(ADVERSARIAL, objectives=(Progressive(steps=8), Adversarial(r1_every=2))),
     "two steps": replace(ADVERSARIAL, objectives=(Adversarial(middle_sigmas=(0.8,), augmentation=("cutout",)),)),
@@ -46,7 +53,7 @@ def test_a_resumed_run_is_the_run_bit_for_bit(tiny_denoiser, tmp_path, recipe):
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, tmp_path / "state.safetensors")
     tensors = load_file(tmp_path / "state.safetensors")
     made = networks(recipe, tiny_denoiser(classes=2))
-    for network in (made.student, made.target):  # nothing is left of them
+    for network in (made.student, made.target, made["fake"]):  # nothing is left of them
         for parameter in network.parameters() if network is not None else ():
             torch.nn.init.normal_(parameter.data)
     *_, progress = train(recipe, made, stream(start=numbers["images"]), resume=(tensors, numbers))

@@ -139,16 +139,21 @@ class Look(Frozen):
         self.freeze()
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Any = None) -> list[Tensor]:
-        caught: dict[str, Tensor] = {}
+        return look(self.denoiser, self.names, x, sigma, condition)
 
-        def catch(name: str, fmap: Tensor) -> None:
-            caught.setdefault(name, fmap.float())
-            if len(caught) == len(self.names):
-                raise Enough
 
-        with watch(self.denoiser.backbone, self.names, catch), suppress(Enough):
-            self.denoiser(x.contiguous(memory_format=torch.channels_last), sigma, condition)
-        return [caught[name] for name in self.names]
+def look(denoiser: Denoiser, names: Sequence[str], x: Tensor, sigma: Tensor, condition: Any = None) -> list[Tensor]:
+    """Return what modules of a denoiser give, by their names; the pass ends when all have."""
+    caught: dict[str, Tensor] = {}
+
+    def catch(name: str, fmap: Tensor) -> None:
+        caught.setdefault(name, fmap.float())
+        if len(caught) == len(names):
+            raise Enough
+
+    with watch(denoiser.backbone, names, catch), suppress(Enough):
+        denoiser(x.contiguous(memory_format=torch.channels_last), sigma, condition)
+    return [caught[name] for name in names]
 
 
 @contextmanager

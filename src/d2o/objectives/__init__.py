@@ -3,6 +3,7 @@
 from .adversarial import Adversarial
 from .consistency import Consistency
 from .denoising import Denoising
+from .distribution_matching import DistributionMatching
 from .frechet import Frechet
 from .objective import Objective, Turn
 from .progressive import Progressive
@@ -12,6 +13,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "denoising": Denoising,
     "adversarial": Adversarial,
     "frechet": Frechet,
+    "distribution-matching": DistributionMatching,
     "consistency": Consistency,
     "progressive": Progressive,
     "trajectory": Trajectory,
@@ -20,6 +22,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
 """Every objective by its `kind`."""
 
 __all__ = [
-    "OBJECTIVES", "Adversarial", "Consistency", "Denoising", "Frechet", "Objective", "Progressive",
-    "ReverseConsistency", "Trajectory", "Turn",
+    "OBJECTIVES", "Adversarial", "Consistency", "Denoising", "DistributionMatching", "Frechet", "Objective",
+    "Progressive", "ReverseConsistency", "Trajectory", "Turn",
 ]  # fmt: skip

@@ -40,13 +40,15 @@ class Networks:
 class Turn(NamedTuple):
     """One optimiser step of an iteration: what is minimised, which network moves, and every how many iterations.
 
-    A turn that is not taken in every iteration is not taken in the first one either.
+    A turn that is not taken in every iteration is not taken in the first one either. It may be several steps, `times`,
+    of the same loss.
     """
 
     name: str
     loss: Callable[[Networks, Batch], Tensor]
     network: str
     every: int = 1
+    times: int = 1
 
 
 class Step(NamedTuple):

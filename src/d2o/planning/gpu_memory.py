@@ -116,7 +116,7 @@ def measure_memory(recipe: Recipe, teacher: Denoiser) -> Memory | None:
     return Memory(
         weights=weights,
         moments=moments,
-        gradients=count_bytes(moving["student"]),
+        gradients=max(map(count_bytes, moving.values())),
         copies=one["student"] - image["student"],
         fixed=sum(weights.values()) + moments + one["most"] - image["most"],
         image=image.pop("most"),

@@ -189,7 +189,8 @@ def train(
                 continue
             optimizer = optimizers[row.network]
             require_gradients(everything, parameters_of(optimizer))
-            losses[row.name], usable = take_turn(row, optimizer, networks, micro_batches, factor, accelerator)
+            steps = [take_turn(row, optimizer, networks, micro_batches, factor, accelerator) for _ in range(row.times)]
+            losses[row.name], usable = sum(loss for loss, _ in steps) / row.times, all(fine for _, fine in steps)
             failures[row.name] = 0 if usable else failures[row.name] + 1
             skipped += not usable
             if failures[row.name] >= PATIENCE:

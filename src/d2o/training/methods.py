@@ -3,7 +3,16 @@
 from dataclasses import replace
 
 from d2o.discriminators import Convolutional, OwnFeatures, Perceptual, Projected, StyleGAN2
-from d2o.objectives import Adversarial, Consistency, Denoising, Frechet, Progressive, ReverseConsistency, Trajectory
+from d2o.objectives import (
+    Adversarial,
+    Consistency,
+    Denoising,
+    DistributionMatching,
+    Frechet,
+    Progressive,
+    ReverseConsistency,
+    Trajectory,
+)
 
 from .freezing import ALL_BUT_NORMS, CONVOLUTIONS, CONVOLUTIONS_AND_QKV, CONVOLUTIONS_QKV_SKIPS, PROJECTIONS_AND_QKV
 from .recipe import Recipe, Stages, TeacherImages
@@ -40,6 +49,9 @@ METHODS: dict[str, Recipe] = {
     "cd-gan": replace(D2O, objectives=(Consistency(weight=BESIDE_THE_GAN), Adversarial())),
     "ctm-gan": replace(D2O, objectives=(Trajectory(weight=BESIDE_THE_GAN), Adversarial())),
     "rcd-gan": replace(D2O, objectives=(ReverseConsistency(weight=BESIDE_THE_GAN), Adversarial())),
+    # A second diffusion network learns what the student makes, alone or with a head that judges (DMD2).
+    "dmd2": replace(D2O, objectives=(DistributionMatching(),), betas=(0.9, 0.999)),
+    "dmd2-gan": replace(D2O, objectives=(DistributionMatching(gan=3e-3),), betas=(0.9, 0.999)),
     # The student's images have the data's moments in a feature space, alone or beside the GAN.
     "frechet": replace(D2O_F, objectives=(Frechet(),)),
     "frechet-gan": replace(D2O_F, objectives=(Frechet(), Adversarial())),

@@ -64,6 +64,8 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
     for part in (part for network in beside.values() if recipe.checkpointing for part in network.modules()):
         if isinstance(part, FrozenMaps):
             run_in_pieces(part)
+        elif isinstance(part, Denoiser) and any(parameter.requires_grad for parameter in part.parameters()):
+            checkpoint_blocks(part.backbone)
     known = {row.name for row in fields(Networks)}
     extra = {name: beside.pop(name) for name in list(beside) if name not in known}
     return Networks(student, ema, **beside, extra=extra)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from d2o.data.augmentation import Augmentation
 from d2o.discriminators import Perceptual, Projected
-from d2o.objectives import Adversarial, Denoising, Frechet
+from d2o.objectives import Adversarial, Denoising, DistributionMatching, Frechet
 from d2o.objectives.distance import Lpips
 from d2o.records import find
 
@@ -118,6 +118,9 @@ SMALL: dict[str, Any] = {
     "discriminator": Projected(size=48, width=64),
 }
 
+PAIRED = Adversarial(loss="relativistic", r1=5e-4, r2=5e-4)
+ONE_FAKE_STEP = DistributionMatching(fake_steps=1)
+
 # Populations that are renewed often, and moments: while a queue held older images, students overshot in short runs.
 MOMENTS: dict[str, Any] = {"learning_rate": 1e-3, "learning_rate_decay": "linear"}
 DIGITS_FRECHET = {**DIGITS, **MOMENTS, "objectives": (Frechet(size=500, axes=64),)}
@@ -153,9 +156,7 @@ SHAPES_PRETRAIN: dict[str, Any] = {
 }
 SHAPES: dict[str, Any] = {**SMALL, "duration": 20_000}
 
-OWN_FEATURES: dict[str, Any] = {
-    name: getattr(METHODS["d2o-own-features"], name) for name in ("discriminator", "objectives")
-}
+OWN_FEATURES = {key: getattr(METHODS["d2o-own-features"], key) for key in ("discriminator", "objectives")}
 
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "duration": 200_000_000,
@@ -213,9 +214,8 @@ RECIPES: dict[str, Recipe] = {
     "digits-d2o": replace(D2O, **DIGITS),
     "digits-d2o-f": replace(D2O_F, **DIGITS),
     "digits-frechet": replace(D2O_F, **DIGITS_FRECHET),
-    "digits-relativistic": replace(
-        D2O_F, **DIGITS | {"objectives": (Adversarial(loss="relativistic", r1=5e-4, r2=5e-4),)}
-    ),
+    "digits-relativistic": replace(D2O_F, **DIGITS | {"objectives": (PAIRED,)}),
+    "digits-dmd2": replace(METHODS["dmd2"], **DIGITS | {"objectives": (ONE_FAKE_STEP,)}),
     "digits-own-features": replace(D2O_F, **DIGITS | OWN_FEATURES),
     "cifar10-small-pretrain": replace(PRETRAIN, **SMALL_PRETRAIN),
     "cifar10-small-d2o": replace(D2O, **SMALL),
@@ -225,6 +225,8 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-small-d2o-f-best": replace(D2O_F, **SMALL_BEST),
     "cifar10-small-relativistic": replace(D2O_F, **SMALL, objectives=METHODS["d2o-relativistic"].objectives),
     "cifar10-small-own-features": replace(D2O_F, **SMALL | OWN_FEATURES),
+    "cifar10-small-dmd2": replace(METHODS["dmd2"], **SMALL, objectives=(ONE_FAKE_STEP,)),
+    "cifar10-small-dmd2-gan": replace(METHODS["dmd2"], **SMALL, objectives=(replace(ONE_FAKE_STEP, gan=3e-3),)),
     "cifar10-small-dit-pretrain": replace(PRETRAIN, **SMALL_DIT_PRETRAIN),
     "cifar10-small-dit-d2o": replace(D2O, **SMALL),
     "cifar10-small-dit-d2o-f": replace(D2O, **SMALL, frozen=QUERIES_MOVE),
@@ -237,12 +239,9 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-d2o-lite0": apply_settings(
         {**CIFAR10, "discriminator": full_size("tf_efficientnet_lite0")}, "d2o", 5_000_000
     ),
-    "ffhq64-d2o": apply_settings(FACES64, "d2o", 10_000_000),
-    "ffhq64-d2o-f": apply_settings(FACES64, "d2o-f", 10_000_000),
-    "afhqv2-64-d2o": apply_settings(FACES64, "d2o", 10_000_000),
-    "afhqv2-64-d2o-f": apply_settings(FACES64, "d2o-f", 10_000_000),
-    "imagenet64-d2o": apply_settings(IMAGENET64, "d2o", 10_000_000),
-    "imagenet64-d2o-f": apply_settings(IMAGENET64, "d2o-f", 10_000_000),
+    **{f"ffhq64-{name}": apply_settings(FACES64, name, 10_000_000) for name in ("d2o", "d2o-f")},
+    **{f"afhqv2-64-{name}": apply_settings(FACES64, name, 10_000_000) for name in ("d2o", "d2o-f")},
+    **{f"imagenet64-{name}": apply_settings(IMAGENET64, name, 10_000_000) for name in ("d2o", "d2o-f")},
     "dit-d2o": replace(D2O, **DIT256, duration=5_000_000),
     "dit-d2o-f": replace(D2O, **DIT256, duration=5_000_000, frozen=QUERIES_MOVE),
     "dit-d2o-f-modulation": replace(D2O, **DIT256, duration=5_000_000, frozen=MODULATION_MOVES),

@@ -132,7 +132,7 @@ def recipes(size: Size) -> dict[str, Recipe | Stages]:
     def small(name: str) -> Recipe:
         """Return a recipe for CIFAR-10 at 16x16 as it is, with what the size changes."""
         changed = {key: size.settings[key] for key in ("batch_size", "discriminator")}
-        return replace(RECIPES.get(f"cifar10-small-{name}", RECIPES["cifar10-small-d2o"]), **changed)  # TODO
+        return replace(RECIPES[f"cifar10-small-{name}"], **changed)
 
     sketch = STAGES["cifar10-small-sketch-gan"].stages
     table: dict[str, Recipe | Stages] = {

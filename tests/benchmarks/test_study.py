@@ -26,22 +26,9 @@ FACTS = {
     "peak_bytes": 1 << 20, "parameters": 10**6, "seconds": 60.0, "gap": 0.1,
 }  # fmt: skip
 ROWS = [
-    "d2o-f",
-    "d2o-f-best",
-    "d2o",
-    "cd",
-    "pd",
-    "ctm",
-    "cd-gan",
-    "scratch",
-    "stylegan2",
-    "frechet",
-    "frechet-gan",
-    "dmd2",
-    "dmd2-gan",
-    "sketch-gan",
-    "dit-flow-d2o-f",
-]
+    "d2o-f", "d2o-f-best", "d2o", "cd", "pd", "ctm", "cd-gan", "scratch",
+    "stylegan2", "frechet", "frechet-gan", "dmd2", "dmd2-gan", "sketch-gan", "dit-flow-d2o-f",
+]  # fmt: skip
 """Those that scripts may rely on."""
 
 

@@ -28,6 +28,7 @@ WORDS = {
     "d2o": "D2O",
     "d2o-f": "D2O-F",
     "d2o-f-best": "D2O-F, best judge and loss",
+    "own-features": "D2O-F, the teacher's own features",
     "frechet": "Frechet distance",
     "frechet-gan": "Frechet distance + GAN",
     "dmd2": "distribution matching",

@@ -16,7 +16,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import noise_for
 from d2o.discriminators import StyleGAN2
-from d2o.objectives import Consistency
+from d2o.objectives import Consistency, DistributionMatching
 from d2o.training import loop, sharding
 from d2o.training.networks import networks
 from d2o.training.recipe import Recipe
@@ -28,6 +28,7 @@ COMMON: dict[str, Any] = {"duration": 3 * BATCH, "pretrained": True, "micro_batc
 COMMON |= {"learning_rate": 0.01, "discriminator_learning_rate": 0.01, "discriminator": StyleGAN2(width=8, group=1)}
 CASES: dict[str, Recipe] = {
     "adversarial": replace(RECIPES["d2o-f"], **COMMON),
+    "distribution matching": replace(RECIPES["d2o-f"], **COMMON, objectives=(DistributionMatching(fake_steps=2),)),
     "consistency": replace(RECIPES["d2o-f"], **COMMON, objectives=(Consistency(steps=4),)),
     "edm2_unet": replace(RECIPES["pretrain"], **COMMON),
 }

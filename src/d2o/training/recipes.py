@@ -120,6 +120,7 @@ SMALL: dict[str, Any] = {
 
 PAIRED = Adversarial(loss="relativistic", r1=5e-4, r2=5e-4)
 ONE_FAKE_STEP = DistributionMatching(fake_steps=1)
+DMD = {"objectives": (ONE_FAKE_STEP,), "learning_rate": 1.5e-4, "discriminator_learning_rate": 1e-3}  # it must keep up
 
 # Populations that are renewed often, and moments: while a queue held older images, students overshot in short runs.
 MOMENTS: dict[str, Any] = {"learning_rate": 1e-3, "learning_rate_decay": "linear"}
@@ -215,7 +216,7 @@ RECIPES: dict[str, Recipe] = {
     "digits-d2o-f": replace(D2O_F, **DIGITS),
     "digits-frechet": replace(D2O_F, **DIGITS_FRECHET),
     "digits-relativistic": replace(D2O_F, **DIGITS | {"objectives": (PAIRED,)}),
-    "digits-dmd2": replace(METHODS["dmd2"], **DIGITS | {"objectives": (ONE_FAKE_STEP,)}),
+    "digits-dmd2": replace(METHODS["dmd2"], **DIGITS | DMD),
     "digits-own-features": replace(D2O_F, **DIGITS | OWN_FEATURES),
     "cifar10-small-pretrain": replace(PRETRAIN, **SMALL_PRETRAIN),
     "cifar10-small-d2o": replace(D2O, **SMALL),
@@ -225,8 +226,10 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-small-d2o-f-best": replace(D2O_F, **SMALL_BEST),
     "cifar10-small-relativistic": replace(D2O_F, **SMALL, objectives=METHODS["d2o-relativistic"].objectives),
     "cifar10-small-own-features": replace(D2O_F, **SMALL | OWN_FEATURES),
-    "cifar10-small-dmd2": replace(METHODS["dmd2"], **SMALL, objectives=(ONE_FAKE_STEP,)),
-    "cifar10-small-dmd2-gan": replace(METHODS["dmd2"], **SMALL, objectives=(replace(ONE_FAKE_STEP, gan=3e-3),)),
+    "cifar10-small-dmd2": replace(METHODS["dmd2"], **SMALL | DMD),
+    "cifar10-small-dmd2-gan": replace(
+        METHODS["dmd2"], **SMALL | DMD | {"objectives": (replace(ONE_FAKE_STEP, gan=3e-3),)}
+    ),
     "cifar10-small-dit-pretrain": replace(PRETRAIN, **SMALL_DIT_PRETRAIN),
     "cifar10-small-dit-d2o": replace(D2O, **SMALL),
     "cifar10-small-dit-d2o-f": replace(D2O, **SMALL, frozen=QUERIES_MOVE),

@@ -15,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -42,6 +43,7 @@ from d2o.files import append, atomic
 
 HERE = Path(__file__).parent
 VERSION = 2
+STOPPED = 130
 
 
 @dataclass
@@ -271,6 +273,8 @@ def apart(act: Callable[[], Any]) -> str | None:
     def body() -> None:
         try:
             act()
+        except KeyboardInterrupt:
+            sys.exit(STOPPED)
         except Exception as error:
             traceback.print_exc()
             theirs.send(f"{type(error).__name__}: {error}")
@@ -278,7 +282,14 @@ def apart(act: Callable[[], Any]) -> str | None:
 
     process = context.Process(target=body)
     process.start()
-    process.join()
+    try:
+        process.join()
+    finally:  # whoever stops this process may not have told the other
+        if process.is_alive():
+            process.terminate()
+            process.join()
+    if process.exitcode == STOPPED:
+        raise KeyboardInterrupt
     if process.exitcode == 0:
         return None
     return ours.recv() if ours.poll() else f"it ended with the code {process.exitcode}"
@@ -307,6 +318,7 @@ def main() -> int:
         for key, _, _, done in jobs(study):
             print(f"{'done' if done else '-':<5} {key}")
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         study.claim()
         wanted = tuple(options.rows.split(",")) if options.rows else ()
@@ -316,6 +328,9 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped. The same command again continues where it stopped.", file=sys.stderr)
+        return STOPPED
 
 
 if __name__ == "__main__":

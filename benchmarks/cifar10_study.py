@@ -1,25 +1,27 @@
 """The paper's comparisons on CIFAR-10 at 16x16: one command that trains everything, and skips what is done.
 
-python benchmarks/cifar10_study.py --data cifar10-train-32x32.zip     start, or continue; hours
-python benchmarks/cifar10_study.py --data ... --study cifar10-16-dit  students of a transformer, frozen in three ways
-python benchmarks/cifar10_study.py --quick                             every step once, at toy size, on digits
-python benchmarks/cifar10_study.py --list                              what there is to do, and what is done
+python benchmarks/cifar10_study.py --data cifar10-train-32x32.zip     start, or go on; many hours
+python benchmarks/cifar10_study.py --data ... --hours 2               leave off at the first run that ends after that
+python benchmarks/cifar10_study.py --data ... --rows d2o-f,cd         some rows alone
+python benchmarks/cifar10_study.py --quick                            every step once, at toy size, on digits
+python benchmarks/cifar10_study.py --list                             what there is to do, and what is done
 
-Started twice, it works on two rows at once. Every run becomes JSON files under benchmarks/results/STUDY/, one for each
-mark and feature space; failures are kept in its log.jsonl. `python benchmarks/report_results.py` makes the report.
+Started twice, it works on two runs at once, each in a process of its own with one thread. Results are lines of
+benchmarks/results/STUDY.jsonl; short trials of settings, failures and pictures are in the folder beside it.
+`python benchmarks/report_results.py` makes the report.
 """
 
 import argparse
-import fcntl
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +30,20 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import feature_classifier
-from examination import SPACES, Examiner, generate_pixels
-from study_rows import FULL, QUICK, SIZES, TEACHER_STEPS, Row, Size
+import feature_views
+from examination import SPACES, Embed, Examiner, draw, generate_pixels, open_lite2
+from study_records import HELD_OUT, Records, alone, read_lines
+from study_rows import FULL, QUICK, SIZES, TEACHER_STEPS, Size, rows, trials
+from study_run import train_row
 
-from d2o.checkpoints import load, native
+from d2o.checkpoints import load
 from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.files import atomic
-from d2o.training.networks import networks
-from d2o.training.run import run
+from d2o.files import append, atomic
 
 HERE = Path(__file__).parent
+VERSION = 2
+STOPPED = 130
 
 
 @dataclass
@@ -49,9 +54,33 @@ class Study:
     data: str
     runs: Path
     results: Path
-    processes: int
     given: str | None = None
     opened: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.given = self.given or self.size.teacher
+        locks, about = self.runs / "locks", self.results / self.size.name
+        self.records = Records(about.with_suffix(".jsonl"), locks)
+        self.tried = Records(about / "trials.jsonl", locks, ("row", "trial"))
+        self.pictures, self.log = about, about / "log.jsonl"
+
+    def claim(self) -> None:
+        """Mark the folder of runs as this study's; ValueError where it is another's."""
+        place = self.runs / "study.json"
+        whole = open_images(self.data, resolution=self.size.resolution, resize=self.size.resize)
+        mine = {"version": VERSION, "study": self.size.name, "data": whole.fingerprint, "teacher": self.given}
+        if place.exists():
+            theirs = read_lines(place)[:1] or [{}]
+            if different := [name for name, value in mine.items() if theirs[0].get(name) != value]:
+                what = " and ".join(different)
+                raise ValueError(f"{self.runs} is of a study with another {what}: name another folder with --runs.")
+        with atomic(place) as temporary:
+            temporary.write_text(json.dumps(mine) + "\n")
+
+    def reread(self) -> None:
+        """Learn what other processes have found."""
+        for records in (self.records, self.tried):
+            records.rows = read_lines(records.file)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """Return what was made under this name, making it at the first time."""
@@ -61,8 +90,7 @@ class Study:
 
     def images(self) -> tuple[Images, Images]:
         """Return the training images and those held out, small and in memory."""
-        place = self.runs / "train.npz"
-        if not place.exists():
+        if not (self.runs / "train.npz").exists():
             resolution = self.size.resolution if self.size.resize else None
             whole = open_images(self.data, resolution=resolution, resize=self.size.resize)
             parts = whole.split(len(whole) - self.size.held_out)
@@ -71,184 +99,238 @@ class Study:
                     np.savez(temporary, images=part.pixels(range(len(part))), labels=part.labels)
         return self.once("images", lambda: tuple(open_images(self.runs / f"{n}.npz") for n in ("train", "held_out")))
 
+    def few(self, real: int | None) -> Path:
+        """Return the file of the training images, or of so many of them."""
+        if real is None:
+            return self.runs / "train.npz"
+        place, (train, _) = self.runs / f"train-{real}.npz", self.images()
+        if not place.exists():
+            order = np.random.Generator(np.random.Philox(1)).permutation(len(train))[:real]
+            assert train.labels is not None
+            with atomic(place) as temporary:
+                np.savez(temporary, images=train.pixels(order), labels=train.labels[order])
+        return place
+
     @property
     def teacher_place(self) -> Path:
         """Where the teacher is: the model that was given, or the study's own run."""
         return Path(self.given) if self.given else self.runs / "teacher"
 
+    @property
+    def transformer_place(self) -> Path:
+        return self.runs / "transformer"
+
+    def pretrain(self, place: Path, recipe: str, images: int, *more: Any) -> None:
+        """Train a teacher to its end, unless it is there."""
+        self.images()  # writes train.npz
+        if not (place / "ema.safetensors").exists():
+            words = ["--data", self.runs / "train.npz", "--recipe", recipe, "--out", place, "--images", images, *more]
+            subprocess.run(list(map(str, [sys.executable, "-m", "d2o", "pretrain", *words])), check=True)
+
     def teacher(self) -> Denoiser:
         """Return the teacher, trained to the end."""
-        place = self.teacher_place
-        if not self.given and not (place / "ema.safetensors").exists():
-            self.images()  # writes train.npz
-            words = ["--data", self.runs / "train.npz", "--recipe", self.size.pretrain, "--out", place]
-            words += ["--images", self.size.teacher]
-            words += ["--set", f"backbone={json.dumps(self.size.backbone)}"] if self.size.backbone else []
-            launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", self.processes]
-            subprocess.run(list(map(str, [*launch, "-m", "d2o", "pretrain", *words])), check=True)
-        return self.once("teacher", lambda: load(place))
+        if not self.given:
+            backbone = self.size.backbone
+            more = ["--set", f"backbone={json.dumps(backbone)}"] if backbone else []
+            self.pretrain(self.teacher_place, self.size.pretrain, self.size.pretrain_images, *more)
+        return self.once("teacher", lambda: load(self.teacher_place))
 
-    def teacher_images(self, steps: int) -> np.ndarray:
-        """Return the teacher's images in so many steps, drawn once."""
-        place = self.runs / f"teacher-{steps}.npz"
+    def transformer(self) -> Denoiser:
+        """Return the transformer, trained to the end by flow matching."""
+        self.pretrain(self.transformer_place, "cifar10-small-dit-pretrain", self.size.transformer)
+        return self.once("transformer", lambda: load(self.transformer_place))
+
+    def teacher_images(self, steps: int, transformer: bool = False) -> np.ndarray:
+        """Return a teacher's images in so many steps, drawn once."""
+        place = self.runs / f"{'transformer' if transformer else 'teacher'}-{steps}.npz"
         if not place.exists():
+            model = self.transformer() if transformer else self.teacher()
             with atomic(place) as temporary:
-                np.savez(temporary, images=generate_pixels(self.teacher(), steps, self.size.examined))
+                np.savez(temporary, images=generate_pixels(model, steps, self.size.examined))
         return np.load(place)["images"]
 
-    def classifier(self) -> feature_classifier.Embed:
-        """Return the study's own feature space."""
-        place = self.runs / "classifier.safetensors"
+    def space(self, name: str) -> feature_classifier.Embed:
+        """Return one of the study's own feature spaces: kept with the benchmarks, or learned here."""
+        kept = HERE / "spaces" / f"{self.size.name}-{name}.safetensors"
+        place = kept if kept.exists() else self.runs / f"{name}.safetensors"
         if not place.exists():
-            train, held_out = self.images()
-            made = feature_classifier.train_classifier(train, held_out, self.size.classifier, self.size.mirror)
-            feature_classifier.save(place, made[0], train, made[1])
-        return self.once("classifier", lambda: feature_classifier.Embed(place))
+            (train, held_out), size = self.images(), self.size
+            learn, count = {
+                "classifier": (feature_classifier.train_classifier, size.classifier),
+                "views": (feature_views.train_views, size.views),
+            }[name]
+            network, accuracy = learn(train, held_out, count, size.mirror)
+            feature_classifier.save(place, network, train, accuracy)
+        return feature_classifier.Embed(place)
 
-    def examiner(self) -> Examiner:
-        """Return what measures images against those held out, once nobody is training the classifier any more."""
-        with alone(self.runs / "locks" / "classifier", wait=True):
-            self.classifier()
-        return self.once("examiner", lambda: Examiner(*self.images(), self.classifier(), self.size.examined))
+    def examiner(self, spaces: tuple[str, ...] = SPACES) -> Examiner:
+        """Return what measures images against those held out, once nobody is learning a space any more."""
 
+        def make() -> Examiner:
+            with alone(self.runs / "locks" / "spaces", wait=True):
+                embed: dict[str, Embed] = {
+                    name: open_lite2() if name == "lite2" else self.space(name) for name in spaces
+                }
+                return Examiner(*self.images(), embed, self.size.examined, self.runs / "reference")
 
-def train_row(study: Study, row: Row) -> None:
-    """Train one student, keeping its average at every mark, and examine each of them."""
-    place = study.runs / "students" / row.key
-    train, _ = study.images()
-    if not (place / "ema.safetensors").exists():
-        made = networks(row.recipe, study.teacher())
-        for moment in run(place, row.recipe, made, train, origin={"from": str(study.teacher_place)}):
-            now = moment.progress.images
-            for mark in row.marks:
-                if now - row.recipe.batch_size < mark <= now:
-                    native.save(place / f"ema-{mark:08d}.safetensors", moment.progress.ema)
-    command = (
-        f"d2o finetune --from {study.teacher_place} --data {study.runs / 'train.npz'} "
-        f"--recipe {place / 'recipe.json'} --out {place}"
-    )
-    log = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
-    for mark in row.marks:
-        student = load(place / f"ema-{mark:08d}.safetensors")
-        seconds = max((line["seconds"] for line in log if line["images"] <= mark and "seconds" in line), default=0.0)
-        facts = {"row": row.name, "seed": row.seed, "images": mark, "seconds": seconds, "command": command}
-        pixels = generate_pixels(student, 1, study.size.examined)
-        study.examiner().write(study.results, facts, pixels)
-        if row.steps is not None and mark == row.marks[-1]:
-            facts = {**facts, "row": f"{row.name} against its teacher", "reference": f"teacher in {row.steps} steps"}
-            study.examiner().write(study.results, facts, pixels, study.teacher_images(row.steps))
+        return self.once(f"examiner {spaces}", make)
+
+    def command(self, row: str) -> str:
+        """Return what makes a row again."""
+        return f"python benchmarks/cifar10_study.py --data {Path(self.data).name} --study {self.size.name} --rows {row}"
 
 
 def fixed_rows(study: Study) -> None:
     """Examine what no student has touched: real images, blurred ones, and the teacher in one call and in more."""
-    drawn = {f"teacher-{steps}": study.teacher_images(steps) for steps in TEACHER_STEPS} | {
-        "untuned": study.teacher_images(1)
-    }
     examiner = study.examiner()
-    run_file = study.teacher_place / "checkpoint.safetensors"
-    seconds = native.read_header(run_file)["seconds"] if run_file.exists() else 0.0
-    command = f"python benchmarks/cifar10_study.py --data {Path(study.data).name} --study {study.size.name}"
-    made = {"real": examiner.real, "blurred": examiner.blur(), **drawn}
+    drawn = {f"teacher-{steps}": study.teacher_images(steps) for steps in TEACHER_STEPS}
+    made = {"real": examiner.real, "blurred": examiner.blur(), "untuned": study.teacher_images(1), **drawn}
     for name, pixels in made.items():
-        spent = seconds if name.startswith(("teacher", "untuned")) else 0.0
-        facts = {"row": name, "seed": 0, "images": 0, "seconds": spent, "command": command}
-        examiner.write(study.results, facts, pixels)
+        write_fixed(study, name, pixels)
 
 
-def jobs(study: Study) -> Iterator[tuple[str, Callable[[], Any], bool]]:
-    """Yield every step: its name, what to do, and whether its results are all there."""
-    yield "images", study.images, (study.runs / "train.npz").exists()
-    yield "classifier", study.classifier, (study.runs / "classifier.safetensors").exists()
-    yield "teacher", study.teacher, bool(study.given) or (study.teacher_place / "ema.safetensors").exists()
-    fixed = ("real", "blurred", *(f"teacher-{steps}" for steps in TEACHER_STEPS), "untuned")
-    yield "fixed rows", lambda: fixed_rows(study), all(is_known(study, name, 0, 0) for name in fixed)
-    for row in study.size.rows(study.size):
-        done = all(is_known(study, row.name, row.seed, mark) for mark in row.marks)
-        if row.steps is not None:
-            done = done and is_known(study, f"{row.name} against its teacher", row.seed, row.marks[-1])
-        yield row.key, lambda row=row: train_row(study, row), done
+def fixed_rows_of_transformer(study: Study) -> None:
+    """Examine the transformer in one call and in more."""
+    for steps in (1, *TEACHER_STEPS):
+        name = "dit-untuned" if steps == 1 else f"dit-teacher-{steps}"
+        write_fixed(study, name, study.teacher_images(steps, transformer=True))
 
 
-def is_known(study: Study, name: str, seed: int, images: int) -> bool:
-    """Return whether a row's results stand in both feature spaces."""
-    return all(Examiner.file(study.results, name, seed, images, space).exists() for space in SPACES)
+def write_fixed(study: Study, name: str, pixels: np.ndarray) -> None:
+    facts = {"row": name, "seed": 0, "images": 0, "seconds": 0.0, "peak_bytes": None, "reference": HELD_OUT}
+    study.records.write(study.examiner().examine({**facts, "command": study.command(name)}, pixels))
+    draw(study.pictures / f"{name}.png", pixels)
 
 
-@contextmanager
-def alone(place: Path, wait: bool) -> Iterator[bool]:
-    """Hold a lock among all processes of a study; without waiting, tell whether it could be had."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+Job = tuple[str, str, Callable[[], Any], bool]
+"""A step's key, the row that it belongs to, what to do, and whether its results are all there."""
+
+
+def jobs(study: Study) -> Iterator[Job]:
+    """Yield every step in order."""
+    size, has = study.size, study.records.has
+    yield "images", "", study.images, (study.runs / "train.npz").exists()
+    for space in SPACES[1:]:
+        there = (study.runs / f"{space}.safetensors", HERE / "spaces" / f"{size.name}-{space}.safetensors")
+        yield space, "", lambda space=space: study.space(space), any(file.exists() for file in there)
+    yield "teacher", "", study.teacher, bool(study.given) or (study.teacher_place / "ema.safetensors").exists()
+    names = ("real", "blurred", *(f"teacher-{steps}" for steps in TEACHER_STEPS), "untuned")
+    known = all(has(row=name, feature_space=space) for name in names for space in SPACES)
+    yield "fixed-rows", "", lambda: fixed_rows(study), known
+    for row in trials(size):
+        index = int(row.key.rpartition("trial")[2])
+        yield row.key, row.name, lambda row=row: train_row(study, row), study.tried.has(row=row.name, trial=index)
+    seen_transformer = False
+    for row in rows(size):
+        if row.transformer and not seen_transformer:
+            seen_transformer = True
+            known = all(has(row="dit-untuned", feature_space=space) for space in SPACES)
+            yield "transformer", row.name, lambda: fixed_rows_of_transformer(study), known
+        about = {"row": row.name, "seed": row.seed, "images": row.images}
+        known = all(has(**about, feature_space=space) for space in SPACES)
+        yield row.key, row.name, lambda row=row: train_row(study, row), known
 
 
 def note(study: Study, **facts: Any) -> None:
     """Add a line to the study's log."""
-    study.results.mkdir(parents=True, exist_ok=True)
     line = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
-    with (study.results / "log.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    study.log.parent.mkdir(parents=True, exist_ok=True)
+    append(study.log, json.dumps(line) + "\n")
     print(json.dumps(line), flush=True)
 
 
-def work(study: Study) -> int:
-    """Do whatever is not done and nobody else is doing; return how many steps failed."""
-    failures = 0
-    for name, act, _ in list(jobs(study)):
-        with alone(study.runs / "locks" / name.replace(" ", "-"), wait=name in ("images", "teacher")) as free:
-            if not free or {n: done for n, _, done in jobs(study)}[name]:
+def work(study: Study, wanted: tuple[str, ...] = (), hours: float | None = None) -> int:
+    """Do whatever is not done and nobody else is doing, each in a process of its own; return how many steps failed."""
+    failures, began = 0, time.monotonic()
+    for key, row, _, _ in list(jobs(study)):
+        if wanted and row and row not in wanted:
+            continue
+        if hours is not None and time.monotonic() - began > hours * 3600:
+            break
+        with alone(study.runs / "locks" / key, wait=not row) as free:
+            study.reread()
+            if not free or {name: done for name, _, _, done in jobs(study)}[key]:
                 continue
-            note(study, step=name, event="started", process=os.getpid())
-            began = time.monotonic()
-            try:
-                act()
-            except Exception as error:
+            if row:
+                study.examiner()  # here, and not in each of the processes
+            note(study, step=key, event="started", process=os.getpid())
+            started = time.monotonic()
+            error = apart(lambda key=key: next(act for name, _, act, _ in jobs(study) if name == key)())
+            about = {"step": key, "seconds": round(time.monotonic() - started, 1)}
+            note(study, **about, event="finished" if error is None else "failed", **({"error": error} if error else {}))
+            if error is not None:
                 failures += 1
-                note(study, step=name, event="failed", error=f"{type(error).__name__}: {error}")
-                traceback.print_exc()
-                if name in ("images", "classifier", "teacher"):
-                    break  # nothing can go on without them
-            else:
-                note(study, step=name, event="finished", seconds=round(time.monotonic() - began, 1))
+                if not row:
+                    break  # nothing can go on without it
     return failures
+
+
+def apart(act: Callable[[], Any]) -> str | None:
+    """Do something in a process of its own, a copy of this one; return what went wrong there."""
+    context = multiprocessing.get_context("fork")  # which has imported everything already
+    ours, theirs = context.Pipe(duplex=False)
+
+    def body() -> None:
+        try:
+            act()
+        except KeyboardInterrupt:
+            sys.exit(STOPPED)
+        except Exception as error:
+            traceback.print_exc()
+            theirs.send(f"{type(error).__name__}: {error}")
+            sys.exit(1)
+
+    process = context.Process(target=body)
+    process.start()
+    try:
+        process.join()
+    finally:  # whoever stops this process may not have told the other
+        if process.is_alive():
+            process.terminate()
+            process.join()
+    if process.exitcode == STOPPED:
+        raise KeyboardInterrupt
+    if process.exitcode == 0:
+        return None
+    return ours.recv() if ours.poll() else f"it ended with the code {process.exitcode}"
 
 
 def main() -> int:
     """Read the options and work; 1 when a step failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="CIFAR-10's training images in any form that d2o opens")
-    parser.add_argument("--study", choices=SIZES, default=FULL.name, help="which students, and of what size")
+    parser.add_argument("--study", choices=SIZES, default=FULL.name, help="of what size")
     parser.add_argument("--quick", action="store_true", help="the study `quick`: toy sizes, by default on digits")
     parser.add_argument("--list", action="store_true", help="say what is done, and do nothing")
-    parser.add_argument("--teacher", help="a trained model, instead of one of the study's own")
-    parser.add_argument("--teacher-images", type=int, help="images that the study's own teacher sees")
-    parser.add_argument("--marks", help="images seen at which students are examined, the last ends them: 50000,100000")
+    parser.add_argument("--rows", help="some rows alone, with commas between them")
+    parser.add_argument("--hours", type=float, help="start nothing after so long")
+    parser.add_argument("--teacher", help="a trained model, instead of the study's")
     parser.add_argument("--runs", type=Path, help="folder of the runs; by default runs/STUDY")
-    parser.add_argument("--results", type=Path, help="folder of the results; by default benchmarks/results/STUDY")
-    parser.add_argument("--processes", type=int, default=1, help="processes that train the teacher")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the results")
     options = parser.parse_args()
     size = QUICK if options.quick else SIZES[options.study]
-    if options.data is None and not size.name.startswith("quick"):
+    if options.data is None and not (size.name.startswith("quick") or options.list):
         parser.error("name CIFAR-10's training images with --data")
-    if options.teacher_images:
-        size = replace(size, teacher=options.teacher_images)
-    if options.marks:
-        size = replace(size, marks=tuple(int(mark) for mark in options.marks.split(",")))
     torch.set_num_threads(1)
     folder = options.runs or Path("runs") / size.name
-    folder.mkdir(parents=True, exist_ok=True)
-    results = options.results or HERE / "results" / size.name
-    study = Study(size, options.data or "digits", folder, results, options.processes, options.teacher)
+    study = Study(size, options.data or "digits", folder, options.results, options.teacher)
     if options.list:
-        for name, _, done in jobs(study):
-            print(f"{'done' if done else '-':<5} {name}")
+        for key, _, _, done in jobs(study):
+            print(f"{'done' if done else '-':<5} {key}")
         return 0
-    return 1 if work(study) else 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        study.claim()
+        wanted = tuple(options.rows.split(",")) if options.rows else ()
+        if unknown := set(wanted) - {row.name for row in rows(size)}:
+            parser.error(f"there is no row {min(unknown)}: see --list")
+        return 1 if work(study, wanted, options.hours) else 0
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. The same command again continues where it stopped.", file=sys.stderr)
+        return STOPPED
 
 
 if __name__ == "__main__":

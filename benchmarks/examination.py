@@ -1,13 +1,17 @@
-"""How the CIFAR-10 study measures images: two unrelated feature spaces, images held out, one JSON file a result."""
+"""How the CIFAR-10 study measures images: three feature spaces that have nothing in common, images held out.
 
-import json
+lite2        EfficientNet-lite2 at 64 px: it has seen ImageNet, as the discriminator's network has, its relative
+classifier   a small network that was taught the study's own labels (`feature_classifier.py`)
+views        the same network, taught without labels that views of an image belong together (`feature_views.py`)
+"""
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from feature_classifier import Embed
 from PIL import Image
 
 from d2o.data.datasets import Images
@@ -16,15 +20,16 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.features.embedding import embedding
 from d2o.files import atomic
-from d2o.metrics.distances import distances
+from d2o.metrics import statistics
+from d2o.metrics.distances import distances, kid
 from d2o.metrics.diversity import PixelSums, feature_distance
 from d2o.metrics.statistics import Features, features_of
 
-SPACES = ("lite2", "classifier")
-"""EfficientNet-lite2 has seen ImageNet, as the discriminator's networks have; the classifier has seen CIFAR-10 only."""
-SHOWN, COLUMNS = 60, 10
+SPACES = ("lite2", "classifier", "views")
+SHOWN, COLUMNS = 40, 10
 """Images of a grid; a generator's columns are classes."""
 BATCH = 250
+Embed = Callable[[np.ndarray], np.ndarray]
 
 
 def generate_pixels(denoiser: Denoiser, steps: int, count: int) -> np.ndarray:
@@ -32,21 +37,29 @@ def generate_pixels(denoiser: Denoiser, steps: int, count: int) -> np.ndarray:
     return to_uint8(torch.cat(list(generate(denoiser, range(count), steps=steps, batch_size=BATCH))))
 
 
-class Examiner:
-    """Holds the reference's features; `write` compares images with it and keeps what it finds."""
+def open_lite2() -> Embed:
+    lite2 = embedding("lite2")
+    return lambda pixels: lite2(pixels).numpy()
 
-    def __init__(self, train: Images, held_out: Images, classifier: Embed, count: int) -> None:
-        self.count = count
-        lite2 = embedding("lite2")
-        self.embed = {"lite2": lambda pixels: lite2(pixels).numpy(), "classifier": classifier}
-        self.held_out = held_out.pixels(range(len(held_out)))
+
+class Examiner:
+    """Holds the reference's features, which are kept in `place`; `examine` compares images with it."""
+
+    def __init__(self, train: Images, held_out: Images, embed: Mapping[str, Embed], count: int, place: Path) -> None:
+        self.count, self.embed, self.held_out = count, embed, held_out
         order = np.random.Generator(np.random.Philox(0)).permutation(len(train))[:count]
         self.real = train.pixels(order)
-        self.reference = {space: self.features(self.held_out, space) for space in SPACES}
-        self.floor = {space: distances(self.features(self.real, space), self.reference[space]) for space in SPACES}
+        self.reference, self.floor = {}, {}
+        for space in embed:
+            file = place / f"held-out-{space}.npz"
+            if not file.exists():
+                place.mkdir(parents=True, exist_ok=True)
+                statistics.save(file, self.features(held_out.pixels(range(len(held_out))), space))
+            self.reference[space] = statistics.load(file)
+            self.floor[space] = distances(self.features(self.real, space), self.reference[space])
 
     def features(self, pixels: np.ndarray, space: str) -> Features:
-        """Return the features of uint8 images in one of SPACES."""
+        """Return the features of uint8 images in a space."""
         parts = [self.embed[space](pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH)]
         return features_of(np.concatenate(parts), space)
 
@@ -55,30 +68,18 @@ class Examiner:
         small = F.avg_pool2d(to_float(self.real), 2)
         return to_uint8(F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False))
 
-    @staticmethod
-    def file(results: Path, row: str, seed: int, images: int, space: str) -> Path:
-        """Return where a result stands."""
-        return results / f"{row.replace(' ', '-')}-seed{seed}-{images:08d}-{space}.json"
-
-    def write(
-        self, results: Path, facts: dict[str, Any], pixels: np.ndarray, reference: np.ndarray | None = None
-    ) -> None:
-        """Compare images with the held-out ones, or with a `reference`, in every space; keep numbers and a grid."""
-        results.mkdir(parents=True, exist_ok=True)
-        where = facts["row"], facts["seed"], facts["images"]
-        if reference is None:
-            picture = self.file(results, *where, "lite2").name.replace("-lite2.json", ".png")
-            with atomic(results / picture) as temporary:
-                sheet = grid(pixels[:SHOWN], columns=COLUMNS)
-                Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(temporary)
-        sums = PixelSums()
+    def examine(
+        self, facts: dict[str, Any], pixels: np.ndarray, reference: np.ndarray | None = None
+    ) -> list[dict[str, Any]]:
+        """Return a record a space: images compared with the held-out ones, or with a `reference`."""
+        sums, records = PixelSums(), []
         sums.add(pixels)
-        for space in SPACES:
+        for space in self.embed:
             sample = self.features(pixels, space)
+            assert sample.values is not None
             found = distances(sample, self.reference[space] if reference is None else self.features(reference, space))
             record = {
                 **facts,
-                "reference": facts.get("reference", "held-out real images"),
                 "feature_space": space,
                 "kid": found.kid,
                 "frechet": found.frechet,
@@ -87,9 +88,39 @@ class Examiner:
                 "precision": found.precision,
                 "recall": found.recall,
                 "diversity": sums.deviation(),
-                "feature_distance": None if sample.values is None else feature_distance(sample.values),
+                "feature_distance": feature_distance(sample.values),
                 "examined": len(pixels),
                 "reference_images": found.reference_images,
             }
-            with atomic(self.file(results, *where, space)) as temporary:
-                temporary.write_text(json.dumps(record, indent=2) + "\n")
+            records.append({name: rounded(value) for name, value in record.items()})
+        return records
+
+    def memory(self, pixels: np.ndarray, seen: np.ndarray, space: str) -> dict[str, Any]:
+        """Return how much nearer images are to the real ones that were seen than to as many others.
+
+        `gap` is the KID to those held out minus that to those seen; the distances are medians to the nearest neighbour.
+        """
+        others = self.held_out.pixels(range(min(len(seen), len(self.held_out))))
+        sample, known, unknown = (self.features(rows, space).values for rows in (pixels, seen[: len(others)], others))
+        assert sample is not None and known is not None and unknown is not None
+        gap = kid(sample, unknown)[0] - kid(sample, known)[0]
+        near = {"nearest_seen": nearest(sample, known), "nearest_held_out": nearest(sample, unknown)}
+        return {"gap": rounded(gap), **{name: rounded(value) for name, value in near.items()}}
+
+
+def nearest(rows: np.ndarray, others: np.ndarray) -> float:
+    """Return the median distance of rows [N,D] to the nearest of others [M,D]."""
+    pairs = (torch.from_numpy(np.ascontiguousarray(side, np.float32)) for side in (rows, others))
+    return float(torch.cdist(*pairs).min(1).values.median())
+
+
+def rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def draw(file: Path, pixels: np.ndarray) -> None:
+    """Write a grid of the first images."""
+    sheet = grid(pixels[:SHOWN], columns=COLUMNS)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(file) as temporary:
+        Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(temporary)

@@ -77,17 +77,24 @@ def train_classifier(images: Images, held_out: Images, count: int, mirror: bool)
         optimizer.step()
         rate.step()
     network.eval()
-    assert held_out.labels is not None
-    with torch.no_grad():
-        parts = np.split(np.arange(len(held_out)), range(500, len(held_out), 500))
-        guesses = [network(to_float(held_out.pixels(part))).argmax(1).numpy() for part in parts]
-    return network, float((np.concatenate(guesses) == held_out.labels).mean())
+    return network, accuracy_of(network, held_out)
+
+
+@torch.no_grad()
+def accuracy_of(network: Classifier, images: Images) -> float:
+    """Return the share of images that are classified as they are labelled."""
+    assert images.labels is not None
+    parts = np.split(np.arange(len(images)), range(500, len(images), 500))
+    guesses = [network(to_float(images.pixels(part))).argmax(1).numpy() for part in parts]
+    return float((np.concatenate(guesses) == images.labels).mean())
 
 
 def save(path: Path, network: Classifier, images: Images, accuracy: float) -> None:
-    """Write a classifier with what it is."""
+    """Write a classifier with what it is; its numbers are rounded to 16 bits, so that a repository can hold it."""
     about = {"channels": images.shape[0], "classes": images.num_classes, "accuracy": accuracy}
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    state = {
+        name: t.contiguous().to(torch.float16) for name, t in network.state_dict().items() if t.is_floating_point()
+    }
     with atomic(path) as temporary:
         save_file(state, temporary, {"classifier": json.dumps(about)})
 
@@ -98,10 +105,10 @@ class Embed:
     def __init__(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["classifier"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         self.accuracy = about["accuracy"]
         self.network = Classifier(about["channels"], about["classes"]).eval()
-        self.network.load_state_dict(state)
+        self.network.load_state_dict(state, strict=False)  # without batch norm's counters
 
     @torch.inference_mode()
     def __call__(self, pixels: np.ndarray) -> np.ndarray:

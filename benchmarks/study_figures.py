@@ -1,4 +1,4 @@
-"""The figures of the CIFAR-10 study's report: curves over images seen, and images of every row."""
+"""The figures of the CIFAR-10 study's report: KID against seconds, and images of every row."""
 
 from pathlib import Path
 from typing import Any
@@ -6,53 +6,57 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-STYLES = tuple(zip(
-    ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000", "#56B4E9", "#F0E442"), "osD^vPX*", strict=True
-))  # fmt: skip
-"""Colours that most eyes tell apart (Okabe and Ito), and a marker for each."""
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000", "#56B4E9", "#B8A800")
+MARKERS = "osD^vPX*"
+"""Colours that most eyes tell apart (Okabe and Ito), and markers: together a pair for every row."""
 
 
-def draw_curves(results: Any, path: Path) -> None:
-    """Draw KID and recall against images seen, a column a feature space."""
+def methods(results: Any) -> list[str]:
+    """Return the rows that were trained on all images, as they stand in tables."""
+    from report_results import names
+
+    trained = {row["row"] for row in results.rows if row["images"] and row.get("real") is None}
+    return [name for name in names(results) if name in trained and not name.removeprefix("cd-").isdigit()]
+
+
+def draw_figure(results: Any, path: Path) -> None:
+    """Draw a panel a feature space: a row's KID and seconds at its marks, and every seed."""
     from matplotlib.figure import Figure
+    from report_results import word
+    from study_claims import SPACES
 
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    panels = figure.subplots(2, len(results.spaces), sharex=True, squeeze=False)
-    names = [
-        name for name in results.names() if any(results.values(name, "lite2", mark) for mark in results.marks[-1:])
-    ]
-    for panel_row, what in zip(panels, ("kid", "recall"), strict=True):
-        for panel, space in zip(panel_row, results.spaces, strict=True):
-            for name, (color, marker) in zip(names, STYLES, strict=False):
-                means = [results.mean(name, space, mark, what) for mark in results.marks]
-                panel.plot(results.marks, means, color=color, marker=marker, markersize=4, label=results.word(name))
-            level = results.mean("teacher-18", space, 0, what)
-            if level is not None:
-                panel.axhline(level, color="grey", linestyle="--", linewidth=1, label=results.word("teacher-18"))
-            panel.set_title(f"{what.upper() if what == 'kid' else what} by {results.spaces[space]}", fontsize=10)
-            panel.set_xscale("log")
-            panel.set_xticks(results.marks, [f"{mark:,}" for mark in results.marks])
-            panel.minorticks_off()
-            heights = [value for line in panel.lines for value in np.asarray(line.get_ydata(), float)]
-            if what == "kid" and min(heights, default=0) > 0:
-                panel.set_yscale("log")
-    for panel in panels[-1]:
-        panel.set_xlabel("images seen")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    panels = figure.subplots(1, len(SPACES))
+    for panel, (space, title) in zip(panels, SPACES.items(), strict=True):
+        for index, name in enumerate(methods(results)):
+            style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[(index + index // 8) % len(MARKERS)]}
+            sides = [list(results.runs(name, space, mark).values()) for mark in results.marks]
+            found = [side for side in sides if side]
+            each = [(run["seconds"] / 60, max(run["kid"], 1e-4)) for side in found for run in side]
+            panel.scatter(*zip(*each, strict=True), s=12, alpha=0.4, **style)
+            means = [[np.mean([run[what] for run in side]) for side in found] for what in ("seconds", "kid")]
+            panel.plot(np.asarray(means[0]) / 60, means[1], markersize=6, linewidth=1.2, label=word(name), **style)
+        for name, line in {"teacher-18": "--", "untuned": ":", "blurred": "-."}.items():
+            level = results.value(name, space)
+            if level is not None and level > 0:
+                panel.axhline(level, color="grey", linestyle=line, linewidth=1, label=word(name))
+        panel.set_title(f"KID by {title}", fontsize=10)
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_xlabel("minutes of one core")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=6, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
-def draw_gallery(results: Any, path: Path) -> None:
+def draw_gallery(results: Any, folder: Path, path: Path) -> None:
     """Put the first images of every row below each other, all from the same seeds, with their names."""
     from matplotlib.figure import Figure
+    from report_results import names, word
 
-    pictures = []
-    for name in results.names():
-        last = max((row["images"] for row in results.against_data if row["row"] == name), default=0)
-        file = results.folder / f"{name}-seed0-{last:08d}.png"
-        if file.exists():
-            pictures.append((results.word(name), Image.open(file).convert("RGB")))
+    files = {name: folder / f"{name}.png" for name in names(results)}
+    pictures = [(word(name), Image.open(file).convert("RGB")) for name, file in files.items() if file.exists()]
     if not pictures:
         return
     columns = 3
@@ -65,4 +69,4 @@ def draw_gallery(results: Any, path: Path) -> None:
     for panel, (name, picture) in zip(panels, pictures, strict=False):
         panel.imshow(np.asarray(picture), interpolation="nearest")
         panel.set_title(name, fontsize=11)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=90)

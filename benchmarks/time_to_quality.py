@@ -29,9 +29,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from accelerate import Accelerator
-from cifar10_study import Study, alone
-from examination import SPACES, generate_pixels
+from cifar10_study import Study
+from examination import generate_pixels
 from steps import plain_kernels
+from study_records import alone
 from study_rows import SIZES, Size
 
 from d2o.discriminators import Projected
@@ -43,6 +44,7 @@ from d2o.training.networks import networks
 from d2o.training.recipe import Recipe, to_dict
 from d2o.training.recipes import RECIPES
 
+SPACES = ("lite2", "classifier")
 TEACHER_STEPS = 18
 """Heun's, 35 calls of the network."""
 RESULTS = Path(__file__).parent / "results" / "time_to_quality"
@@ -107,7 +109,7 @@ def enter(name: str, recipe: Recipe, study: Study, seed: int) -> Contender:
 
 def examine(study: Study, pixels: Any) -> dict[str, float]:
     """Return the KID of images to those held out, in every feature space."""
-    examiner = study.examiner()
+    examiner = study.examiner(SPACES)
     pairs = {space: (examiner.features(pixels, space).values, examiner.reference[space].values) for space in SPACES}
     return {space: kid(*pair)[0] for space, pair in pairs.items()}  # pyright: ignore[reportArgumentType]
 
@@ -202,7 +204,7 @@ def main() -> None:
     if data is not None:
         torch.set_num_threads(1)
         options.runs.mkdir(parents=True, exist_ok=True)
-        study = Study(size, data, options.runs, results, 1, given=options.teacher)
+        study = Study(size, data, options.runs, results, options.teacher)
         for seed in options.seeds:
             with alone(options.runs / "locks" / f"time-to-quality-{seed}", wait=False) as is_mine:
                 file = results / f"seed{seed}.json"

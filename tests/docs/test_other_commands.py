@@ -63,29 +63,29 @@ def decoder_memory(*_) -> None:
     assert "GiB an image" in finished(BENCHMARKS / "decoder_memory.py")
 
 
-STUDIED: set[str] = set()
-"""Lines of one study differ in what they name alone."""
+STUDIED: list[str] = []
+"""Lines of the study differ in what they name alone."""
 
 
 def cifar10_study(line: str, place: Path) -> None:
-    """Run the steps of a quick study, of the transformer where the line names it, up to the first student's mark."""
+    """Run the steps of a quick study up to the first student's mark."""
+    if STUDIED:
+        return
+    STUDIED.append(line)
     sys.path.insert(0, str(BENCHMARKS))
     import cifar10_study as study  # type: ignore[import-not-found]
+    import study_rows  # type: ignore[import-not-found]
 
-    name = "quick-dit" if "-dit" in line else "quick"
-    if name in STUDIED:
-        return
-    STUDIED.add(name)
-    quick = study.SIZES[name]
-    size = replace(
-        quick, teacher=32, classifier=32, marks=(160, 192), examined=16, rows=lambda size: quick.rows(size)[:1]
-    )
-    one = study.Study(size, "digits", place / "runs", place / "results", 1)
+    few = dict.fromkeys(("pretrain_images", "classifier", "views", "trials"), 32)
+    size = replace(study.QUICK, **few, examined=16, marks=(160,), real=(), transformer=0, methods=("d2o-f",))
+    one = study.Study(size, "digits", place / "runs", place / "results")
     (place / "runs").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "TEACHER_STEPS", (2,))
+        patch.setitem(study_rows.TRIALS, "d2o-f", ({},))
         assert study.work(one) == 0
-        assert all(done for _, _, done in study.jobs(one))
+        one.reread()
+        assert all(done for _, _, _, done in study.jobs(one))
 
 
 def shapes_score(_, place: Path) -> None:

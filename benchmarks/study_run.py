@@ -1,0 +1,115 @@
+"""One run of the study: train a student, and examine its images in every feature space."""
+
+import json
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from examination import SPACES, draw, generate_pixels
+from study_records import HELD_OUT
+from study_rows import Row, Settings
+
+import d2o
+from d2o.checkpoints import load
+from d2o.data.datasets import open_images
+from d2o.files import atomic
+from d2o.objectives.objective import Networks
+from d2o.training import networks as making
+from d2o.training.one_recipe import Make
+from d2o.training.run import Habits
+
+if TYPE_CHECKING:
+    from cifar10_study import Study
+
+SMALLEST = 1e-4
+"""KIDs below this are level: they differ by chance."""
+EVERY = 10
+"""Seconds between two notes of the seconds spent, which a killed run goes on from."""
+
+
+def train_row(study: "Study", row: Row) -> None:
+    """Train one student to its end and keep what is found: a choice among trials, or a row's records."""
+    place, data = study.runs / "students" / row.key, study.few(row.real)
+    chosen = row.trial if row.trial is not None else choose(study, row.method)
+    recipe, counts = row.settled(chosen), [0]
+    teacher = study.transformer_place if row.transformer else study.teacher_place
+    if not (place / "ema.safetensors").exists():
+        spend, before = Spending(place), held()
+        habits = Habits(sample_every=row.images, device="cpu")
+        d2o.finetune(teacher, data, recipe, out=place, habits=habits, watch=spend.watch, networks=counting(counts))
+        with atomic(place / "cost.json") as temporary:
+            cost = {"seconds": round(spend.total(), 1), "peak_bytes": held() - before, "parameters": max(counts)}
+            temporary.write_text(json.dumps(cost))
+    pixels = generate_pixels(load(place), 1, study.size.examined // (2 if row.trial is not None else 1))
+    facts = {"row": row.name, "seed": row.seed, "images": row.images, **json.loads((place / "cost.json").read_text())}
+    if row.trial is not None:
+        kids = {one["feature_space"]: one["kid"] for one in study.examiner().examine(facts, pixels)}
+        index = int(row.key.rpartition("trial")[2])
+        study.tried.write([{**facts, "trial": index, "settings": row.trial, "kid": kids}])
+        return
+    facts |= {"settings": chosen, "real": row.real, "command": study.command(row.name)}
+    examiner, records = study.examiner(), []
+    records = examiner.examine({**facts, "reference": HELD_OUT}, pixels)
+    if row.real is not None:
+        seen = open_images(data)
+        known = seen.pixels(range(len(seen)))
+        records = [{**one, **examiner.memory(pixels, known, one["feature_space"])} for one in records]
+    if row.steps is not None:
+        reference = study.teacher_images(row.steps)
+        records += examiner.examine({**facts, "reference": f"teacher in {row.steps} steps"}, pixels, reference)
+    study.records.write(records)
+    if row.seed == 0:
+        draw(study.pictures / f"{row.name}.png", pixels)
+
+
+def held() -> int:
+    """Return the most bytes of memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def choose(study: "Study", method: str) -> Settings:
+    """Return the settings that were best in the method's trials: by the mean of the logarithms of KID over spaces."""
+    tried = [one for one in study.tried.rows if one["row"] == method]
+    score = {one["trial"]: np.mean([np.log(max(one["kid"][space], SMALLEST)) for space in SPACES]) for one in tried}
+    best = min(tried, key=lambda one: score[one["trial"]], default={"settings": {}})
+    return best["settings"]
+
+
+def counting(counts: list[int]) -> Make:
+    """Return what makes the networks of a run, and notes how many numbers they hold; what is shared counts once."""
+
+    def make(recipe: Any, start: Any) -> Networks:
+        made = making.networks(recipe, start)
+        modules = (network for network in made.by_name().values() if isinstance(network, torch.nn.Module))
+        sizes = {p.untyped_storage().data_ptr(): p.numel() for module in modules for p in module.parameters()}
+        counts.append(sum(sizes.values()))
+        return made
+
+    return make
+
+
+class Spending:
+    """The seconds of the processor that a run has taken, over all processes that have worked on it."""
+
+    def __init__(self, place: Any) -> None:
+        self.file, self.began, self.noted = place / "spent.json", time.process_time(), 0.0
+        self.before = json.loads(self.file.read_text()) if self.file.exists() else 0.0
+
+    def total(self) -> float:
+        return self.before + time.process_time() - self.began
+
+    def watch(self, moments: Iterable[Any], duration: int, title: str) -> None:
+        del duration, title
+        for _ in self.noting(moments):
+            pass
+
+    def noting(self, moments: Iterable[Any]) -> Iterator[Any]:
+        for moment in moments:
+            if self.total() - self.noted > EVERY:
+                self.noted = self.total()
+                with atomic(self.file) as temporary:
+                    temporary.write_text(json.dumps(round(self.noted, 1)))
+            yield moment

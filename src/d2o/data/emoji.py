@@ -1,6 +1,6 @@
 """Captioned pictures of emoji in several styles, from packages of npm that users fetch; `emoji` is such a file.
 
-What is written is a zip of splits with metadata.jsonl, which any command opens: folders below a split are groups.
+What is written is a zip of splits with metadata.jsonl, which any command opens.
 """
 
 import io
@@ -9,6 +9,7 @@ import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain, filterfalse
 from pathlib import Path
@@ -28,16 +29,12 @@ from .shuffling import permute
 from .source import LARGEST, name_damage
 from .sources import SHIPPED, Archive
 
-SIDE = 64
-"""Pixels of a picture before it is reduced."""
-LONGEST_CAPTION, FEW = 24, 3
-"""The most words of a caption, and of the keywords in those with a few."""
+SIDE = 64  # pixels of a picture before it is reduced
+LONGEST_CAPTION, FEW = 24, 3  # words of a caption, and of the keywords in those with a few
 HELD_PAIRS, HELD_CONCEPTS = 0.1, 0.03
 SIGNS = str.maketrans({"#": " hash ", "*": " asterisk ", "&": " and "})
-GROUPS = {
-    "smileys": 0, "people": 1, "animals": 3, "food": 4, "travel": 5, "activities": 6, "objects": 7, "symbols": 8,
-    "flags": 9,
-}  # fmt: skip
+GROUPS = {"smileys": 0, "people": 1, "animals": 3, "food": 4, "travel": 5, "activities": 6, "objects": 7}
+GROUPS |= {"symbols": 8, "flags": 9}
 """Group -> its number in emojibase; 2 are the skin tones themselves."""
 
 
@@ -52,26 +49,25 @@ class Package(NamedTuple):
 
 NAMES = Package(
     "emojibase-data", "17.0.0", "en/data.json",
-    "Names and keywords: emojibase-data, copyright Miles Johnson, MIT License; from Unicode CLDR, Unicode License v3",
+    "names and keywords: emojibase-data, copyright Miles Johnson, MIT License; from Unicode CLDR, Unicode License v3",
 )  # fmt: skip
 STYLES = {
     "noto": Package(
         "emoji-datasource-google", "16.0.0", "img/google/64",
-        "Pictures of the style noto: Noto Emoji, copyright Google, Apache License 2.0 (flags: public domain), "
-        "https://github.com/googlefonts/noto-emoji",
+        "noto: Noto Emoji, copyright Google, Apache-2.0 (flags: public domain), github.com/googlefonts/noto-emoji",
     ),
     "twemoji": Package(
         "emoji-datasource-twitter", "16.0.0", "img/twitter/64",
-        "Pictures of the style twemoji: Twemoji, copyright Twitter and other contributors, CC-BY 4.0 "
-        "(https://creativecommons.org/licenses/by/4.0/), https://github.com/jdecked/twemoji",
+        "twemoji: Twemoji, copyright Twitter and other contributors, CC-BY 4.0 (creativecommons.org/licenses/by/4.0), "
+        "github.com/jdecked/twemoji",
     ),
     "fluent": Package(
         "@lobehub/fluent-emoji-flat", "1.1.0", "assets",
-        "Pictures of the style fluent: Fluent Emoji, copyright Microsoft Corporation, MIT License, "
-        "https://github.com/microsoft/fluentui-emoji",
+        "fluent: Fluent Emoji, copyright Microsoft Corporation, MIT License, github.com/microsoft/fluentui-emoji",
     ),
 }  # fmt: skip
-CHANGED = "Changed: drawn on white and reduced to {size}x{size} pixels, captions made of names and keywords"
+WRONG = ("noto", "1f1e8-1f1f6")  # Sark's flag, in whose file is that of Saudi Arabia
+CHANGED = "changed: drawn on white and reduced to {size}x{size} pixels, captions made of names and keywords"
 
 
 class Picture(NamedTuple):
@@ -103,28 +99,28 @@ def build(
     """
     if (out := check_file(out)).suffix != ".zip":
         raise ValueError(f"The name of {out} does not end in .zip, which is what emoji are written to.")
-    for name, table, what in (*((s, STYLES, "style") for s in styles), *((g, GROUPS, "group") for g in groups)):
-        find(name, table, f"{what} of emoji")
+    for what, names, table in (("style", styles, STYLES), ("group", groups, GROUPS)):
+        for name in names:
+            find(name, table, f"{what} of emoji")
     folder = check_packages(Path(packages), [NAMES, *(STYLES[style] for style in styles)])
     if "fluent" in styles and find_spec("resvg_py") is None:
         remedy = "pip install -e '.[emoji]' in d2o's folder, or leave the style fluent out"
         raise ValueError(f"The pictures of {STYLES['fluent'].name} are SVG files, which need resvg-py: {remedy}.")
-    found = list(find_pictures(folder, dict.fromkeys(styles), set(groups), tones))
+    with name_damage(folder, "install its packages again"):
+        found = list(find_pictures(folder, dict.fromkeys(styles), set(groups), tones))
+        terms = [(folder / NAMES.name / "LICENSE").read_text()]
+    terms += [(SHIPPED / "LICENSE").read_text()] if "noto" in styles else []
     parts = divide({(picture.concept, picture.style) for picture, _ in found}, seed)
     credits = [*(STYLES[style].credit for style in STYLES if style in styles), NAMES.credit, CHANGED.format(size=size)]
-    terms = read_bytes(folder / NAMES.name / "LICENSE", LARGEST).decode()
-    listed, counts = [], Counter()
+    listed = []
     with atomic(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        write(archive, ATTRIBUTION, f"{chr(10).join(credits)}\n\nThe MIT License of what is named so:\n\n{terms}")
-        if "noto" in styles:
-            write(archive, "LICENSE", (SHIPPED / "LICENSE").read_text())
+        write(archive, ATTRIBUTION, "\n\n\n".join(["\n".join(credits), *terms]))
         for picture, file in counted(found, len(found), str(out)):
             split = parts[picture.concept, picture.style]
-            counts[split] += 1
             listed.append(picture._replace(file_name=f"{split}/{picture.file_name}"))
             write(archive, listed[-1].file_name, encode_image(draw(file, size)))
         write(archive, "metadata.jsonl", "".join(f"{json.dumps(picture._asdict())}\n" for picture in listed))
-    return counts
+    return Counter(picture.file_name.partition("/")[0] for picture in listed)
 
 
 def check_packages(folder: Path, packages: Sequence[Package]) -> Path:
@@ -136,7 +132,7 @@ def check_packages(folder: Path, packages: Sequence[Package]) -> Path:
             version = None
         if version != package.version:
             has = f"has {package.name} {str(version)[:30]}, not" if version else f"does not have {package.name}"
-            command = " ".join(["npm install --no-save", *(f"{one.name}@{one.version}" for one in packages)])
+            command = " ".join(["npm install", *(f"{one.name}@{one.version}" for one in packages)])
             raise ValueError(f"{folder} {has} {package.version}: run `{command}`, and give its node_modules.")
     return folder
 
@@ -148,17 +144,17 @@ def find_pictures(
     places = {style: folder / STYLES[style].name / STYLES[style].used for style in styles}
     files = {style: {shorten(file.stem): file for file in place.iterdir()} for style, place in places.items()}
     numbers = {GROUPS[group]: group for group in groups}
-    with name_damage(names := folder / NAMES.name / NAMES.used, "install its package again"):
-        rows = [row for row in parse_json(read_bytes(names, LONGEST_LIST)) if row.get("group") in numbers]
-    for row in rows:
+    rows = parse_json(read_bytes(folder / NAMES.name / NAMES.used, LONGEST_LIST))
+    for row in (row for row in rows if row.get("group") in numbers):
         words = [word for tag in row.get("tags", ()) if any(map(str.isalpha, tag)) for word in clean(tag)]
         for one in (row, *(row.get("skins", ()) if tones else ())):
             code, name, group = shorten(one["hexcode"]), clean(one["label"]), numbers[row["group"]]
             keywords = [word for word in dict.fromkeys(words) if word not in name]
             for style in (style for style in styles if code in files[style]):
-                if style != "fluent" or not one["label"].startswith("flag: "):  # whose flags are not Microsoft's
+                strange = style == "fluent" and one["label"].startswith("flag: ")  # Microsoft has published no flags
+                if not strange and (style, code) != WRONG:
                     text, concept = write_captions(style, " ".join(name), keywords), shorten(row["hexcode"])
-                    picture = Picture(f"{group}/{style}-{code}.png", text, " ".join(name), style, group, concept)
+                    picture = Picture(f"{group}-{style}-{code}.png", text, " ".join(name), style, group, concept)
                     yield picture, files[style][code]
 
 
@@ -175,8 +171,7 @@ def clean(text: str) -> list[str]:
 
 def write_captions(style: str, name: str, keywords: Sequence[str]) -> list[str]:
     """Return captions of a picture: with style, without, with all keywords that fit, and with a few of them each."""
-    styled = f"{style} {name}"
-    few = [" ".join(keywords[i : i + FEW]) for i in range(0, len(keywords), FEW)]
+    styled, few = f"{style} {name}", [" ".join(keywords[i : i + FEW]) for i in range(0, len(keywords), FEW)]
     texts = [styled, name, " ".join([styled, *few]), *(f"{(name, styled)[i % 2]} {some}" for i, some in enumerate(few))]
     return list(dict.fromkeys(" ".join(text.split()[:LONGEST_CAPTION]) for text in texts))
 
@@ -186,12 +181,8 @@ def draw(file: Path, size: int) -> np.ndarray:
     with name_damage(file, "install its package again"):
         content = read_bytes(file, LARGEST)
         if file.suffix == ".svg":
-            import resvg_py
-
-            content = bytes(resvg_py.svg_to_bytes(svg_string=content.decode(), width=SIDE, height=SIDE))
+            content = import_module("resvg_py").svg_to_bytes(svg_string=content.decode(), width=SIDE, height=SIDE)
         image = Image.open(io.BytesIO(content)).convert("RGBA")
-        if max(image.size) > SIDE:
-            raise ValueError(f"it has {image.width}x{image.height} pixels, more than {SIDE}x{SIDE}")
         ground = Image.new("RGBA", (SIDE, SIDE), "white")
         ground.alpha_composite(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
     return np.asarray(ground.convert("RGB").resize((size, size), Image.Resampling.BOX))

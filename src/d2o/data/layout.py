@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import IO, Any, Literal
@@ -26,8 +26,7 @@ IDLE = re.compile(r"(^|/)(\.?/)+")  # ./ and //
 TRAIN = ("train", "training")
 SPLITS = {*TRAIN, "val", "valid", "validation", "dev", "test", "testing"}
 LISTING = "dataset.json"
-ATTRIBUTION, LICENSE = "ATTRIBUTION", "LICENSE"
-"""Files beside all folders; the first paragraph of ATTRIBUTION is what is passed on."""
+ATTRIBUTION = "ATTRIBUTION"  # a file beside all folders
 LISTING_BYTES = 64 << 20  # ImageNet's has 41 MB
 MOST_SUFFIXES = 5  # that are named among what is ignored
 
@@ -90,14 +89,15 @@ def read_tree(
         raise LabelError(f"{path} has labels of different kinds in {', '.join(chosen)}; choose one with --split")
     names = [name for name in images if name in stored]
     texts, used = find_captions(tree, names, captions)
-    ignored += [others] if (others := count_files(rest.keys() - used - {ATTRIBUTION, LICENSE})) else []
+    ignored += [others] if (others := count_files(rest.keys() - used - {ATTRIBUTION})) else []
     values, classes, numbered = [stored[name] for name in names], {}, True
     if "folders" in kinds:
         values, classes, numbered = number_folders(values)
     labelled = None if None in kinds else values
-    whom = read_attribution(tree)
-    read = lambda index: open_file(names[index])  # noqa: E731
-    return Source(str(path), names, read, labelled, classes, numbered, ignored, texts, whom)
+    source = Source(
+        str(path), names, lambda index: open_file(names[index]), labelled, classes, numbered, ignored, texts
+    )
+    return replace(source, attribution=read_attribution(tree))
 
 
 def read_attribution(tree: Tree) -> str:

@@ -23,8 +23,7 @@ from .parquet import read_parquet
 from .shards import read_shards
 from .source import LARGEST, LFS, TIFF, Source, name_damage, wants_labels
 
-SHIPPED = Path(__file__).parent / "shipped"
-"""Where the data are that come with d2o, with their licence and whom they are from."""
+SHIPPED = Path(__file__).parent / "shipped"  # data that come with d2o, with their licence and whom they are from
 WHOLE = 1 << 20  # a file of a zip up to this many bytes is read at once, which also checks its sum
 UTF8 = 0x800  # the flag of names that are UTF-8; Python takes others for the code page of DOS
 
@@ -236,12 +235,8 @@ def refuse_pointer(path: Path, _labels: str) -> Source:
     raise ValueError(f"{path} is a git-LFS pointer, not the data; run `git lfs pull`.")
 
 
-BUILT_IN: dict[str, Reader] = {
-    "digits": read_digits,
-    "shapes": read_drawings,
-    "emoji": read_emoji,
-    "emoji-smileys": read_emoji,
-}
+BUILT_IN: dict[str, Reader] = {"digits": read_digits, "shapes": read_drawings}
+BUILT_IN |= {"emoji": read_emoji, "emoji-smileys": read_emoji}
 PARTED: dict[str, Reader] = {".tar": read_shards, ".parquet": read_parquet}
 """Formats of data sets in parts; img2dataset writes both, the images in tar, and lists of them in parquet."""
 READERS: dict[bytes | str, Reader] = {

@@ -1,8 +1,6 @@
 """Write captioned pictures of emoji to a zip, from packages that npm fetches.
 
 examples:
-  npm install --no-save emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 \\
-    @lobehub/fluent-emoji-flat@1.1.0 emojibase-data@17.0.0
   d2o emoji --out emoji.zip
   d2o emoji --styles noto,twemoji --groups smileys --size 64 --out smileys.zip
 """

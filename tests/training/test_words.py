@@ -9,6 +9,7 @@ import torch
 import d2o
 from d2o.cli.main import main, run
 from d2o.data.datasets import open_images
+from d2o.diffusion.condition import Words
 from d2o.diffusion.sampling import generate
 from d2o.export import export
 from d2o.training.fit import finetune, pretrain
@@ -78,7 +79,7 @@ def test_what_cannot_be_asked_is_one_sentence(runs, tmp_path, options, names, ca
 
 def test_unknown_words_are_told_once_and_left_out(runs, caplog):
     reader = d2o.load(runs / "student").reader
-    assert reader is not None
+    assert isinstance(reader, Words)
     with caplog.at_level("WARNING", logger="d2o"):
         told = reader(["a red dog circle", "dog : a red circle"])
         reader(["a dog"])

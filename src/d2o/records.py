@@ -35,13 +35,15 @@ LONGEST = 200
 """Characters of a wrong value that an error quotes: a hostile file's may be endless."""
 
 adapter = cache(TypeAdapter)
+MOST_NAMED = 100  # in a sentence: a model may know thousands of words
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """Return the end of an error sentence: the known word that was probably meant, or all of them."""
+    """Return the end of an error sentence: the known word that was probably meant, or up to 100 of them."""
     known = list(known)
     close = get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
+    more = " ..." if len(known) > MOST_NAMED else "."
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known[:MOST_NAMED])}{more}"
 
 
 def find(name: object, table: Mapping[str, T], what: str, remedy: str = "") -> T:

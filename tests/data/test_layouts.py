@@ -268,6 +268,16 @@ def test_what_was_found_is_said(layout, says, tmp_path, caplog):
         assert words in images.describe()
 
 
+def test_whom_to_name_is_the_first_paragraph_of_a_file_beside_all_folders(tmp_path):
+    files = tree(*ANIMALS) | {"ATTRIBUTION": "Ann\nBob\n\nTheir licence".encode("utf-8-sig"), "cat/ATTRIBUTION": b"Eve"}
+    for path in (make_folder(tmp_path / "data", files), make_zip(tmp_path / "data.zip", files)):
+        images = open_images(path)
+        assert images.cache.decode.source.attribution == "Ann\nBob" and "1 suffixless" in images.describe()
+    (tmp_path / "data" / "ATTRIBUTION").write_bytes(b"\xff\xfe")
+    with refused("ATTRIBUTION", str(tmp_path / "data"), "remove it"):
+        open_images(tmp_path / "data")
+
+
 def test_many_classes_are_shortened(tmp_path):
     folder = make_folder(tmp_path / "many", tree(*(f"n{i:03}/0" for i in range(200)), "n000/1"))
     assert "200 classes: 0 = n000 (2), 1 = n001 (1)," in open_images(folder).describe()

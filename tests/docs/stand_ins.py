@@ -30,6 +30,7 @@ from d2o.discriminators import Projected
 from d2o.export import runtime
 from d2o.training.recipe import Stages, TeacherImages
 from d2o.training.recipes import RECIPES, STAGES
+from emoji_packages import make_packages
 
 # Appended to a command of the documentation, where the last one of an option counts.
 TINY = "backbone={kind: song_unet, channels: 8, channel_multipliers: [1], num_blocks: 1, attention_resolutions: []}"
@@ -46,6 +47,7 @@ REDUCED = {
     "evaluate": ["--images", "24", "--features", "pixels", "--device", "cpu"],
     "serve": ["--port", "0"],
     "push": ["--dry-run"],
+    "emoji": ["--styles", "noto,twemoji"],  # which need no renderer
     "analyze spectrum": ["--seeds", "0-3", "--steps", "4"],
     "analyze blocks": ["--seeds", "0-3", "--steps", "4"],
     "analyze minima": [*MEASURED, "--steps", "1", "2"],
@@ -69,7 +71,10 @@ def reduced(words: Sequence[str]) -> list[str]:
     ):  # JUDGED are settings of another kind
         smaller = smaller[: -len(JUDGED)]
     found = [*(word for word in words if word != "--shard"), *smaller, *resized]  # which one process refuses
-    return [TINY_TEXT if word == TINY and "shapes" in words else word for word in found]
+    return [
+        TINY_TEXT if word == TINY and any(word in ("shapes", "shapes-pretrain") for word in words) else word
+        for word in found
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +136,9 @@ def prepare(page: Path, stand_ins: Path, scratch: Path) -> None:
         for seed, name in enumerate(OURS):  # a file goes before a model of this name
             d2o.save(scratch / f"{name}.safetensors", make_denoiser(seed, 3, 4))
             (scratch / f"{name}.safetensors").rename(scratch / name)
+    if page.stem == "emoji":
+        make_packages(scratch)
+        shutil.rmtree(scratch / "runs")
     if page.stem in ("dit", "encode"):
         transformer(scratch)
     if page.stem == "encode":

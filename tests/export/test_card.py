@@ -140,13 +140,13 @@ def test_a_card_tells_what_the_run_knows(tmp_path):
     evaluation = {"images": 28_000, "features": "lite2", "images_compared": 1000, "kid": 0.54321, "recall": 0.4}
     spec = {**native.describe(model), "content": "run", "evaluation": evaluation}
     native.write(place / "checkpoint.safetensors", {}, spec)
-    data = {"name": "/users/me/pets.zip", "images": 1797}
+    data = {"name": "/users/me/pets.zip", "images": 1797, "attribution": "Ann, CC-BY 4.0\n| <b>Bob</b>"}
     (place / "recipe.json").write_text(json.dumps({"from": "/users/me/teacher.pkl", "data": data}))
     made = export(model, tmp_path / "x.safetensors", "safetensors", source=place)
     text = made.card.read_text()
     for known in ("`teacher.pkl`", "`pets.zip`, 1,797 images", "0.5432", "`lite2`", "1,000 images", "`cat`, `dog`"):
         assert known in text
-    for known in ("28,000 images", "-F: fine-tuned", "`vgg`", "% of the weights"):
+    for known in (r"`Ann, CC-BY 4.0`, `\| <b>Bob</b>`", "28,000 images", "-F: fine-tuned", "`vgg`", "% of the weights"):
         assert known in text
     assert "/users" not in text
     backbone: Any = model.backbone

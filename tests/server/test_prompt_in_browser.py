@@ -55,8 +55,8 @@ def test_what_is_typed_is_drawn_by_student_and_teacher(page):
     assert page.inner_text("#teacher-name") == "shapes-teacher"
 
 
-def test_an_unknown_word_is_named_until_the_next_prompt(page):
-    ask(page, "a large red circel")
+def test_a_prompt_of_unknown_words_is_refused_until_the_next(page):
+    ask(page, "circel")
     page.wait_for_selector("#status:has-text('circel')")
     ask(page, "")
     page.wait_for_selector("#status:has-text('16×16 pixels')")

@@ -9,6 +9,7 @@ import torch
 import d2o
 from d2o.cli.main import main, run
 from d2o.data.datasets import open_images
+from d2o.diffusion.condition import Words
 from d2o.diffusion.sampling import generate
 from d2o.export import export
 from d2o.training.fit import finetune, pretrain
@@ -61,7 +62,8 @@ def test_prompts_on_the_command_line_are_those_of_the_library(runs, tmp_path):
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        (["--prompt", "a red dog"], ("dog",)),
+        (["--prompt", "dogs bark"], ("'dogs'",)),
+        (["--prompt", "a red circle", "--prompt", " "], ("--prompt is empty",)),
         (["--prompt", "a " * 40], ("40",)),
         (["--class", "3"], ("--prompt",)),
         (["--prompts", "nowhere.txt"], ("--prompts", "nowhere.txt")),
@@ -73,6 +75,19 @@ def test_what_cannot_be_asked_is_one_sentence(runs, tmp_path, options, names, ca
     told = capsys.readouterr().err
     assert ended.value.code == 2 and all(name in told for name in names) and "Traceback" not in told
     assert not (tmp_path / "a.png").exists()
+
+
+def test_unknown_words_are_told_once_and_left_out(runs, caplog):
+    reader = d2o.load(runs / "student").reader
+    assert isinstance(reader, Words)
+    with caplog.at_level("WARNING", logger="d2o"):
+        told = reader(["a red dog circle", "dog : a red circle"])
+        reader(["a dog"])
+    assert told.tolist() == reader(["a red circle"] * 2).tolist()
+    assert [record.getMessage().count("'dog'") for record in caplog.records] == [1]
+    for _ in range(2):
+        with refused("'dog'"):
+            reader(["a circle", "dog"])
 
 
 def test_it_is_exported_where_its_words_can_be_read(runs, tmp_path):

@@ -21,6 +21,7 @@ COMMANDS = {
     "pretrain": "Train a diffusion model on your images.",
     "finetune": "Turn a diffusion model into a one-step generator (D2O, D2O-F).",
     "encode": "Store latents and encoded captions of images, to train a latent model without its encoders.",
+    "emoji": "Write captioned pictures of emoji, from packages of npm, to train on.",
     "sample": "Make images from a model.",
     "evaluate": "Measure how far images or models are from each other.",
     "statistics": "Store the statistics of a data set, which evaluate takes for the images.",

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import IO, Any, Literal
@@ -18,7 +18,7 @@ from d2o.errors import describe
 from d2o.files import parse_json
 
 from .captions import LISTS, LONGEST_LIST, LONGEST_RECORD, REMEDY, check_complete, find_beside, read_list
-from .source import DAMAGED, MOST_CLASSES, Captions, LabelError, Source, wants_labels
+from .source import DAMAGED, MOST_CLASSES, Captions, LabelError, Source, name_damage, wants_labels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif")
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX)")
@@ -26,6 +26,7 @@ IDLE = re.compile(r"(^|/)(\.?/)+")  # ./ and //
 TRAIN = ("train", "training")
 SPLITS = {*TRAIN, "val", "valid", "validation", "dev", "test", "testing"}
 LISTING = "dataset.json"
+ATTRIBUTION = "ATTRIBUTION"  # a file beside all folders
 LISTING_BYTES = 64 << 20  # ImageNet's has 41 MB
 MOST_SUFFIXES = 5  # that are named among what is ignored
 
@@ -88,12 +89,23 @@ def read_tree(
         raise LabelError(f"{path} has labels of different kinds in {', '.join(chosen)}; choose one with --split")
     names = [name for name in images if name in stored]
     texts, used = find_captions(tree, names, captions)
-    ignored += [others] if (others := count_files(rest.keys() - used)) else []
+    ignored += [others] if (others := count_files(rest.keys() - used - {ATTRIBUTION})) else []
     values, classes, numbered = [stored[name] for name in names], {}, True
     if "folders" in kinds:
         values, classes, numbered = number_folders(values)
     labelled = None if None in kinds else values
-    return Source(str(path), names, lambda index: open_file(names[index]), labelled, classes, numbered, ignored, texts)
+    source = Source(
+        str(path), names, lambda index: open_file(names[index]), labelled, classes, numbered, ignored, texts
+    )
+    return replace(source, attribution=read_attribution(tree))
+
+
+def read_attribution(tree: Tree) -> str:
+    """Return the first paragraph of a tree's ATTRIBUTION; empty without."""
+    if ATTRIBUTION not in tree.rest:
+        return ""
+    with name_damage(f"{ATTRIBUTION} in {tree.path}", "correct or remove it"):
+        return tree.read(ATTRIBUTION, LONGEST_RECORD).decode("utf-8-sig").strip().partition("\n\n")[0]
 
 
 def normalise(name: str) -> str:

@@ -38,7 +38,7 @@ class Source:
     `open(i)` returns image i as an encoded file or as uint8 pixels [H, W, C]; `names[i]` names it in errors; `labels`
     are the class numbers as stored, not yet checked, or None. `classes` are names of the numbers, where there are any;
     not `numbered`, the numbers only count the sorted names. `ignored` says in words what else is there. Where there are
-    `captions`, each image has at least one.
+    `captions`, each image has at least one. `attribution` names those whom users of the images have to name.
     """
 
     path: str
@@ -49,6 +49,7 @@ class Source:
     numbered: bool = True
     ignored: Sequence[str] = ()
     captions: Captions | None = None
+    attribution: str = ""
 
     def image(self, index: int) -> str:
         return printable(f"{self.names[index]} in {self.path}")

@@ -23,6 +23,7 @@ from .parquet import read_parquet
 from .shards import read_shards
 from .source import LARGEST, LFS, TIFF, Source, name_damage, wants_labels
 
+SHIPPED = Path(__file__).parent / "shipped"  # data that come with d2o, with their licence and whom they are from
 WHOLE = 1 << 20  # a file of a zip up to this many bytes is read at once, which also checks its sum
 UTF8 = 0x800  # the flag of names that are UTF-8; Python takes others for the code page of DOS
 
@@ -111,6 +112,13 @@ def read_drawings(path: Path, labels: str, split: str | None, _captions: str) ->
     wants_labels(path, labels)
     sizes = {name: f"{count:,} images" for name, count in shapes.IMAGES.items()}
     return shapes.open_splits(*choose_split(path, sizes, split))
+
+
+def read_emoji(path: Path, labels: str, split: str | None, captions: str) -> Source:
+    """Read the pictures of emoji that come with d2o, of the group that the name says, or all."""
+    archive, (_, _, group) = Archive(SHIPPED / "emoji.zip"), str(path).partition("-")
+    files = [name for name in archive.get().namelist() if not name.endswith(".png") or f"/{group}" in name]
+    return read_tree(path, files, archive.open, labels, split, captions)
 
 
 class Archive:
@@ -228,6 +236,7 @@ def refuse_pointer(path: Path, _labels: str) -> Source:
 
 
 BUILT_IN: dict[str, Reader] = {"digits": read_digits, "shapes": read_drawings}
+BUILT_IN |= {"emoji": read_emoji, "emoji-smileys": read_emoji}
 PARTED: dict[str, Reader] = {".tar": read_shards, ".parquet": read_parquet}
 """Formats of data sets in parts; img2dataset writes both, the images in tar, and lists of them in parquet."""
 READERS: dict[bytes | str, Reader] = {
@@ -239,4 +248,4 @@ READERS: dict[bytes | str, Reader] = {
 
 A format of your own is a function and a line, `READERS[".h5"] = read_hdf5`, in a module named with `--import`.
 """
-DIVIDED: set[Reader] = {read_drawings, read_zip, read_folder, read_files}
+DIVIDED: set[Reader] = {read_drawings, read_emoji, read_zip, read_folder, read_files}

@@ -1,6 +1,7 @@
 """What images should show: anything with a row an image. Class numbers [N] are one condition, captions another."""
 
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from d2o.records import RECORD, nearest
 
+log = logging.getLogger("d2o")
 EXAMPLES = 256
 """The most captions that a reader keeps as examples."""
+MOST_TOLD = 1000
+"""The most unknown words that are told, which data and servers may have without end."""
 PADDING, FIRST = 0, 2
 """The numbers of no word, and of the first; 1 is the networks' own, for no caption at all."""
 
@@ -107,8 +111,8 @@ Caption = Annotated[StrictStr, Field(max_length=1 << 16)]
 class Words:
     """A reader that numbers the words of captions: whole numbers [N, length], 0 after a caption's last word.
 
-    A caption with a word that is not among `words`, or with more than `length`, is a ValueError; one of no words says
-    nothing. `examples` are captions to ask for where nobody asks.
+    Words that are not among `words` are left out, and each is told once; a caption of no others, or of more than
+    `length`, is a ValueError; one of no words says nothing. `examples` are captions to ask for where nobody asks.
     """
 
     words: Annotated[tuple[Caption, ...], Field(max_length=1 << 20)]
@@ -135,6 +139,11 @@ class Words:
     def numbers(self) -> dict[str, int]:
         return {word: number for number, word in enumerate(self.words, FIRST)}
 
+    @cached_property
+    def told(self) -> set[str]:
+        """The unknown words that somebody was told of."""
+        return set()
+
     def __call__(self, captions: Sequence[str]) -> Tensor:
         return torch.tensor([self.number(caption) for caption in captions])
 
@@ -145,9 +154,16 @@ class Words:
         return dataclasses.asdict(self)
 
     def number(self, caption: str) -> list[int]:
-        words = split_words(caption)
-        if unknown := next((word for word in words if word not in self.numbers), None):
-            raise ValueError(f"The model does not know the word {unknown[:60]!r}; {nearest(unknown, self.words)}")
+        asked = split_words(caption)
+        words = [word for word in asked if word in self.numbers]
+        for word in asked if len(words) < len(asked) else ():
+            if word not in self.numbers and (not words or word not in self.told):
+                sentence = f"The model does not know the word {word[:60]!r}; {nearest(word, self.words)}"
+                if not words:
+                    raise ValueError(sentence)
+                if len(self.told) < MOST_TOLD:
+                    self.told.add(word)
+                    log.warning("%s It goes by the others.", sentence)
         if (cut := len(words) - self.length) > 0:
             told = f"{cut} of the {len(words)} in {caption[:60]!r}"
             raise ValueError(f"The model reads {self.length} words, and would not see {told}: shorten it.")

@@ -167,7 +167,7 @@ def list_facts(denoiser: Denoiser, origin: Origin, terms: Mapping[str, str]) -> 
     base = find_base(denoiser, origin)
     who = [f"[{base}]({HUB}/{base})"] if base else []
     who += [quote(strip_folders(origin.teacher))] if origin.teacher and not base else []
-    data, count = find(origin.run, "data", "name"), find(origin.run, "data", "images")
+    data, count, whom = (find(origin.run, "data", part) for part in ("name", "images", "attribution"))
     licence = terms.get("license_name", terms.get("license"))
     kind = getattr(denoiser.backbone, "kind", type(denoiser.backbone).__name__)
     return {
@@ -177,6 +177,7 @@ def list_facts(denoiser: Denoiser, origin: Origin, terms: Mapping[str, str]) -> 
         "frozen": describe_frozen(denoiser, recipe),
         "judged by": join(denoiser.judged_by),
         "data": f"{quote(strip_folders(data))}, {number(count)} images" if isinstance(data, str) and count else "",
+        "attribution of the data": join(whom.splitlines()) if isinstance(whom, str) else "",
         "classes": join(denoiser.class_names),
         "network": f"{quote(kind)}, {sum(parameter.numel() for parameter in denoiser.parameters()):,} parameters",
         "licence": quote(licence) if licence else "**to fill in**, as `license` in the first lines of this file",

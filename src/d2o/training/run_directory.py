@@ -51,6 +51,8 @@ def claim(
         "classes": images.num_classes,
         "fingerprint": images.fingerprint,
     }
+    if attribution := images.cache.decode.source.attribution:
+        data["attribution"] = attribution
     request = {"d2o": d2o.__version__, "recipe": to_dict(recipe), "data": data, **origin}
     file, lock, accepted = directory / "recipe.json", directory / LOCK, False
     if os.path.lexists(file):

@@ -65,6 +65,8 @@ class Sample(DeviceOptions, ModelOptions):
     def ask(self, denoiser: Denoiser, count: int) -> int | str | list[str] | None:
         """Return the class of all images or the prompt of each; None where none is named."""
         prompts = list(self.prompt) + ([] if self.prompts is None else read_prompts(self.prompts))
+        if not all(map(str.strip, prompts)):
+            raise ValueError("--prompt is empty: say what the images shall show, or leave it out.")
         if prompts and denoiser.reader is None:
             raise ValueError(f"{self.model} is not asked in words: leave --prompt out.")
         if self.class_ is not None and denoiser.reader is not None:

@@ -1,7 +1,7 @@
 """One-step generators as programs that run without d2o: ONNX files, and torch's own exported programs (.pt2).
 
 Both take unit noise [N,C,H,W] and, for models with classes, labels [N] int64, and give images [N,C,H,W]. N is free, but
-see MOST_IMAGES.
+see MOST_IMAGES. Models that are asked in words take words and other words [N,L] int64, and shares [N] between them.
 """
 
 import json
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from d2o.backbones.diffusers_unet import DiffusersUNet
 from d2o.checkpoints import native
+from d2o.diffusion.condition import Blend
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError, is_out_of_memory
 
-from .one_step import OneStep, Options, cast_module, compare, make_trial, silence
+from .one_step import BlendedOneStep, OneStep, Options, cast_module, compare, make_trial, silence
 
 MOST_IMAGES = 63
 """Above this number diffusers' U-Nets take another branch with equal results; torch traces only one of them."""
@@ -42,8 +43,8 @@ def write_onnx(denoiser: Denoiser, path: Path, options: Options) -> tuple[float,
     program.save(path, external_data=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def run(noise: Tensor, label: Tensor | None) -> Tensor:
-        given = {"noise": noise.numpy()} | ({} if label is None else {"label": label.numpy()})
+    def run(noise: Tensor, condition: Any) -> Tensor:
+        given = {name: tensor.numpy() for name, tensor in name_inputs(noise, condition).items()}
         return torch.from_numpy(session.run(["image"], given)[0])
 
     return compare(denoiser, run), (f"inputs {', '.join(shapes)}; output image; any number of images at once",)
@@ -79,13 +80,21 @@ def tracing(denoiser: Denoiser) -> Iterator[None]:
 
 def prepare(denoiser: Denoiser, options: Options) -> tuple[OneStep, tuple[Tensor, ...], dict[str, Any]]:
     """Return the one-step module of a copy of the denoiser, inputs to trace it with, and which of their sizes vary."""
-    model = OneStep(deepcopy(denoiser).float()).eval().requires_grad_(False)
+    noise, condition = make_trial(denoiser)
+    form = BlendedOneStep if isinstance(condition, Blend) else OneStep
+    model = form(deepcopy(denoiser).float()).eval().requires_grad_(False)
     cast_module(model.backbone, options.dtype)
-    noise, label = make_trial(denoiser)
-    inputs = {"noise": noise} if label is None else {"noise": noise, "label": label}
+    inputs = name_inputs(noise, condition)
     most = MOST_IMAGES if isinstance(denoiser.backbone, DiffusersUNet) else None
     images = torch.export.Dim("images", min=1, max=most)
     return model, tuple(inputs.values()), {name: {0: images} for name in inputs}
+
+
+def name_inputs(noise: Tensor, condition: Any) -> dict[str, Tensor]:
+    """Return a program's inputs by the names of its parameters."""
+    if isinstance(condition, Blend):
+        return {"noise": noise, "words": condition.first, "other": condition.second, "share": condition.share}
+    return {"noise": noise} | ({} if condition is None else {"label": condition})
 
 
 def import_onnxruntime() -> Any:

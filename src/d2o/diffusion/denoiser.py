@@ -107,8 +107,8 @@ class Denoiser(nn.Module):
 
     @property
     def blends(self) -> bool:
-        """Whether it can be told a Blend of two captions."""
-        return getattr(self.backbone, "blends", False)
+        """Whether it is asked in words, and can be told a Blend of two captions."""
+        return isinstance(self.reader, Words) and getattr(self.backbone, "blends", False)
 
     @property
     def device(self) -> torch.device:

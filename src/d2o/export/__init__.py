@@ -12,7 +12,7 @@ from typing import NamedTuple
 from d2o.checkpoints import load
 from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.checkpoints.publication import CARD, read_fields
-from d2o.diffusion.condition import TextWidth, Words
+from d2o.diffusion.condition import TextWidth
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
 from d2o.files import atomic, check_file, check_folder
@@ -82,7 +82,7 @@ def export(
         steps = 1 + len(denoiser.middle_sigmas)
         raise CheckpointError(f"This generator takes {steps} steps, not the one of a {to} file: use --to safetensors.")
     forms = ["safetensors", DELTA, *(["diffusers"] if isinstance(denoiser.vocabulary, TextWidth) else [])]
-    forms += ["web"] if isinstance(denoiser.reader, Words) and denoiser.blends else []
+    forms += ["web"] if denoiser.blends else []
     if card.is_told_text(denoiser) and to not in forms:
         raise CheckpointError(f"This generator is asked in words, which a {to} file cannot read: use --to safetensors.")
     license = license and card.check_license(license)

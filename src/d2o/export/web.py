@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import d2o
+from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.encoders.codec import makes_latents
 from d2o.errors import CheckpointError
-from d2o.pages.play import describe, play_files
+from d2o.pages.play import describe, describe_prompts, play_files
 
 from .one_step import Options
 from .programs import write_onnx
@@ -20,10 +21,14 @@ def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tupl
         raise CheckpointError("A web page shows models of grey or RGB pixels, not latent ones: use --to onnx.")
     version, runtime = runtime_files(options.runtime)
     path.mkdir()
+    reader = denoiser.reader
+    words = {"words": reader.words, "length": reader.length} if isinstance(reader, Words) else {}
     error, _ = write_onnx(denoiser, path / "model.onnx", options)
     facts = {
         "title": options.title or "One call an image",
         **describe(denoiser),
+        **describe_prompts(denoiser),
+        **words,
         "sigma": denoiser.sigma_max,
         "d2o": d2o.__version__,
         "onnxruntime-web": version,

@@ -117,7 +117,7 @@ class TextTransformer(Backbone):
 
 def check_words(words: Tensor, x: Tensor, length: int) -> Tensor:
     """Return the words [N, L] of the captions of N images `x`; ValueError for what is none, or longer."""
-    if words.dim() != 2 or len(words) != len(x) or words.shape[1] > length or words.is_floating_point():
+    if words.dim() != 2 or words.shape[0] != x.shape[0] or words.shape[1] > length or words.is_floating_point():
         wanted = f"[{len(x)}, up to {length}]"
         raise ValueError(f"Captions must be whole numbers {wanted}, not {words.dtype} {list(words.shape)}.")
     return words

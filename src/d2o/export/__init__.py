@@ -62,13 +62,14 @@ def export(
     base: Denoiser | str | os.PathLike | None = None,
     runtime: str | None = None,
     title: str | None = None,
+    teacher: Denoiser | None = None,
     source: str | os.PathLike | None = None,
     license: str | None = None,
 ) -> Exported:
     """Write a denoiser as a one-step generator, load what was written, and compare its images with the denoiser's.
 
-    `to` is one of FORMATS, or `delta` for the difference to `base`. `dtype`, `codec`, `runtime` and `title` are those
-    of Options; without a `runtime` it is fetched. A model card is written with it: `source`, where the denoiser was
+    `to` is one of FORMATS, or `delta` for the difference to `base`. `dtype`, `codec`, `runtime`, `title` and `teacher` are
+    those of Options; without a `runtime` it is fetched. A model card is written with it: `source`, where the denoiser was
     loaded from, tells it the data and numbers of a run, and `license` is one of the hub's identifiers, by default that
     of the teacher.
     """
@@ -90,7 +91,8 @@ def export(
     base_name = None if base is None or isinstance(base, Denoiser) else card.strip_folders(os.fspath(base))
     base = base if base is None or isinstance(base, Denoiser) else load(base)
     form = FORMATS[to] if base is None else Format(partial(plain.write, base=base), ".safetensors")
-    path, alone, options = Path(path), deepcopy(denoiser).cpu().float().eval(), Options(dtype, codec, runtime, title)
+    path, alone = Path(path), deepcopy(denoiser).cpu().float().eval()
+    options = Options(dtype, codec, runtime, title, teacher and deepcopy(teacher).cpu().float().eval())
     page = find_card(path, to)
     with atomic(path) as temporary:
         error, notes = form.write(alone, temporary, options)

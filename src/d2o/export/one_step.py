@@ -31,13 +31,15 @@ class Options:
     """What an export may be asked for besides its form.
 
     `dtype` is how weights are stored; `codec` the folder of a latent model's autoencoder, for diffusers. For the web,
-    `runtime` is the npm package onnxruntime-web (.tgz or folder), and `title` the page's heading.
+    `runtime` is the npm package onnxruntime-web (.tgz or folder), `title` the page's heading, and `teacher` the diffusion
+    model that is shown beside it.
     """
 
     dtype: str = "float32"
     codec: str | None = None
     runtime: str | None = None
     title: str | None = None
+    teacher: Denoiser | None = None
 
 
 class OneStep(nn.Module):
@@ -75,6 +77,24 @@ class BlendedOneStep(OneStep):
 
     def forward(self, noise: Tensor, words: Tensor, other: Tensor, share: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(noise, Blend(words, other, share))
+
+
+class Prediction(nn.Module):
+    """D(x, sigma, label) -> x0 at any noise levels [N]."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Any = None) -> Tensor:
+        return self.denoiser(x, sigma, label)
+
+
+class BlendedPrediction(Prediction):
+    """D(x, sigma, words, other, share) -> x0, for captions [N,L] on their way to others by shares [N]."""
+
+    def forward(self, x: Tensor, sigma: Tensor, words: Tensor, other: Tensor, share: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, sigma, Blend(words, other, share))
 
 
 def compute_step(denoiser: Denoiser) -> dict[str, float]:

@@ -46,7 +46,8 @@ function choose(model) {
 }
 
 function chooseTeacher(name) {
-  state.teacher = state.engine.models.find((model) => model.name === name) ?? null;
+  const { models, teacher } = state.engine;
+  state.teacher = [...models, teacher].find((model) => model?.name === name) ?? null;
   at("teacher-card").hidden = at("teaching").hidden = !state.teacher;
   state.changed = true;
 }

@@ -79,9 +79,7 @@ class TextTransformer(Backbone):
             if re.search(r"adaLN_modulation|final_layer\.linear|cross\.proj", name):
                 nn.init.zeros_(parameter)
 
-    def forward(
-        self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None) -> Tensor:
         with full_precision(x.device):
             text, summary, seen = self.read(x, condition)
             embedding = self.t_embedder(noise) + summary

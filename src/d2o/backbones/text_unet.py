@@ -62,9 +62,7 @@ class TextUNet(SongUNet):
         self.patch_size, self.length, self.caption_dropout = patch_size, length, caption_dropout
         self.words = nn.Embedding.from_pretrained(normal(vocabulary, channels), freeze=False)
 
-    def forward(
-        self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None) -> Tensor:
         squares = F.pixel_unshuffle(x, self.patch_size)
         return F.pixel_shuffle(super().forward(squares, noise, condition, augmentation), self.patch_size)
 

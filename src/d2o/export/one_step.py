@@ -115,7 +115,9 @@ def make_trial(denoiser: Denoiser) -> tuple[Tensor, Any]:
     if isinstance(denoiser.reader, Words):
         examples = denoiser.reader.examples
         words = denoiser.reader([examples[i % len(examples)] for i in range(TRIALS + 1)])
-        return noise_for(range(TRIALS), denoiser.image_shape), Blend(words[:-1], words[1:], torch.linspace(0, 1, TRIALS))
+        return noise_for(range(TRIALS), denoiser.image_shape), Blend(
+            words[:-1], words[1:], torch.linspace(0, 1, TRIALS)
+        )
     label = torch.arange(TRIALS) * 37 % denoiser.num_classes if denoiser.num_classes else None
     return noise_for(range(TRIALS), denoiser.image_shape), label
 

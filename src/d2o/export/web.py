@@ -15,7 +15,6 @@ from .one_step import Options
 from .programs import write_onnx, write_prediction
 from .runtime import runtime_files
 
-
 MOST_STEPS = 40
 """Steps of a teacher's sampler that the page can be asked for."""
 

@@ -65,10 +65,10 @@ export function readWords(prompt, { known, length }) {
 
 export function findStyles(prompts) {
   // Return the words that begin many of the prompts and stand nowhere else in them, if there are a few.
-  const rows = prompts.map(splitWords);
+  const rows = prompts.map(splitWords).filter((words) => words.length > 1);
   const inside = new Set(rows.flatMap((words) => words.slice(1)));
   const counts = new Map();
   for (const [first] of rows) counts.set(first, (counts.get(first) ?? 0) + 1);
-  const styles = [...counts].filter(([word, count]) => count >= rows.length / 20 && !inside.has(word));
+  const styles = [...counts].filter(([word, count]) => count >= Math.max(3, rows.length / 20) && !inside.has(word));
   return styles.length > 1 && styles.length < 9 ? styles.map(([word]) => word) : [];
 }

@@ -69,7 +69,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Blend:
-    """A share [N] of the way from N captions to N others, both whole numbers of words [N, L]; it has rows like a tensor.
+    """A share [N] of the way from N captions to N others, both numbers of words [N, L]; it has rows like a tensor.
 
     A network that `blends` mixes what it makes of both before it looks at the image.
     """

@@ -68,10 +68,10 @@ def export(
 ) -> Exported:
     """Write a denoiser as a one-step generator, load what was written, and compare its images with the denoiser's.
 
-    `to` is one of FORMATS, or `delta` for the difference to `base`. `dtype`, `codec`, `runtime`, `title` and `teacher` are
-    those of Options; without a `runtime` it is fetched. A model card is written with it: `source`, where the denoiser was
-    loaded from, tells it the data and numbers of a run, and `license` is one of the hub's identifiers, by default that
-    of the teacher.
+    `to` is one of FORMATS, or `delta` for the difference to `base`. `dtype`, `codec`, `runtime`, `title` and `teacher`
+    are those of Options; without a `runtime` it is fetched. A model card is written with it: `source`, where the
+    denoiser was loaded from, tells it the data and numbers of a run, and `license` is one of the hub's identifiers, by
+    default that of the teacher.
     """
     if to not in (*FORMATS, DELTA):
         raise CheckpointError(f"There is no export to {to!r}; there are {', '.join((*FORMATS, DELTA))}.")

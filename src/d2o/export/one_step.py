@@ -31,8 +31,8 @@ class Options:
     """What an export may be asked for besides its form.
 
     `dtype` is how weights are stored; `codec` the folder of a latent model's autoencoder, for diffusers. For the web,
-    `runtime` is the npm package onnxruntime-web (.tgz or folder), `title` the page's heading, and `teacher` the diffusion
-    model that is shown beside it.
+    `runtime` is the npm package onnxruntime-web (.tgz or folder), `title` the page's heading, and `teacher` the
+    diffusion model that is shown beside it.
     """
 
     dtype: str = "float32"

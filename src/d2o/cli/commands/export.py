@@ -42,7 +42,7 @@ class Export(ModelOptions):
     title: str | None = None
     """The heading of the page, for --to web."""
     teacher: str | None = None
-    """The diffusion model that the page shows beside it, for --to web; by default that of a model that comes with d2o."""
+    """The diffusion model that the page shows beside it, for --to web; models that come with d2o have their own."""
     license: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None
     """The licence on the model card, such as apache-2.0; by default the teacher's, where it is known."""
     json: bool = False

@@ -100,7 +100,7 @@ class Plan:
             (own >= min(PUBLISHED_AT), f"For large images start from a published model with --from: {published}."),
             (
                 self.share < 1,
-                f"The hours, less a tenth for grids and checkpoints, hold {self.share:.0%} of the images.",
+                f"The hours, less a tenth for grids and checkpoints, hold {self.share:.0%} of the usual images.",
             ),
             (told != "0 classes", f"The networks are told the {told}."),
             (count < FEW, few),
@@ -183,8 +183,8 @@ def try_row(
 def try_out(training: Training, start: Denoiser, images: Images, device: str, processes: int) -> Step:
     """Return a step after a few iterations, of a network of latents only if memory will suffice for them."""
     recipe, here = training.open(), find_device(device)
-    at_once, free = recipe.micro_batch_size or recipe.batch_size, free_memory(here)
-    if makes_latents(start) and free is not None:
+    at_once = recipe.micro_batch_size or recipe.batch_size
+    if makes_latents(start) and (free := free_memory(here)) is not None:
         memory = measure_memory(randomise_weights(recipe), start)
         if memory and memory.total(1) + memory.weights["student"] > free:
             return Step(training, None, math.nan, memory.total(at_once) / GIB)

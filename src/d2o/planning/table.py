@@ -34,12 +34,12 @@ class Training(NamedTuple):
         given |= {"duration": self.images, "frozen": self.frozen, "micro_batch_size": self.micro_batch}
         return replace(find_recipe(self.recipe), **{k: value for k, value in given.items() if value is not None})
 
-    def words(self) -> list[str]:
-        """Return its options on the command line."""
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its options on the command line; None is the recipe's own."""
+        frozen = None if self.frozen is None else f"frozen=[{','.join(self.frozen)}]"
         given = {"recipe": self.recipe, "backbone": self.backbone, "images": self.images, "batch": self.batch}
-        given |= {"micro-batch": self.micro_batch, "learning-rate": self.learning_rate}
-        given["set"] = None if self.frozen is None else f"frozen=[{','.join(self.frozen)}]"
-        return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+        return given | {"micro-batch": self.micro_batch, "learning-rate": self.learning_rate, "set": frozen}
 
 
 class Row(NamedTuple):

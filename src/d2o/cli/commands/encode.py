@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from d2o.checkpoints.inspection import inspect
+from d2o.cli.next_command import freeze_as_d2o_f, repeat, write_command
 from d2o.cli.options import DataOptions, DeviceOptions, Model, StateDictOptions, check_inputs, parse, tell
 from d2o.cli.progress import counted, say
 from d2o.data.encoding import encode
@@ -59,4 +60,6 @@ def main(arguments: Sequence[str]) -> None:
         f"{options.out}: {about.images:,} images as latents of {shape}, {about.shards} shards{told}",
         options.json,
     )
-    say(f"Next: d2o finetune --from {options.model} --data {options.out} --out runs/one-step")
+    given = {"from": options.model, "codec": options.codec, "data": options.out}
+    given |= {**repeat(options, StateDictOptions, DeviceOptions), **freeze_as_d2o_f(model), "out": "runs/one-step"}
+    say(f"Next: {write_command('finetune', given)}")

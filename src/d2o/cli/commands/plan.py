@@ -72,13 +72,15 @@ def write_commands(options: PlanOptions, found: Plan) -> list[str]:
     name = re.sub(r"[^\w.-]+", "-", found.images.name).strip("-.") or "images"
     places = (f"runs/{name}{number}" for number in ("", *(f"-{k}" for k in range(2, 1000))))
     out = next(place for place in places if not any(Path(place + end).exists() for end in ("", "-one-step")))
-    start = ["--from", options.from_ or out, *repeat(options, StateDictOptions)]
-    start += [word for name in ("base", "codec") if (value := getattr(options, name)) for word in (f"--{name}", value)]
-    common = ["--data", options.data, *repeat(options, Preparation, DeviceOptions)]
-    common += [] if found.device == "cpu" else ["--precision", "auto"]
-    begins = (["pretrain", "--out", out], ["finetune", "--out", f"{out}-one-step", *start])[-len(found.steps) :]
-    rows = zip(begins, found.steps, strict=True)
-    return [write_command(*begin, *common, *step.training.words(), program=program) for begin, step in rows]
+    start = {"from": options.from_ or out, "base": options.base, "codec": options.codec}
+    begins = [("pretrain", {}, out), ("finetune", start | repeat(options, StateDictOptions), f"{out}-one-step")]
+    common = {"data": options.data, **repeat(options, Preparation, DeviceOptions)}
+    common |= {} if found.device == "cpu" else {"precision": "auto"}
+    rows = zip(begins[-len(found.steps) :], found.steps, strict=True)
+    return [
+        write_command(name, {**begin, **common, **step.training.options, "out": end}, program=program)
+        for (name, begin, end), step in rows
+    ]
 
 
 def describe(found: Plan, commands: Sequence[str]) -> Iterator[str]:

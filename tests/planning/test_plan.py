@@ -177,7 +177,8 @@ def test_commands_run_as_they_stand(data, more, expected, tmp_path, tried, monke
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "colour")
     save(tmp_path / "grey", 8, (16, 16), "L")
-    save(tmp_path / "mixed", 4, (20, 30), "L"), save(tmp_path / "mixed", 4, (40, 40))
+    save(tmp_path / "mixed", 4, (20, 30), "L")
+    save(tmp_path / "mixed", 4, (40, 40))
     assert run(["plan", "--data", data, *more, "--hours", "1000", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {"commands", "hours", "memory", "reasons"} <= found.keys() and found["hours"] > 0 and found["reasons"]

@@ -18,7 +18,7 @@ from d2o.training.networks import check_fit
 from .estimate import GIB, Estimate, estimate
 from .gpu_memory import measure_memory
 from .presets import randomise_weights
-from .table import PUBLISHED_AT, Look, Row, Training, rows_for, tune
+from .table import PUBLISHED_AT, UNKNOWN, WORDS, Look, Row, Training, rows_for, tune
 
 FEWEST, FEWEST_WITH_MODEL = 0.5, 0.1
 """The share of a row's images below which a smaller size is better, as weak teachers make weak students; of a student
@@ -85,7 +85,8 @@ class Plan:
         rates = [f"{step.training.recipe} {step.images_per_second:,.3g}" for step in self.steps if step.found]
         own, weights = self.look.side if self.look else side, first.found.parameters / count if first.found else 0
         published = " and ".join(f"{name} ({size}x{size})" for size, name in PUBLISHED_AT.items())
-        told = "captions" if self.look and self.look.words else f"{self.images.num_classes} classes"
+        classes = 0 if self.row is WORDS else self.images.num_classes
+        told = f"{classes} classes" if classes else "captions" * self.images.captioned
         few = (
             f"{count:,} images are few, {weights:,.3g} weights for each: teacher and student may know them by heart, "
             "which no distance shows. Against that, most weights stay frozen; d2o pretrain --augment shows the images "
@@ -102,7 +103,7 @@ class Plan:
                 self.share < 1,
                 f"The hours, less a tenth for grids and checkpoints, hold {self.share:.0%} of the usual images.",
             ),
-            (told != "0 classes", f"The networks are told the {told}."),
+            (told, f"The networks are told the {told}."),
             (count < FEW, few),
             (count > first.training.images, f"{first.training.images:,} images are less than one pass over the data."),
         )
@@ -140,6 +141,8 @@ def plan(
     is_worded = model.reader is not None if model else look is not None and look.words
     rows = rows_for(kind, fixed or (look.side if look else 0), is_worded)
     rows = [(fixed, rows[0][1])] if fixed else rows
+    if model and makes_latents(model):
+        rows = [(side, row._replace(quality=UNKNOWN)) for side, row in rows]
     made_of = [look.prepare(side, model.pixel_shape[0] if model else None) if look else {} for side, _ in rows]
     images = open_prepared(made_of[0])
     if model:

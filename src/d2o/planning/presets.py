@@ -58,7 +58,7 @@ def draw_condition(student: Denoiser, places: Sequence[int]) -> Any:
 
 
 def noise_batches(student: Denoiser, batch_size: int) -> Iterator[Batch]:
-    index, known = torch.arange(batch_size), student.reader and student.reader.examples
+    index, known = torch.arange(batch_size), () if student.reader is None else student.reader.examples
     while True:
         images = torch.rand(batch_size, *student.pixel_shape) * 2 - 1
         captions = tuple(known[place % len(known)] for place in index.tolist()) if known else None

@@ -14,8 +14,7 @@ from autoencoders import save_autoencoder
 from d2o import backbones
 from d2o.cli import plugins
 from d2o.cli.main import run
-from d2o.cli.next_command import repeat, write_command
-from d2o.cli.options import DataOptions, DeviceOptions, Preparation
+from d2o.cli.options import DataOptions, DeviceOptions, Preparation, repeat, write_command
 from d2o.data.files import write_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon

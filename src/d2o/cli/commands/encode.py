@@ -10,8 +10,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from d2o.checkpoints.inspection import inspect
-from d2o.cli.next_command import freeze_as_d2o_f, repeat, write_command
-from d2o.cli.options import DataOptions, DeviceOptions, Model, StateDictOptions, check_inputs, parse, tell
+from d2o.cli.options import (
+    DataOptions,
+    DeviceOptions,
+    Model,
+    StateDictOptions,
+    check_inputs,
+    freeze_as_d2o_f,
+    parse,
+    repeat,
+    tell,
+    write_command,
+)
 from d2o.cli.progress import counted, say
 from d2o.data.encoding import encode
 from d2o.encoders.codec import attach

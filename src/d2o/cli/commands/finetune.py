@@ -14,8 +14,7 @@ from typing import Annotated
 import tyro
 
 import d2o
-from d2o.cli.next_command import repeat, write_command
-from d2o.cli.options import DataOptions, DeviceOptions, ModelOptions, check_inputs, parse
+from d2o.cli.options import DataOptions, DeviceOptions, ModelOptions, check_inputs, parse, repeat, write_command
 from d2o.cli.progress import say
 from d2o.cli.training import RunOptions
 from d2o.training.fit import finetune

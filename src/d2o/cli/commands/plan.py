@@ -15,9 +15,19 @@ from typing import Annotated, Any
 import tyro
 
 from d2o.checkpoints import load
-from d2o.cli.next_command import repeat, write_command
-from d2o.cli.options import DataOptions, DeviceOptions, Preparation, StateDictOptions, check_inputs, parse, tell
+from d2o.cli.options import (
+    DataOptions,
+    DeviceOptions,
+    Preparation,
+    StateDictOptions,
+    check_inputs,
+    parse,
+    repeat,
+    tell,
+    write_command,
+)
 from d2o.cli.progress import say
+from d2o.data.datasets import Images
 from d2o.planning.plan import Plan, plan
 from d2o.planning.table import look_at
 
@@ -47,14 +57,11 @@ def main(arguments: Sequence[str]) -> None:
     given = {"base": options.base, "codec": options.codec, **options.load_options}
     model = None if options.from_ is None else load(options.from_, **given)
     say("Trying a few iterations; weights are random, which are as fast as any.")
-    found = plan(
-        look,
-        lambda preparation: prepared(options, preparation).open(model),
-        options.hours,
-        options.device,
-        model,
-        options.resolution,
-    )
+
+    def open_prepared(preparation: Mapping[str, Any]) -> Images:
+        return prepared(options, preparation).open(model)
+
+    found = plan(look, open_prepared, options.hours, options.device, model, options.resolution)
     commands = write_commands(prepared(options, found.preparation), found)
     record = {"commands": commands, "hours": found.hours, "memory": found.memory_gib, "quality": found.quality}
     tell({**record, "reasons": found.reasons}, "\n".join(describe(found, commands)), options.json)

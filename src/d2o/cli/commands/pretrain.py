@@ -12,8 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from d2o.cli.next_command import freeze_as_d2o_f, repeat, write_command
-from d2o.cli.options import DataOptions, DeviceOptions, Preparation, parse
+from d2o.cli.options import DataOptions, DeviceOptions, Preparation, freeze_as_d2o_f, parse, repeat, write_command
 from d2o.cli.progress import say
 from d2o.cli.training import RunOptions
 from d2o.training.fit import pretrain

@@ -120,7 +120,9 @@ SMALL: dict[str, Any] = {
 
 PAIRED = Adversarial(loss="relativistic", r1=5e-4, r2=5e-4)
 ONE_FAKE_STEP = DistributionMatching(fake_steps=1)
-DMD = {"objectives": (ONE_FAKE_STEP,), "learning_rate": 1.5e-4, "discriminator_learning_rate": 1e-3}  # it must keep up
+DMD = {"objectives": (ONE_FAKE_STEP,), "learning_rate": 1.5e-4, "discriminator_learning_rate": 1e-3}
+DMD_GAN = DMD | {"objectives": (replace(ONE_FAKE_STEP, gan=3e-3),)}
+OWN_FEATURES = {key: getattr(METHODS["d2o-own-features"], key) for key in ("discriminator", "objectives")}
 
 # Populations that are renewed often, and moments: while a queue held older images, students overshot in short runs.
 MOMENTS: dict[str, Any] = {"learning_rate": 1e-3, "learning_rate_decay": "linear"}
@@ -156,8 +158,6 @@ SHAPES_PRETRAIN: dict[str, Any] = {
     "learning_rate_ramp": 5_000,
 }
 SHAPES: dict[str, Any] = {**SMALL, "duration": 20_000}
-
-OWN_FEATURES = {key: getattr(METHODS["d2o-own-features"], key) for key in ("discriminator", "objectives")}
 
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "duration": 200_000_000,
@@ -227,9 +227,7 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-small-relativistic": replace(D2O_F, **SMALL, objectives=METHODS["d2o-relativistic"].objectives),
     "cifar10-small-own-features": replace(D2O_F, **SMALL | OWN_FEATURES),
     "cifar10-small-dmd2": replace(METHODS["dmd2"], **SMALL | DMD),
-    "cifar10-small-dmd2-gan": replace(
-        METHODS["dmd2"], **SMALL | DMD | {"objectives": (replace(ONE_FAKE_STEP, gan=3e-3),)}
-    ),
+    "cifar10-small-dmd2-gan": replace(METHODS["dmd2-gan"], **SMALL | DMD_GAN),
     "cifar10-small-dit-pretrain": replace(PRETRAIN, **SMALL_DIT_PRETRAIN),
     "cifar10-small-dit-d2o": replace(D2O, **SMALL),
     "cifar10-small-dit-d2o-f": replace(D2O, **SMALL, frozen=QUERIES_MOVE),

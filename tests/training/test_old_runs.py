@@ -51,4 +51,6 @@ CHANGED = {
 @pytest.mark.parametrize("name", STORED)
 def test_its_named_recipes_are_todays_but_for_what_was_mended(name):
     found = list_differences(to_dict(from_dict(STORED[name])), to_dict(RECIPES[name]))
-    assert {sentence.split()[1] for sentence in found} == CHANGED.get(name.removeprefix("cifar10-"), set())
+    judge = RECIPES[name].discriminator  # of the paper's size: with other fixed weights
+    released = {"discriminator.projection_weights"} if getattr(judge, "projection_weights", "") == "released" else set()
+    assert {sentence.split()[1] for sentence in found} - released == CHANGED.get(name.removeprefix("cifar10-"), set())

@@ -96,6 +96,7 @@ def rates(value: float) -> dict[str, Any]:
 
 RATES = ({}, rates(6e-4), {"betas": (0.5, 0.99)})
 TEACHING = ({}, {"learning_rate": 1e-3}, {"learning_rate": 1e-3, "objectives.0.steps": 9})
+MATCHING = ({}, {"learning_rate": 5e-4}, {"objectives.0.fake_steps": 5})
 TRIALS: dict[str, tuple[Settings, ...]] = {
     "d2o": RATES,
     "d2o-f": RATES,
@@ -108,8 +109,8 @@ TRIALS: dict[str, tuple[Settings, ...]] = {
     "stylegan2": ({}, {"learning_rate": 1e-4}, {"objectives.0.r1": 0.1}),
     "frechet": ({}, {"learning_rate": 3e-4}, {"objectives.0.population": "queue"}),
     "frechet-gan": ({}, rates(6e-4), {"learning_rate": 1e-3}),
-    "dmd2": ({}, rates(1e-4), rates(1e-3)),
-    "dmd2-gan": ({}, rates(1e-4), rates(1e-3)),
+    "dmd2": MATCHING,
+    "dmd2-gan": MATCHING,
     "own-features": ({}, {"discriminator.width": 32, "objectives.0.r1": 5e-5}, {"discriminator.sigma_mean": -2.0}),
     "sketch-gan": ({}, {"stages.1.learning_rate": 6e-4}, {"stages.0.learning_rate": 3e-4}),
 }

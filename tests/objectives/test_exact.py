@@ -1,6 +1,7 @@
 """On Gaussian data the functions that distillation looks for are known: their losses vanish as they should."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from d2o.diffusion.noise import karras_sigmas
 from d2o.objectives import Consistency, Progressive, ReverseConsistency, Trajectory
 from d2o.objectives.distance import PseudoHuber, Squared
-from d2o.objectives.teaching import straight
+from d2o.objectives.teaching import levels, straight
 from d2o.objectives.trajectory import SECOND_TIME, SIGMA_MAX, SIGMA_MIN, answer, jump, second_time
 from refusal import refused
 
@@ -110,7 +111,7 @@ class TestProgressive:
     @pytest.mark.parametrize("number", [0, 1, 2])
     def test_the_target_is_exact_for_euler_steps_on_gaussian_data(self, number):
         """Two Euler steps multiply x by known factors, and so does the single step that ends where they do."""
-        objective = Progressive(steps=8, distance=Squared())
+        objective = Progressive(steps=8, distance=Squared(), solver="euler")
         grid = karras_sigmas(8)[:: 2**number]
 
         def factor(sigma, sigma_next):
@@ -133,10 +134,30 @@ class TestProgressive:
         assert float(objective(networks, batch).max()) < 1e-20
         assert len(wanted) == 4 >> number
 
-    def test_rounds_share_the_run_and_the_last_makes_one_step(self):
+    def test_the_last_two_rounds_are_twice_as_long(self):
         objective = Progressive(steps=16)
-        assert objective.rounds == 4
-        assert [objective.round(done) for done in (0, 0.2, 0.25, 0.5, 0.74, 0.75, 1.0)] == [0, 0, 1, 2, 2, 3, 3]
+        assert [6 * start for start in objective.starts] == [1, 2, 4]
+        assert [objective.round(done) for done in (0, 0.16, 1 / 6, 1 / 3, 0.6, 2 / 3, 1.0)] == [0, 0, 1, 2, 2, 3, 3]
+        assert [Progressive(steps=steps).lengths for steps in (2, 4, 8)] == [[1], [1, 1], [1, 2, 2]]
+
+    def test_a_perfect_student_stays_perfect(self):
+        """The exact walk is linear in x: whoever steps along it exactly teaches the next round to do so."""
+        networks, batch = scene(denoised)
+        for number in range(3):
+            objective, grid = Progressive(steps=8, distance=Squared()), levels(8, None, networks.student, batch.given)
+            batch.done = float((0, *objective.starts)[number])
+
+            def steps_of(stride, grid=grid):
+                def exact(x, sigma):
+                    place = (grid - sigma.view(-1, 1)).abs().argmin(1)
+                    there = grid[(place // stride + 1) * stride]
+                    return straight(x, sigma.flatten(), carried(x, sigma, there.view(-1, 1, 1, 1)), there)
+
+                return Exact(exact)
+
+            networks.teacher, networks.student = steps_of(2**number), steps_of(2 ** (number + 1))  # type: ignore[assignment]
+            found = objective(networks, batch) if number else replace(objective, solver="euler")(networks, batch)
+            assert float(found.max()) < 1e-20
 
     def test_the_weight_is_the_truncated_signal_to_noise_ratio(self):
         networks, batch = scene(denoised)

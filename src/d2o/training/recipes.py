@@ -42,7 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # to train from random weights
 
 
 def full_size(*networks: str) -> Projected:
-    return Projected(networks=networks, size=224, width=512)
+    return Projected(networks=networks, size=224, width=512, projection_weights="released")
 
 
 # The paper's settings (its released scripts; R1 per image as explained at Adversarial).

@@ -12,33 +12,7 @@ from d2o.records import find
 from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE, WORDS_STAY
 from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH, SKETCH, STAGED
 from .recipe import Recipe, Stages, TeacherImages
-
-# Networks to start from random weights. `small` learns on two CPU cores; the others are the public EDM checkpoints'.
-DDPMPP = {"kind": "song_unet", "embedding": "positional", "encoder": "standard", "resample_filter": [1, 1]}
-NCSNPP = {
-    "kind": "song_unet",
-    "embedding": "fourier",
-    "encoder": "residual",
-    "noise_embedding_multiplier": 2,
-    "resample_filter": [1, 3, 3, 1],
-}
-ADM = {"kind": "dhariwal_unet", "channels": 192, "channel_multipliers": [1, 2, 3, 4], "num_blocks": 3}
-BACKBONES: dict[str, dict[str, Any]] = {
-    "tiny": {**DDPMPP, "channels": 16, "channel_multipliers": [2, 2], "num_blocks": 1, "dropout": 0.0},
-    "small": {**DDPMPP, "channels": 32, "channel_multipliers": [2, 2], "num_blocks": 1, "dropout": 0.0},
-    "ddpmpp-32": {**DDPMPP, "channels": 128, "channel_multipliers": [2, 2, 2], "dropout": 0.13},
-    "ncsnpp-32": {**NCSNPP, "channels": 128, "channel_multipliers": [2, 2, 2], "dropout": 0.13},
-    "ddpmpp-64": {**DDPMPP, "channels": 128, "channel_multipliers": [1, 2, 2, 2], "dropout": 0.05},
-    "ncsnpp-64": {**NCSNPP, "channels": 128, "channel_multipliers": [1, 2, 2, 2], "dropout": 0.05},
-    "adm-64": {**ADM, "dropout": 0.10},
-}
-
-FAMILIES: dict[str, dict[str, Any]] = {  # to train from random weights
-    "edm": {"kind": "edm"},
-    "flow": {"kind": "flow", "time_scale": 1000.0},
-    "trigflow": {"kind": "flow", "path": "trigonometric", "angular": True},
-    "epsilon": {"kind": "epsilon"},
-}
+from .starts import BACKBONES, FAMILIES
 
 
 def full_size(*networks: str) -> Projected:
@@ -159,6 +133,16 @@ SHAPES_PRETRAIN: dict[str, Any] = {
 }
 SHAPES: dict[str, Any] = {**SMALL, "duration": 20_000}
 
+# Two CPU cores, hours: emoji of 32x32 from their names.
+EMOJI_PRETRAIN: dict[str, Any] = {
+    "backbone": BACKBONES["words"],
+    "duration": 1_000_000,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "learning_rate_ramp": 10_000,
+}
+EMOJI: dict[str, Any] = {**SMALL, "discriminator": Projected(size=64, width=64)}
+
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "duration": 200_000_000,
     "batch_size": 512,
@@ -212,6 +196,8 @@ RECIPES: dict[str, Recipe] = {
     "shapes-pretrain": replace(PRETRAIN, **SHAPES_PRETRAIN),
     "shapes-d2o": replace(D2O, **SHAPES),
     "shapes-d2o-f": replace(D2O, **SHAPES, frozen=WORDS_STAY),
+    "emoji-pretrain": replace(PRETRAIN, **EMOJI_PRETRAIN),
+    "emoji-d2o-f": replace(D2O_F, **EMOJI),
     "digits-d2o": replace(D2O, **DIGITS),
     "digits-d2o-f": replace(D2O_F, **DIGITS),
     "digits-frechet": replace(D2O_F, **DIGITS_FRECHET),

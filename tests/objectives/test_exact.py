@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from d2o.diffusion.families import EDM, Boundary, Epsilon, Flow
 from d2o.diffusion.noise import karras_sigmas
 from d2o.objectives import Consistency, Progressive, ReverseConsistency, Trajectory
 from d2o.objectives.distance import PseudoHuber, Squared
@@ -26,6 +27,29 @@ def test_the_exact_consistency_function_costs_nothing_on_fine_grids():
     # A step's error is of third order, and squared: four times as many steps cost 4^6 times less.
     assert coarse < 2e-5 and middle < 5e-9 and fine < 1e-12
     assert 0.5 * 4**6 < middle / fine < 2 * 4**6
+
+
+@pytest.mark.parametrize("family", [EDM(), Boundary(), Flow(), Epsilon("scaled_linear", 0.00085, 0.012)])
+@pytest.mark.parametrize("steps", [2, 4, 18])
+def test_every_level_is_learned_down_to_where_the_student_is_exact(family, steps):
+    asked = set()
+
+    def student(x, sigma):
+        asked.update(sigma.flatten().tolist() if torch.is_grad_enabled() else ())  # not as the target
+        return 0 * x + sigma
+
+    networks, batch = scene(student)
+    for one in (networks.student, networks.teacher):
+        one.preconditioning = family  # type: ignore[union-attr]
+    Consistency(steps=steps, distance=Squared())(networks, batch)
+    wanted = [sigma for sigma in family.sigmas(steps) if sigma > getattr(family, "sigma_min", 0)]
+    assert sorted(asked, reverse=True) == pytest.approx(wanted)
+
+
+def test_the_step_to_zero_ends_at_the_teachers_image():
+    """From the last level the student should say what its teacher says there; its own image at 0 is not asked."""
+    networks, batch = scene(lambda x, sigma: denoised(x, sigma) + 100 * (sigma < 0.5))
+    assert float(Consistency(steps=2, solver="euler", distance=Squared())(networks, batch).min()) < 1e-20
 
 
 def test_euler_steps_cost_more():
@@ -112,7 +136,7 @@ class TestProgressive:
     def test_the_target_is_exact_for_euler_steps_on_gaussian_data(self, number):
         """Two Euler steps multiply x by known factors, and so does the single step that ends where they do."""
         objective = Progressive(steps=8, distance=Squared(), solver="euler")
-        grid = karras_sigmas(8)[:: 2**number]
+        grid = EDM().sigmas(8)[:: 2**number]
 
         def factor(sigma, sigma_next):
             return sigma_next / sigma + (1 - sigma_next / sigma) * 0.25 / (0.25 + sigma**2)
@@ -162,7 +186,7 @@ class TestProgressive:
     def test_the_weight_is_the_truncated_signal_to_noise_ratio(self):
         networks, batch = scene(denoised)
         plain, weighted = (
-            Progressive(steps=8, distance=PseudoHuber(), weighting=w)(networks, batch)
+            Progressive(steps=16, distance=PseudoHuber(), weighting=w)(networks, batch)
             for w in ("none", "truncated-snr")
         )
         ratio = weighted / plain

@@ -99,7 +99,7 @@ async function form() {
       at("teacher-image").ariaLabel = `The teacher's image after ${stage.calls} of ${calls} calls`;
       at("teacher-calls").textContent = stage.calls < calls ? `${stage.calls} of ${calls} calls` : `${calls} calls`;
       const { each, all } = multiply(stage.calls, stage.milliseconds);
-      at("teacher-each").textContent = `× ${time(each)} =`;
+      at("teacher-each").textContent = `× ${each.toLocaleString("en")} ms =`;
       at("teacher-time").textContent = time(all);
       at("teacher-name").textContent = state.teacher.name;
       const cell = document.createElement("div");

@@ -106,6 +106,11 @@ class Denoiser(nn.Module):
         return TextWidth(width) if width else self.num_classes
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes, or their numbers where it knows no names."""
+        return self.class_names or tuple(map(str, range(self.num_classes)))
+
+    @property
     def device(self) -> torch.device:
         return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 

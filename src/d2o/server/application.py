@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from torch import Tensor
 
 import d2o
+from d2o.data.classes import shorten
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
@@ -76,6 +77,7 @@ def application(
 
     async def usage(_: Request) -> Response:
         classes = f"{denoiser.num_classes} classes" if denoiser.num_classes else "without classes"
+        classes += f": {shorten(denoiser.class_names)}" if denoiser.class_names else ""
         facts = {"shape": denoiser.pixel_shape, "seeds": limits.max_seeds, "classes": classes}
         return PlainTextResponse(USAGE.format(version=d2o.__version__, name=name, **facts))
 

@@ -33,6 +33,7 @@ def list_seeds(value: Any, info: ValidationInfo[dict[str, int]]) -> Any:
 
 
 Number = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED), BeforeValidator(read_digits)]
+Class = Number | Annotated[str, Field(max_length=200)]
 Prompt = Annotated[str, Field(max_length=10_000)]
 
 
@@ -45,10 +46,10 @@ class Point(NamedTuple):
 
 
 class Query(BaseModel):
-    """What every query may say: `label`, called class, or `prompt` of all images or of each."""
+    """What every query may say: `label`, called class, a number or name, or `prompt` of all images or of each."""
 
     model_config = RECORD
-    label: Number | list[Number] | None = Field(None, alias="class")
+    label: Class | list[Class] | None = Field(None, alias="class")
     prompt: Prompt | list[Prompt] | None = None
 
     def condition(self, seeds: Sequence[int], denoiser: Denoiser) -> Tensor | None:

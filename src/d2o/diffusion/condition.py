@@ -189,8 +189,8 @@ def choose_condition(
 ) -> Any:
     """Return the condition of every seed, None for a model without; what it does not understand is a ValueError.
 
-    Classes are numbers or names; a text of digits that is no name is a number. Without a wish the class of a seed is `seed modulo num_classes`, and its caption
-    likewise one of the reader's examples.
+    Classes are numbers or names; a text of digits that is no name is a number. Without a wish the class of a seed is
+    `seed modulo num_classes`, and its caption likewise one of the reader's examples.
     """
     if reader is None and num_classes == 0 and not isinstance(asked, Text):
         if asked is not None:

@@ -53,6 +53,7 @@ class Query(BaseModel):
     prompt: Prompt | list[Prompt] | None = None
 
     def condition(self, seeds: Sequence[int], denoiser: Denoiser) -> Tensor | None:
+        asked: Any
         name, asked = ("class", self.label) if self.prompt is None else ("prompt", self.prompt)
         try:
             if self.prompt is not None and denoiser.reader is None:

@@ -100,6 +100,38 @@ def test_a_finished_run_is_left_alone(finished, teacher, tiny_data, capsys):
     assert {file: file.stat().st_mtime_ns for file in finished.rglob("*.safetensors")} == before
 
 
+def test_a_longer_run_is_that_of_the_whole_length(tmp_path, finished, teacher, tiny_data, capsys):
+    words = arguments(teacher, tiny_data, tmp_path / "run")
+    assert run([*words, "--images", "120"]) == 0
+    assert run(words) == 0
+    assert "from 120 images to 240: as if asked for from its start" in capsys.readouterr().err
+    assert_same_result(tmp_path / "run", finished)
+    assert json.loads((tmp_path / "run/recipe.json").read_text())["recipe"]["duration"] == IMAGES
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")}
+    assert run([*words, "--images", "120"]) == 2
+    assert "240 or more" in capsys.readouterr().err
+    assert run([*words, "--images", "480", "--seed", "1"]) == 2
+    assert "recipe.seed" in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")} == before
+
+
+def test_a_longer_run_says_where_its_schedule_is_another(tmp_path, teacher, tiny_data, capsys):
+    words = [*arguments(teacher, tiny_data, tmp_path / "run"), "--set", "learning_rate_decay=linear"]
+    assert run([*words, "--images", "16"]) == 0
+    assert run([*words, "--images", "32"]) == 0
+    assert "its learning rate falls (linear)" in capsys.readouterr().err
+    rates = [json.loads(row)["learning_rate"] for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4])
+
+
+def test_progressive_distillation_has_the_length_that_it_began_with(tmp_path, teacher, tiny_data, capsys):
+    words = ["finetune", "--from", str(teacher), "--data", str(tiny_data), "--out", str(tmp_path / "run")]
+    words += ["--recipe", "pd", "--batch", "8", "--set", "objectives.0.steps=2"]
+    assert run([*words, "--images", "320"]) == 0
+    assert run([*words, "--images", "640"]) == 2
+    assert "recipe.duration is 320, not 640" in capsys.readouterr().err
+
+
 def test_results_that_were_lost_at_the_end_are_written_again(tmp_path, finished, teacher, tiny_data):
     out = tmp_path / "run"
     shutil.copytree(finished, out)

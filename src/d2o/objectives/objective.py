@@ -97,6 +97,8 @@ class Objective:
     """Whether the student trains with its backbone's dropout."""
     augments: ClassVar[bool] = False
     """Whether the student's network takes the labels of augmented images."""
+    paced: ClassVar[bool] = False
+    """Whether what it does depends on the share of the run that lies behind, so that no run can be prolonged."""
     shortest: ClassVar[int] = 0
     """The fewest iterations that a run must have."""
 

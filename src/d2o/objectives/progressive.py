@@ -39,6 +39,7 @@ class Progressive(Teaching):
     weighting: Literal["truncated-snr", "none"] = "truncated-snr"
 
     keeps = ("teacher",)
+    paced = True
 
     @property
     def shortest(self) -> int:

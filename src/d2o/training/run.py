@@ -1,6 +1,6 @@
 """A run on disk: its directory contains the recipe, the log, sample grids and a checkpoint from which it continues.
 
-recipe.json              what was asked for; another run is refused in the same directory
+recipe.json              what was asked for; another run is refused in the same directory, but for its duration
 metrics.jsonl            one line a moment: losses, rates, evaluations
 samples/00012800.png     the averaged student on the same seeds
 checkpoint.safetensors   everything a resumed run needs, in one file, but for what is frozen where its base has that

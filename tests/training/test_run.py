@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,9 @@ import d2o
 from d2o.checkpoints import native
 from d2o.cli.main import run
 from d2o.data.files import write_images
+from d2o.training import leaving
 from d2o.training import run as runs
+from d2o.training.leaving import Between
 from d2o.training.run_directory import LOCK
 
 from .command import BATCH, IMAGES, arguments, assert_same_result
@@ -62,6 +65,48 @@ def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
         monkeypatch.undo()
         assert run(words) == 0
         assert_same_result(tmp_path / "stopped", finished)
+
+
+@pytest.mark.parametrize("place", [3, 6, 18, 21, 25])
+def test_a_slow_iteration_is_left_between_micro_batches(tmp_path, teacher, tiny_data, monkeypatch, capsys, place):
+    """Two turns of four micro-batches each: the first iteration, and both turns of the third one, and the fourth's."""
+    words, ask, passed = [*arguments(teacher, tiny_data, tmp_path / "whole"), "--images", "40"], Between.__call__, []
+    words += ["--micro-batch", "2", "--save-every", "40", "--sample-every", "40"]
+
+    def pass_slowly(self):
+        passed.append(self)
+        time.sleep(0.05)
+        if len(passed) == place:
+            signal.raise_signal(signal.SIGINT)
+        ask(self)
+        assert len(passed) != place, "it went on"
+
+    monkeypatch.setattr(leaving, "SLOW", 0.1)
+    monkeypatch.setattr(leaving, "BYTES", 1 << 40)
+    assert run(words) == 0
+    monkeypatch.setattr(Between, "__call__", pass_slowly)
+    words[words.index(str(tmp_path / "whole"))] = str(tmp_path / "left")
+    assert run(words) == 130
+    assert len(passed) == place and "same command again continues" in capsys.readouterr().err
+    checkpoint = tmp_path / "left/checkpoint.safetensors"
+    assert (native.read_header(checkpoint)["images"] if checkpoint.exists() else 0) == (place - 1) // 8 * BATCH
+    monkeypatch.setattr(Between, "__call__", ask)
+    assert run(words) == 0
+    assert_same_result(tmp_path / "left", tmp_path / "whole")
+
+
+def test_progress_is_a_readable_line(tmp_path, teacher, tiny_data, capsys):
+    moments = []
+
+    def follow(given, duration, title):
+        moments.extend(given)
+
+    judge = {"discriminator.weights": "random", "discriminator.size": 32, "discriminator.width": 16}
+    d2o.finetune(teacher, tiny_data, "d2o-f", out=tmp_path, watch=follow, duration=16, batch_size=8, **judge)
+    for shown in (moments[-1], moments[-1].progress):
+        print(shown)
+        line = capsys.readouterr().out
+        assert line.count("\n") == 1 and len(line) < 160 and "16 images" in line and "student" in line, line
 
 
 def test_a_second_interrupt_acts_at_once(tmp_path, teacher, tiny_data, monkeypatch, capsys):

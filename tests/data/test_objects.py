@@ -117,6 +117,13 @@ def test_what_cannot_be_used_is_named(held, names):
         open_images(held)
 
 
+def test_what_objects_do_not_have_is_refused():
+    with refused("splits"):
+        open_images(PIXELS, split="train")
+    with refused("'y'", "auto"):
+        open_images(PIXELS, labels="y")
+
+
 def test_a_run_on_a_data_set_of_ones_own_goes_on(tiny_denoiser, tmp_path):
     data, model = Listed(), tiny_denoiser(channels=3, classes=3)
     judge = {"networks": ["tf_efficientnet_lite0"], "size": 32, "width": 16, "weights": "random"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from d2o.records import nearest
+from d2o.records import nearest, shorten
 
 from .source import MOST_CLASSES, LabelError, Source
 
@@ -102,8 +102,3 @@ def describe_classes(classes: Sequence[str], counts: Sequence[int]) -> str:
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     found = f"{len(rows):,} classes: {shorten(rows)}" if len(rows) != 1 else f"1 class: {rows[0]}"
     return found + (f"; the model's classes {shorten(empty)} have no images" if empty else "")
-
-
-def shorten(words: Sequence[str], most: int = 12) -> str:
-    """Return words as a list, of many the first ones and the last."""
-    return ", ".join(words if len(words) <= most else [*words[: most - 1], "...", words[-1]])

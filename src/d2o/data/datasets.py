@@ -22,7 +22,6 @@ from .classes import describe_classes, number_classes
 from .decoding import Decoder, make_decoder, open_image
 from .encodings import Decoded, Encodings, is_encodings
 from .files import to_float
-from .objects import from_objects
 from .prefetch import prefetch
 from .shuffling import permute, shuffle
 from .source import LabelError
@@ -269,8 +268,7 @@ def open_images(
         options = {"resolution": resolution, "resize": resize, "channels": channels, "background": background}
         return open_encodings(source, labels, captions, cache_bytes, options | {"split": split, "classes": classes})
     try:
-        is_path = isinstance(source, str | Path)
-        found = find(source, labels, split, captions) if is_path else from_objects(source, labels, cache_bytes)
+        found = find(source, labels, split, captions, cache_bytes)
         numbers, names = number_classes(found, num_classes, classes, class_names)
     except LabelError as error:
         raise ValueError(f"{error}{'' if num_classes else ', or add --labels none'}.") from error

@@ -18,11 +18,11 @@ from starlette.types import ASGIApp
 from torch import Tensor
 
 import d2o
-from d2o.data.classes import shorten
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.pages.play import describe
+from d2o.records import shorten
 
 from .access import AccessControl
 from .limits import Limits

@@ -12,9 +12,9 @@ from typing import Any
 
 from d2o.checkpoints import inspect
 from d2o.cli.options import Model, StateDictOptions, parse
-from d2o.data.classes import shorten
 from d2o.diffusion.noise import name_level
 from d2o.errors import printable
+from d2o.records import shorten
 from d2o.training.freezing import default_rules, freeze, measure_shares
 
 

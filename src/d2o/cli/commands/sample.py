@@ -18,12 +18,12 @@ import tyro
 import d2o
 from d2o.cli.options import OWN_IMAGES, DeviceOptions, Model, ModelOptions, check_inputs, parse, tell
 from d2o.cli.progress import counted, say
-from d2o.data.classes import shorten
 from d2o.data.files import check_images, parse_seeds, to_uint8, write_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import SAMPLERS, Churn, condition_for, generate
 from d2o.encoders.codec import check_pixels
 from d2o.files import read_bytes
+from d2o.records import shorten
 
 LARGEST_PROMPTS = 1 << 24
 """Bytes of a file of prompts."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic.dataclasses import dataclass as record
@@ -97,10 +98,11 @@ class Objective:
     """Whether the student trains with its backbone's dropout."""
     augments: ClassVar[bool] = False
     """Whether the student's network takes the labels of augmented images."""
-    paced: ClassVar[bool] = False
-    """Whether what it does depends on the share of the run that lies behind, so that no run can be prolonged."""
     shortest: ClassVar[int] = 0
     """The fewest iterations that a run must have."""
+    starts: ClassVar[Sequence[Fraction]] = ()
+    """Shares of the run at which it starts afresh: with new moments of Adam, the schedule from its beginning, and
+    averages that are the student again."""
 
     def settings_of(self, name: str) -> Any:
         """Return what another objective that needs the network of this name must have alike, to share it."""

@@ -56,5 +56,7 @@ def copy_state(progress: Progress, seconds: float) -> dict[str, Tensor] | None:
 
 def put_back(progress: Progress, tensors: dict[str, Tensor]) -> None:
     """Let networks and optimisers be as they were when their state was copied."""
-    restore_moments(progress.optimizers, tensors)  # which may move parameters
+    for optimizer in progress.optimizers.values():
+        optimizer.state.clear()
+    restore_moments(progress.optimizers, tensors)
     restore(progress.networks, progress.kept, tensors)

@@ -91,7 +91,7 @@ def claim(
 
 def may_last(recipe: Recipe | Stages, before: Mapping[str, Any]) -> bool:
     """Return whether a recipe is to last longer, or shorter, than it was asked to, and what it learns allows that."""
-    fixed = isinstance(recipe, Stages) or any(objective.paced for objective in recipe.objectives)
+    fixed = isinstance(recipe, Stages) or any(objective.starts for objective in recipe.objectives)
     return not fixed and before.get("duration") not in (None, recipe.duration)
 
 

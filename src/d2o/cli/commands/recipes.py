@@ -19,7 +19,7 @@ from d2o.training.recipes import PAPER_FID, RECIPES, STAGES, find_any
 GROUPS = {
     "any images: the methods": ("",),
     "digits: the demo's, 8x8, minutes on two processor cores": ("digits-",),
-    "shapes and emoji: small pictures from their captions, minutes on two processor cores": ("shapes-",),
+    "shapes and emoji: small pictures from their captions, on two processor cores": ("shapes-", "emoji-"),
     "CIFAR-10 reduced to 16x16: minutes on two processor cores": ("cifar10-small-",),
     "CIFAR-10 at 32x32: the paper's settings, for GPUs": ("cifar10-",),
     "faces, animals, ImageNet at 64x64: the paper's settings, for GPUs": ("ffhq64-", "afhqv2-64-", "imagenet64-"),

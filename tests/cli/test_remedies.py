@@ -55,6 +55,8 @@ OTHERS = {
     "--clip": "cli/options",
     "--precision": "training/speed",
     "--steps": "cli/options",
+    "--after": "cli/commands/analyze",
+    "--images": "cli/commands/analyze",
 }
 """Words that are shown by some of the commands only, those that have the option, and where."""
 

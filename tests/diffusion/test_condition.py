@@ -51,6 +51,8 @@ def test_one_caption_is_for_all_and_several_are_one_each():
 def test_classes_have_numbers_and_names():
     assert choose_condition([0, 1, 5], 3).tolist() == [0, 1, 2]
     assert choose_condition([0, 1], 3, "dog", class_names=("cat", "dog", "emu")).tolist() == [1, 1]
+    assert choose_condition([0], 3, "2").tolist() == [2], "digits are a number"
+    assert choose_condition([0], 3, "5", class_names=("3", "4", "5")).tolist() == [2], "unless they are a name"
     assert choose_condition([0, 1], 3, ["emu", 0], class_names=("cat", "dog", "emu")).tolist() == [2, 0]
     with refused("dgo", "dog"):
         choose_condition([0], 3, "dgo", class_names=("cat", "dog", "emu"))

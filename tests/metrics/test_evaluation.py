@@ -197,7 +197,7 @@ def test_everything_is_opened_before_anything_is_measured(tmp_path: Path, monkey
     """Whichever side is wrong, no feature network is loaded and no image is made for nothing."""
     monkeypatch.setattr("d2o.metrics.evaluation.embedding", lambda *_: pytest.fail("loaded the feature network"))
     images, few, large = noise_images(20), noise_images(3), generator(shape=(1, 8, 8))
-    for wrong in (tmp_path / "absent", images / 255, few, large):
+    for wrong in (tmp_path / "absent", images.astype(int), few, large):
         for sides in ((wrong, images), (images, wrong)):
             with refused():
                 evaluate(*sides, images=10)
@@ -277,8 +277,8 @@ def test_too_few_images_and_wrong_arrays_are_refused() -> None:
         Evaluator(noise_images(20), features="pixels", images=7)
     with refused("5 images", "at least 8"):
         Evaluator(noise_images(5), features="pixels", images=10)
-    with refused("uint8", "float64"):
-        Evaluator(np.zeros((20, 4, 4, 1)), features="pixels", images=10)
+    with refused("uint8", "int64"):
+        Evaluator(np.zeros((20, 4, 4, 1), np.int64), features="pixels", images=10)
     with refused("no-such-folder"):
         Evaluator("no-such-folder", features="pixels", images=10)
     with refused("batch size", "0"):
@@ -296,3 +296,21 @@ def test_real_digits_in_real_features() -> None:
     assert abs(real.distances.kid or 0) < 0.2 < 1 < (poor.distances.kid or 0)
     assert poor.distances.frechet > 2 * evaluator.floor.frechet
     assert (real.distances.recall or 0) > 0.5 > (poor.distances.recall or 0)
+
+
+def test_features_of_ones_own():
+    images = np.random.default_rng(0).integers(0, 256, (80, 4, 4, 1), dtype=np.uint8)
+    a, b = images[:40], images[40:]
+
+    def flat(batch: np.ndarray) -> np.ndarray:
+        assert batch.dtype == np.uint8 and batch.shape[1:] == (4, 4, 1)
+        return batch.reshape(len(batch), -1) / 255
+
+    found = evaluate(a, b, images=40, features=flat)
+    assert found.space == "flat" and "flat features" in report([found])
+    tensors = evaluate(torch.from_numpy(a).permute(0, 3, 1, 2) / 255, b / 127.5 - 1, images=40, features=flat)
+    assert tensors.distances == found.distances
+    as_tensor = evaluate(a, b, images=40, features=lambda batch: torch.from_numpy(flat(batch)))
+    assert as_tensor.distances == found.distances and as_tensor.space == "own"
+    with refused("[40, D]", "[40]"):
+        evaluate(a, b, images=40, features=lambda batch: batch[:, 0, 0, 0])

@@ -23,6 +23,7 @@ from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.pages.play import describe
+from d2o.records import shorten
 
 from .access import AccessControl
 from .limits import Limits
@@ -79,6 +80,7 @@ def application(
 
     async def usage(_: Request) -> Response:
         classes = f"{denoiser.num_classes} classes" if denoiser.num_classes else "without classes"
+        classes += f": {shorten(denoiser.class_names)}" if denoiser.class_names else ""
         facts = {"shape": denoiser.pixel_shape, "seeds": limits.max_seeds, "classes": classes}
         return PlainTextResponse(USAGE.format(version=d2o.__version__, name=name, **facts))
 

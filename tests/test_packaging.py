@@ -1,6 +1,7 @@
 """What surrounds the package holds: its wheel, its citation, its workflow, its image."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -75,3 +76,32 @@ def test_the_image_copies_files_that_are_there_and_not_ignored():
 @pytest.mark.parametrize("target", sorted(re.findall(r"^# make (\w+)", MAKEFILE, re.MULTILINE)))
 def test_the_targets_that_the_makefile_lists_exist(target):
     assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
+
+
+STAND_IN = """#!/bin/sh
+echo "$@" >> {log}
+case "$*" in
+  *urlopen*) exit {unreached};;
+  *index-url*) exit {lacking};;
+  "-m venv"*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python";;
+esac
+"""
+"""A Python that notes what it is asked and installs nothing."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "unreached", "lacking"), [("cpu", 0, 0), ("cpu", 1, 0), ("cpu", 0, 1), ("default", 0, 0)]
+)
+def test_setting_up_for_the_demo_takes_the_build_that_can_be_had(asked, unreached, lacking, tmp_path):
+    make = shutil.which("make") or pytest.skip("There is no make on this machine.")
+    python, log, venv = tmp_path / "python", tmp_path / "log", tmp_path / "venv"
+    python.write_text(STAND_IN.format(log=log, unreached=unreached, lacking=lacking))
+    python.chmod(0o755)
+    words = [f"PYTHON={python}", f"VENV={venv}", f"TORCH={asked}", str(venv / "installed")]
+    done = subprocess.run([make, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    installed = [line for line in log.read_text().splitlines() if " install " in line]
+    assert installed[-1].endswith("--editable .") and "dev" not in log.read_text()
+    assert len(installed) == 1 + (asked == "cpu" and not unreached)
+    told = [line for line in done.stdout.splitlines() if line.startswith("PyTorch's build")]
+    assert len(told) == bool(unreached or lacking)

@@ -77,7 +77,8 @@ def fit_in(setting: Setting, recipe: Recipe, start: Denoiser, seconds: float) ->
 
 def evaluate(setting: Setting, images: Images, teacher: Denoiser, student: Denoiser, count: int) -> Iterator[Row]:
     rows = (("teacher", teacher, TEACHER_STEPS), ("teacher", teacher, 1), ("student", student, 1))
-    evaluator = Evaluator(images, images=count, batch_size=setting.size(500, 20), device=setting.device)
+    size = setting.size(500, 20)
+    evaluator = Evaluator(images, images=count, reference_images=count, batch_size=size, device=setting.device)
     for name, denoiser, steps in rows:
         row = {"what": f"{name}, {2 * steps - 1} calls"}
         denoiser.to(setting.device)

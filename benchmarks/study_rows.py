@@ -3,6 +3,7 @@
 Every mark is a run of its own, whose schedules end there. Every method has the same number of short trials first.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,8 @@ TEACHER_STEPS = (2, 3, 5, 9, 18)
 REAL = (500, 2_000, 10_000)
 """Real images of the small data sets."""
 TRIAL_SEED = 100
+TARGET_DECAY = 0.95
+"""What the targets of distillation keep in an iteration (arXiv 2303.01469), whatever the batch."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ def rates(value: float) -> dict[str, Any]:
 
 
 RATES = ({}, rates(6e-4), {"betas": (0.5, 0.99)})
-TEACHING = ({}, {"learning_rate": 1e-3}, {"learning_rate": 1e-3, "objectives.0.steps": 9})
+SKETCHY = {"learning_rate": 1e-3, "objectives.0.steps": 9, "objectives.0.target_half_life": 0.0}
+TEACHING = ({}, {"learning_rate": 1e-3}, SKETCHY)
+MATCHING = ({}, {"learning_rate": 5e-4}, {"objectives.0.fake_steps": 5})
 TRIALS: dict[str, tuple[Settings, ...]] = {
     "d2o": RATES,
     "d2o-f": RATES,
@@ -108,8 +113,8 @@ TRIALS: dict[str, tuple[Settings, ...]] = {
     "stylegan2": ({}, {"learning_rate": 1e-4}, {"objectives.0.r1": 0.1}),
     "frechet": ({}, {"learning_rate": 3e-4}, {"objectives.0.population": "queue"}),
     "frechet-gan": ({}, rates(6e-4), {"learning_rate": 1e-3}),
-    "dmd2": ({}, rates(1e-4), rates(1e-3)),
-    "dmd2-gan": ({}, rates(1e-4), rates(1e-3)),
+    "dmd2": MATCHING,
+    "dmd2-gan": MATCHING,
     "own-features": ({}, {"discriminator.width": 32, "objectives.0.r1": 5e-5}, {"discriminator.sigma_mean": -2.0}),
     "sketch-gan": ({}, {"stages.1.learning_rate": 6e-4}, {"stages.0.learning_rate": 3e-4}),
 }
@@ -127,8 +132,12 @@ def recipes(size: Size) -> dict[str, Recipe | Stages]:
     def like(name: str, **settings: Any) -> Recipe:
         """Return a method of the library, where it is no GAN with its own optimiser."""
         method = METHODS[name]
-        own = {"objectives": method.objectives, "betas": method.betas, "frozen": method.frozen}
-        return replace(seen, **own | settings)
+        lag = -math.log(2) / math.log(TARGET_DECAY) * seen.batch_size
+        known = {"target_half_life": lag}
+        objectives = tuple(
+            replace(one, **known if hasattr(one, "target_half_life") else {}) for one in method.objectives
+        )
+        return replace(seen, objectives=objectives, betas=method.betas, frozen=method.frozen, **settings)
 
     def small(name: str) -> Recipe:
         """Return a recipe for CIFAR-10 at 16x16 as it is, with what the size changes."""

@@ -27,6 +27,7 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
     "cli/training": TRAINING,
     "training/": TRAINING,
     "planning/": ("estimate",),
+    "planning/plan": ("plan",),
     "training/networks": ("finetune", "analyze minima"),
     "training/recipe": (*TRAINING, "estimate"),
     "discriminators/": (*TRAINING, "estimate"),

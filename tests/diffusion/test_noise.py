@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2o.diffusion import noise as noise_module
-from d2o.diffusion.noise import ONE_STEP, draw, karras_sigmas, log_normal_sigmas, noise_for, streams, uniform_for
+from d2o.diffusion.noise import (
+    FEW,
+    ONE_STEP,
+    draw,
+    karras_sigmas,
+    log_normal_sigmas,
+    noise_for,
+    sampler_sigmas,
+    streams,
+    uniform_for,
+)  # fmt: skip
 
 SEEDS = st.integers(0, 2**128 - 1)
 
@@ -26,6 +36,18 @@ def test_karras_sigmas_fall_from_end_to_end_and_then_to_zero(steps, sigma_min, s
 def test_one_karras_step_is_the_one_step_generator():
     assert karras_sigmas(1) == ONE_STEP == (80.0, 0.0)
     assert karras_sigmas(2) == (80.0, 0.002, 0.0)
+
+
+@given(st.integers(1, 60), st.floats(0.1, 200))
+def test_every_one_of_few_steps_counts_and_many_are_edms(steps, sigma_max):
+    sigmas = sampler_sigmas(steps, sigma_max)
+    assert len(sigmas) == steps + 1 and sigmas[0] == sigma_max and sigmas[-1] == 0
+    assert all(high > low for high, low in pairwise(sigmas))
+    if steps > FEW:
+        assert sigmas == karras_sigmas(steps, sigma_max=sigma_max)
+    else:  # the last interval is as long in time as it is on a straight path
+        times = [sigma / (1 + sigma) for sigma in sigmas]
+        assert times[-2] == pytest.approx(times[0] / steps)
 
 
 def test_karras_sigmas_are_evenly_spaced_in_their_root():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from d2o.discriminators import DISCRIMINATORS, About, Projected, ProjectedDiscriminator
+from d2o.discriminators.projection import Projection, Weights
 from d2o.features.cache import IN_MEMORY
 from refusal import refused
 
@@ -59,6 +60,27 @@ def test_projections(projection: str, channels: list[int]) -> None:
     assert [tap.shape[1] for tap in maps] == channels
     assert [tap.shape[2] for tap in maps] == ([32, 16, 8, 4] if projection == "full" else [16, 8, 4, 2])
     assert discriminator.judge([maps])[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("weights", "gain", "shares"),
+    [("kaiming", 2, (0.16, 0.28, 0.37, 0.18)), ("released", 1 / 3, (0.74, 0.21, 0.05, 0))],
+)
+def test_how_much_of_the_finest_map_comes_from_every_tap(
+    weights: Weights, gain: float, shares: tuple[float, ...]
+) -> None:
+    """A tap passes as many convolutions as maps lie above it, and one more: each multiplies the variance by a gain."""
+    torch.manual_seed(0)
+    channels, sides, variances = (24, 40, 112, 320), (8, 4, 2, 1), (45.5, 39.4, 25.9, 6.4)  # lite0's on CIFAR-10 at 224
+    found = torch.zeros(4)
+    for _ in range(8):
+        projection = Projection(channels, weights=weights)
+        for moving in range(4):
+            rows = zip(channels, sides, (v * (level == moving) for level, v in enumerate(variances)), strict=True)
+            taps = [(v**0.5 * torch.randn(200, c, 1, 1)).expand(-1, -1, side, side) for c, side, v in rows]
+            found[moving] += projection(taps)[0].var(0).mean() / 8
+    assert (found / found.sum()).tolist() == pytest.approx(shares, abs=0.03)
+    assert found.tolist() == pytest.approx([v * gain ** (2 + n) for n, v in enumerate(variances)], rel=0.15)
 
 
 def test_each_network_gives_a_list_entry_and_transformers_are_reassembled() -> None:

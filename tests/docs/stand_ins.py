@@ -43,6 +43,7 @@ REDUCED = {
     "pretrain": [*TRAINING, "--sample-every", "16", "--set", TINY],
     "finetune": [*TRAINING, "--sample-every", "16", "--precision", "float32", *JUDGED],
     "estimate": [*TRAINING, "--from", "teacher.safetensors", *JUDGED],
+    "plan": ["--hours", "1000"],
     "sample": ["--seeds", "0-3"],
     "evaluate": ["--images", "24", "--features", "pixels", "--device", "cpu"],
     "serve": ["--port", "0"],
@@ -164,7 +165,8 @@ def quick(tmp_path_factory, monkeypatch):
         (package / "dist" / name).touch()
     monkeypatch.setenv(runtime.VARIABLE, str(package))
     monkeypatch.setattr("d2o.pages.DOTS", 40)  # of the figures
-    monkeypatch.setattr("d2o.planning.estimate.SECONDS", 0.0)
+    for module in ("estimate", "plan"):
+        monkeypatch.setattr(f"d2o.planning.{module}.SECONDS", 0.0)
     judge = Projected(size=32, width=16, weights="random")
     monkeypatch.setitem(RECIPES, "shapes-d2o-f", replace(RECIPES["shapes-d2o-f"], duration=64, discriminator=judge))
     first, second = STAGES["digits-teacher-images"].stages

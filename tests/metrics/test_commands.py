@@ -38,13 +38,15 @@ def refuse(capsys: pytest.CaptureFixture[str], words: list[object], *names: str)
 
 
 def test_statistics_stand_for_the_data(tmp_path: Path, tiny_data: Path, tiny_denoiser, evaluate) -> None:
-    """With as many images as are compared, every distance is that to the data themselves."""
+    """All of the images, or as many as are asked for: every distance is that to the data themselves."""
     model, stored = tmp_path / "model.safetensors", tmp_path / "reference.npz"
     d2o.save(model, tiny_denoiser(classes=2))
-    assert run(["statistics", str(tiny_data), str(stored), "--features", "pixels", "--images", "20"]) == 0
-    assert [file.name for file in tmp_path.glob("*.npz")] == ["reference.npz"]
-    direct, through = evaluate(model, tiny_data), evaluate(model, stored)
-    assert through["distances"] == pytest.approx(direct["distances"], rel=1e-6)
+    for some, limit in ([], []), (["--images", "20"], ["--reference-images", "20"]):
+        assert run(["statistics", str(tiny_data), str(stored), "--features", "pixels", *some]) == 0
+        assert [file.name for file in tmp_path.glob("*.npz")] == ["reference.npz"]
+        direct, through = evaluate(model, tiny_data, *limit), evaluate(model, stored)
+        assert through["distances"] == pytest.approx(direct["distances"], rel=1e-6)
+        assert direct["distances"]["reference_images"] == (20 if limit else 40)
     assert through["reference_diversity"]["feature_distance"] > 0 and through["space"] == "pixels"
     for end in ("--images", "9"), ():
         assert run(["statistics", str(tiny_data), str(stored), "--features", "pixels", "--moments", *end]) == 0

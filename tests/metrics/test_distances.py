@@ -143,3 +143,13 @@ def test_what_cannot_be_compared_is_refused() -> None:
         kid(values(gaussian(3)), values(gaussian(50)))
     with refused("Precision", "3"):
         precision_recall(values(gaussian(3)), values(gaussian(50)))
+
+
+def test_a_larger_reference_changes_neither_precision_nor_recall():
+    """Two sets of one distribution look alike whatever their sizes."""
+    sample, few, many = (gaussian(count, seed=seed) for seed, count in enumerate((200, 200, 4000)))
+    found, equal = distances(sample, many), distances(sample, few)
+    assert (found.images, found.reference_images) == (200, 4000)
+    assert found.precision == pytest.approx(equal.precision, abs=0.1)
+    assert found.recall == pytest.approx(equal.recall, abs=0.1)
+    assert found.kid is not None and abs(found.kid) < 3 * (found.kid_deviation or 0)

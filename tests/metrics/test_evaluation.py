@@ -17,6 +17,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import EDM
 from d2o.diffusion.sampling import generate
 from d2o.metrics import sample, sources
+from d2o.metrics.distances import frechet
 from d2o.metrics.evaluation import Evaluator, evaluate
 from d2o.metrics.report import report
 from d2o.metrics.statistics import accumulate, features_of, save
@@ -47,7 +48,7 @@ def noise_images(count: int, seed: int = 0, deviation: float = 63.75, channels: 
 
 
 def test_a_good_generator_is_near_the_floor_and_a_poor_one_is_not() -> None:
-    evaluator = Evaluator(noise_images(400), features="pixels", images=200)
+    evaluator = Evaluator(noise_images(400), features="pixels", images=200, reference_images=200)
     good, poor = evaluator(generator(1.0)), evaluator(generator(0.5), name="poor")
     assert evaluator.floor is not None
     assert good.floor == poor.floor == evaluator.floor
@@ -127,8 +128,25 @@ def test_data_are_not_paired() -> None:
     assert evaluate(generator(), noise_images(30), features="pixels", images=30).pairs is None
 
 
+def test_all_images_of_a_reference_count_unless_so_many_are_asked_for(tmp_path: Path) -> None:
+    images, sample = noise_images(300), noise_images(40, 1)
+    everything = evaluate(sample, images, features="pixels", images=40)
+    assert (everything.distances.images, everything.distances.reference_images) == (40, 300)
+    values = [(part / 127.5 - 1).reshape(len(part), 16) for part in (sample, images)]
+    moments = [features_of(value, "pixels") for value in values]
+    assert everything.distances.frechet == pytest.approx(frechet(*moments), rel=1e-4)
+    save(tmp_path / "all.npz", moments[1])
+    stored = evaluate(sample, tmp_path / "all.npz", images=40)
+    assert stored.distances.frechet == pytest.approx(everything.distances.frechet, rel=1e-4)
+    some = evaluate(sample, images, features="pixels", images=40, reference_images=90)
+    assert some.distances.reference_images == 90 and some.floor == everything.floor
+    for reference, few in ((images, 3), (generator(), 90), (tmp_path / "all.npz", 90)):
+        with refused("reference", str(few) if few == 3 else "no data set"):
+            evaluate(sample, reference, images=40, reference_images=few)
+
+
 def test_a_small_reference_gives_a_floor_of_its_halves_and_a_tiny_one_none() -> None:
-    evaluation = evaluate(noise_images(30, 1), noise_images(30), features="pixels", images=20)
+    evaluation = evaluate(noise_images(30, 1), noise_images(30), features="pixels", images=20, reference_images=20)
     assert evaluation.floor is not None
     assert (evaluation.distances.reference_images, evaluation.floor.images) == (20, 15)
     assert evaluate(noise_images(30, 1), noise_images(15), features="pixels", images=15).floor is None

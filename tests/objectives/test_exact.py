@@ -1,14 +1,16 @@
 """On Gaussian data the functions that distillation looks for are known: their losses vanish as they should."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from d2o.diffusion.families import EDM, Boundary, Epsilon, Flow
 from d2o.diffusion.noise import karras_sigmas
 from d2o.objectives import Consistency, Progressive, ReverseConsistency, Trajectory
 from d2o.objectives.distance import PseudoHuber, Squared
-from d2o.objectives.teaching import straight
+from d2o.objectives.teaching import levels, straight
 from d2o.objectives.trajectory import SECOND_TIME, SIGMA_MAX, SIGMA_MIN, answer, jump, second_time
 from refusal import refused
 
@@ -25,6 +27,29 @@ def test_the_exact_consistency_function_costs_nothing_on_fine_grids():
     # A step's error is of third order, and squared: four times as many steps cost 4^6 times less.
     assert coarse < 2e-5 and middle < 5e-9 and fine < 1e-12
     assert 0.5 * 4**6 < middle / fine < 2 * 4**6
+
+
+@pytest.mark.parametrize("family", [EDM(), Boundary(), Flow(), Epsilon("scaled_linear", 0.00085, 0.012)])
+@pytest.mark.parametrize("steps", [2, 4, 18])
+def test_every_level_is_learned_down_to_where_the_student_is_exact(family, steps):
+    asked = set()
+
+    def student(x, sigma):
+        asked.update(sigma.flatten().tolist() if torch.is_grad_enabled() else ())  # not as the target
+        return 0 * x + sigma
+
+    networks, batch = scene(student)
+    for one in (networks.student, networks.teacher):
+        one.preconditioning = family  # type: ignore[union-attr]
+    Consistency(steps=steps, distance=Squared())(networks, batch)
+    wanted = [sigma for sigma in family.sigmas(steps) if sigma > getattr(family, "sigma_min", 0)]
+    assert sorted(asked, reverse=True) == pytest.approx(wanted)
+
+
+def test_the_step_to_zero_ends_at_the_teachers_image():
+    """From the last level the student should say what its teacher says there; its own image at 0 is not asked."""
+    networks, batch = scene(lambda x, sigma: denoised(x, sigma) + 100 * (sigma < 0.5))
+    assert float(Consistency(steps=2, solver="euler", distance=Squared())(networks, batch).min()) < 1e-20
 
 
 def test_euler_steps_cost_more():
@@ -110,8 +135,8 @@ class TestProgressive:
     @pytest.mark.parametrize("number", [0, 1, 2])
     def test_the_target_is_exact_for_euler_steps_on_gaussian_data(self, number):
         """Two Euler steps multiply x by known factors, and so does the single step that ends where they do."""
-        objective = Progressive(steps=8, distance=Squared())
-        grid = karras_sigmas(8)[:: 2**number]
+        objective = Progressive(steps=8, distance=Squared(), solver="euler")
+        grid = EDM().sigmas(8)[:: 2**number]
 
         def factor(sigma, sigma_next):
             return sigma_next / sigma + (1 - sigma_next / sigma) * 0.25 / (0.25 + sigma**2)
@@ -133,15 +158,35 @@ class TestProgressive:
         assert float(objective(networks, batch).max()) < 1e-20
         assert len(wanted) == 4 >> number
 
-    def test_rounds_share_the_run_and_the_last_makes_one_step(self):
+    def test_the_last_two_rounds_are_twice_as_long(self):
         objective = Progressive(steps=16)
-        assert objective.rounds == 4
-        assert [objective.round(done) for done in (0, 0.2, 0.25, 0.5, 0.74, 0.75, 1.0)] == [0, 0, 1, 2, 2, 3, 3]
+        assert [6 * start for start in objective.starts] == [1, 2, 4]
+        assert [objective.round(done) for done in (0, 0.16, 1 / 6, 1 / 3, 0.6, 2 / 3, 1.0)] == [0, 0, 1, 2, 2, 3, 3]
+        assert [Progressive(steps=steps).lengths for steps in (2, 4, 8)] == [[1], [1, 1], [1, 2, 2]]
+
+    def test_a_perfect_student_stays_perfect(self):
+        """The exact walk is linear in x: whoever steps along it exactly teaches the next round to do so."""
+        networks, batch = scene(denoised)
+        for number in range(3):
+            objective, grid = Progressive(steps=8, distance=Squared()), levels(8, None, networks.student, batch.given)
+            batch.done = float((0, *objective.starts)[number])
+
+            def steps_of(stride, grid=grid):
+                def exact(x, sigma):
+                    place = (grid - sigma.view(-1, 1)).abs().argmin(1)
+                    there = grid[(place // stride + 1) * stride]
+                    return straight(x, sigma.flatten(), carried(x, sigma, there.view(-1, 1, 1, 1)), there)
+
+                return Exact(exact)
+
+            networks.teacher, networks.student = steps_of(2**number), steps_of(2 ** (number + 1))  # type: ignore[assignment]
+            found = objective(networks, batch) if number else replace(objective, solver="euler")(networks, batch)
+            assert float(found.max()) < 1e-20
 
     def test_the_weight_is_the_truncated_signal_to_noise_ratio(self):
         networks, batch = scene(denoised)
         plain, weighted = (
-            Progressive(steps=8, distance=PseudoHuber(), weighting=w)(networks, batch)
+            Progressive(steps=16, distance=PseudoHuber(), weighting=w)(networks, batch)
             for w in ("none", "truncated-snr")
         )
         ratio = weighted / plain

@@ -14,16 +14,18 @@ from d2o.export import export
 from d2o.objectives import Adversarial, Consistency, DistributionMatching, Progressive, ReverseConsistency, Trajectory
 from d2o.objectives.distance import Lpips
 from d2o.objectives.objective import Networks
+from d2o.training import loop
 from d2o.training import networks as makers
 from d2o.training.freezing import CONVOLUTIONS
 from d2o.training.loop import train
+from d2o.training.optimizers import tensors_of
 from d2o.training.recipes import METHODS
 from refusal import refused
 
 from .tiny import ADVERSARIAL, BATCH, parameters_of, stream
 
 CD = replace(ADVERSARIAL, objectives=(Consistency(target_half_life=float(BATCH)),))
-PD = replace(ADVERSARIAL, objectives=(Progressive(steps=8),))  # six iterations, three rounds
+PD = replace(ADVERSARIAL, objectives=(Progressive(steps=8),))  # six iterations, rounds from 0, 2 and 4
 RECIPES = {
     "cd": CD,
     "pd": PD,
@@ -44,11 +46,15 @@ def networks(recipe: Any, teacher: Any) -> Any:
     return makers.networks(recipe, teacher)
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_resumed_run_is_the_run_bit_for_bit(tiny_denoiser, tmp_path, recipe):
+@pytest.mark.parametrize(
+    ("recipe", "after"),
+    [*((recipe, 3) for recipe in RECIPES.values()), (PD, 2), (PD, 4)],
+    ids=[*RECIPES, "pd after a round", "pd after two rounds"],
+)
+def test_a_resumed_run_is_the_run_bit_for_bit(tiny_denoiser, tmp_path, recipe, after):
     *_, progress = train(recipe, networks(recipe, tiny_denoiser(classes=2)), stream())
     wanted = progress.state()
-    *_, progress = islice(train(recipe, networks(recipe, tiny_denoiser(classes=2)), stream()), 3)
+    *_, progress = islice(train(recipe, networks(recipe, tiny_denoiser(classes=2)), stream()), after)
     tensors, numbers = progress.state()
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, tmp_path / "state.safetensors")
     tensors = load_file(tmp_path / "state.safetensors")
@@ -84,6 +90,33 @@ def test_after_each_round_the_teacher_is_the_students_copy(tiny_denoiser):
         before = after
     assert at == [2, 4]  # the third round ends with the run
     assert all(torch.equal(p, given[n]) for n, p in teacher.named_parameters())
+
+
+def test_every_round_starts_afresh(tiny_denoiser, monkeypatch):
+    """At its start there are no moments, the rate is the schedule's first, and the average is the student."""
+    recipe = replace(PD, learning_rate_decay="cosine")
+    made, fresh, take_turn = networks(recipe, tiny_denoiser(classes=2)), [], loop.take_turn
+
+    def watched(turn, optimizer, networks, *rest):
+        student, average = parameters_of(networks.student), parameters_of(networks.ema)
+        alike = all(torch.equal(student[name], average[name]) for name in student)
+        fresh.append((not tensors_of(optimizer), alike))
+        return take_turn(turn, optimizer, networks, *rest)
+
+    monkeypatch.setattr(loop, "take_turn", watched)
+    rates = [progress.learning_rate for progress in train(recipe, made, stream())]
+    assert [both == (True, True) for both in fresh] == [True, False, True, False, True, False]
+    assert rates[0] == rates[2] == rates[4] == 1e-3 and rates[1] == rates[3] == rates[5]
+
+
+def test_what_a_run_delivers_is_of_its_last_round_alone(tiny_denoiser):
+    made = networks(PD, tiny_denoiser(classes=2))
+    students = [parameters_of(progress.networks.student) for progress in train(PD, made, stream())]
+    for name, average in made.ema.named_parameters():
+        first, second, third = (student[name] for student in students[-3:])
+        kept = 0.5**0.5  # of a half-life of two batches
+        wanted = kept * (kept * first + (1 - kept) * second) + (1 - kept) * third
+        torch.testing.assert_close(average, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_only_consistency_and_the_gan_take_the_boundary_form(tiny_denoiser):

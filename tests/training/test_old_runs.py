@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import d2o
+from d2o.diffusion import noise
 from d2o.training.networks import networks
 from d2o.training.recipe import from_dict, to_dict
 from d2o.training.recipes import RECIPES
@@ -21,8 +21,9 @@ HABITS = Habits(log_every=16, save_every=16, sample_every=1 << 30)
 STORED = json.loads((OLD / "recipes.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["pretraining", "d2o-f", "pd", "ctm-gan"])
-def test_an_unfinished_run_goes_on(name, tmp_path):
+@pytest.mark.parametrize("name", ["pretraining", "d2o-f", "ctm-gan"])
+def test_an_unfinished_run_goes_on(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(noise, "FEW", 0)  # the four steps of a teacher had other levels then
     out = tmp_path / name
     shutil.copytree(OLD / name, out)
     recipe = from_dict(json.loads((out / "recipe.json").read_text())["recipe"])
@@ -40,9 +41,18 @@ def test_an_unfinished_run_goes_on(name, tmp_path):
         torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=3e-6, msg=lambda m, k=key: f"{k}: {m}")
 
 
+BETAS = {"betas.0", "betas.1"}
+CHANGED = {
+    **dict.fromkeys(("cd", "ctm", "rcd"), BETAS),
+    "pd": {*BETAS, "learning_rate_decay", "objectives.0.solver"},
+    "pd-gan": {"objectives.0.solver"},
+}
+"""What methods have otherwise today."""
+
+
 @pytest.mark.parametrize("name", STORED)
-def test_its_named_recipes_are_todays(name):
-    stored = to_dict(from_dict(STORED[name]))
-    assert list_differences(stored, to_dict(RECIPES[name])) == []
-    changed = to_dict(replace(RECIPES[name], learning_rate=1.0))
-    assert len(list_differences(stored, changed)) == 1
+def test_its_named_recipes_are_todays_but_for_what_was_mended(name):
+    found = list_differences(to_dict(from_dict(STORED[name])), to_dict(RECIPES[name]))
+    judge = RECIPES[name].discriminator  # of the paper's size: with other fixed weights
+    released = {"discriminator.projection_weights"} if getattr(judge, "projection_weights", "") == "released" else set()
+    assert {sentence.split()[1] for sentence in found} - released == CHANGED.get(name.removeprefix("cifar10-"), set())

@@ -68,7 +68,7 @@ def test_recipes_of_the_paper_differ_from_d2o_by_what_they_are_named_for():
         one, other = to_dict(RECIPES[f"cifar10-{name}"]), to_dict(RECIPES["cifar10-d2o"])
         return {key for key in one if one[key] != other[key]}
 
-    expected = {"d2o-f": {"frozen"}, "scratch": {"pretrained"}, "cd": {"objectives"}, "cd-gan": {"objectives"}}
+    expected = {"d2o-f": {"frozen"}, "scratch": {"pretrained"}, "cd": {"objectives", "betas"}, "cd-gan": {"objectives"}}
     expected |= {"d2o-relativistic": {"objectives"}}
     expected |= {"d2o-2step": {"objectives"}, "d2o-hinge": {"objectives"}, "d2o-perceptual": {"discriminator"}}
     assert {name: differing(name) for name in expected} == expected
@@ -124,7 +124,7 @@ OF_TWO_SIZES = (("consistency", 64), ("trajectory", 32))
         ({"batch_size": -1, "seed": -1}, ("batch_size", "seed")),
         ({"objectives": [{"kind": "adversarial"}] * 2}, ("adversarial", "twice")),
         ({"objectives": [{"kind": "progressive"}, {"kind": "trajectory"}]}, ("progressive", "teacher", "trajectory")),
-        ({"objectives": [{"kind": "progressive"}], "duration": 256, "batch_size": 64}, ("duration", "320")),
+        ({"objectives": [{"kind": "progressive"}], "duration": 256, "batch_size": 64}, ("duration", "448")),
         (
             {"objectives": [{"kind": k, "distance": {"kind": "lpips", "size": s}} for k, s in OF_TWO_SIZES]},
             ("consistency", "trajectory", "perceptual"),
@@ -179,3 +179,11 @@ def test_change_reaches_every_depth_and_leaves_the_rest():
 def test_an_unknown_name_names_the_nearest():
     with refused("digit-d2o-f", "'digits-d2o-f'"):
         find_recipe("digit-d2o-f")
+
+
+def test_rounds_are_parts_of_a_run_that_begin_with_an_iteration():
+    rounds = replace(RECIPES["pd"], duration=7000, batch_size=64)
+    begins = [start for start in range(0, 7000, 64) if rounds.span(start)[0] == start]
+    assert begins == [0, 1024, 2048, 3008, 5056]  # 1000, 2000, 3000 and 5000, up to the next iteration
+    assert [rounds.span(start)[1] for start in begins] == [*begins[1:], 7000]
+    assert D2O.span(0) == D2O.span(100_000) == (0, 200_000)

@@ -48,8 +48,9 @@ class Measurement:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        options = {"batch_size": self.batch_size, "device": self.device, "counted": self.counted}
-        return Evaluator(self.images, images=self.count, features=self.features, weights=self.weights, **options)
+        options: dict[str, Any] = dict.fromkeys(("images", "reference_images"), self.count)
+        options |= {"batch_size": self.batch_size, "device": self.device, "counted": self.counted}
+        return Evaluator(self.images, features=self.features, weights=self.weights, **options)
 
     def seeds(self, repetition: int) -> range:
         return range(self.count * repetition, self.count * (repetition + 1))

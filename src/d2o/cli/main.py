@@ -30,6 +30,7 @@ COMMANDS = {
     "convert": "Turn any checkpoint that d2o reads into one safetensors file.",
     "export": "Write a one-step generator for others: safetensors, diffusers, ONNX, torch, web page.",
     "push": "Send an export with its model card to the Hugging Face hub.",
+    "plan": "Say which settings suit your images, this machine and your time: commands to paste.",
     "estimate": "Say what a run would take here: images a second, hours, memory, disk.",
     "app": "Open a page to play with: an image in one call while a slider moves, beside its teacher.",
     "serve": "Make images for others over HTTP.",

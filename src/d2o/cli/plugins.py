@@ -16,6 +16,8 @@ from pathlib import Path
 from d2o.errors import LONGEST
 
 OPTION = "--import"
+IMPORTED: list[str] = []
+"""What this command was told to import."""
 FOLDERS: set[Path] = set()
 """Of what was imported: errors from there are the user's own."""
 
@@ -25,6 +27,7 @@ def import_all(arguments: Sequence[str]) -> list[str]:
     names, rest = split_imports(arguments)
     for name in names:
         import_plugin(name)
+    IMPORTED[:] = names
     return rest
 
 

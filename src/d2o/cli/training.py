@@ -85,8 +85,8 @@ class RunOptions(RecipeOptions):
         own = {"seed": self.seed, "learning_rate": self.learning_rate}
         return super().open_recipe(name, {**own, **(changes or {})})
 
-    def run(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> None:
-        """Call `finetune` or `pretrain` with these options, show its progress, and print what the run has come to."""
+    def run(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+        """Call `finetune` or `pretrain` with these options, show progress, and print and return what it has come to."""
         names = (
             "save_every",
             "sample_every",
@@ -105,3 +105,4 @@ class RunOptions(RecipeOptions):
             record = {"directory": str(result.directory), "images": result.images, "evaluation": result.evaluation}
             share = result.share
             tell({**record, "moved_parameters": share.total - share.frozen, "parameters": share.total}, "", True)
+        return result

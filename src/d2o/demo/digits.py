@@ -98,7 +98,7 @@ def evaluate_generators(
     digits: Images, teacher: Denoiser, student: Denoiser, judged_by: tuple[str, ...], counted: Counted
 ) -> tuple[dict[str, Evaluation], dict[str, np.ndarray]]:
     """Compare the teacher in many calls and in one, and the student, from the same seeds; return their images, too."""
-    evaluator = Evaluator(digits, images=IMAGES, judged_by=judged_by, counted=counted)
+    evaluator = Evaluator(digits, images=IMAGES, reference_images=IMAGES, judged_by=judged_by, counted=counted)
     evaluations, images = {}, {}
     for key, name, denoiser, steps in (
         ("teacher", f"teacher, {CALLS} calls", teacher, TEACHER_STEPS),

@@ -106,6 +106,11 @@ class Denoiser(nn.Module):
         return TextWidth(width) if width else self.num_classes
 
     @property
+    def blends(self) -> bool:
+        """Whether it is asked in words, and can be told a Blend of two captions."""
+        return isinstance(self.reader, Words) and getattr(self.backbone, "blends", False)
+
+    @property
     def device(self) -> torch.device:
         return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from d2o.devices import widen
 from d2o.records import RECORD, REGISTER, Range, find, validate
 
-from .noise import PURE_NOISE, SIGMA_MAX, SIGMA_MIN, flow_sigmas, karras_sigmas
+from .noise import PURE_NOISE, SIGMA_MAX, SIGMA_MIN, flow_sigmas, sampler_sigmas
 
 Number = Annotated[float, Field(strict=True, gt=0, lt=1e9)]  # above every sensible one, and small enough for float32
 IMAGES = (-1.0, 1.0)  # the range of images in d2o, and of most networks'
@@ -66,7 +66,7 @@ class Preconditioning:
 
     def sigmas(self, steps: int) -> tuple[float, ...]:
         """Return the noise levels [steps + 1] of a sampler, from `sigma_max` to 0."""
-        return karras_sigmas(steps, sigma_max=self.sigma_max)
+        return sampler_sigmas(steps, self.sigma_max)
 
     @property
     def solved_in_time(self) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 ONE_STEP = (SIGMA_MAX, 0.0)
 """The list of sigmas of a one-step generator: a single interval."""
+FEW = 8
 PURE_NOISE = 2.0**29
 """Stands for an infinite noise level.
 
@@ -51,6 +52,15 @@ def flow_sigmas(
     first = 1.0 if sigma_max == PURE_NOISE else sigma_max / (shift + sigma_max)
     times = np.linspace(first, first / steps if last_time is None else last_time, steps).tolist()
     return (sigma_max, *(shift * time / (1 - time) for time in times[1:]), 0.0)
+
+
+def sampler_sigmas(steps: int, sigma_max: float = SIGMA_MAX) -> tuple[float, ...]:
+    """Return the noise levels [steps + 1] of EDM's sampler (`karras_sigmas`); with up to FEW steps each of them counts.
+
+    From SIGMA_MIN to 0 nothing is left to do, so few levels fall to a flow's last one, of the time 1 / steps, instead.
+    """
+    last = flow_sigmas(steps, sigma_max=sigma_max)[-2] if 1 < steps <= FEW else SIGMA_MIN
+    return karras_sigmas(steps, last, sigma_max)
 
 
 def log_normal_sigmas(level: Tensor, mean: float = -1.2, deviation: float = 1.2) -> Tensor:

@@ -20,7 +20,7 @@ from d2o.records import RECORD
 from .conditions import check_condition
 from .discriminator import UNKNOWN, About, Discriminator, Positive, check_channels
 from .head import Head
-from .projection import Mixing, Projection, sides
+from .projection import Mixing, Projection, Weights, sides
 
 SMALLEST, LARGEST = 32, 224  # default sizes of the networks' input
 
@@ -47,6 +47,9 @@ class Projected:
 
     projection: Mixing = "full"
     """Fixed random mixing of channels and scales (full), of channels alone (channel), or none."""
+
+    projection_weights: Weights = "kaiming"
+    """Of the fixed mixing: "kaiming", as the paper says, or "released", as its code has them (see `Projection`)."""
 
     synchronise: bool = False
     """Normalise the heads by the batch of all processes together, rather than each by its own."""
@@ -91,7 +94,7 @@ class ProjectedDiscriminator(Discriminator):
         self.projections = nn.ModuleList()
         self.heads = nn.ModuleList()
         for pyramid in pyramids:
-            projection = Projection(pyramid.channels, spec.projection, pyramid.tokens)
+            projection = Projection(pyramid.channels, spec.projection, pyramid.tokens, spec.projection_weights)
             maps = zip(projection.channels, sides(projection, pyramid.channels, pyramid.sides), strict=True)
             self.projections.append(projection)
             self.heads.append(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from d2o.kernels.convolution import Convolution
 
 Mixing = Literal["full", "channel", "none"]
+Weights = Literal["kaiming", "released"]
 MIXED = (64, 128, 256, 512)  # channels after mixing channels, finest map first
 CROSSED = (64, 64, 128, 256)  # channels after mixing scales
 REASSEMBLED = (96, 192, 384, 768)  # channels of a transformer's maps at strides 4, 8, 16, 32
@@ -23,9 +24,14 @@ class Projection(nn.Module):
 
     `full` mixes channels (1x1 convolutions), then scales from the deepest up, which doubles every side; `channel`
     mixes channels only; `none` passes the taps on. Nothing in here is trained.
+
+    With "kaiming" weights (arXiv 1502.01852) a convolution doubles the variance; the "released" ones are those that
+    torch makes, which leave a third of it, so that what has passed through fewer of them, the finer maps, dominates.
     """
 
-    def __init__(self, channels: Sequence[int], mixing: Mixing = "full", tokens: bool = False) -> None:
+    def __init__(
+        self, channels: Sequence[int], mixing: Mixing = "full", tokens: bool = False, weights: Weights = "kaiming"
+    ) -> None:
         super().__init__()
         self.mixing = mixing
         self.reassembly = Reassembly(channels) if tokens else None
@@ -37,7 +43,7 @@ class Projection(nn.Module):
         if mixing == "full":
             self.scale_mixing.extend(Convolution(*widths, 1) for widths in zip(MIXED, CROSSED, strict=True))
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            if weights == "kaiming" and isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight)
         self.channels = {"full": CROSSED, "channel": MIXED, "none": tuple(channels)}[mixing]
         self.requires_grad_(False)

@@ -108,7 +108,11 @@ def _squared(rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 
 def distances(sample: Features, reference: Features) -> Distances:
-    """Return every distance that the two records allow: without the features themselves, the Frechet distance alone."""
+    """Return every distance that the two records allow: without the features themselves, the Frechet distance alone.
+
+    Neighbours come closer as a set grows, so precision and recall compare sets of one size: of the larger side as many
+    images are taken, evenly spread, as the smaller has.
+    """
     if (sample.space, sample.dim) != (reference.space, reference.dim):
         sides = " and ".join(f"{side.space} ({side.dim})" for side in (sample, reference))
         raise ValueError(f"Features of {sides} cannot be compared: compute both in one feature space.")
@@ -117,5 +121,7 @@ def distances(sample: Features, reference: Features) -> Distances:
         raise ValueError(f"A comparison needs at least {SMALLEST} images a side, not {counts[0]} and {counts[1]}.")
     if sample.values is None or reference.values is None:
         return Distances(*counts, frechet(sample, reference))
-    kernel = kid(sample.values, reference.values)
-    return Distances(*counts, frechet(sample, reference), *kernel, *precision_recall(sample.values, reference.values))
+    sides = sample.values, reference.values
+    size = min(map(len, sides))
+    one, other = (side[np.arange(size) * len(side) // size] for side in sides)
+    return Distances(*counts, frechet(sample, reference), *kid(*sides), *precision_recall(one, other))

@@ -52,8 +52,9 @@ class Evaluation:
 class Evaluator:
     """A feature network and a measured reference, for repeated evaluation.
 
-    Generators make one image for each of `seeds` (default 0 to `images` - 1); of data sets, as many are chosen, and as
-    many again from the reference for the floor. `steps` is the reference's own where the reference is a generator.
+    Generators make one image for each of `seeds` (default 0 to `images` - 1); of data sets, as many are chosen. Of a
+    reference that is a data set all images count, as in published numbers, or `reference_images`, with as many more as
+    there are seeds for the floor. `steps` is the reference's own where the reference is a generator.
     `features` is by default the space of stored statistics, else `lite2`; `weights` goes to `embedding`.
     `judged_by` names feature networks of a discriminator, in addition to those of which a generator's file tells.
     Images pass through `counted`, which may show progress.
@@ -66,6 +67,7 @@ class Evaluator:
         features: str | None = None,
         images: int = 1000,
         seeds: Sequence[int] | None = None,
+        reference_images: int | None = None,
         steps: int = 1,
         batch_size: int = 64,
         weights: str = "auto",
@@ -78,11 +80,11 @@ class Evaluator:
             raise ValueError(f"An evaluation needs at least {SMALLEST} images, not {len(seeds)}.")
         self.options: dict[str, Any] = {"batch_size": batch_size, "device": device}
         self.weights, self.judged_by, self.counted = weights, tuple(judged_by), counted
-        opened = open_source(reference, images=2 * len(seeds), seeds=seeds, steps=steps, **self.options)
+        opened = open_reference(reference, seeds, reference_images, steps=steps, **self.options)
         self.space = features or (opened.features.space if isinstance(opened, Sample) else "lite2")
         everything = self.measure(opened, keep_pixels=True)
         self.floor = compare_halves(everything.features, len(seeds))
-        self.reference = everything.first(len(seeds)) if isinstance(opened, Stream) else everything
+        self.reference = everything if reference_images is None else everything.first(reference_images)
 
     @cached_property
     def embedding(self) -> Embedding:
@@ -139,6 +141,7 @@ def evaluate(
     *,
     images: int = 1000,
     seeds: Sequence[int] | None = None,
+    reference_images: int | None = None,
     steps: int = 1,
     reference_steps: int | None = None,
     guidance: float = 1.0,
@@ -157,10 +160,23 @@ def evaluate(
     for name in (a, b):
         if isinstance(name, str | Path):
             locate(name)
-    reference = open_source(b, images=2 * len(seeds), steps=reference_steps or steps, **common)
+    reference = open_reference(b, limit=reference_images, steps=reference_steps or steps, **common)
     sample = open_source(a, images=len(seeds), steps=steps, guidance=guidance, **common)
     check_shapes(sample, reference)
-    return Evaluator(reference, **common, **options)(sample)
+    return Evaluator(reference, reference_images=reference_images, **common, **options)(sample)
+
+
+def open_reference(reference: Source, seeds: Sequence[int], limit: int | None, **options: Any) -> Stream | Sample:
+    """Return a reference: all images of a data set, or `limit` and, for the floor, as many more as there are seeds."""
+    if limit is not None and limit < SMALLEST:
+        raise ValueError(f"An evaluation needs at least {SMALLEST} images of its reference, not {limit}.")
+    opened = open_source(reference, images=None if limit is None else limit + len(seeds), seeds=seeds, **options)
+    if limit is not None and (isinstance(opened, Sample) or opened.seeds is not None):
+        raise ValueError(
+            f"{opened.name} is no data set, of which images could be chosen: leave out --reference-images (in Python "
+            "reference_images)."
+        )
+    return opened
 
 
 def check_shapes(sample: Stream | Sample, reference: Stream | Sample) -> None:

@@ -29,13 +29,13 @@ Source = Denoiser | Images | np.ndarray | Features | Stream | Sample | str | Pat
 def open_source(
     source: Source,
     *,
-    images: int,
+    images: int | None,
     seeds: Sequence[int] = (),
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     **sampling: Any,
 ) -> Stream | Sample:
-    """Return `images` images of a data set (a fixed random choice), one generated image per seed, or known statistics.
+    """Return so many images of a data set, or all; one generated image per seed; or known statistics.
 
     Nothing is generated or decoded yet. `sampling` are options of `generate_images`.
     Raises ValueError for what cannot be opened or evaluated.
@@ -60,8 +60,8 @@ def open_source(
             return choose_images(source, images, name or "images", batch_size)
 
 
-def choose_images(source: Images | np.ndarray, images: int, name: str, batch_size: int) -> Stream:
-    """Return a stream of so many images in an order that is random but always the same.
+def choose_images(source: Images | np.ndarray, images: int | None, name: str, batch_size: int) -> Stream:
+    """Return a stream of so many images (None: all) in an order that is random but always the same.
 
     Random, because data sets are often sorted by class, and the first half must be like the second.
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic.dataclasses import dataclass as record
@@ -99,6 +100,9 @@ class Objective:
     """Whether the student's network takes the labels of augmented images."""
     shortest: ClassVar[int] = 0
     """The fewest iterations that a run must have."""
+    starts: ClassVar[Sequence[Fraction]] = ()
+    """Shares of the run at which it starts afresh: with new moments of Adam, the schedule from its beginning, and
+    averages that are the student again."""
 
     def settings_of(self, name: str) -> Any:
         """Return what another objective that needs the network of this name must have alike, to share it."""

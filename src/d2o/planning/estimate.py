@@ -54,10 +54,12 @@ def estimate(
     folder: str | Path = ".",
     automatic: bool = False,
     device: str = "auto",
+    patience: float | None = None,
 ) -> Estimate:
     """Return what a recipe takes here, starting from a model, or from random weights of the size it is made for.
 
-    Batches grow while that is quick and fits. `automatic` takes the precision that trains faster.
+    Batches grow while that fits and is quick: `patience` is in seconds, by default SECONDS. `automatic` takes the
+    precision that trains faster.
     """
     recipe, device = randomise_weights(recipe), group(device).device
     start = model or untrained_teacher(name, recipe)
@@ -67,7 +69,7 @@ def estimate(
     trained = networks(recipe, start)
     gradients = check_gradients(recipe, trained, device)
     floor = peak_memory(device) + gradients  # what batches of no images need
-    batch, end = min(FIRST, at_once), time.monotonic() + SECONDS
+    batch, end = min(FIRST, at_once), time.monotonic() + (SECONDS if patience is None else patience)
     first = replace(recipe, batch_size=batch, micro_batch_size=None)
     begin(first, trained, lambda: noise_batches(trained.student, batch), batch)
     while True:

@@ -11,6 +11,7 @@ from d2o.backbones.text_to_image import TextToImage
 from d2o.data.datasets import Batch
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon
+from d2o.diffusion.sampling import condition_for
 from d2o.training.networks import new_denoiser
 from d2o.training.recipe import Recipe
 from d2o.training.recipes import BACKBONES, DATA, RECIPES
@@ -50,15 +51,17 @@ def randomise_weights(record: T) -> T:
 
 
 def draw_condition(student: Denoiser, places: Sequence[int]) -> Any:
-    """Return a condition for images of these places in the stream: classes in turns, random text, or None."""
+    """Return what images of these places in the stream are told: classes or captions in turns, random text, or None."""
     if isinstance(student.backbone, TextToImage):
         return draw_text(student.backbone, len(places))
-    return torch.tensor([place % student.num_classes for place in places]) if student.num_classes else None
+    return condition_for(student, places)
 
 
 def noise_batches(student: Denoiser, batch_size: int) -> Iterator[Batch]:
-    index = torch.arange(batch_size)
+    index, known = torch.arange(batch_size), () if student.reader is None else student.reader.examples
     while True:
         images = torch.rand(batch_size, *student.pixel_shape) * 2 - 1
-        yield Batch(images, draw_condition(student, index.tolist()), index, index)  # type: ignore[arg-type]
+        captions = tuple(known[place % len(known)] for place in index.tolist()) if known else None
+        told = None if known else draw_condition(student, index.tolist())
+        yield Batch(images, told, index, index, captions)  # type: ignore[arg-type]
         index = index + batch_size

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -69,7 +70,9 @@ def application(
         async with network.attend(request, len(query.seeds)):
             pixels = await network.images(query.seeds, condition)
             content = await asyncio.to_thread(encode, pixels, query.format)
-        return Response(content, media_type=MEDIA_TYPES[query.format])
+        unknown = quote(" ".join(query.unknown(denoiser)))
+        headers = {"X-Unknown-Words": unknown} if unknown else None
+        return Response(content, media_type=MEDIA_TYPES[query.format], headers=headers)
 
     async def health(_: Request) -> Response:
         facts = {"model": name, **describe(denoiser), "steps": steps, "d2o": d2o.__version__}

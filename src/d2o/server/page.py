@@ -8,12 +8,12 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import condition_for
@@ -71,11 +71,13 @@ class Page:
         query = await read(ImagesQuery, request, self.limits)
         async with self.network.attend(request, len(query.points)):
             pictures, seconds = await self.make(query, query.points)
-        return JSONResponse({"pictures": [*map(picture_record, pictures)], "milliseconds": 1000 * seconds})
+        facts = {"milliseconds": 1000 * seconds, "unknown": query.unknown(self.models.denoisers[query.model])}
+        return JSONResponse({"pictures": [*map(picture_record, pictures)], **facts})
 
     async def movie(self, request: Request) -> Response:
         query = await read(MovieQuery, request, self.limits)
-        points = [Point(query.first, query.second, i / (query.frames - 1)) for i in range(query.frames)]
+        shares = [i / (query.frames - 1) for i in range(query.frames)]
+        points = [Point(query.first, query.second, share, share) for share in shares]
         async with self.network.attend(request, len(points)):
             pictures, _ = await self.make(query, points)
             return Response(await asyncio.to_thread(encode_gif, pictures), media_type="image/gif")
@@ -105,12 +107,12 @@ class Page:
         self.network.measures.count_batch(len(points), seconds)
         return images, seconds
 
-    def choose(self, query: ModelQuery, points: Sequence[Point]) -> tuple[Denoiser, Tensor | None]:
+    def choose(self, query: ModelQuery, points: Sequence[Point]) -> tuple[Denoiser, Any]:
         """Return the model that a query names, and the condition of every point."""
         name, known = query.model, self.models.denoisers
         if name not in known:
             raise HTTPException(400, f"There is no model {name[:100]!r} here: {nearest(name[:100], known)}")
-        return known[name], query.condition([point.seed for point in points], known[name])
+        return known[name], query.condition_at(points, known[name])
 
 
 def name_of(path: str) -> str:

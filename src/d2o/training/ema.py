@@ -31,7 +31,15 @@ def update_ema(ema: nn.Module, student: nn.Module, decay: float) -> None:
 
 
 def update_averages(recipe: Recipe, networks: Networks, images: int) -> None:
+    """Move all averages after an iteration, with which `images` were seen."""
     size, student = recipe.batch_size, networks.student
+    images -= recipe.span(images - size)[0]
     update_ema(networks.ema, student, ema_decay(images, size, recipe.ema_half_life, recipe.ema_ramp))
     for name, half_life in recipe.averages.items():
         update_ema(networks[name], student, ema_decay(images, size, half_life))
+
+
+def restart_averages(recipe: Recipe, networks: Networks) -> None:
+    """Let all averages be the student."""
+    for name in ("ema", *recipe.averages):
+        update_ema(networks[name], networks.student, 0.0)

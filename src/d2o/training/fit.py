@@ -122,22 +122,28 @@ def pretrain(
             "scratch for a GAN from random weights."
         )
     images, habits = open_data(data, out, habits), habits or Habits()
-    backbone = chosen.backbone or recipes.BACKBONES["small"]
-    reader = read_words(images) if backbones.find_class(backbone["kind"]).reads_words else None
-    start = making.new_denoiser(
-        backbone,
-        images.shape,
-        images.num_classes,
-        family=chosen.family,
-        augmentation=chosen.augments,
-        seed=chosen.seed,
-        reader=reader,
-    )
-    if reader is None and images.classes != tuple(map(str, range(images.num_classes))):
-        start = start.replace(class_names=images.classes)
+    start = new_teacher(chosen, images)
     habits = replace(habits, sample_steps=habits.sample_steps or TEACHER_STEPS)
     options: Any = {"networks": networks, "watch": watch, "counted": counted, "precision": changes.get("precision")}
     return finetune(start, images, chosen, out=out, origin={}, habits=habits, accept_data=accept_data, **options)
+
+
+def new_teacher(recipe: Recipe, images: Images) -> Denoiser:
+    """Return the untrained denoiser of a recipe for pre-training, of the images' sizes, classes or words."""
+    backbone = recipe.backbone or recipes.BACKBONES["small"]
+    reader = read_words(images) if backbones.find_class(backbone["kind"]).reads_words else None
+    made = making.new_denoiser(
+        backbone,
+        images.shape,
+        images.num_classes,
+        family=recipe.family,
+        augmentation=recipe.augments,
+        seed=recipe.seed,
+        reader=reader,
+    )
+    if reader is None and images.classes != tuple(map(str, range(images.num_classes))):
+        made = made.replace(class_names=images.classes)
+    return made
 
 
 def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None) -> Images:

@@ -85,6 +85,12 @@ def default_rules(denoiser: Denoiser) -> tuple[str, ...]:
     return CONVOLUTIONS if rules is None else tuple(rule for rule in rules if rule in measure_shares(denoiser))
 
 
+def fitting_rules(denoiser: Denoiser) -> tuple[str, ...]:
+    """Return those of the rules that match something, also in a network of the user's own: perhaps none."""
+    roles = roles_of(denoiser).values()
+    return tuple(rule for rule in default_rules(denoiser) if rule in roles)
+
+
 def roles_of(denoiser: Denoiser) -> dict[str, str]:
     """Return the role of every parameter by name; all are "parameter" in a network that is no `Backbone`."""
     backbone = denoiser.backbone

@@ -21,7 +21,7 @@ from d2o.objectives.batch import Batch, read_batch
 from d2o.objectives.objective import Networks, Step, Turn
 from d2o.objectives.one_step import MADE
 
-from .ema import update_averages
+from .ema import restart_averages, update_averages
 from .optimizers import make_optimizers, parameters_of, remember, schedule, set_rate, tensors_of
 from .recipe import Recipe
 from .sharding import check_sharding, gather, is_sharded, shard
@@ -176,6 +176,10 @@ def train(
     failures = dict.fromkeys((row.name for row in rows), 0)
 
     while images < recipe.duration:
+        if 0 < images == recipe.span(images)[0]:  # of a state at this boundary, too, which is that of the part before
+            for optimizer in optimizers.values():
+                optimizer.state.clear()
+            restart_averages(recipe, networks)
         allow_tf32(recipe.tf32)
         batch = read_batch(next(batches), networks.student, recipe.seed, images / recipe.duration)
         micro_batches = batch.split(recipe.micro_batch_size or len(batch))

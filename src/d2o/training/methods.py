@@ -17,6 +17,9 @@ from d2o.objectives import (
 from .freezing import ALL_BUT_NORMS, CONVOLUTIONS, CONVOLUTIONS_AND_QKV, CONVOLUTIONS_QKV_SKIPS, PROJECTIONS_AND_QKV
 from .recipe import Recipe, Stages, TeacherImages
 
+USUAL = (0.9, 0.999)
+"""Adam's betas where no judge moves with the student."""
+
 D2O = Recipe(objectives=(Adversarial(),))
 D2O_F = replace(D2O, frozen=CONVOLUTIONS)
 SCRATCH = replace(D2O, pretrained=False)
@@ -24,7 +27,7 @@ PRETRAIN = replace(
     SCRATCH,
     objectives=(Denoising(),),
     learning_rate=1e-3,
-    betas=(0.9, 0.999),
+    betas=USUAL,
     learning_rate_ramp=10_000,
     learning_rate_decay="cosine",
 )
@@ -40,11 +43,11 @@ METHODS: dict[str, Recipe] = {
     "d2o-f": D2O_F,
     "scratch": SCRATCH,
     "pretrain": PRETRAIN,
-    # A teacher is distilled, alone or beside the GAN.
-    "pd": replace(D2O, objectives=(Progressive(),)),
-    "cd": replace(D2O, objectives=(Consistency(),)),
-    "ctm": replace(D2O, objectives=(Trajectory(),)),
-    "rcd": replace(D2O, objectives=(ReverseConsistency(),)),
+    # A teacher is distilled, alone (by Adam with its usual memory) or beside the GAN.
+    "pd": replace(D2O, objectives=(Progressive(),), betas=USUAL, learning_rate_decay="cosine"),
+    "cd": replace(D2O, objectives=(Consistency(),), betas=USUAL),
+    "ctm": replace(D2O, objectives=(Trajectory(),), betas=USUAL),
+    "rcd": replace(D2O, objectives=(ReverseConsistency(),), betas=USUAL),
     "pd-gan": replace(D2O, objectives=(Progressive(weight=BESIDE_THE_GAN), Adversarial())),
     "cd-gan": replace(D2O, objectives=(Consistency(weight=BESIDE_THE_GAN), Adversarial())),
     "ctm-gan": replace(D2O, objectives=(Trajectory(weight=BESIDE_THE_GAN), Adversarial())),

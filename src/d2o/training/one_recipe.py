@@ -104,10 +104,12 @@ def train_recipe(
 
 
 def make_evaluate(images: Images, recipe: Recipe, habits: Habits, counted: Counted, device: torch.device) -> Evaluate:
+    count = min(habits.evaluate_images, len(images))
     evaluator = Evaluator(
         images,
         features=habits.evaluate_features,
-        images=min(habits.evaluate_images, len(images)),
+        images=count,
+        reference_images=count,
         judged_by=recipe.judged_by,
         device=device,
         counted=counted,

@@ -92,8 +92,10 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def schedule(recipe: Recipe, images: int) -> float:
-    """Return the factor of the learning rates after `images` images: ramp-up, then decay."""
-    done = min(images / recipe.duration, 1.0)
+    """Return the factor of the learning rates after `images` images: ramp-up, then decay, within a part of the run."""
+    start, end = recipe.span(images)
+    images, duration = images - start, end - start
+    done = min(images / duration, 1.0)
     decay = {
         "constant": 1.0,
         "linear": min(1.0, 2 * (1 - done)),

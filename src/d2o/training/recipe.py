@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from itertools import accumulate, pairwise, permutations
+from math import ceil
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
@@ -141,6 +142,15 @@ class Recipe:
         """The moving averages of the student that the objectives want, with the longest half-life asked for."""
         rows = [row for objective in self.objectives for row in objective.averages.items()]
         return dict(sorted(rows, key=lambda row: row[1]))
+
+    def span(self, images: int) -> tuple[int, int]:
+        """Return the images at which the part of the run begins and ends in which a moment lies.
+
+        It is the whole run, unless its objectives start afresh: then parts begin with an iteration each.
+        """
+        starts = sorted({start for objective in self.objectives for start in objective.starts})
+        begins = [0, *(self.batch_size * ceil(start * self.duration / self.batch_size) for start in starts)]
+        return max(b for b in begins if b <= images), min((b for b in begins if b > images), default=self.duration)
 
     @property
     def augments(self) -> bool:

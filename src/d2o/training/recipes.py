@@ -12,37 +12,11 @@ from d2o.records import find
 from .freezing import BIASES_MOVE, MODULATION_MOVES, QUERIES_MOVE, WORDS_STAY
 from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH, SKETCH, STAGED
 from .recipe import Recipe, Stages, TeacherImages
-
-# Networks to start from random weights. `small` learns on two CPU cores; the others are the public EDM checkpoints'.
-DDPMPP = {"kind": "song_unet", "embedding": "positional", "encoder": "standard", "resample_filter": [1, 1]}
-NCSNPP = {
-    "kind": "song_unet",
-    "embedding": "fourier",
-    "encoder": "residual",
-    "noise_embedding_multiplier": 2,
-    "resample_filter": [1, 3, 3, 1],
-}
-ADM = {"kind": "dhariwal_unet", "channels": 192, "channel_multipliers": [1, 2, 3, 4], "num_blocks": 3}
-BACKBONES: dict[str, dict[str, Any]] = {
-    "tiny": {**DDPMPP, "channels": 16, "channel_multipliers": [2, 2], "num_blocks": 1, "dropout": 0.0},
-    "small": {**DDPMPP, "channels": 32, "channel_multipliers": [2, 2], "num_blocks": 1, "dropout": 0.0},
-    "ddpmpp-32": {**DDPMPP, "channels": 128, "channel_multipliers": [2, 2, 2], "dropout": 0.13},
-    "ncsnpp-32": {**NCSNPP, "channels": 128, "channel_multipliers": [2, 2, 2], "dropout": 0.13},
-    "ddpmpp-64": {**DDPMPP, "channels": 128, "channel_multipliers": [1, 2, 2, 2], "dropout": 0.05},
-    "ncsnpp-64": {**NCSNPP, "channels": 128, "channel_multipliers": [1, 2, 2, 2], "dropout": 0.05},
-    "adm-64": {**ADM, "dropout": 0.10},
-}
-
-FAMILIES: dict[str, dict[str, Any]] = {  # to train from random weights
-    "edm": {"kind": "edm"},
-    "flow": {"kind": "flow", "time_scale": 1000.0},
-    "trigflow": {"kind": "flow", "path": "trigonometric", "angular": True},
-    "epsilon": {"kind": "epsilon"},
-}
+from .starts import BACKBONES, FAMILIES
 
 
 def full_size(*networks: str) -> Projected:
-    return Projected(networks=networks, size=224, width=512)
+    return Projected(networks=networks, size=224, width=512, projection_weights="released")
 
 
 # The paper's settings (its released scripts; R1 per image as explained at Adversarial).
@@ -120,7 +94,9 @@ SMALL: dict[str, Any] = {
 
 PAIRED = Adversarial(loss="relativistic", r1=5e-4, r2=5e-4)
 ONE_FAKE_STEP = DistributionMatching(fake_steps=1)
-DMD = {"objectives": (ONE_FAKE_STEP,), "learning_rate": 1.5e-4, "discriminator_learning_rate": 1e-3}  # it must keep up
+DMD = {"objectives": (ONE_FAKE_STEP,), "learning_rate": 1.5e-4, "discriminator_learning_rate": 1e-3}
+DMD_GAN = DMD | {"objectives": (replace(ONE_FAKE_STEP, gan=3e-3),)}
+OWN_FEATURES = {key: getattr(METHODS["d2o-own-features"], key) for key in ("discriminator", "objectives")}
 
 # Populations that are renewed often, and moments: while a queue held older images, students overshot in short runs.
 MOMENTS: dict[str, Any] = {"learning_rate": 1e-3, "learning_rate_decay": "linear"}
@@ -157,7 +133,15 @@ SHAPES_PRETRAIN: dict[str, Any] = {
 }
 SHAPES: dict[str, Any] = {**SMALL, "duration": 20_000}
 
-OWN_FEATURES = {key: getattr(METHODS["d2o-own-features"], key) for key in ("discriminator", "objectives")}
+# Two CPU cores, hours: emoji of 32x32 from their names.
+EMOJI_PRETRAIN: dict[str, Any] = {
+    "backbone": BACKBONES["words"],
+    "duration": 1_000_000,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "learning_rate_ramp": 10_000,
+}
+EMOJI: dict[str, Any] = {**SMALL, "discriminator": Projected(size=64, width=64)}
 
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "duration": 200_000_000,
@@ -212,6 +196,8 @@ RECIPES: dict[str, Recipe] = {
     "shapes-pretrain": replace(PRETRAIN, **SHAPES_PRETRAIN),
     "shapes-d2o": replace(D2O, **SHAPES),
     "shapes-d2o-f": replace(D2O, **SHAPES, frozen=WORDS_STAY),
+    "emoji-pretrain": replace(PRETRAIN, **EMOJI_PRETRAIN),
+    "emoji-d2o-f": replace(D2O_F, **EMOJI),
     "digits-d2o": replace(D2O, **DIGITS),
     "digits-d2o-f": replace(D2O_F, **DIGITS),
     "digits-frechet": replace(D2O_F, **DIGITS_FRECHET),
@@ -227,9 +213,7 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-small-relativistic": replace(D2O_F, **SMALL, objectives=METHODS["d2o-relativistic"].objectives),
     "cifar10-small-own-features": replace(D2O_F, **SMALL | OWN_FEATURES),
     "cifar10-small-dmd2": replace(METHODS["dmd2"], **SMALL | DMD),
-    "cifar10-small-dmd2-gan": replace(
-        METHODS["dmd2"], **SMALL | DMD | {"objectives": (replace(ONE_FAKE_STEP, gan=3e-3),)}
-    ),
+    "cifar10-small-dmd2-gan": replace(METHODS["dmd2-gan"], **SMALL | DMD_GAN),
     "cifar10-small-dit-pretrain": replace(PRETRAIN, **SMALL_DIT_PRETRAIN),
     "cifar10-small-dit-d2o": replace(D2O, **SMALL),
     "cifar10-small-dit-d2o-f": replace(D2O, **SMALL, frozen=QUERIES_MOVE),

@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from d2o.checkpoints.inspection import inspect
-from d2o.cli.options import DataOptions, DeviceOptions, Model, StateDictOptions, check_inputs, parse, tell
+from d2o.cli.options import (
+    DataOptions,
+    DeviceOptions,
+    Model,
+    StateDictOptions,
+    check_inputs,
+    freeze_as_d2o_f,
+    parse,
+    repeat,
+    tell,
+    write_command,
+)
 from d2o.cli.progress import counted, say
 from d2o.data.encoding import encode
 from d2o.encoders.codec import attach
@@ -59,4 +70,6 @@ def main(arguments: Sequence[str]) -> None:
         f"{options.out}: {about.images:,} images as latents of {shape}, {about.shards} shards{told}",
         options.json,
     )
-    say(f"Next: d2o finetune --from {options.model} --data {options.out} --out runs/one-step")
+    given = {"from": options.model, "codec": options.codec, "data": options.out}
+    given |= {**repeat(options, StateDictOptions, DeviceOptions), **freeze_as_d2o_f(model), "out": "runs/one-step"}
+    say(f"Next: {write_command('finetune', given)}")

@@ -34,7 +34,9 @@ class Evaluate(Preparation, FeatureOptions, ModelOptions):
     features: str | None = None
     """Feature space: lite2 (EfficientNet-lite2 at 64 px, no download), inception (real FID), clip, dinov2, pixels."""
     images: int = 1000
-    """Images on each side."""
+    """Images of A."""
+    reference_images: int | None = None
+    """So many of B's images, if it is a data set; all by default."""
     steps: int = 1
     """Sampling steps of A, if it is a model (18: EDM's)."""
     reference_steps: int | None = None
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
         a = options.adapt(a, b if isinstance(b, Images) else None)
     elif options.asked:
         raise ValueError(f"--{next(iter(options.asked))} is for models, and {options.a} is none: leave it out.")
-    names = ("features", "images", "steps", "reference_steps", "guidance", "weights")
+    names = ("features", "images", "reference_images", "steps", "reference_steps", "guidance", "weights")
     settings = {name: getattr(options, name) for name in names}
     evaluation = d2o.evaluate(a, b, batch_size=options.batch, device=device, counted=counted, **settings)
     print(json.dumps(evaluation.as_dict(), indent=2) if options.json else report([evaluation]))

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 import d2o
-from d2o.cli.options import DataOptions, ModelOptions, check_inputs, parse
+from d2o.cli.options import DataOptions, DeviceOptions, ModelOptions, check_inputs, parse, repeat, write_command
 from d2o.cli.progress import say
 from d2o.cli.training import RunOptions
 from d2o.training.fit import finetune
@@ -45,5 +45,6 @@ def main(arguments: Sequence[str]) -> None:
     origin = {"from": options.from_, **options.asked}
     start = [options.adapt(teacher, images)]
     del teacher  # the run holds no more of it than it needs
-    options.run(finetune, start.pop, images, recipe, origin=origin)
-    say(f"Next: d2o sample {options.out} --seeds 0-63 --out grid.png")
+    result = options.run(finetune, start.pop, images, recipe, origin=origin)
+    given = {"seeds": "0-63", "steps": None if result.denoiser.one_step else 18, **repeat(options, DeviceOptions)}
+    say(f"Next: {write_command('sample', {**given, 'out': 'grid.png'}, options.out)}")

@@ -7,11 +7,12 @@ examples:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from d2o.cli.options import DataOptions, parse
+from d2o.cli.options import DataOptions, DeviceOptions, Preparation, freeze_as_d2o_f, parse, repeat, write_command
 from d2o.cli.progress import say
 from d2o.cli.training import RunOptions
 from d2o.training.fit import pretrain
@@ -41,5 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     changes = {"backbone": backbone, "family": family, "objectives.0.augmentation": augmentation}
     recipe = options.open_recipe(options.recipe, changes)
     options.check_out()
-    options.run(pretrain, options.open(), recipe)
-    say(f"Next: d2o finetune --from {options.out} --data {options.data} --recipe d2o-f --out {options.out}-one-step")
+    result = options.run(pretrain, options.open(), recipe)
+    given = {"from": options.out, "data": options.data, **repeat(options, Preparation, DeviceOptions)}
+    given |= {**freeze_as_d2o_f(result.denoiser), "out": f"{Path(options.out)}-one-step"}
+    say(f"Next: {write_command('finetune', given)}")

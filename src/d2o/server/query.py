@@ -36,6 +36,7 @@ def list_seeds(value: Any, info: ValidationInfo[dict[str, int]]) -> Any:
 Number = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED), BeforeValidator(read_digits)]
 Class = Number | Annotated[str, Field(max_length=200)]
 Prompt = Annotated[str, Field(max_length=10_000)]
+SEEDS = BeforeValidator(list_seeds, json_schema_input_type=str | Number | list[Number])
 MOST_UNKNOWN = 20
 """Words of prompts that an answer names as unknown."""
 
@@ -85,7 +86,7 @@ def understand(name: str, asked: Any, seeds: Sequence[int], denoiser: Denoiser) 
 
 
 class SeedsQuery(Query):
-    seeds: Annotated[list[Number], Field(min_length=1), BeforeValidator(list_seeds)] = Field([0])
+    seeds: Annotated[list[Number], Field(min_length=1), SEEDS] = Field([0])
     format: Literal["png", "webp", "npy"] = "png"
 
 

@@ -108,7 +108,7 @@ class ModelQuery(Query):
         return Blend(condition, other, torch.tensor([point.blend for point in points]))
 
     def unknown(self, denoiser: Denoiser) -> list[str]:
-        other = Query(prompt=self.towards).unknown(denoiser) if self.towards is not None else []
+        other = Query.model_validate({"prompt": self.towards}).unknown(denoiser)
         return list(dict.fromkeys([*super().unknown(denoiser), *other]))
 
 

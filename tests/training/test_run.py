@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from typing import Any, cast
 
 import numpy as np
@@ -16,9 +15,7 @@ import d2o
 from d2o.checkpoints import native
 from d2o.cli.main import run
 from d2o.data.files import write_images
-from d2o.training import leaving
 from d2o.training import run as runs
-from d2o.training.leaving import Between
 from d2o.training.run_directory import LOCK
 
 from .command import BATCH, IMAGES, arguments, assert_same_result
@@ -67,48 +64,6 @@ def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
         assert_same_result(tmp_path / "stopped", finished)
 
 
-@pytest.mark.parametrize("place", [3, 6, 18, 21, 25])
-def test_a_slow_iteration_is_left_between_micro_batches(tmp_path, teacher, tiny_data, monkeypatch, capsys, place):
-    """Two turns of four micro-batches each: the first iteration, and both turns of the third one, and the fourth's."""
-    words, ask, passed = [*arguments(teacher, tiny_data, tmp_path / "whole"), "--images", "40"], Between.__call__, []
-    words += ["--micro-batch", "2", "--save-every", "40", "--sample-every", "40"]
-
-    def pass_slowly(self):
-        passed.append(self)
-        time.sleep(0.05)
-        if len(passed) == place:
-            signal.raise_signal(signal.SIGINT)
-        ask(self)
-        assert len(passed) != place, "it went on"
-
-    monkeypatch.setattr(leaving, "SLOW", 0.1)
-    monkeypatch.setattr(leaving, "BYTES", 1 << 40)
-    assert run(words) == 0
-    monkeypatch.setattr(Between, "__call__", pass_slowly)
-    words[words.index(str(tmp_path / "whole"))] = str(tmp_path / "left")
-    assert run(words) == 130
-    assert len(passed) == place and "same command again continues" in capsys.readouterr().err
-    checkpoint = tmp_path / "left/checkpoint.safetensors"
-    assert (native.read_header(checkpoint)["images"] if checkpoint.exists() else 0) == (place - 1) // 8 * BATCH
-    monkeypatch.setattr(Between, "__call__", ask)
-    assert run(words) == 0
-    assert_same_result(tmp_path / "left", tmp_path / "whole")
-
-
-def test_progress_is_a_readable_line(tmp_path, teacher, tiny_data, capsys):
-    moments = []
-
-    def follow(given, duration, title):
-        moments.extend(given)
-
-    judge = {"discriminator.weights": "random", "discriminator.size": 32, "discriminator.width": 16}
-    d2o.finetune(teacher, tiny_data, "d2o-f", out=tmp_path, watch=follow, duration=16, batch_size=8, **judge)
-    for shown in (moments[-1], moments[-1].progress):
-        print(shown)
-        line = capsys.readouterr().out
-        assert line.count("\n") == 1 and len(line) < 160 and "16 images" in line and "student" in line, line
-
-
 def test_a_second_interrupt_acts_at_once(tmp_path, teacher, tiny_data, monkeypatch, capsys):
     def interrupt_twice(*_):
         signal.raise_signal(signal.SIGINT)
@@ -143,38 +98,6 @@ def test_a_finished_run_is_left_alone(finished, teacher, tiny_data, capsys):
     assert run(arguments(teacher, tiny_data, finished)) == 0
     assert "already finished" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in finished.rglob("*.safetensors")} == before
-
-
-def test_a_longer_run_is_that_of_the_whole_length(tmp_path, finished, teacher, tiny_data, capsys):
-    words = arguments(teacher, tiny_data, tmp_path / "run")
-    assert run([*words, "--images", "120"]) == 0
-    assert run(words) == 0
-    assert "from 120 images to 240: as if asked for from its start" in capsys.readouterr().err
-    assert_same_result(tmp_path / "run", finished)
-    assert json.loads((tmp_path / "run/recipe.json").read_text())["recipe"]["duration"] == IMAGES
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")}
-    assert run([*words, "--images", "120"]) == 2
-    assert "240 or more" in capsys.readouterr().err
-    assert run([*words, "--images", "480", "--seed", "1"]) == 2
-    assert "recipe.seed" in capsys.readouterr().err
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")} == before
-
-
-def test_a_longer_run_says_where_its_schedule_is_another(tmp_path, teacher, tiny_data, capsys):
-    words = [*arguments(teacher, tiny_data, tmp_path / "run"), "--set", "learning_rate_decay=linear"]
-    assert run([*words, "--images", "16"]) == 0
-    assert run([*words, "--images", "32"]) == 0
-    assert "its learning rate falls (linear)" in capsys.readouterr().err
-    rates = [json.loads(row)["learning_rate"] for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4])
-
-
-def test_progressive_distillation_has_the_length_that_it_began_with(tmp_path, teacher, tiny_data, capsys):
-    words = ["finetune", "--from", str(teacher), "--data", str(tiny_data), "--out", str(tmp_path / "run")]
-    words += ["--recipe", "pd", "--batch", "8", "--set", "objectives.0.steps=4"]
-    assert run([*words, "--images", "320"]) == 0
-    assert run([*words, "--images", "640"]) == 2
-    assert "recipe.duration is 320, not 640" in capsys.readouterr().err
 
 
 def test_results_that_were_lost_at_the_end_are_written_again(tmp_path, finished, teacher, tiny_data):

@@ -13,10 +13,10 @@ MEASURE = """async (seconds) => {
   const { open, run, noiseAt } = await import("./engine.js");
   const [model] = (await open()).models;
   const point = (i) => ({ seed: 0n, other: 1n, share: (i % 100) / 100 });
-  for (let i = 0; i < 20; i++) await run(model, [point(i)], 0);
+  for (let i = 0; i < 20; i++) await run(model, [point(i)]);
   let images = 0;
   const began = performance.now();
-  for (; performance.now() - began < 1000 * seconds; images++) await run(model, [point(images)], 0);
+  for (; performance.now() - began < 1000 * seconds; images++) await run(model, [point(images)]);
   const rate = (images / (performance.now() - began)) * 1000;
   const start = performance.now();
   const size = model.image_shape.reduce((a, b) => a * b);

@@ -5,6 +5,7 @@ import torch
 
 from d2o.backbones import build
 from d2o.backbones.text_transformer import NOTHING
+from d2o.diffusion.condition import Blend
 from refusal import refused
 
 
@@ -59,3 +60,22 @@ def test_what_is_no_caption_is_refused(network):
     for words in (torch.zeros(2, 6, dtype=torch.long), torch.zeros(1, 5, dtype=torch.long), torch.zeros(2, 5)):
         with refused("[2", "5"):
             network(x, torch.zeros(2), words)
+
+
+@pytest.mark.parametrize("kind", ["text_transformer", "text_unet"])
+def test_a_blend_leads_from_one_caption_to_another(kind):
+    torch.manual_seed(0)
+    network = build({"kind": kind, "vocabulary": 9, "length": 5, "resolution": 8, "in_channels": 3, "out_channels": 3})
+    for parameter in network.eval().parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    x, noise = torch.randn(1, 3, 8, 8).expand(5, -1, -1, -1), torch.full((5,), 0.5)
+    first, second = torch.tensor([[3, 4, 0, 0, 0]]).expand(5, -1), torch.tensor([[5, 6, 7, 0, 0]]).expand(5, -1)
+    share = torch.tensor([0.0, 1e-4, 0.5, 1 - 1e-4, 1.0])
+    with torch.no_grad():
+        found = network(x, noise, Blend(first, second, share))
+        ends = torch.cat([network(x[:1], noise[:1], words[:1]) for words in (first, second)])
+    torch.testing.assert_close(found[[0, 4]], ends, rtol=1e-4, atol=1e-4)
+    way = [(one - other).abs().max() for one, other in zip(found[1:], found[:-1], strict=True)]
+    assert max(way[0], way[3]) < 0.02 * min(way[1], way[2]), (
+        "it leaves without a jump, though captions have other lengths"
+    )

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import needs
 from conftest import make_denoiser
 from d2o import pages
+from d2o.backbones import build
 from d2o.checkpoints import CheckpointError
 from d2o.cli.main import run
+from d2o.diffusion.condition import Blend, Words
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.families import EDM
 from d2o.diffusion.noise import noise_for
 from d2o.export import export, runtime, web
 from d2o.pages.play import play_files
@@ -24,6 +29,15 @@ needs.package("onnxscript")
 
 PAGE = Path(pages.__file__).parent / "play"
 SEEDS = [0, 1, 41, 2**53 + 1, 2**63 - 1]
+
+
+def make_reading_denoiser(seed):
+    """Return a tiny denoiser of random weights that is asked in words."""
+    torch.manual_seed(seed)
+    reader = Words.of(["a red cat", "a blue dog at the left"])
+    sizes = {"resolution": 8, "in_channels": 3, "out_channels": 3, "channels": 8, "num_blocks": 1}
+    network = build({"kind": "text_unet", "vocabulary": reader.size, "length": reader.length, **sizes})
+    return Denoiser(network.eval(), EDM(), (3, 8, 8), reader=reader, one_step=True).eval()
 
 
 @pytest.fixture
@@ -72,10 +86,37 @@ class TestFolder:
         for name, text in texts.items():
             assert not re.search(r"https?://|//[a-z]+\.", text), f"{name} names an address"
             for other in re.findall(r'(?:from|src=|stylesheet" href=|here\()\s*"(?:\./)?([\w./-]+)"', text):
-                assert other in files, f"{name} needs {other}"
+                assert other in {*files, "teacher.onnx"}, f"{name} needs {other}"
         facts = json.loads((made.path / "model.json").read_text())
         assert facts["num_classes"] == 3 and facts["image_shape"] == [1, 8, 8] and facts["title"] == "A <b>title"
         assert "1.2.3" in made.notes[1] and "d2o finetune" in made.notes[2], "it was not made for one call"
+
+    def test_words_and_a_teacher_make_any_number_of_images(self, tmp_path, stand_in):
+        import onnxruntime
+
+        student, teacher = make_reading_denoiser(0), make_reading_denoiser(1)
+        made = export(student, tmp_path / "out", "web", runtime=str(stand_in), teacher=teacher)
+        assert made.error < 1e-3 and "teacher" in made.notes[0]
+        facts = json.loads((made.path / "model.json").read_text())
+        assert tuple(facts["words"]) == student.reader.words and facts["blends"] and facts["teacher"]["sigmas"]["18"]
+        noise, first, second = noise_for([3], (3, 8, 8)), student.reader(["a red cat"]), student.reader(["dog"])
+        asked = {"words": first.numpy(), "other": second.numpy(), "share": np.array([0.3], np.float32)}
+        blend = Blend(first, second, torch.tensor([0.3]))
+        with torch.no_grad():
+            expected = {
+                "model.onnx": student(noise * student.sigma_max, student.sigma_max, blend),
+                "teacher.onnx": teacher(noise * 5.0, 5.0, blend),
+            }
+        given = {"model.onnx": {"noise": noise.numpy()}}
+        given["teacher.onnx"] = {"x": 5 * noise.numpy(), "sigma": np.array([5], np.float32)}
+        for name, images in expected.items():
+            (found,) = onnxruntime.InferenceSession(made.path / name).run(None, given[name] | asked)
+            assert np.abs(found - images.numpy()).max() < 1e-3, name
+
+    def test_a_teacher_of_other_images_is_refused(self, tmp_path, stand_in):
+        with pytest.raises(CheckpointError, match="--teacher"):
+            other = make_denoiser(classes=2)
+            export(make_denoiser(classes=3), tmp_path / "out", "web", runtime=str(stand_in), teacher=other)
 
     def test_the_package_may_be_a_file(self, tmp_path, stand_in):
         archive = tmp_path / "package.tgz"

@@ -40,7 +40,7 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page") / "web"
     denoiser = make_denoiser(channels=3, classes=4)
     try:
-        export(denoiser, folder, "web", title="Four kinds")
+        export(denoiser, folder, "web", title="Four kinds", teacher=make_denoiser(1, channels=3, classes=4))
     except CheckpointError as error:
         needs.missing(f"onnxruntime-web is not here ({runtime.VARIABLE} may name its npm package): {error}")
     with folder_server(folder) as address:
@@ -166,7 +166,7 @@ def test_a_grid_of_seeds_leads_to_each_and_can_be_saved(desktop, tmp_path):
     assert Image.open(tmp_path / "a.png").size == (3 * 128, 3 * 128)
     page.fill("#seeds", "9-1")
     page.press("#seeds", "Enter")
-    page.wait_for_selector("#status:has-text('backwards')")
+    page.wait_for_selector("#said:has-text('backwards')")
     page.click("#tiles button:has-text('77')")
     page.wait_for_selector("#position:text-is('77')")
     assert page.is_visible("#walk") and not page.is_visible("#grid")
@@ -225,10 +225,15 @@ class TestEngineInTheBrowser:
             const engine = await open();
             const [model] = engine.models;
             const points = [0n, 5n, 9007199254740993n].map((seed) => ({ seed, other: seed, share: 0 }));
-            const { images } = await run(model, points, null);
-            const { pictures } = await engine.images(model, points, null);
+            const { images } = await run(model, points);
+            const { pictures } = await engine.images(model, points, {});
+            const stages = [];
+            const point = { seed: 6n, other: 6n, share: 0 };
+            const { signal } = new AbortController();
+            for await (const stage of engine.stages(engine.teacher, point, {}, 3, signal)) stages.push(stage);
             const halfway = noiseAt({ seed: 5n, other: 6n, share: 0.5 }, 192);
             return { images: [...images], halfway: [...halfway], colours: [...pictures[1].data],
+              calls: stages.map(({ calls }) => calls), taught: [...stages.at(-1).result.data],
               title: document.title, status: document.getElementById("status").textContent };
         }""")
         return denoiser, found
@@ -242,6 +247,12 @@ class TestEngineInTheBrowser:
         assert (
             np.abs(colours[..., :3] - to_uint8(expected)[1].astype(int)).max() <= 1 and (colours[..., 3] == 255).all()
         )
+
+    def test_its_teachers_stages_end_in_the_image_of_many_steps(self, found):
+        _, found = found
+        expected = to_uint8(next(generate(make_denoiser(1, channels=3, classes=4), [6], steps=3)))[0].astype(int)
+        assert found["calls"] == [2, 4, 5]
+        assert np.abs(np.array(found["taught"], int).reshape(8, 8, 4)[..., :3] - expected).max() <= 1
 
     def test_between_two_seeds_the_noise_stays_on_the_sphere(self, found):
         a, b = noise_for([5, 6], (3, 8, 8)).flatten(1).double()

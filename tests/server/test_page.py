@@ -66,6 +66,26 @@ class TestAnswers:
         assert np.array_equal(pixels(found["pictures"][0]), expected[0])
         assert post(page_client, "/page/images", {**question, "model": MODEL}).status_code == 400
 
+    def test_words_that_are_left_out_are_named(self, page_client):
+        question = {
+            "model": "shapes-small",
+            "points": [[4, 4, 0]],
+            "prompt": "a red circel",
+            "towards": "a bleu square",
+        }
+        assert post(page_client, "/page/images", question).json()["unknown"] == ["circel", "bleu"]
+        assert post(page_client, "/page/images", IMAGES).json()["unknown"] == []
+
+    def test_a_blend_leads_from_one_prompt_to_another(self, page_client, models):
+        prompts = {"prompt": "a small red circle at the top", "towards": "a large blue square at the left"}
+        question = {"model": "shapes-small", "points": [[4, 4, 0, 0], [4, 4, 0, 1]], **prompts}
+        found = post(page_client, "/page/images", question).json()["pictures"]
+        for record, prompt in zip(found, prompts.values(), strict=True):
+            expected = to_uint8(next(generate(models.denoisers["shapes-small"], [4], condition=prompt)))[0]
+            assert np.abs(pixels(record).astype(int) - expected).max() <= 1
+        for wrong in ({"model": MODEL}, {"towards": "xyz"}, {"points": [[4, 4, 0, 2]]}):
+            assert post(page_client, "/page/images", {**question, **wrong}).status_code == 400
+
     def test_the_teachers_stages_end_in_its_image(self, page_client, models):
         found = stages(post(page_client, "/page/stages", {**STAGES, "steps": 3}))
         assert [stage["calls"] for stage in found] == [2, 4, 5]

@@ -57,7 +57,33 @@ def test_what_is_typed_is_drawn_by_student_and_teacher(page):
 
 def test_a_prompt_of_unknown_words_is_refused_until_the_next(page):
     ask(page, "circel")
-    page.wait_for_selector("#status:has-text('circel')")
+    page.wait_for_selector("#said.wrong:has-text('circel')")
+    ask(page, "red " * 40)
+    page.wait_for_selector("#said.wrong:has-text('10 words')")
     ask(page, "")
-    page.wait_for_selector("#status:has-text('16×16 pixels')")
-    assert page.input_value("#prompt") == ""
+    page.wait_for_selector("#said:not(.wrong)")
+    assert d2o.load("shapes-small").reader.examples[0] in page.inner_text("#said"), "what seed 0 brings instead"
+
+
+def test_words_that_are_left_out_are_named_beside_the_box(page):
+    ask(page, f"{PROMPT} zyx")
+    page.wait_for_selector("#said:not(.wrong):has-text('“zyx”')")
+    expected = to_uint8(next(generate(d2o.load("shapes-small"), [0], condition=PROMPT)))[0][7, 4].astype(int)
+    wait_until(lambda: max(abs(a - b) for a, b in zip(middle(page), expected, strict=True)) < 40)
+    page.click("#suggestions button >> nth=0")
+    page.wait_for_selector("#said:empty", state="attached")
+    assert page.input_value("#prompt") == page.inner_text("#suggestions button >> nth=0")
+
+
+def test_a_second_prompt_is_blended_with(page):
+    assert page.is_hidden("#blend")
+    ask(page, PROMPT)
+    page.fill("#towards", PROMPT.replace("red", "blue"))
+    page.press("#towards", "Enter")
+    for key, colours in (("Home", (0, 2)), ("End", (2, 0))):
+        page.focus("#blend")
+        page.keyboard.press(key)
+        wait_until(lambda colours=colours: middle(page)[colours[0]] > middle(page)[colours[1]] + 60)
+    page.fill("#towards", "")
+    page.press("#towards", "Enter")
+    page.wait_for_selector("#blend", state="hidden")

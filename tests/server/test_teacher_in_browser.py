@@ -30,12 +30,15 @@ def page(visit):
     return visit.page
 
 
-def milliseconds(page, place):
-    return float(page.inner_text(place).removesuffix(" ms").replace(",", ""))
+def milliseconds(page, place, before="", after=" ms"):
+    return float(page.inner_text(place).removeprefix(before).removesuffix(after).replace(",", ""))
 
 
 def check_ratio(page):
-    """Compare the ratio that is shown with the two times that are shown."""
+    """Compare the ratio that is shown with the two times that are shown, and one of them with the calls."""
+    each = milliseconds(page, "#teacher-each", "× ", " ms =")
+    calls = int(page.inner_text("#teacher-calls").split()[0])
+    assert abs(calls * each - milliseconds(page, "#teacher-time")) <= 0.5 + 0.05 * calls
     ratio = milliseconds(page, "#teacher-time") / milliseconds(page, "#student-time")
     expected = f"{ratio:.1f}" if ratio < 10 else str(int(ratio + 0.5))
     assert page.inner_text("#ratio") == f"{expected} times as long"
@@ -99,7 +102,7 @@ def test_a_server_that_is_gone_is_said(visit, page):
     page.route("**/page/images", lambda route: route.fulfill(status=503, body='{"error": "Too much at once."}'))
     page.fill("#first", "5")
     page.press("#first", "Enter")
-    page.wait_for_selector("#status:has-text('Too much at once.')")
+    page.wait_for_selector("#said:has-text('Too much at once.')")
     page.unroute("**/page/images")
     page.fill("#first", "6")
     page.press("#first", "Enter")

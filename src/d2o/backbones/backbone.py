@@ -12,12 +12,14 @@ class Backbone(nn.Module):
     """A network inside a denoiser: `{"kind": kind, **config}` is its JSON spec.
 
     `roles` are rows (pattern, role): the first pattern found in a parameter's name says what the parameter is for.
-    One that `reads_words` is told their numbers [N, L] in place of classes, and one with a `text_width` a
-    `d2o.diffusion.Text`, whose captions have vectors so wide.
+    One that `reads_words` is told their numbers [N, L] in place of classes, if it `blends` also a
+    `d2o.diffusion.condition.Blend` of them, and one with a `text_width` a `d2o.diffusion.Text`, whose captions have
+    vectors so wide.
     """
 
     kind: ClassVar[str]
     reads_words: ClassVar[bool] = False
+    blends: ClassVar[bool] = False
     text_width: int = 0
     roles: ClassVar[Roles] = ()
     config: dict[str, Any]

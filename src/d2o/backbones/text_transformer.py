@@ -4,13 +4,13 @@ Its blocks are DiT's, with attention to the words between the patches' own atten
 """
 
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.diffusion.condition import PADDING
+from d2o.diffusion.condition import PADDING, Blend
 from d2o.kernels.attention import attend
 
 from .backbone import Backbone, Roles
@@ -31,6 +31,7 @@ class TextTransformer(Backbone):
 
     kind: ClassVar[str] = "text_transformer"
     reads_words: ClassVar[bool] = True
+    blends: ClassVar[bool] = True
     roles: ClassVar[Roles] = (
         (r"^text\.", "text"),
         (r"^x_embedder\.", "input"),
@@ -78,19 +79,26 @@ class TextTransformer(Backbone):
             if re.search(r"adaLN_modulation|final_layer\.linear|cross\.proj", name):
                 nn.init.zeros_(parameter)
 
-    def forward(
-        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
-    ) -> Tensor:
-        words = self.drop_captions(x, condition)
+    def forward(self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None) -> Tensor:
         with full_precision(x.device):
-            text, summary = self.text(words)
+            text, summary, seen = self.read(x, condition)
             embedding = self.t_embedder(noise) + summary
-        seen = (words != PADDING)[:, None, None]
         tokens = self.x_embedder(x).flatten(2).transpose(1, 2) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens, embedding, text, seen)
         with full_precision(x.device):
             return unpatchify(self.final_layer(tokens.float(), embedding), x, self.patch_size)
+
+    def read(self, x: Tensor, condition: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return captions' vectors [N, L, C], their summaries [N, C], and which vectors are seen, [N, 1, 1, L].
+
+        Of blended captions a vector that only one of them has is seen in part: attention adds the logarithm of a share.
+        """
+        if not isinstance(condition, Blend):
+            words = self.drop_captions(x, condition)
+            return *self.text(words), (words != PADDING)[:, None, None]
+        text, summary, seen = (condition.mix(lambda words, i=i: self.read(x, words)[i].float()) for i in range(3))
+        return text, summary, seen.log()
 
     def drop_captions(self, x: Tensor, words: Tensor | None) -> Tensor:
         """Return the words [N, L] of the images' captions, that of no caption where there is none or it is dropped."""
@@ -107,7 +115,7 @@ class TextTransformer(Backbone):
 
 def check_words(words: Tensor, x: Tensor, length: int) -> Tensor:
     """Return the words [N, L] of the captions of N images `x`; ValueError for what is none, or longer."""
-    if words.dim() != 2 or len(words) != len(x) or words.shape[1] > length or words.is_floating_point():
+    if words.dim() != 2 or words.shape[0] != x.shape[0] or words.shape[1] > length or words.is_floating_point():
         wanted = f"[{len(x)}, up to {length}]"
         raise ValueError(f"Captions must be whole numbers {wanted}, not {words.dtype} {list(words.shape)}.")
     return words

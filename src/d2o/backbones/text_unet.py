@@ -4,13 +4,13 @@ What a caption says of an image as a whole is enough where words name things rat
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2o.diffusion.condition import PADDING
+from d2o.diffusion.condition import PADDING, Blend
 
 from .backbone import Roles
 from .conditioning import normal
@@ -28,6 +28,7 @@ class TextUNet(SongUNet):
 
     kind: ClassVar[str] = "text_unet"
     reads_words: ClassVar[bool] = True
+    blends: ClassVar[bool] = True
     roles: ClassVar[Roles] = ((r"^words\.", "text"), *SongUNet.roles)
 
     def __init__(
@@ -61,16 +62,16 @@ class TextUNet(SongUNet):
         self.patch_size, self.length, self.caption_dropout = patch_size, length, caption_dropout
         self.words = nn.Embedding.from_pretrained(normal(vocabulary, channels), freeze=False)
 
-    def forward(
-        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None) -> Tensor:
         squares = F.pixel_unshuffle(x, self.patch_size)
         return F.pixel_shuffle(super().forward(squares, noise, condition, augmentation), self.patch_size)
 
-    def embed_condition(self, x: Tensor, condition: Tensor | None) -> Tensor | None:
+    def embed_condition(self, x: Tensor, condition: Any) -> Any:
         """Return the sum of a caption's words over the root of their number, as if they had nothing in common."""
         if condition is None:
             return None
+        if isinstance(condition, Blend):
+            return condition.mix(lambda words: self.embed_condition(x, words))
         words = check_words(condition, x, self.length)
         there = (words != PADDING)[..., None].float()
         if self.training and self.caption_dropout:

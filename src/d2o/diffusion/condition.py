@@ -67,6 +67,35 @@ class Text:
         return self.map(lambda part: part.to(device))
 
 
+@dataclasses.dataclass(frozen=True)
+class Blend:
+    """A share [N] of the way from N captions to N others, both numbers of words [N, L]; it has rows like a tensor.
+
+    A network that `blends` mixes what it makes of both before it looks at the image.
+    """
+
+    first: Tensor
+    second: Tensor
+    share: Tensor
+
+    def mix(self, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what `read` says of the first captions moved towards what it says of the others."""
+        first = read(self.first)
+        return torch.lerp(first, read(self.second), self.share.to(first).view(-1, *[1] * (first.dim() - 1)))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Blend":
+        return Blend(change(self.first), change(self.second), change(self.share))
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, rows: Any, /) -> "Blend":
+        return self.map(lambda part: part[rows])
+
+    def to(self, device: torch.device, /) -> "Blend":
+        return self.map(lambda part: part.to(device))
+
+
 def pad(rows: Sequence[Tensor]) -> Text:
     """Return tokens [L_i, E] of captions as a text of the longest, whose mask says which of them count."""
     length = max(map(len, rows))
@@ -152,6 +181,10 @@ class Words:
 
     def to_spec(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    def unknown(self, caption: str) -> list[str]:
+        """Return the words of a caption that are left out, each once."""
+        return list(dict.fromkeys(word for word in split_words(caption) if word not in self.numbers))
 
     def number(self, caption: str) -> list[int]:
         asked = split_words(caption)

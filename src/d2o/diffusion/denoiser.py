@@ -106,6 +106,11 @@ class Denoiser(nn.Module):
         return TextWidth(width) if width else self.num_classes
 
     @property
+    def blends(self) -> bool:
+        """Whether it is asked in words, and can be told a Blend of two captions."""
+        return isinstance(self.reader, Words) and getattr(self.backbone, "blends", False)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of its classes, or their numbers where it knows no names."""
         return self.class_names or tuple(map(str, range(self.num_classes)))

@@ -62,15 +62,16 @@ def export(
     base: Denoiser | str | os.PathLike | None = None,
     runtime: str | None = None,
     title: str | None = None,
+    teacher: Denoiser | None = None,
     source: str | os.PathLike | None = None,
     license: str | None = None,
 ) -> Exported:
     """Write a denoiser as a one-step generator, load what was written, and compare its images with the denoiser's.
 
-    `to` is one of FORMATS, or `delta` for the difference to `base`. `dtype`, `codec`, `runtime` and `title` are those
-    of Options; without a `runtime` it is fetched. A model card is written with it: `source`, where the denoiser was
-    loaded from, tells it the data and numbers of a run, and `license` is one of the hub's identifiers, by default that
-    of the teacher.
+    `to` is one of FORMATS, or `delta` for the difference to `base`. `dtype`, `codec`, `runtime`, `title` and `teacher`
+    are those of Options; without a `runtime` it is fetched. A model card is written with it: `source`, where the
+    denoiser was loaded from, tells it the data and numbers of a run, and `license` is one of the hub's identifiers, by
+    default that of the teacher.
     """
     if to not in (*FORMATS, DELTA):
         raise CheckpointError(f"There is no export to {to!r}; there are {', '.join((*FORMATS, DELTA))}.")
@@ -81,7 +82,8 @@ def export(
     if denoiser.middle_sigmas and to not in ("safetensors", DELTA):
         steps = 1 + len(denoiser.middle_sigmas)
         raise CheckpointError(f"This generator takes {steps} steps, not the one of a {to} file: use --to safetensors.")
-    forms = ("safetensors", DELTA, *(["diffusers"] if isinstance(denoiser.vocabulary, TextWidth) else []))
+    forms = ["safetensors", DELTA, *(["diffusers"] if isinstance(denoiser.vocabulary, TextWidth) else [])]
+    forms += ["web"] if denoiser.blends else []
     if card.is_told_text(denoiser) and to not in forms:
         raise CheckpointError(f"This generator is asked in words, which a {to} file cannot read: use --to safetensors.")
     license = license and card.check_license(license)
@@ -89,7 +91,8 @@ def export(
     base_name = None if base is None or isinstance(base, Denoiser) else card.strip_folders(os.fspath(base))
     base = base if base is None or isinstance(base, Denoiser) else load(base)
     form = FORMATS[to] if base is None else Format(partial(plain.write, base=base), ".safetensors")
-    path, alone, options = Path(path), deepcopy(denoiser).cpu().float().eval(), Options(dtype, codec, runtime, title)
+    path, alone = Path(path), deepcopy(denoiser).cpu().float().eval()
+    options = Options(dtype, codec, runtime, title, teacher and deepcopy(teacher).cpu().float().eval())
     page = find_card(path, to)
     with atomic(path) as temporary:
         error, notes = form.write(alone, temporary, options)

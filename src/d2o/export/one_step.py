@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from d2o.diffusion.condition import Text, TextWidth
+from d2o.diffusion.condition import Blend, Text, TextWidth, Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import sample
@@ -31,13 +31,15 @@ class Options:
     """What an export may be asked for besides its form.
 
     `dtype` is how weights are stored; `codec` the folder of a latent model's autoencoder, for diffusers. For the web,
-    `runtime` is the npm package onnxruntime-web (.tgz or folder), and `title` the page's heading.
+    `runtime` is the npm package onnxruntime-web (.tgz or folder), `title` the page's heading, and `teacher` the
+    diffusion model that is shown beside it.
     """
 
     dtype: str = "float32"
     codec: str | None = None
     runtime: str | None = None
     title: str | None = None
+    teacher: Denoiser | None = None
 
 
 class OneStep(nn.Module):
@@ -53,21 +55,46 @@ class OneStep(nn.Module):
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.backbone = denoiser.backbone
-        self.has_classes, self.clip = denoiser.num_classes > 0, denoiser.clip
+        self.is_told, self.clip = denoiser.num_classes > 0 or denoiser.reader is not None, denoiser.clip
         self.has_offset = denoiser.preconditioning.offset != 0
         for name, number in compute_step(denoiser).items():
             self.register_buffer(name, torch.tensor(number, dtype=torch.float32))
 
-    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, noise: Tensor, label: Any = None) -> Tensor:
         """Return images [N,C,H,W]; weights that are stored in half precision are widened first."""
         state = self.backbone.state_dict(keep_vars=True).items()
         tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state}
         x = self.scale * noise
         x = x + self.input_offset if self.has_offset else x
-        given = (x, self.time.expand(noise.shape[0]), label if self.has_classes else None)
+        given = (x, self.time.expand(noise.shape[0]), label if self.is_told else None)
         x0 = self.identity * noise + self.output * functional_call(self.backbone, tensors, given)
         x0 = x0 + self.image_offset if self.has_offset else x0
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
+
+
+class BlendedOneStep(OneStep):
+    """G(noise, words, other, share) -> image, for captions [N,L] on their way to others by shares [N]."""
+
+    def forward(self, noise: Tensor, words: Tensor, other: Tensor, share: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(noise, Blend(words, other, share))
+
+
+class Prediction(nn.Module):
+    """D(x, sigma, label) -> x0 at any noise levels [N]."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Any = None) -> Tensor:
+        return self.denoiser(x, sigma, label)
+
+
+class BlendedPrediction(Prediction):
+    """D(x, sigma, words, other, share) -> x0, for captions [N,L] on their way to others by shares [N]."""
+
+    def forward(self, x: Tensor, sigma: Tensor, words: Tensor, other: Tensor, share: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, sigma, Blend(words, other, share))
 
 
 def compute_step(denoiser: Denoiser) -> dict[str, float]:
@@ -82,9 +109,15 @@ def compute_step(denoiser: Denoiser) -> dict[str, float]:
 
 
 def make_trial(denoiser: Denoiser) -> tuple[Tensor, Any]:
-    """Return unit noise and labels, or what stands for text, to compare with: the same each time."""
+    """Return unit noise and labels, words or what stands for text, to compare with: the same each time."""
     if isinstance(denoiser.vocabulary, TextWidth):
         return noise_for(range(TRIALS), denoiser.image_shape), draw_text(denoiser.backbone)
+    if isinstance(denoiser.reader, Words):
+        examples = denoiser.reader.examples
+        words = denoiser.reader([examples[i % len(examples)] for i in range(TRIALS + 1)])
+        return noise_for(range(TRIALS), denoiser.image_shape), Blend(
+            words[:-1], words[1:], torch.linspace(0, 1, TRIALS)
+        )
     label = torch.arange(TRIALS) * 37 % denoiser.num_classes if denoiser.num_classes else None
     return noise_for(range(TRIALS), denoiser.image_shape), label
 

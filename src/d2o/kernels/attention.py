@@ -13,6 +13,8 @@ NARROW = 32
 def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None) -> Tensor:
     """Return what queries [N, heads, Q, C] find among keys and values [N, heads, K, C], where `seen` allows it.
 
+    A `seen` of numbers, not of truths, is added to the products of queries and keys.
+
     With narrow heads, in half precision on CPUs, plain products with their gradients take half the time of the fused
     kernel.
     """

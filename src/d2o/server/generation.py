@@ -42,7 +42,7 @@ def noise_at(points: Sequence[Point], shape: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def make_images(denoiser: Denoiser, points: Sequence[Point], condition: Tensor | None) -> tuple[np.ndarray, float]:
+def make_images(denoiser: Denoiser, points: Sequence[Point], condition: Any) -> tuple[np.ndarray, float]:
     """Return one-step images uint8 [N,H,W,C] of points and a condition, and the seconds of network and codec."""
     device = denoiser.device
     images, seconds = [], 0.0
@@ -59,7 +59,7 @@ def make_images(denoiser: Denoiser, points: Sequence[Point], condition: Tensor |
 
 
 @torch.no_grad()
-def sample_stages(denoiser: Denoiser, point: Point, condition: Tensor | None, steps: int) -> Iterator[dict[str, Any]]:
+def sample_stages(denoiser: Denoiser, point: Point, condition: Any, steps: int) -> Iterator[dict[str, Any]]:
     """Yield the stages of EDM's sampler from the noise of a point: `steps` intervals, 2 `steps` - 1 calls.
 
     A stage begins at the noise level `sigma`. Its pictures are uint8 [H,W,C]: `x` at sigma, scaled to the size of clean

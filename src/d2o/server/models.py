@@ -11,10 +11,7 @@ from d2o.checkpoints.inspection import warn_about_one_step
 from d2o.checkpoints.shipped import SHIPPED, TEACHERS, find_shipped
 from d2o.diffusion.denoiser import Denoiser
 from d2o.encoders.codec import check_pixels
-from d2o.pages.play import describe
-
-PROMPTS = 8
-"""The most captions that the page shows as examples, of a model that is asked in words."""
+from d2o.pages.play import describe, describe_prompts
 
 
 def open_model(name: str, **options: Any) -> Denoiser:
@@ -35,13 +32,8 @@ class Models:
         """Return what the page should know of each; the first of its teachers is the one to show beside it."""
 
         def row(name: str, denoiser: Denoiser) -> dict[str, Any]:
-            prompts = denoiser.reader.examples[:PROMPTS] if denoiser.reader else ()
-            more = {
-                "notice": warn_about_one_step(denoiser),
-                "teachers": self.fitting_teachers(name),
-                "prompts": prompts,
-            }
-            return {"name": name, **describe(denoiser), **more}
+            more = {"notice": warn_about_one_step(denoiser), "teachers": self.fitting_teachers(name)}
+            return {"name": name, **describe(denoiser), **describe_prompts(denoiser), **more}
 
         return [row(name, denoiser) for name, denoiser in self.denoisers.items()]
 

@@ -5,12 +5,13 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
+import torch
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from torch import Tensor
 
 from d2o.data.files import MAX_SEED, parse_seeds
+from d2o.diffusion.condition import Blend, Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import condition_for
 from d2o.records import RECORD, Real
@@ -35,14 +36,21 @@ def list_seeds(value: Any, info: ValidationInfo[dict[str, int]]) -> Any:
 Number = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED), BeforeValidator(read_digits)]
 Class = Number | Annotated[str, Field(max_length=200)]
 Prompt = Annotated[str, Field(max_length=10_000)]
+SEEDS = BeforeValidator(list_seeds, json_schema_input_type=str | Number | list[Number])
+MOST_UNKNOWN = 20
+"""Words of prompts that an answer names as unknown."""
+
+
+Share = Annotated[Real, Field(ge=0, le=1)]
 
 
 class Point(NamedTuple):
-    """A place in noise space: at `share` of the way from one seed's noise to another's."""
+    """A place in noise space, at `share` of the way from one seed's noise to another's; `blend` is that of prompts."""
 
     seed: Number
     other: Number
-    share: Annotated[Real, Field(ge=0, le=1)]
+    share: Share
+    blend: Share = 0.0
 
 
 class Query(BaseModel):
@@ -52,24 +60,56 @@ class Query(BaseModel):
     label: Class | list[Class] | None = Field(None, alias="class")
     prompt: Prompt | list[Prompt] | None = None
 
-    def condition(self, seeds: Sequence[int], denoiser: Denoiser) -> Tensor | None:
+    def condition(self, seeds: Sequence[int], denoiser: Denoiser) -> Any:
+        """Return what the network is told of images of these seeds; HTTPException for what it cannot be asked."""
         asked: Any
         name, asked = ("class", self.label) if self.prompt is None else ("prompt", self.prompt)
-        try:
-            if self.prompt is not None and denoiser.reader is None:
-                raise ValueError("this model is not asked in words: leave it out.")
-            return condition_for(denoiser, seeds, asked)
-        except ValueError as error:
-            raise HTTPException(400, f"{name}: {error}") from None
+        return understand(name, asked, seeds, denoiser)
+
+    def unknown(self, denoiser: Denoiser) -> list[str]:
+        """Return the words that the model does not know, so that it goes by the others; not more than MOST_UNKNOWN."""
+        if self.prompt is None or not isinstance(denoiser.reader, Words):
+            return []
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        words = dict.fromkeys(word[:60] for prompt in prompts for word in denoiser.reader.unknown(prompt))
+        return list(words)[:MOST_UNKNOWN]
+
+
+def understand(name: str, asked: Any, seeds: Sequence[int], denoiser: Denoiser) -> Any:
+    """Return the condition of seeds; HTTPException, with the key's name, for what the model does not understand."""
+    try:
+        if name != "class" and denoiser.reader is None:
+            raise ValueError("this model is not asked in words: leave it out.")
+        return condition_for(denoiser, seeds, asked)
+    except ValueError as error:
+        raise HTTPException(400, f"{name}: {error}") from None
 
 
 class SeedsQuery(Query):
-    seeds: Annotated[list[Number], Field(min_length=1), BeforeValidator(list_seeds)] = Field([0])
+    seeds: Annotated[list[Number], Field(min_length=1), SEEDS] = Field([0])
     format: Literal["png", "webp", "npy"] = "png"
 
 
 class ModelQuery(Query):
+    """What every query of the page says: a model, and the prompt `towards` which a point's `blend` leads."""
+
     model: str
+    towards: Prompt | None = None
+
+    def condition_at(self, points: Sequence[Point], denoiser: Denoiser) -> Any:
+        """Return the condition of points; HTTPException for what the model cannot be asked."""
+        seeds = [point.seed for point in points]
+        condition = self.condition(seeds, denoiser)
+        if self.towards is None:
+            return condition
+        if not denoiser.blends:
+            raise HTTPException(400, "towards: this model cannot blend prompts: leave it out.")
+        other = understand("towards", self.towards, seeds, denoiser)
+        return Blend(condition, other, torch.tensor([point.blend for point in points]))
+
+    def unknown(self, denoiser: Denoiser) -> list[str]:
+        other = Query(prompt=self.towards).unknown(denoiser) if self.towards is not None else []
+        return list(dict.fromkeys([*super().unknown(denoiser), *other]))
 
 
 class ImagesQuery(ModelQuery):

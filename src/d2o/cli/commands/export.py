@@ -4,7 +4,7 @@ examples:
   d2o export runs/one-step --to onnx generator.onnx
   d2o export runs/one-step --to diffusers folder --dtype float16 --license apache-2.0
   d2o export runs/one-step --to delta --base teacher.safetensors what-moved.safetensors
-  d2o export runs/one-step --to web page --title "Digits in one call"
+  d2o export runs/one-step --to web page --title "Digits in one call" --teacher runs/teacher
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 from d2o.checkpoints import load
+from d2o.checkpoints.shipped import TEACHERS
 from d2o.cli.options import Model, ModelOptions, check_inputs, parse, tell
 from d2o.export import check_output, export
 from d2o.export.runtime import runtime_files
@@ -40,6 +41,8 @@ class Export(ModelOptions):
     """The npm package onnxruntime-web, .tgz or folder, for --to web; otherwise fetched once into D2O_CACHE."""
     title: str | None = None
     """The heading of the page, for --to web."""
+    teacher: str | None = None
+    """The diffusion model that the page shows beside it, for --to web; models that come with d2o have their own."""
     license: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None
     """The licence on the model card, such as apache-2.0; by default the teacher's, where it is known."""
     json: bool = False
@@ -50,7 +53,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o export`."""
     options = parse(Export, "export", arguments, __doc__)
     check_output(options.out, options.to)
-    check_inputs(options.model, options.base, codec=options.codec)
+    check_inputs(options.model, options.base, options.teacher, codec=options.codec)
+    teacher = options.teacher or (TEACHERS.get(options.model) if options.to == "web" else None)
     if options.runtime is not None:
         runtime_files(options.runtime)
     exported = export(
@@ -62,6 +66,7 @@ def main(arguments: Sequence[str]) -> None:
         base=options.base,
         runtime=options.runtime,
         title=options.title,
+        teacher=None if teacher is None else load(teacher),
         source=options.model,
         license=options.license,
     )

@@ -3,7 +3,7 @@
 from importlib import resources
 from typing import Any
 
-SCRIPTS = ("page.js", "walk.js", "grid.js", "between.js", "shared.js", "pictures.js", "text.js")
+SCRIPTS = ("page.js", "walk.js", "grid.js", "between.js", "shared.js", "pictures.js", "prompts.js", "text.js")
 COMMON = ("index.html", "style.css", *SCRIPTS)
 ENGINES = {"server": ("engine-server.js",), "browser": ("engine-browser.js", "noise.js")}
 """Who makes the images: a server, which is asked over HTTP, or onnxruntime-web in the browser."""
@@ -24,3 +24,8 @@ def describe(denoiser: Any) -> dict[str, Any]:
         "class_names": denoiser.classes,
         "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
     }
+
+
+def describe_prompts(denoiser: Any) -> dict[str, Any]:
+    """Return the prompts that the page suggests, none of a model without words, and whether it can blend two."""
+    return {"prompts": denoiser.reader.examples if denoiser.reader else (), "blends": denoiser.blends}

@@ -1,7 +1,7 @@
-// The way between two seeds, there and back.
+// The way between two seeds, and from the prompt to the one that it is blended with, there and back.
 
 import { draw } from "./pictures.js";
-import { LARGE, at, picture, say, state } from "./shared.js";
+import { LARGE, at, make, picture, say, state } from "./shared.js";
 import { readSeed, time } from "./text.js";
 
 const FRAMES_PER_SECOND = 12;
@@ -12,9 +12,9 @@ export const between = {
 
   async show() {
     const [seed, other, count] = [readSeed(at("start")), readSeed(at("end")), Number(at("count").value)];
-    const { asked } = state; // also for the movie of what is shown, whatever is asked by then
-    const points = Array.from({ length: count }, (_, i) => ({ seed, other, share: i / (count - 1) }));
-    const { pictures, milliseconds } = await state.engine.images(state.model, points, asked);
+    const { model, asked } = state; // also for the movie of what is shown, whatever is asked by then
+    const shares = Array.from({ length: count }, (_, i) => i / (count - 1));
+    const { pictures, milliseconds } = await make(shares.map((share) => ({ seed, other, share, blend: share })));
     between.pictures = pictures;
     const every = Math.ceil(count / 24);
     const kept = pictures.filter((_, i) => i % every === 0);
@@ -26,7 +26,7 @@ export const between = {
     at("movie").onclick = async () => {
       try {
         const link = document.createElement("a");
-        link.href = URL.createObjectURL(await state.engine.movie(state.model, seed, other, asked, count));
+        link.href = URL.createObjectURL(await state.engine.movie(model, seed, other, asked, count));
         link.download = `seeds-${seed}-${other}.gif`;
         link.click();
         setTimeout(() => URL.revokeObjectURL(link.href), 60_000);

@@ -1,6 +1,6 @@
 // The images of many seeds.
 
-import { at, picture, state } from "./shared.js";
+import { at, make, picture } from "./shared.js";
 import { readSeeds, time } from "./text.js";
 import { start } from "./walk.js";
 
@@ -8,7 +8,7 @@ export const grid = {
   async show() {
     const seeds = readSeeds(at("seeds").value);
     const points = seeds.map((seed) => ({ seed, other: seed, share: 0 }));
-    const { pictures, milliseconds } = await state.engine.images(state.model, points, state.asked);
+    const { pictures, milliseconds } = await make(points);
     at("grid-time").textContent =
       `${seeds.length} images, one call each, computed together: ${time(milliseconds)}, ` +
       `${time(milliseconds / seeds.length)} an image. Choose one to walk from it.`;

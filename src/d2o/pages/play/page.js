@@ -4,11 +4,14 @@ import { between } from "./between.js";
 import { open } from "./engine.js";
 import { grid, save } from "./grid.js";
 import { showPixels } from "./pictures.js";
+import { offer, read, tell } from "./prompts.js";
 import { at, say, state } from "./shared.js";
 import { readSeed } from "./text.js";
-import { go, start, teach, walk } from "./walk.js";
+import { go, here, start, teach, walk } from "./walk.js";
 
 const views = { walk, grid, between };
+const TYPING = 400; // milliseconds without a letter, after which what was typed is asked for
+let typing;
 
 function play(playing) {
   state.playing = playing;
@@ -34,19 +37,24 @@ function choose(model) {
   const classes = [...Array(model.num_classes).keys()];
   options(at("class"), ["", ...classes], ["by seed", ...(model.class_names ?? classes)]);
   options(at("teacher"), model.teachers);
-  const prompts = model.prompts ?? [];
-  at("prompt").closest("label").hidden = !prompts.length;
-  at("prompt").value = "";
-  at("prompts").replaceChildren(...prompts.map((prompt) => new Option(prompt)));
-  state.asked = null;
+  offer(model, ask);
+  const { name, image_shape: shape, parameters } = model;
+  at("status").textContent = `${name}: ${shape[2]}×${shape[1]} pixels, ${parameters.toLocaleString("en")} parameters.`;
   at("notice").hidden = !model.notice;
   at("notice").textContent = model.notice;
   chooseTeacher(model.teachers[0]);
 }
 
 function chooseTeacher(name) {
-  state.teacher = state.engine.models.find((model) => model.name === name) ?? null;
+  const { models, teacher } = state.engine;
+  state.teacher = [...models, teacher].find((model) => model?.name === name) ?? null;
   at("teacher-card").hidden = at("teaching").hidden = !state.teacher;
+  state.changed = true;
+}
+
+function ask() {
+  clearTimeout(typing);
+  read();
   state.changed = true;
 }
 
@@ -55,8 +63,12 @@ function listen() {
   const again = () => (state.changed = true);
   change("model", ({ value }) => choose(state.engine.models.find(({ name }) => name === value)));
   change("teacher", ({ value }) => chooseTeacher(value));
-  change("class", ({ value }) => again((state.asked = value === "" ? null : Number(value))));
-  change("prompt", ({ value }) => again((state.asked = value.trim() || null)));
+  ["class", "style", "prompt", "towards"].forEach((id) => change(id, ask));
+  change("blend", ask, "input");
+  for (const id of ["prompt", "towards"]) {
+    change(id, () => (clearTimeout(typing), (typing = setTimeout(ask, TYPING))), "input");
+  }
+  change("another", () => start(BigInt(Math.floor(Math.random() * 1e6))), "click");
   change("pixels", ({ checked }) => showPixels(checked));
   document.querySelectorAll("[name=view]").forEach((radio) => radio.addEventListener("change", () => look(radio.value)));
   change("first", (input) => start(readSeed(input)));
@@ -80,7 +92,7 @@ async function loop() {
       if (!state.changed) continue;
       state.changed = false;
       await views[state.view].show();
-      say();
+      say(tell(here().seed), false);
     } catch (error) {
       say(error.message);
     }

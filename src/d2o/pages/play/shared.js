@@ -9,7 +9,9 @@ export const state = {
   engine: null,
   model: null,
   teacher: null,
-  asked: null, // a class (number) or a prompt, or null for that of each seed
+  asked: {}, // a class (number), a prompt, and one towards which it is blended; what is null is that of each seed
+  blend: 0, // a share of the way between the two prompts
+  unknown: [], // words of them that the last images went without
   view: "walk",
   playing: false,
   changed: true, // what is shown is of an older state
@@ -17,11 +19,17 @@ export const state = {
 
 export const at = (id) => document.getElementById(id);
 
-export function say(sentence) {
-  // Show a sentence, or without one what is known of the model.
-  const { name, image_shape: shape, parameters } = state.model;
-  const facts = `${name}: ${shape[2]}×${shape[1]} pixels, ${parameters.toLocaleString("en")} parameters.`;
-  at("status").textContent = sentence ?? `${facts} Move the slider: each image is one network call.`;
+export function say(sentence, wrong = true) {
+  // Show a sentence beside the box, as a rule about what is wrong.
+  at("said").textContent = sentence;
+  at("said").classList.toggle("wrong", wrong);
+}
+
+export async function make(points) {
+  // Return the images of points {seed, other, share}, blended as it is chosen where they do not say how.
+  const made = await state.engine.images(state.model, points.map((point) => ({ blend: state.blend, ...point })), state.asked);
+  state.unknown = made.unknown;
+  return made;
 }
 
 export function picture(image, label) {

@@ -1,4 +1,4 @@
-// Seeds as they are typed, and times as they are shown.
+// Seeds and prompts as they are typed, and times as they are shown.
 
 export const LAST_SEED = 2n ** 63n - 1n;
 const MOST = 256; // seeds at once
@@ -14,6 +14,12 @@ export function time(milliseconds) {
   const shown = rounded(milliseconds);
   const [value, unit] = shown >= 10_000 ? [shown / 1000, "s"] : [shown, "ms"];
   return `${value.toLocaleString("en", { maximumSignificantDigits: 6 })} ${unit}`;
+}
+
+export function multiply(calls, milliseconds) {
+  // Return the time of a call and that of all, in milliseconds: the one that is shown times the calls is the other.
+  const each = Number((milliseconds / calls).toPrecision(3));
+  return { each, all: calls * each };
 }
 
 export function compare(milliseconds, shorter) {
@@ -41,4 +47,28 @@ export function readSeeds(text) {
     for (let i = 0n; i < count; i++) seeds.push(BigInt(first) + i);
   }
   return seeds;
+}
+
+export const splitWords = (prompt) => prompt.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []; // as d2o's Words do
+
+export function readWords(prompt, { known, length }) {
+  // Return the numbers of a prompt's words, padded by 0, and the words that are not among those `known` (word -> number).
+  const asked = splitWords(prompt);
+  const numbers = asked.filter((word) => known.has(word)).map((word) => known.get(word));
+  const unknown = [...new Set(asked.filter((word) => !known.has(word)))];
+  const some = unknown.slice(0, 5).map((word) => `“${word}”`).join(", ");
+  if (unknown.length && !numbers.length) throw new Error(`The model knows none of these words: ${some}. Choose others.`);
+  const cut = numbers.length - length;
+  if (cut > 0) throw new Error(`The model reads ${length} words, and would not see the last ${cut}: shorten the prompt.`);
+  return { numbers: [...numbers, ...Array(-cut).fill(0)], unknown };
+}
+
+export function findStyles(prompts) {
+  // Return the words that begin many of the prompts and stand nowhere else in them, if there are a few.
+  const rows = prompts.map(splitWords).filter((words) => words.length > 1);
+  const inside = new Set(rows.flatMap((words) => words.slice(1)));
+  const counts = new Map();
+  for (const [first] of rows) counts.set(first, (counts.get(first) ?? 0) + 1);
+  const styles = [...counts].filter(([word, count]) => count >= Math.max(3, rows.length / 20) && !inside.has(word));
+  return styles.length > 1 && styles.length < 9 ? styles.map(([word]) => word) : [];
 }

@@ -1,16 +1,16 @@
 // The walk from seed to seed: an image in one call while the slider moves, and where it rests the teacher's as it forms.
 
 import { draw } from "./pictures.js";
-import { LARGE, at, picture, say, state } from "./shared.js";
-import { LAST_SEED, compare, readSeed, time } from "./text.js";
+import { LARGE, at, make, picture, say, state } from "./shared.js";
+import { LAST_SEED, compare, multiply, readSeed, time } from "./text.js";
 
 const SPAN = 8; // seeds that the slider passes
 const PACE = 0.7; // seeds a second, when it walks by itself
 const REST = 250; // milliseconds without a move, after which the teacher begins
 
-function here() {
+export function here() {
   const seed = walk.first + BigInt(Math.floor(walk.offset));
-  return { seed, other: seed + 1n, share: walk.offset % 1 };
+  return { seed, other: seed + 1n, share: walk.offset % 1, blend: state.blend };
 }
 
 export const walk = {
@@ -21,7 +21,7 @@ export const walk = {
 
   async show() {
     const point = here();
-    const { pictures, milliseconds } = await state.engine.images(state.model, [point], state.asked);
+    const { pictures, milliseconds } = await make([point]);
     const now = performance.now();
     walk.frames = [...walk.frames.filter((shown) => now - shown < 1000), now];
     const name = point.share ? `${point.seed} + ${point.share.toFixed(2)}` : `${point.seed}`;
@@ -44,7 +44,7 @@ export const walk = {
     // Show the median time of this very image: a single call may have been interrupted.
     const times = [walk.milliseconds];
     for (let all = times[0]; times.length < 5 && all < 1000; all += times.at(-1)) {
-      times.push((await state.engine.images(state.model, [point], state.asked)).milliseconds);
+      times.push((await make([point])).milliseconds);
     }
     return times.sort((a, b) => a - b)[times.length >> 1];
   },
@@ -98,7 +98,9 @@ async function form() {
       draw(at("teacher-image"), stage.result, LARGE);
       at("teacher-image").ariaLabel = `The teacher's image after ${stage.calls} of ${calls} calls`;
       at("teacher-calls").textContent = stage.calls < calls ? `${stage.calls} of ${calls} calls` : `${calls} calls`;
-      at("teacher-time").textContent = time(stage.milliseconds);
+      const { each, all } = multiply(stage.calls, stage.milliseconds);
+      at("teacher-each").textContent = `× ${time(each)} =`;
+      at("teacher-time").textContent = time(all);
       at("teacher-name").textContent = state.teacher.name;
       const cell = document.createElement("div");
       const sigma = stage.sigma > 1e6 ? "∞" : stage.sigma >= 10 ? stage.sigma.toFixed(0) : stage.sigma.toPrecision(1);
@@ -106,7 +108,7 @@ async function form() {
       cells.push(cell);
       at("trail").replaceChildren(...cells);
     }
-    if (!signal.aborted) at("ratio").textContent = compare(last.milliseconds, walk.milliseconds);
+    if (!signal.aborted) at("ratio").textContent = compare(multiply(calls, last.milliseconds).all, walk.milliseconds);
   } catch (error) {
     if (!signal.aborted) say(error.message);
   }

@@ -1,4 +1,4 @@
-"""A run is prolonged, left in the middle of an iteration, and followed by who reads: the bits are the same."""
+"""Runs that are left half-way through an iteration, and runs that are asked to be longer."""
 
 import json
 import signal
@@ -6,13 +6,39 @@ import time
 
 import pytest
 
-import d2o
 from d2o.checkpoints import native
 from d2o.cli.main import run
 from d2o.training import leaving
 from d2o.training.leaving import Between
 
 from .command import BATCH, IMAGES, arguments, assert_same_result
+
+
+def test_a_slow_iteration_is_left_between_micro_batches(tmp_path, teacher, tiny_data, monkeypatch, capsys, place):
+    """Two turns of four micro-batches each: the first iteration, and both turns of the third one, and the fourth's."""
+    words, ask, passed = [*arguments(teacher, tiny_data, tmp_path / "whole"), "--images", "40"], Between.__call__, []
+    words += ["--micro-batch", "2", "--save-every", "40", "--sample-every", "40"]
+
+    def pass_slowly(self):
+        passed.append(self)
+        time.sleep(0.05)
+        if len(passed) == place:
+            signal.raise_signal(signal.SIGINT)
+        ask(self)
+        assert len(passed) != place, "it went on"
+
+    monkeypatch.setattr(leaving, "SLOW", 0.1)
+    monkeypatch.setattr(leaving, "BYTES", 1 << 40)
+    assert run(words) == 0
+    monkeypatch.setattr(Between, "__call__", pass_slowly)
+    words[words.index(str(tmp_path / "whole"))] = str(tmp_path / "left")
+    assert run(words) == 130
+    assert len(passed) == place and "same command again continues" in capsys.readouterr().err
+    checkpoint = tmp_path / "left/checkpoint.safetensors"
+    assert (native.read_header(checkpoint)["images"] if checkpoint.exists() else 0) == (place - 1) // 8 * BATCH
+    monkeypatch.setattr(Between, "__call__", ask)
+    assert run(words) == 0
+    assert_same_result(tmp_path / "left", tmp_path / "whole")
 
 
 def test_a_longer_run_is_that_of_the_whole_length(tmp_path, finished, teacher, tiny_data, capsys):
@@ -45,45 +71,3 @@ def test_progressive_distillation_has_the_length_that_it_began_with(tmp_path, te
     assert run([*words, "--images", "448"]) == 0
     assert run([*words, "--images", "896"]) == 2
     assert "recipe.duration is 448, not 896" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("place", [3, 6, 18, 21, 25])
-def test_a_slow_iteration_is_left_between_micro_batches(tmp_path, teacher, tiny_data, monkeypatch, capsys, place):
-    """Two turns of four micro-batches each: the first iteration, and both turns of the third one, and the fourth's."""
-    words, ask, passed = [*arguments(teacher, tiny_data, tmp_path / "whole"), "--images", "40"], Between.__call__, []
-    words += ["--micro-batch", "2", "--save-every", "40", "--sample-every", "40"]
-
-    def pass_slowly(self):
-        passed.append(self)
-        time.sleep(0.05)
-        if len(passed) == place:
-            signal.raise_signal(signal.SIGINT)
-        ask(self)
-        assert len(passed) != place, "it went on"
-
-    monkeypatch.setattr(leaving, "SLOW", 0.1)
-    monkeypatch.setattr(leaving, "BYTES", 1 << 40)
-    assert run(words) == 0
-    monkeypatch.setattr(Between, "__call__", pass_slowly)
-    words[words.index(str(tmp_path / "whole"))] = str(tmp_path / "left")
-    assert run(words) == 130
-    assert len(passed) == place and "same command again continues" in capsys.readouterr().err
-    checkpoint = tmp_path / "left/checkpoint.safetensors"
-    assert (native.read_header(checkpoint)["images"] if checkpoint.exists() else 0) == (place - 1) // 8 * BATCH
-    monkeypatch.setattr(Between, "__call__", ask)
-    assert run(words) == 0
-    assert_same_result(tmp_path / "left", tmp_path / "whole")
-
-
-def test_progress_is_a_readable_line(tmp_path, teacher, tiny_data, capsys):
-    moments = []
-
-    def follow(given, duration, title):
-        moments.extend(given)
-
-    judge = {"discriminator.weights": "random", "discriminator.size": 32, "discriminator.width": 16}
-    d2o.finetune(teacher, tiny_data, "d2o-f", out=tmp_path, watch=follow, duration=16, batch_size=8, **judge)
-    for shown in (moments[-1], moments[-1].progress):
-        print(shown)
-        line = capsys.readouterr().out
-        assert line.count("\n") == 1 and len(line) < 160 and "16 images" in line and "student" in line, line

@@ -1,11 +1,25 @@
-"""A feature space of one's own is a function of images, and images are arrays and tensors of any range."""
+"""Evaluations in real features, and in features of one's own."""
 
 import numpy as np
 import torch
 
-from d2o.metrics.evaluation import evaluate
+from d2o.data.datasets import open_images
+from d2o.metrics.evaluation import Evaluator, evaluate
 from d2o.metrics.report import report
 from refusal import refused
+
+
+def test_real_digits_in_real_features() -> None:
+    """The judge tells digits from blurred digits, by KID and far above the floor."""
+    evaluator = Evaluator("digits", images=250)
+    everything = open_images("digits")
+    digits = everything.pixels(np.random.default_rng(1).choice(len(everything), 250, replace=False))
+    blurred = digits.reshape(250, 4, 2, 4, 2, 1).mean((2, 4)).repeat(2, 1).repeat(2, 2).astype(np.uint8)
+    real, poor = evaluator(digits, name="real"), evaluator(blurred, name="blurred")
+    assert evaluator.floor is not None and real.space == "lite2@64"
+    assert abs(real.distances.kid or 0) < 0.2 < 1 < (poor.distances.kid or 0)
+    assert poor.distances.frechet > 2 * evaluator.floor.frechet
+    assert (real.distances.recall or 0) > 0.5 > (poor.distances.recall or 0)
 
 
 def test_features_of_ones_own():

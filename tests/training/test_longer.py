@@ -68,6 +68,6 @@ def test_a_longer_run_says_where_its_schedule_is_another(tmp_path, teacher, tiny
 def test_progressive_distillation_has_the_length_that_it_began_with(tmp_path, teacher, tiny_data, capsys):
     words = ["finetune", "--from", str(teacher), "--data", str(tiny_data), "--out", str(tmp_path / "run")]
     words += ["--recipe", "pd", "--batch", "8", "--set", "objectives.0.steps=4"]
-    assert run([*words, "--images", "320"]) == 0
-    assert run([*words, "--images", "640"]) == 2
-    assert "recipe.duration is 320, not 640" in capsys.readouterr().err
+    assert run([*words, "--images", "448"]) == 0
+    assert run([*words, "--images", "896"]) == 2
+    assert "recipe.duration is 448, not 896" in capsys.readouterr().err

@@ -17,7 +17,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = "d2o"
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "html_image"]  # else no one copies the files of <img>
 myst_heading_anchors = 3
 default_role = "code"
 autodoc_member_order = "bysource"
@@ -29,7 +29,17 @@ python_use_unqualified_type_names = True
 suppress_warnings = ["ref.python"]  # two folders may have a class of one name
 
 FOLDERS = ("pages", "pickles", "kernels", "diffusion", "backbones", "features", "encoders", "data")
-FOLDERS += ("discriminators", "objectives", "checkpoints", "metrics", "export", "training", "planning", "analysis", "server")
+FOLDERS += (
+    "discriminators",
+    "objectives",
+    "checkpoints",
+    "metrics",
+    "export",
+    "training",
+    "planning",
+    "analysis",
+    "server",
+)
 """Of the reference, from the bottom floor up; the others are programs."""
 
 

@@ -1,5 +1,6 @@
 """The examples run as they stand, and do what they say."""
 
+import json
 import os
 import re
 import subprocess
@@ -61,3 +62,23 @@ def test_one_step_on_own_folder(tmp_path: Path) -> None:
     out = tmp_path / "one_step.safetensors"
     run("one_step_on_own_folder.py", str(folder), str(out), "256")
     assert out.exists()
+
+
+def test_the_first_hour_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+    """Its cells in order, with fewer images; the notebook is stored without what they showed."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made: dict = {}
+    fewer = {"duration=1920": "duration=64", "images=200": "images=32"}
+    for cell in json.loads((EXAMPLES / "first_hour.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+            text = "".join(cell["source"])
+            for whole, part in fewer.items():
+                text = text.replace(whole, part)
+            exec(compile(text, "first_hour.ipynb", "exec"), made)
+    assert made["result"].images == 64 and made["begun"].shape == (40, 1, 8, 8)
+    (share,) = re.findall(r"^(\d+)% of", said := capsys.readouterr().out, re.MULTILINE)
+    assert 50 < int(share) < 100  # D2O-F's
+    one_call, _, finished, _ = (float(number) for number in re.findall(r"KID (-?[\d.]+)$", said, re.MULTILINE))
+    assert finished < one_call

@@ -11,6 +11,7 @@ import pytest
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGES = sorted(file for file in DOCS.rglob("*.md") if "_build" not in file.parts)
+PICTURE = r'<img[^>]+?src="(?!data:)([^"]+)"'
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -46,6 +47,9 @@ def test_the_site_is_built_without_warnings(tmp_path):
     home = (site / "index.html").read_text()
     outside = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)', home)
     assert not outside, f"the page asks others for {outside}"
+    pictures = [(page, name) for page in site.rglob("*.html") for name in re.findall(PICTURE, page.read_text())]
+    assert len(pictures) > 20
+    assert [(page.name, name) for page, name in pictures if not (page.parent / name).exists()] == []
 
 
 def test_the_reference_covers_the_library():

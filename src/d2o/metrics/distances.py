@@ -121,7 +121,7 @@ def distances(sample: Features, reference: Features) -> Distances:
         raise ValueError(f"A comparison needs at least {SMALLEST} images a side, not {counts[0]} and {counts[1]}.")
     if sample.values is None or reference.values is None:
         return Distances(*counts, frechet(sample, reference))
-    kernel, sides = kid(sample.values, reference.values), (sample.values, reference.values)
+    sides = sample.values, reference.values
     size = min(map(len, sides))
-    near = precision_recall(*(side[np.arange(size) * len(side) // size] for side in sides))
-    return Distances(*counts, frechet(sample, reference), *kernel, *near)
+    one, other = (side[np.arange(size) * len(side) // size] for side in sides)
+    return Distances(*counts, frechet(sample, reference), *kid(*sides), *precision_recall(one, other))

@@ -1,4 +1,4 @@
-"""The server as a Starlette application: /images, /health and /metrics, and with models to choose from the page."""
+"""The server as a Starlette application: its table of addresses, and with models to choose from those of the page."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -13,8 +13,7 @@ from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 from torch import Tensor
 
@@ -23,8 +22,10 @@ from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.pages.play import describe
+from d2o.records import shorten
 
 from .access import AccessControl
+from .addresses import Address, describe_addresses
 from .limits import Limits
 from .measures import Measures, record_answers
 from .models import Models
@@ -34,6 +35,7 @@ from .pictures import MEDIA_TYPES, encode
 from .query import SeedsQuery, read
 
 USAGE = resources.files("d2o.server").joinpath("usage.txt").read_text("utf-8")
+TEXT, METRICS = "text/plain; charset=utf-8", "text/plain; version=0.0.4; charset=utf-8"
 REFUSALS = {404: "There is nothing here: see / for what there is.", 405: "This address takes GET, /images also POST."}
 
 
@@ -77,31 +79,40 @@ def application(
         facts = {"model": name, **describe(denoiser), "steps": steps, "d2o": d2o.__version__}
         return JSONResponse({"status": "ok", **facts})
 
-    async def usage(_: Request) -> Response:
+    def say_usage() -> str:
         classes = f"{denoiser.num_classes} classes" if denoiser.num_classes else "without classes"
+        classes += f": {shorten(denoiser.class_names)}" if denoiser.class_names else ""
         facts = {"shape": denoiser.pixel_shape, "seeds": limits.max_seeds, "classes": classes}
-        return PlainTextResponse(USAGE.format(version=d2o.__version__, name=name, **facts))
+        return USAGE.format(version=d2o.__version__, name=name, **facts)
+
+    async def usage(_: Request) -> Response:
+        return Response(say_usage(), media_type=TEXT)
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(measures.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(generate_latest(measures.registry), media_type=METRICS)
 
     @asynccontextmanager
     async def stop(_: Starlette) -> AsyncIterator[None]:
         yield
         network.thread.shutdown(wait=False, cancel_futures=True)
 
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(describe_addresses(addresses, "d2o", say_usage(), free if token else None))
+
     shown = None if page is None else Page(page, network)
+    addresses = [
+        *(shown.addresses() if shown else [Address("/", usage, "What can be asked for.", [TEXT])]),
+        Address("/images", images, "Images of seeds.", [*MEDIA_TYPES.values()], ["GET", "POST"], SeedsQuery),
+        Address("/health", health, "The model, and that it is served."),
+        Address("/metrics", metrics, "Counts and times for Prometheus.", [METRICS]),
+        Address("/openapi.json", openapi, "This description."),
+    ]
+    free = {"/health", *(shown.paths if shown else ())}
     starlette = Starlette(
-        routes=[
-            *(shown.routes() if shown else [Route("/", usage)]),
-            Route("/images", images, methods=["GET", "POST"]),
-            Route("/health", health),
-            Route("/metrics", metrics),
-        ],
+        routes=[address.route() for address in addresses],
         lifespan=stop,
         exception_handlers={HTTPException: answer_refusal, 500: lambda *_: JSONResponse({"error": FAILED}, 500)},
     )
-    free = {"/health", *(shown.paths if shown else ())}
     return record_answers(AccessControl(starlette, host, names, token, free), measures, access_log)
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import condition_for
 from d2o.pages.play import play_files
 from d2o.records import nearest
 
+from .addresses import Address
 from .generation import make_images, sample_stages
 from .models import Models
 from .network import Network
@@ -30,11 +30,12 @@ from .query import ImagesQuery, ModelQuery, MovieQuery, Point, StagesQuery, read
 TITLE = "One network call instead of 35"
 LARGEST = 2**24
 """The most numbers in the images of one request: 341 RGB images of 128x128."""
-MEDIA_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
+MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+LINES = "application/x-ndjson"
 
 
 class Page:
-    """The page's answers at `routes`."""
+    """The page's answers at its `addresses`."""
 
     def __init__(self, models: Models, network: Network) -> None:
         self.models, self.network, self.limits = models, network, network.limits
@@ -47,19 +48,21 @@ class Page:
         for denoiser in self.models.denoisers.values():
             make_images(denoiser, [Point(0, 0, 0.0)], condition_for(denoiser, [0]))
 
-    def routes(self) -> list[Route]:
+    def addresses(self) -> list[Address]:
         return [
-            *(Route(path, self.file) for path in self.paths),
-            Route("/page/models", self.describe),
-            Route("/page/images", self.images, methods=["POST"]),
-            Route("/page/stages", self.stages, methods=["POST"]),
-            Route("/page/movie", self.movie),
+            *(Address(path, self.file, "A file of the page.", [self.media_type(path)]) for path in self.paths),
+            Address("/page/models", self.describe, "The models to choose from."),
+            Address("/page/images", self.images, "Images between seeds.", methods=["POST"], query=ImagesQuery),
+            Address("/page/stages", self.stages, "A sampler's stages.", [LINES], ["POST"], query=StagesQuery),
+            Address("/page/movie", self.movie, "A moving picture.", ["image/gif"], query=MovieQuery),
         ]
 
+    def media_type(self, path: str) -> str:
+        return f"{MEDIA_TYPES[name_of(path).rpartition('.')[2]]}; charset=utf-8"
+
     async def file(self, request: Request) -> Response:
-        name = request.url.path.strip("/") or "index.html"
-        headers = {"Cache-Control": "no-cache"}
-        return Response(self.files[name], media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers=headers)
+        path, headers = request.url.path, {"Cache-Control": "no-cache"}
+        return Response(self.files[name_of(path)], media_type=self.media_type(path), headers=headers)
 
     async def describe(self, _: Request) -> Response:
         return JSONResponse({"title": TITLE, "models": self.models.describe()})
@@ -93,7 +96,7 @@ class Page:
             except HTTPException as refusal:
                 yield json.dumps({"error": refusal.detail}) + "\n"
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        return StreamingResponse(lines(), media_type=LINES)
 
     async def make(self, query: ModelQuery, points: Sequence[Point]) -> tuple[np.ndarray, float]:
         """Return the one-step images of points and the seconds they took; too many are refused."""
@@ -110,3 +113,8 @@ class Page:
         if name not in known:
             raise HTTPException(400, f"There is no model {name[:100]!r} here: {nearest(name[:100], known)}")
         return known[name], query.condition_at(points, known[name])
+
+
+def name_of(path: str) -> str:
+    """Return the name of the page's file at a path."""
+    return path.strip("/") or "index.html"

@@ -34,7 +34,9 @@ def list_seeds(value: Any, info: ValidationInfo[dict[str, int]]) -> Any:
 
 
 Number = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED), BeforeValidator(read_digits)]
+Class = Number | Annotated[str, Field(max_length=200)]
 Prompt = Annotated[str, Field(max_length=10_000)]
+SEEDS = BeforeValidator(list_seeds, json_schema_input_type=str | Number | list[Number])
 MOST_UNKNOWN = 20
 """Words of prompts that an answer names as unknown."""
 
@@ -52,14 +54,15 @@ class Point(NamedTuple):
 
 
 class Query(BaseModel):
-    """What every query may say: `label`, called class, or `prompt` of all images or of each."""
+    """What every query may say: `label`, called class, a number or name, or `prompt` of all images or of each."""
 
     model_config = RECORD
-    label: Number | list[Number] | None = Field(None, alias="class")
+    label: Class | list[Class] | None = Field(None, alias="class")
     prompt: Prompt | list[Prompt] | None = None
 
     def condition(self, seeds: Sequence[int], denoiser: Denoiser) -> Any:
         """Return what the network is told of images of these seeds; HTTPException for what it cannot be asked."""
+        asked: Any
         name, asked = ("class", self.label) if self.prompt is None else ("prompt", self.prompt)
         return understand(name, asked, seeds, denoiser)
 
@@ -83,7 +86,7 @@ def understand(name: str, asked: Any, seeds: Sequence[int], denoiser: Denoiser) 
 
 
 class SeedsQuery(Query):
-    seeds: Annotated[list[Number], Field(min_length=1), BeforeValidator(list_seeds)] = Field([0])
+    seeds: Annotated[list[Number], Field(min_length=1), SEEDS] = Field([0])
     format: Literal["png", "webp", "npy"] = "png"
 
 

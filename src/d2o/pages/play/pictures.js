@@ -24,6 +24,7 @@ export function draw(canvas, picture, side) {
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = !pixelated;
   context.imageSmoothingQuality = "high";
+  context.globalCompositeOperation = "copy"; // what was there before shows nowhere, by no level
   source.getContext("2d").putImageData(picture, 0, 0);
   context.drawImage(source, 0, 0, canvas.width, canvas.height);
 }

@@ -128,7 +128,7 @@ def test_a_file_can_be_read_in_one_go(file):
     assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
 
 
-BUDGETS = {"all": 26_000, "core": 16_300, "folder": 3_000}
+BUDGETS = {"all": 28_000, "core": 17_400, "folder": 3_200}
 """Lines of Python: of src/d2o, of what the paper says (floors below training, and training), and of one folder."""
 CORE = (
     "diffusion",
@@ -163,8 +163,8 @@ IMPORTS = {
     "inspect digits-small": 39,
     "evaluate --help": 65,
     "export --help": 63,
-    "recipes": 68,
-    "finetune --help": 122,
+    "recipes": 71,
+    "finetune --help": 126,
 }
 """Modules of d2o that a command imports, at most."""
 HEAVY = {"accelerate", "diffusers", "matplotlib", "rich", "timm", "torch._dynamo", "torchvision", "yaml"}

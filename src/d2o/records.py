@@ -1,6 +1,6 @@
 """Frozen records that are read from files and the command line: how their fields are checked, and what errors say."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache, reduce
@@ -44,6 +44,11 @@ def nearest(word: object, known: Iterable[str]) -> str:
     close = get_close_matches(str(word), known, n=1, cutoff=0.5)
     more = " ..." if len(known) > MOST_NAMED else "."
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known[:MOST_NAMED])}{more}"
+
+
+def shorten(words: Sequence[str], most: int = 12) -> str:
+    """Return words as a list, of many the first ones and the last."""
+    return ", ".join(words if len(words) <= most else [*words[: most - 1], "...", words[-1]])
 
 
 def find(name: object, table: Mapping[str, T], what: str, remedy: str = "") -> T:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import d2o
+from d2o.cli.commands.recipes import GROUPS, row, rows
 from d2o.cli.main import COMMANDS, run
 from d2o.training.recipe import from_dict
 from d2o.training.recipes import RECIPES, STAGES
@@ -218,7 +219,13 @@ class TestSample:
 class TestRecipes:
     def test_the_list_has_a_line_for_each(self, capsys):
         assert run(["recipes"]) == 0
-        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*RECIPES, *STAGES]
+        lines = capsys.readouterr().out.splitlines()
+        listed = [line.split()[0] for line in lines if line.startswith("  ")]
+        assert sorted(listed) == sorted([*RECIPES, *STAGES]) and all(len(line.split()) > 3 for line in lines)
+
+    def test_every_recipe_says_what_it_is_for(self):
+        assert all("; " in row(name, recipe) for name, recipe in {**RECIPES, **STAGES}.items())
+        assert len(list(rows({**RECIPES, "mine": RECIPES["d2o"]}))) == len(RECIPES) + 1 + len(GROUPS) + 1
 
     @pytest.mark.parametrize("name", [*RECIPES, *STAGES])
     def test_what_is_shown_is_the_recipe_as_a_file(self, name, capsys):
@@ -244,3 +251,23 @@ def test_pretrain_then_finetune_then_sample(tmp_path, tiny_data, capsys):
     assert exit_code(again) == 0
     assert (tmp_path / "again/ema.safetensors").read_bytes() == (student / "ema.safetensors").read_bytes()
     assert json.loads((teacher / "recipe.json").read_text())["recipe"]["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [
+        ("finetune", "from", "teacher"),
+        ("estimate", "from", "teacher"),
+        ("demo", "from", "teacher"),
+        ("encode", "batch-size", "batch"),
+        ("analyze blocks", "after", "student"),
+        ("analyze minima", "count", "images"),
+        ("evaluate", "images", "count"),
+        ("statistics", "images", "count"),
+    ],
+)
+def test_options_are_called_alike_and_by_their_old_names(command, old, new, capsys):
+    with pytest.raises(SystemExit):
+        run([*command.split(), "--help"])
+    lines = [set(line.replace(",", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    assert any({f"--{old}", f"--{new}"} <= line for line in lines)

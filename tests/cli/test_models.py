@@ -52,6 +52,18 @@ def test_a_student_keeps_its_start(teacher, tiny_data, tmp_path, capsys):
     assert run([*command, "--start", "6", "--out", str(tmp_path / "five")]) == 2, "another start is another run"
 
 
+def test_classes_are_told_by_name(tiny_denoiser, tmp_path, capsys):
+    model, out = str(tmp_path / "named.safetensors"), str(tmp_path / "a.png")
+    d2o.save(model, tiny_denoiser(classes=3).replace(class_names=("cat", "dog", "emu")))
+    assert run(["sample", model, "--seeds", "0-3", "--out", out, "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["classes"] == {"cat": 2, "dog": 1, "emu": 1} and "of cat, dog, emu" in told.err
+    assert run(["sample", model, "--seeds", "0", "--class", "emu", "--out", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == {"emu": 1}
+    assert run(["inspect", model]) == 0
+    assert "3 classes: cat, dog, emu" in capsys.readouterr().out
+
+
 def test_sample_evaluate_and_export_take_a_start(teacher, tmp_path, capsys):
     picture, other, plain = (str(tmp_path / name) for name in ("a.npz", "b.npz", "c.safetensors"))
     assert run(["sample", teacher, "--seeds", "0-3", "--out", picture]) == 0

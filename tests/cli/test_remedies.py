@@ -37,6 +37,7 @@ WHERE = {  # what begins so, the last that does -> who may show its sentences
     "devices": ("sample", "evaluate", "serve", "app", "estimate", "encode", "statistics", "demo", *TRAINING, *STUDIES),
     "data/files": ("sample", "analyze spectrum", "analyze blocks"),
     "analysis/": ("analyze minima",),
+    "metrics/evaluation": ("evaluate",),
     "demo/": ("demo",),
     "analysis/spectrum": ("analyze spectrum",),
     "export/": ("export",),
@@ -55,6 +56,8 @@ OTHERS = {
     "--clip": "cli/options",
     "--precision": "training/speed",
     "--steps": "cli/options",
+    "--after": "cli/commands/analyze",
+    "--images": "cli/commands/analyze",
 }
 """Words that are shown by some of the commands only, those that have the option, and where."""
 

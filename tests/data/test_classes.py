@@ -73,6 +73,9 @@ def test_a_model_that_knows_the_names_of_its_classes(tmp_path):
     assert labels_of(path, num_classes=3, class_names=("dog", "emu", "cat")) == [2, 2, 0, 0]
     with refused("the class dog", "cat, emu", "--classes"):
         open_images(path, num_classes=2, class_names=("cat", "emu"))
+    with refused("the class dog", "'dogs'", "--classes"):
+        open_images(path, num_classes=2, class_names=("cat", "dogs"))
+    assert open_images(path, num_classes=3, class_names=("dog", "emu", "cat")).describe().count("emu have no images")
     assert labels_of(classes(tmp_path / "n", "3", "4"), num_classes=3, class_names=("3", "4", "5")) == [0, 0, 1, 1]
     assert labels_of(arrays(tmp_path / "a.npz", [1, 0]), num_classes=2, class_names=("cat", "dog")) == [1, 0]
 
@@ -119,6 +122,12 @@ class TestTables:
             2,
         ]
         assert open_images(tmp_path / "a.parquet", num_classes=3).classes == ("crane 0", "1", "crane 2")
+
+    def test_names_are_never_taken_for_numbers(self, tmp_path):
+        self.table(tmp_path / "a.parquet", [0, 1], ["cat", "dog"])
+        assert labels_of(tmp_path / "a.parquet", num_classes=3, class_names=("dog", "emu", "cat")) == [2, 0]
+        with refused("the class cat", "--classes"):
+            open_images(tmp_path / "a.parquet", num_classes=2, class_names=("emu", "yak"))
 
     @pytest.mark.parametrize("names", [7, {"a": 1}, [[1]], [None]])
     def test_names_that_are_none(self, names, tmp_path):

@@ -76,6 +76,16 @@ class TestImages:
         assert near(pixels(answer), grid(made(denoiser, range(5), 2), scale=1, gap=0))
         assert pixels(client.get(f"/images?format={kind}")).shape == (8, 8, 3)
 
+    def test_a_class_may_be_a_name(self, denoiser):
+        named = denoiser.replace(class_names=("cat", "dog", "emu", "yak"))
+        with testclient.TestClient(known_application(named, "named", limits=LIMITS)) as client:
+            assert near(pixels(client.get("/images?class=emu&format=npy")), made(denoiser, [0], 2))
+            asked = {"seeds": [1, 2], "class": ["dog", 3], "format": "npy"}
+            assert near(pixels(client.post("/images", json=asked)), made(denoiser, [1, 2], [1, 3]))
+            assert "'emu'" in client.get("/images?class=emus").json()["error"]
+            assert client.get("/health").json()["class_names"] == ["cat", "dog", "emu", "yak"]
+            assert "cat, dog, emu, yak" in client.get("/").text
+
     def test_grey_pictures_of_a_model_without_classes(self, tiny_denoiser):
         denoiser = tiny_denoiser()
         with testclient.TestClient(known_application(denoiser, "grey", steps=2)) as client:

@@ -28,7 +28,7 @@ def page():
 
 def middle(page):
     """Return the colour of the student's image under the middle of its left half, where the prompt wants a shape."""
-    script = "document.querySelector('#student').getContext('2d').getImageData(145, 240, 1, 1).data"
+    script = "document.querySelector('#student').getContext('2d').getImageData(72, 120, 1, 1).data"
     return [*page.evaluate(f"[...{script}]")][:3]
 
 

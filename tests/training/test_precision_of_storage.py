@@ -13,9 +13,10 @@ from d2o.checkpoints import native
 from d2o.diffusion.sampling import generate
 from d2o.kernels.storage import narrow_frozen, restore, widen_layers
 from d2o.objectives import Consistency
-from d2o.training.loop import list_frozen, train
+from d2o.training.loop import train
 from d2o.training.networks import networks
 from d2o.training.run import Habits
+from d2o.training.state import list_frozen
 
 from .tiny import RECIPES, stream
 

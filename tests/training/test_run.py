@@ -64,6 +64,21 @@ def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
         assert_same_result(tmp_path / "stopped", finished)
 
 
+@pytest.mark.parametrize("place", [3, 6, 18, 21, 25])
+def test_progress_is_a_readable_line(tmp_path, teacher, tiny_data, capsys):
+    moments = []
+
+    def follow(given, duration, title):
+        moments.extend(given)
+
+    judge = {"discriminator.weights": "random", "discriminator.size": 32, "discriminator.width": 16}
+    d2o.finetune(teacher, tiny_data, "d2o-f", out=tmp_path, watch=follow, duration=16, batch_size=8, **judge)
+    for shown in (moments[-1], moments[-1].progress):
+        print(shown)
+        line = capsys.readouterr().out
+        assert line.count("\n") == 1 and len(line) < 160 and "16 images" in line and "student" in line, line
+
+
 def test_a_second_interrupt_acts_at_once(tmp_path, teacher, tiny_data, monkeypatch, capsys):
     def interrupt_twice(*_):
         signal.raise_signal(signal.SIGINT)

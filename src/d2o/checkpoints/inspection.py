@@ -59,6 +59,7 @@ class Inspection:
             "parameters": self.parameters,
             "image_shape": spec["image_shape"],
             "num_classes": spec["num_classes"],
+            "class_names": list(self.denoiser.class_names),
             "configuration": spec["backbone"],
             "family": self.denoiser.preconditioning.kind,
             "start": self.denoiser.sigma_max,

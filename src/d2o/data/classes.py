@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from d2o.records import nearest
+from d2o.records import nearest, shorten
 
 from .source import MOST_CLASSES, LabelError, Source
 
@@ -29,7 +29,8 @@ def number_classes(
     """Return the labels int64 [N] of all images, and the names of classes 0 to K-1; without labels None and none.
 
     With `num_classes`, a model's, numbers that are stored are the model's. `given` says which number each name has, and
-    so do the names `known` to the model. Raises ValueError where it is not sure which class is which.
+    so do the names `known` to the model, unless the data have no names but plain numbers. Raises ValueError where it is
+    not sure which class is which.
     """
     if source.labels is None:
         if num_classes or given:
@@ -46,11 +47,13 @@ def number_classes(
     if wrong := sorted((given or {}).keys() - names):
         raise ValueError(f"--classes names {wrong[0]}, but {source.path} has no such class: {nearest(wrong[0], names)}")
     by_name = given or {name: i for i, name in enumerate(known)}
-    if given or (known and not (source.numbered and by_name.keys().isdisjoint(names))):
+    plain = source.numbered and all(map(str.isdecimal, names)) and by_name.keys().isdisjoint(names)
+    if given or (known and not plain):
         if missing := [name for name in names if name not in by_name]:
-            whose = "--classes" if given else f"the model, of the classes {shorten(known)},"
+            near = "" if given else f" ({nearest(missing[0], known).rstrip('.')})"
             raise ValueError(
-                f"{whose} does not have the class {missing[0]} of {source.path}; say which it is: {example}."
+                f"{'--classes' if given else 'the model'} does not have the class {missing[0]} of {source.path}{near}; "
+                f"say which it is: {example}."
             )
         numbers = [by_name[name] for name in names]
     elif num_classes is None or (not source.numbered and len(names) == num_classes):
@@ -96,11 +99,6 @@ def describe_classes(classes: Sequence[str], counts: Sequence[int]) -> str:
         for i, (name, count) in enumerate(zip(classes, counts, strict=True))
         if count
     ]
-    empty = [str(i) for i, count in enumerate(counts) if not count]
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     found = f"{len(rows):,} classes: {shorten(rows)}" if len(rows) != 1 else f"1 class: {rows[0]}"
     return found + (f"; the model's classes {shorten(empty)} have no images" if empty else "")
-
-
-def shorten(words: Sequence[str], most: int = 12) -> str:
-    """Return words as a list, of many the first ones and the last."""
-    return ", ".join(words if len(words) <= most else [*words[: most - 1], "...", words[-1]])

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -145,9 +145,7 @@ class Images:
         labels, classes = number_classes(self.cache.decode.source, num_classes, self.given, names)
         if labels is None or classes == self.classes:
             return images
-        images = replace(images, labels=labels[self.order], classes=classes)
-        log.info("%s", images.describe())
-        return images
+        return tell(replace(images, labels=labels[self.order], classes=classes))
 
     def attach(self, denoiser: Denoiser) -> Denoiser:
         """Return a model that trains on these images: encodings take its text encoders' place, if they are its own."""
@@ -235,8 +233,13 @@ def spread(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64)).tolist()
 
 
+def tell(images: Images) -> Images:
+    log.info("%s", images.describe())
+    return images
+
+
 def open_images(
-    source: str | Path,
+    source: str | Path | Any,
     *,
     resolution: int | None = None,
     resize: str | None = None,
@@ -252,34 +255,31 @@ def open_images(
 ) -> Images:
     """Open a data set: the built-in `digits`, a zip or folder of images, an .npz file, parquet files or tar shards.
 
+    Or what a program holds: a Dataset or DataLoader of torch, a list, array or tensor (see `objects.from_objects`).
     `resize` (area, bilinear, lanczos, center-crop) brings the images to `resolution`; `channels` makes them all grey
     (1) or colour (3); transparent ones are shown on a `background` (white, black, grey, #rrggbb), or lose their alpha
     ("none"). `labels` is "auto", "none", "folders", or the name of the array or column that holds them;
     `split` the name of a split or "all", by default the one for training. The classes are those that have images, or
     `num_classes` of a model, `class_names` if it knows them; `classes` says which number each name has. `captions` is
     "auto", "none", or the name of the column or key that holds them ("txt": of the files). Up to `cache_bytes` of
-    decoded images are kept in memory. What was found is logged.
-    Raises ValueError, naming the file and the remedy, for whatever does not fit.
+    decoded images are kept in memory. What was found is logged. ValueErrors name the file and the remedy.
     """
     if is_encodings(source):
         options = {"resolution": resolution, "resize": resize, "channels": channels, "background": background}
         return open_encodings(source, labels, captions, cache_bytes, options | {"split": split, "classes": classes})
     try:
-        found = find(source, labels, split, captions)
+        found = find(source, labels, split, captions, cache_bytes)
         numbers, names = number_classes(found, num_classes, classes, class_names)
     except LabelError as error:
         raise ValueError(f"{error}{'' if num_classes else ', or add --labels none'}.") from error
     captioned = found.captions is not None
     decode = make_decoder(found, resolution, resize, channels, background)
     for index in spread(len(found.names), CHECKED):
-        header, _ = open_image(found, index)
-        decode.check(header)
+        decode.check(open_image(found, index)[0])
         if captioned:
             read_captions(found, index)
     order, cache = np.arange(len(found.names)), Cache(decode, cache_bytes)
-    images = Images(Path(found.path).stem, decode.shape, numbers, names, order, cache, classes, captioned)
-    log.info("%s", images.describe())
-    return images
+    return tell(Images(Path(found.path).stem, decode.shape, numbers, names, order, cache, classes, captioned))
 
 
 def open_encodings(
@@ -295,6 +295,4 @@ def open_encodings(
     numbers = None if labels == "none" else encodings.labels
     captioned, order = about.captioned and captions != "none", np.arange(about.images)
     classes, cache = () if numbers is None else about.classes, Cache(decode, cache_bytes)
-    images = Images(about.name, about.shape, numbers, classes, order, cache, None, captioned, encodings)
-    log.info("%s", images.describe())
-    return images
+    return tell(Images(about.name, about.shape, numbers, classes, order, cache, None, captioned, encodings))

@@ -80,8 +80,8 @@ class About:
         return {**spec, "codec": {**spec["codec"], "folder": None}, "encoders": network}
 
 
-def is_encodings(path: str | Path) -> bool:
-    return (Path(path) / INDEX).is_file()
+def is_encodings(path: Any) -> bool:
+    return isinstance(path, str | Path) and (Path(path) / INDEX).is_file()
 
 
 def read_about(path: Path) -> About:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -34,12 +34,20 @@ Those in DIVIDED also take the name of a split, or None, and what captions are w
 """
 
 
-def find(name: str | Path, labels: str = "auto", split: str | None = None, captions: str = "auto") -> Source:
-    """Return the images behind a built-in name, a path or a pattern with * of parquet files or tar shards.
+def find(
+    name: Any, labels: str = "auto", split: str | None = None, captions: str = "auto", most_bytes: int = 4 << 30
+) -> Source:
+    """Return the images behind a built-in name, a path, a pattern with * of parquet files or tar shards, an object.
 
     `labels` is "auto", "none", "folders" or the name of an array or column; `split` the name of a split, or "all";
     `captions` are "auto", "none" or the name of a column or key. Raises ValueError, naming the file and the remedy.
     """
+    if not isinstance(name, str | Path):
+        from .objects import from_objects  # which the command line never needs
+
+        if split is not None or captions not in ("auto", "none"):
+            raise ValueError(f"A {type(name).__name__} has no splits and captions to choose: leave them out.")
+        return from_objects(name, labels, most_bytes)
     path, source, read = Path(name).expanduser(), None, None
     try:
         if str(name) in BUILT_IN:

@@ -222,8 +222,8 @@ def choose_condition(
 ) -> Any:
     """Return the condition of every seed, None for a model without; what it does not understand is a ValueError.
 
-    Classes are numbers or names. Without a wish the class of a seed is `seed modulo num_classes`, and its caption
-    likewise one of the reader's examples.
+    Classes are numbers or names; a text of digits that is no name is a number. Without a wish the class of a seed is
+    `seed modulo num_classes`, and its caption likewise one of the reader's examples.
     """
     if reader is None and num_classes == 0 and not isinstance(asked, Text):
         if asked is not None:
@@ -250,6 +250,8 @@ def choose_condition(
 
 def find_class(name: str, names: Sequence[str]) -> int:
     if name not in names:
+        if re.fullmatch("[0-9]{1,19}", name):
+            return int(name)
         known = nearest(name, names) if names else "its file names none, so give its number."
         raise ValueError(f"The model has no class {name[:60]!r}; {known}")
     return list(names).index(name)

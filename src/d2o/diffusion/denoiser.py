@@ -111,6 +111,11 @@ class Denoiser(nn.Module):
         return isinstance(self.reader, Words) and getattr(self.backbone, "blends", False)
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes, or their numbers where it knows no names."""
+        return self.class_names or tuple(map(str, range(self.num_classes)))
+
+    @property
     def device(self) -> torch.device:
         return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 

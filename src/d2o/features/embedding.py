@@ -94,6 +94,31 @@ class Embedding(Frozen):
         return ((pixels - centre) / width).contiguous(memory_format=torch.channels_last)
 
 
+@dataclass(frozen=True)
+class OwnSpace:
+    """A space of one's own: a function of uint8 images [N, H, W, C] as a numpy array, to rows [N, D], array or tensor.
+
+    Its name is the function's.
+    """
+
+    function: Callable[[np.ndarray], Any]
+
+    @property
+    def name(self) -> str:
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return "own" if name == "<lambda>" else name
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> Tensor:
+        rows = torch.as_tensor(self.function(images)).float()
+        if rows.ndim != 2 or len(rows) != len(images):
+            shape = list(rows.shape)
+            raise ValueError(
+                f"The features {self.name} of {len(images)} images must be [{len(images)}, D], not {shape}."
+            )
+        return rows
+
+
 def embedding(name: str = "lite2", weights: str = "auto") -> Embedding:
     """Return the feature space `name` (a key of SPACES), or `NAME@SIZE` with another input size, such as lite2@224.
 

@@ -3,16 +3,17 @@
 evaluator = Evaluator("cifar10.zip", images=1000);  evaluation = evaluator("student.safetensors")
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from d2o.checkpoints.places import locate
-from d2o.features.embedding import Embedding, embedding
+from d2o.features.embedding import Embedding, OwnSpace, embedding
 
 from .counting import Counted, unshown
 from .distances import SMALLEST, Distances, distances
@@ -55,7 +56,8 @@ class Evaluator:
     Generators make one image for each of `seeds` (default 0 to `images` - 1); of data sets, as many are chosen. Of a
     reference that is a data set all images count, as in published numbers, or `reference_images`, with as many more as
     there are seeds for the floor. `steps` is the reference's own where the reference is a generator.
-    `features` is by default the space of stored statistics, else `lite2`; `weights` goes to `embedding`.
+    `features` is by default the space of stored statistics, else `lite2`; `weights` goes to `embedding`. It may be a
+    function of your own, from uint8 images [n, H, W, C] as a numpy array to rows [n, D], an array or a tensor.
     `judged_by` names feature networks of a discriminator, in addition to those of which a generator's file tells.
     Images pass through `counted`, which may show progress.
     """
@@ -64,7 +66,7 @@ class Evaluator:
         self,
         reference: Source,
         *,
-        features: str | None = None,
+        features: str | Callable[[np.ndarray], Any] | None = None,
         images: int = 1000,
         seeds: Sequence[int] | None = None,
         reference_images: int | None = None,
@@ -81,15 +83,17 @@ class Evaluator:
         self.options: dict[str, Any] = {"batch_size": batch_size, "device": device}
         self.weights, self.judged_by, self.counted = weights, tuple(judged_by), counted
         opened = open_reference(reference, seeds, reference_images, steps=steps, **self.options)
-        self.space = features or (opened.features.space if isinstance(opened, Sample) else "lite2")
+        self.own = OwnSpace(features) if callable(features) else None
+        named = features if isinstance(features, str) else self.own and self.own.name
+        self.space = named or (opened.features.space if isinstance(opened, Sample) else "lite2")
         everything = self.measure(opened, keep_pixels=True)
         self.floor = compare_halves(everything.features, len(seeds))
         self.reference = everything if reference_images is None else everything.first(reference_images)
 
     @cached_property
-    def embedding(self) -> Embedding:
+    def embedding(self) -> Embedding | OwnSpace:
         """The feature network, loaded when the first image needs it: stored statistics never do."""
-        return embedding(self.space, self.weights).to(self.options["device"])
+        return self.own or embedding(self.space, self.weights).to(self.options["device"])
 
     def __call__(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from d2o.diffusion.denoiser import use_full_float32
-from d2o.features.embedding import Embedding
+from d2o.features.embedding import Embedding, OwnSpace
 
 from .diversity import Diversity, PixelSums, feature_distance, feature_distance_within
 from .statistics import Features, features_of
@@ -50,11 +50,11 @@ class Sample:
         return replace(self, features=self.features.rows(0, images), labels=labels, pixels=pixels)
 
 
-def embed(network: Embedding, images: np.ndarray) -> np.ndarray:
+def embed(network: Embedding | OwnSpace, images: np.ndarray) -> np.ndarray:
     return network(images).cpu().numpy()
 
 
-def measure(stream: Stream, network: Embedding, *, keep_pixels: bool = False) -> Sample:
+def measure(stream: Stream, network: Embedding | OwnSpace, *, keep_pixels: bool = False) -> Sample:
     """Pass over a stream of images once."""
     use_full_float32()
     sums, rows, kept, labels, first = PixelSums(), [], [], stream.labels, 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from d2o import checkpoints
 from d2o.checkpoints.places import locate
@@ -22,8 +23,11 @@ from .distances import SMALLEST
 from .sample import Sample, Stream, from_statistics
 from .statistics import Features
 
-Source = Denoiser | Images | np.ndarray | Features | Stream | Sample | str | Path
-"""A generator, a data set, uint8 images [N,H,W,C], stored statistics, a stream, a sample, or a path or name of one."""
+Source = Denoiser | Images | np.ndarray | Tensor | Sequence[Any] | Features | Stream | Sample | str | Path | Any
+"""A generator, a data set, stored statistics, a stream, a sample, or a path or name of one; or images in memory.
+
+These are all that `open_images` takes: tensors [N,C,H,W] and arrays of uint8 or floats, data sets of torch, lists.
+"""
 
 
 def open_source(
@@ -60,17 +64,16 @@ def open_source(
             return choose_images(source, images, name or "images", batch_size)
 
 
-def choose_images(source: Images | np.ndarray, images: int | None, name: str, batch_size: int) -> Stream:
+def choose_images(source: Images | Any, images: int | None, name: str, batch_size: int) -> Stream:
     """Return a stream of so many images (None: all) in an order that is random but always the same.
 
     Random, because data sets are often sorted by class, and the first half must be like the second.
     """
-    if isinstance(source, Images):
-        read, shape, labels = source.pixels, source.shape, source.labels
-    elif source.dtype == np.uint8 and source.ndim == 4:
+    if isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.ndim == 4 and source.shape[3] in (1, 3):
         read, shape, labels = source.__getitem__, (source.shape[3], *source.shape[1:3]), None
     else:
-        raise ValueError(f"Images in memory must be uint8 [N,H,W,C], not {source.dtype} {list(source.shape)}.")
+        source = source if isinstance(source, Images) else open_images(source)
+        read, shape, labels = source.pixels, source.shape, source.labels
     if len(source) < SMALLEST:
         raise ValueError(f"{name} has only {len(source)} images: an evaluation needs at least {SMALLEST}.")
     order = np.random.Generator(np.random.Philox(0)).permutation(len(source))[:images]

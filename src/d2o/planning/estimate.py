@@ -13,13 +13,14 @@ import torch
 from d2o.diffusion.denoiser import Denoiser
 from d2o.objectives.objective import Networks
 from d2o.training.freezing import count_frozen
-from d2o.training.loop import Progress, begin, group, list_frozen, train, turns
+from d2o.training.loop import begin, group, train, turns
 from d2o.training.memory import free_memory, peak_memory
 from d2o.training.networks import networks
 from d2o.training.optimizers import count_moments
 from d2o.training.recipe import Recipe
 from d2o.training.run import FEATURES_ON_DISK
 from d2o.training.speed import settle_precision
+from d2o.training.state import Progress, list_frozen
 
 from .presets import noise_batches, randomise_weights, untrained_teacher
 

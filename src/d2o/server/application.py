@@ -22,6 +22,7 @@ from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.pages.play import describe
+from d2o.records import shorten
 
 from .access import AccessControl
 from .addresses import Address, describe_addresses
@@ -80,6 +81,7 @@ def application(
 
     def say_usage() -> str:
         classes = f"{denoiser.num_classes} classes" if denoiser.num_classes else "without classes"
+        classes += f": {shorten(denoiser.class_names)}" if denoiser.class_names else ""
         facts = {"shape": denoiser.pixel_shape, "seeds": limits.max_seeds, "classes": classes}
         return USAGE.format(version=d2o.__version__, name=name, **facts)
 

@@ -34,6 +34,7 @@ def list_seeds(value: Any, info: ValidationInfo[dict[str, int]]) -> Any:
 
 
 Number = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED), BeforeValidator(read_digits)]
+Class = Number | Annotated[str, Field(max_length=200)]
 Prompt = Annotated[str, Field(max_length=10_000)]
 SEEDS = BeforeValidator(list_seeds, json_schema_input_type=str | Number | list[Number])
 MOST_UNKNOWN = 20
@@ -53,14 +54,15 @@ class Point(NamedTuple):
 
 
 class Query(BaseModel):
-    """What every query may say: `label`, called class, or `prompt` of all images or of each."""
+    """What every query may say: `label`, called class, a number or name, or `prompt` of all images or of each."""
 
     model_config = RECORD
-    label: Number | list[Number] | None = Field(None, alias="class")
+    label: Class | list[Class] | None = Field(None, alias="class")
     prompt: Prompt | list[Prompt] | None = None
 
     def condition(self, seeds: Sequence[int], denoiser: Denoiser) -> Any:
         """Return what the network is told of images of these seeds; HTTPException for what it cannot be asked."""
+        asked: Any
         name, asked = ("class", self.label) if self.prompt is None else ("prompt", self.prompt)
         return understand(name, asked, seeds, denoiser)
 
@@ -106,7 +108,7 @@ class ModelQuery(Query):
         return Blend(condition, other, torch.tensor([point.blend for point in points]))
 
     def unknown(self, denoiser: Denoiser) -> list[str]:
-        other = Query(prompt=self.towards).unknown(denoiser) if self.towards is not None else []
+        other = Query.model_validate({"prompt": self.towards}).unknown(denoiser)
         return list(dict.fromkeys([*super().unknown(denoiser), *other]))
 
 

@@ -13,8 +13,8 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
 from d2o.objectives.teaching import is_rounded
 
-from .loop import list_frozen
 from .run_directory import State
+from .state import list_frozen
 
 
 def find_base(origin: Mapping[str, Any], teacher: Denoiser, student: Denoiser) -> dict[str, Any] | None:

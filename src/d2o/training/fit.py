@@ -48,7 +48,7 @@ def print_progress(moments: Iterable[Moment], duration: int, title: str) -> None
 
 def finetune(
     teacher: Denoiser | str | Path | Callable[[], Denoiser],
-    data: Images | str | Path,
+    data: Images | str | Path | Any,
     recipe: Named = "d2o-f",
     *,
     out: str | Path,
@@ -62,13 +62,13 @@ def finetune(
 ) -> Result:
     """Train a model by a recipe in the directory `out`, or continue there, to the end.
 
-    Teacher, data and recipe are objects, paths or names, the teacher also a function that makes it; a list of recipes
-    are stages, one after another, each in a directory of its own within `out`. `changes` are fields of the recipe, such
-    as `duration=20_000`, and `precision="auto"` takes the one that trains faster here. A teacher by name or function is
-    held no longer than needed. `origin` names in JSON what the run was made from, and is compared when it continues: by
-    default the teacher's path, or the hash of its weights. `networks` may put a discriminator of one's own into the
-    run; `watch` shows how training goes, and `counted` how evaluations do. With `accept_data` a run goes on with other
-    images than it began with.
+    Teacher, data and recipe are objects, paths or names, the teacher also a function that makes it; data are all that
+    `d2o.images` opens, also a Dataset of torch. A list of recipes are stages, one after another, each in a directory of
+    its own within `out`. `changes` are fields of the recipe, such as `duration=20_000`, and `precision="auto"` takes
+    the one that trains faster here. A teacher by name or function is held no longer than needed. `origin` names in JSON
+    what the run was made from, and is compared when it continues: by default the teacher's path, or the hash of its
+    weights. `networks` may put a discriminator of one's own into the run; `watch` shows how training goes, and
+    `counted` how evaluations do. With `accept_data` a run goes on with other images than it began with.
 
     Every process of a group (torchrun) calls this. Raises ValueError for what cannot work, before anything is written,
     and where memory does not suffice; Interrupted and Diverged as `run` does.
@@ -95,7 +95,7 @@ def finetune(
 
 
 def pretrain(
-    data: Images | str | Path,
+    data: Images | str | Path | Any,
     recipe: Named = "pretrain",
     *,
     out: str | Path,
@@ -146,13 +146,15 @@ def new_teacher(recipe: Recipe, images: Images) -> Denoiser:
     return made
 
 
-def open_data(data: Images | str | Path, out: str | Path, habits: Habits | None) -> Images:
+def open_data(data: Images | str | Path | Any, out: str | Path, habits: Habits | None) -> Images:
     """Return the images, after a trial whether the run can write its directory and send its log."""
     if habits is not None and habits.track is not None:
         tracking.check_service(habits.track)
     if group("auto" if habits is None else habits.device).is_main_process:
         check_folder(out)
-    return data if isinstance(data, Images) else open_images(locate(data, "data").path)
+    if isinstance(data, Images):
+        return data
+    return open_images(locate(data, "data").path if isinstance(data, str | Path) else data)
 
 
 def read_words(images: Images) -> Words:

@@ -1,8 +1,8 @@
 """The training loop: a generator that takes turns. It opens no file and prints nothing; that belongs to the caller."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 from zlib import crc32
@@ -22,52 +22,16 @@ from d2o.objectives.objective import Networks, Step, Turn
 from d2o.objectives.one_step import MADE
 
 from .ema import restart_averages, update_averages
-from .optimizers import make_optimizers, parameters_of, remember, schedule, set_rate, tensors_of
+from .leaving import Between, Left, copy_state, put_back
+from .optimizers import make_optimizers, parameters_of, schedule, set_rate
 from .recipe import Recipe
-from .sharding import check_sharding, gather, is_sharded, shard
+from .sharding import check_sharding, is_sharded, shard
+from .state import Progress, restore, restore_moments
 
 PATIENCE = 5
 """Steps in a row that may be left out because their gradients are not finite."""
 BUCKET = 1 << 23
 """Numbers of gradients that are averaged over processes at once."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands after an iteration. `losses` are the means of this iteration's turns, by name.
-
-    `skipped` counts the steps left out because their gradients were not finite; `failing` says that the last one was.
-    `kept` names the networks, besides student and average, that belong to the run's state.
-    """
-
-    images: int
-    iteration: int
-    losses: dict[str, float]
-    learning_rate: float
-    skipped: int
-    failing: bool
-    networks: Networks
-    optimizers: dict[str, Optimizer]
-    kept: tuple[str, ...] = ()
-
-    @property
-    def ema(self) -> Denoiser:
-        return self.networks.ema
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return all that continues this run bit for bit: named tensors and numbers (for random numbers see Batch).
-
-        What is frozen is there once, as the student's. Of a sharded run only the first process gets tensors, and all
-        must call this together.
-        """
-        frozen = {id(p) for p in list_frozen(self.networks.student).values()}
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name in ("student", "ema", *self.kept):
-            state = self.networks[name].state_dict(keep_vars=True)
-            parts[name] = {key: t.detach() for key, t in state.items() if name == "student" or id(t) not in frozen}
-        parts |= {f"optimizer.{name}": tensors_of(optimizer) for name, optimizer in self.optimizers.items()}
-        tensors = {f"{part}.{name}": tensor for part, rows in parts.items() for name, tensor in rows.items()}
-        return dict(gather(tensors)), {"images": self.images, "iteration": self.iteration, "skipped": self.skipped}
 
 
 def group(name: str = "auto") -> Accelerator:
@@ -133,6 +97,7 @@ def train(
     resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
     accelerator: Accelerator | None = None,
     sharded: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> Iterator[Progress]:
     """Train the networks in place and yield after every iteration; the networks are consistent at that moment.
 
@@ -140,8 +105,9 @@ def train(
     place [n] of every image in the endless stream. With it may come `latents` [n,c,h,w], in whose place x0 may be None,
     and a `number` [n]: images of the same number are the same, and their features are cached. A model that is asked in
     words is told its `captions`. `resume` is a `Progress.state()`; the batches must then start at its `images`. With
-    `sharded` the processes hold parts of the denoisers from then on. Raises Diverged after PATIENCE unusable steps in a
-    row.
+    `sharded` the processes hold parts of the denoisers from then on. A process that trains alone asks between
+    micro-batches whether to `stop`, and then ends early, everything as it was after the iteration before. Raises
+    Diverged after PATIENCE unusable steps in a row.
     """
     for objective in recipe.objectives:
         if missing := next((need for need in objective.needs if networks[need] is None), None):
@@ -174,8 +140,12 @@ def train(
     everything = [p for optimizer in optimizers.values() for p in parameters_of(optimizer)]
     dropout = any(objective.dropout for objective in recipe.objectives)
     failures = dict.fromkeys((row.name for row in rows), 0)
+    progress, seconds = None, 0.0
 
     while images < recipe.duration:
+        began, before = time.monotonic(), None
+        if stop is not None and accelerator.num_processes == 1:
+            before = {} if progress is None else copy_state(progress, seconds)
         if 0 < images == recipe.span(images)[0]:  # of a state at this boundary, too, which is that of the part before
             for optimizer in optimizers.values():
                 optimizer.state.clear()
@@ -188,12 +158,21 @@ def train(
         if isinstance(networks.student.backbone, Backbone):
             networks.student.backbone.constrain_weights()
         factor, losses = schedule(recipe, images), {}
-        for row in rows:
-            if iteration % row.every or (iteration == 0 and row.every > 1):
-                continue
+        due = [row for row in rows if iteration % row.every == 0 and (iteration or row.every == 1)]
+        total = 0 if progress else len(micro_batches) * sum(row.times for row in due)
+        between = Between(None if before is None else stop, total)
+        for row in due:
             optimizer = optimizers[row.network]
             require_gradients(everything, parameters_of(optimizer))
-            steps = [take_turn(row, optimizer, networks, micro_batches, factor, accelerator) for _ in range(row.times)]
+            turn: Any = (row, optimizer, networks, micro_batches, factor, accelerator, between)
+            try:
+                steps = [take_turn(*turn) for _ in range(row.times)]
+            except Left:
+                require_gradients(everything, everything)
+                use_full_float32()
+                if progress is not None and before is not None:
+                    put_back(progress, before)
+                return
             losses[row.name], usable = sum(loss for loss, _ in steps) / row.times, all(fine for _, fine in steps)
             failures[row.name] = 0 if usable else failures[row.name] + 1
             skipped += not usable
@@ -210,7 +189,9 @@ def train(
             objective.after(networks, Step(images, recipe.batch_size, recipe.duration))
         rate, failing = factor * recipe.learning_rate, any(failures.values())
         use_full_float32()  # for grids and evaluations, until the next iteration
-        yield Progress(images, iteration, losses, rate, skipped, failing, networks, optimizers, kept)
+        seconds = time.monotonic() - began
+        progress = Progress(images, iteration, losses, rate, skipped, failing, networks, optimizers, kept)
+        yield progress
 
 
 def require_gradients(everything: Iterable[nn.Parameter], wanted: Iterable[nn.Parameter]) -> None:
@@ -227,12 +208,14 @@ def take_turn(
     micro_batches: list[Batch],
     factor: float,
     accelerator: Accelerator,
+    between: Callable[[], None],
 ) -> tuple[float, bool]:
     """Accumulate gradients, average them over the processes, and step; return the loss and whether a step was taken."""
     optimizer.zero_grad(set_to_none=True)
     count = sum(len(batch) for batch in micro_batches)
     total = torch.zeros((), device=accelerator.device)
     for batch in micro_batches:
+        between()
         loss = turn.loss(networks, batch).sum() / count
         loss.backward()
         total += loss.detach()
@@ -259,41 +242,3 @@ def average_over_processes(tensors: list[Tensor], accelerator: Accelerator) -> N
         flat: Any = accelerator.reduce(torch.cat([t.flatten() for t in bucket]), reduction="mean")
         for tensor, mean in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
             tensor.copy_(mean.view_as(tensor))
-
-
-def restore(networks: Networks, kept: Iterable[str], tensors: dict[str, Tensor]) -> None:
-    """Put the tensors of a `Progress.state()` back where they came from; ValueError where they are of another run.
-
-    Those of the student that are frozen may be missing: then it has them.
-    """
-
-    given = part(tensors, "student")
-    rows = list_frozen(networks.student).items()
-    known = {key: p for key, p in rows if key not in given or given[key].shape == p.shape}
-    for key, parameter in known.items():
-        if key in given and not torch.equal(parameter, given[key].to(parameter)):
-            parameter.data = torch.empty_like(parameter).copy_(given[key])  # the model that it came from keeps its own
-    frozen = {id(parameter) for parameter in known.values()}
-    for name in ("student", "ema", *kept):
-        own = networks[name].state_dict(keep_vars=True).items()
-        held = {key: tensor.detach() for key, tensor in own if id(tensor) in frozen}
-        try:
-            networks[name].load_state_dict({**part(tensors, name), **held})
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"The state that should be resumed is of another {name}: {reason}") from error
-
-
-def restore_moments(optimizers: dict[str, Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Put the moments of a `Progress.state()` back."""
-    for name, optimizer in optimizers.items():
-        remember(optimizer, part(tensors, f"optimizer.{name}"))
-
-
-def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
-
-
-def list_frozen(student: Denoiser) -> dict[str, nn.Parameter]:
-    """Return by name what of a student does not move; networks beside it may have the same parameters."""
-    return {name: parameter for name, parameter in student.named_parameters() if not parameter.requires_grad}

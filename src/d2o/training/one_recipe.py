@@ -86,6 +86,7 @@ def train_recipe(
     with memory_remedy(recipe, micro_batch):
         if habits.compile:
             trained.student.to(accelerator.device)
+            log.info("%s: compiling the network, which takes a minute or two", title)
             if obstacle := compile_network(trained.student, micro_batch):
                 log.info("%s: %s", title, obstacle)
         evaluate = None

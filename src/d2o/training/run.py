@@ -1,6 +1,6 @@
 """A run on disk: its directory contains the recipe, the log, sample grids and a checkpoint from which it continues.
 
-recipe.json              what was asked for; another run is refused in the same directory
+recipe.json              what was asked for; another run is refused in the same directory, but for its duration
 metrics.jsonl            one line a moment: losses, rates, evaluations
 samples/00012800.png     the averaged student on the same seeds
 checkpoint.safetensors   everything a resumed run needs, in one file, but for what is frozen where its base has that
@@ -35,10 +35,11 @@ from d2o.metrics.counting import Counted, unshown
 from d2o.objectives.objective import Networks
 
 from .base import check_base
-from .loop import Progress, begin, group, list_frozen, train
+from .loop import begin, group, train
 from .recipe import Recipe
 from .run_directory import CHECKPOINT, claim, find_state, is_sound, replace_checkpoint, truncate_log
 from .sharding import gather, unshard
+from .state import Progress, list_frozen
 
 FEATURES_ON_DISK = 8 << 30
 """Bytes that features of real images may take in the directory, beyond those in memory."""
@@ -87,7 +88,7 @@ class Habits:
             raise ValueError("--shard and --compile do not go together: leave one of them out.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Moment:
     """What a caller sees after each iteration; `logged` says whether the log has gained a line."""
 
@@ -95,6 +96,10 @@ class Moment:
     images_per_second: float
     evaluation: dict[str, Any] | None
     logged: bool
+
+    def __repr__(self) -> str:
+        kid = f", KID {self.evaluation['kid']:.3f}" if self.evaluation is not None else ""
+        return f"{self.progress}{kid}, {self.images_per_second:,.0f} images/s"
 
     def status(self, duration: int) -> str:
         """Return in one line where the run stands."""
@@ -198,7 +203,7 @@ def run(
                 native.save(directory / BEST, average)
             return {"images": progress.images, "evaluation": evaluation}
 
-        options: Any = {"resume": resume, "accelerator": accelerator, "sharded": habits.shard}
+        options: Any = {"resume": resume, "accelerator": accelerator, "sharded": habits.shard, "stop": should_stop}
         try:
             for progress in train(recipe, networks, batches, **options):
                 losses.append(progress.losses)
@@ -227,6 +232,9 @@ def run(
                 if stopping:
                     accelerator.wait_for_everyone()
                     raise Interrupted
+            if (start if progress is None else progress.images) < recipe.duration:  # left within an iteration
+                save()
+                raise Interrupted
         except Diverged as error:
             good = f"the last good checkpoint, {checkpoint}" if checkpoint.exists() else "its beginning"
             raise Diverged(error.fact, good) from error
@@ -267,7 +275,7 @@ def ask_all(answer: bool, accelerator: Accelerator) -> bool:
 
 @contextmanager
 def stoppable(accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into a question that the loop asks between iterations.
+    """Turn Ctrl-C, SIGTERM and SIGHUP into a question that the loop asks between micro-batches and iterations.
 
     A second Ctrl-C acts at once; other signals may come twice (torchrun passes its own on), and nohup's are ignored.
     """

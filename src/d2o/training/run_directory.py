@@ -41,8 +41,8 @@ def claim(
 ) -> AbstractContextManager[Any]:
     """Make the directory this run's own, or recognise it as the same run; the context holds its lock.
 
-    With `accept_data` the run may go on with other images. Raises ValueError for a directory that contains another run
-    or something else, or in which a run is training.
+    With `accept_data` the run may go on with other images, and always to another duration. Raises ValueError for a
+    directory that contains another run or something else, or in which a run is training.
     """
     data = {
         "name": images.name,
@@ -56,7 +56,10 @@ def claim(
     request = {"d2o": d2o.__version__, "recipe": to_dict(recipe), "data": data, **origin}
     file, lock, accepted = directory / "recipe.json", directory / LOCK, False
     if os.path.lexists(file):
-        asked = [{**one, "d2o": None} for one in (read_request(file), request)]
+        before = read_request(file)
+        if lasting := may_last(recipe, before["recipe"]):
+            before["recipe"]["duration"] = recipe.duration
+        asked = [{**one, "d2o": None} for one in (before, request)]
         if found := list_differences(*asked):
             others = list_differences(*({**one, "data": list_sizes(one.get("data"))} for one in asked))
             if not (accepted := accept_data and not others):
@@ -66,6 +69,9 @@ def claim(
                     f"{directory} contains another run: {(others or found)[0]}{more}; choose another directory{remedy}."
                 )
             log.info("%s continues with other images: %s.", directory, "; ".join(found))
+        if lasting:
+            check_duration(directory, recipe)
+            accepted = True
     elif directory.exists() and (
         not directory.is_dir() or set(directory.iterdir()) - find_leftovers(directory) - {lock}
     ):
@@ -81,6 +87,26 @@ def claim(
     for leftover in find_leftovers(directory):
         leftover.unlink()
     return context
+
+
+def may_last(recipe: Recipe | Stages, before: Mapping[str, Any]) -> bool:
+    """Return whether a recipe is to last longer, or shorter, than it was asked to, and what it learns allows that."""
+    fixed = isinstance(recipe, Stages) or any(objective.starts for objective in recipe.objectives)
+    return not fixed and before.get("duration") not in (None, recipe.duration)
+
+
+def check_duration(directory: Path, recipe: Recipe | Stages) -> None:
+    """Say how a run goes on to another duration; ValueError where it has seen more images already."""
+    assert isinstance(recipe, Recipe)
+    checkpoint, wanted = directory / CHECKPOINT, recipe.duration
+    seen = native.read_header(checkpoint)["images"] if checkpoint.is_file() else 0
+    if wanted <= seen - recipe.batch_size:
+        remedy = f"ask for {seen:,} or more, or choose another directory"
+        raise ValueError(f"{directory} has seen {seen:,} images already, more than --images {wanted:,}: {remedy}.")
+    how = "as if asked for from its start"
+    if recipe.learning_rate_decay != "constant":
+        how = f"its learning rate falls ({recipe.learning_rate_decay}) by the schedule of the new length from here on"
+    log.info("%s goes on from %s images to %s: %s.", directory, f"{seen:,}", f"{wanted:,}", how)
 
 
 def read_request(file: Path) -> dict[str, Any]:

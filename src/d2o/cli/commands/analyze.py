@@ -7,7 +7,7 @@ studies:
 
 examples:
   d2o analyze spectrum runs/teacher --student runs/one-step --data digits --out why
-  d2o analyze blocks runs/teacher --after runs/one-step --out why
+  d2o analyze blocks runs/teacher --student runs/one-step --out why
   d2o analyze STUDY --help
 """
 
@@ -116,7 +116,7 @@ class Blocks(Watching):
       d2o analyze blocks runs/teacher --after runs/one-step --steps 18 --out why
     """
 
-    after: str | None = None
+    after: Annotated[str | None, tyro.conf.arg(name="student", aliases=["--after"])] = None
     """The same network after fine-tuning."""
 
     def run(self) -> "Report":
@@ -145,7 +145,7 @@ class Minima(DataOptions, Study):
     """One-step students of it."""
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Steps of the teacher's sampler (Heun's)."""
-    count: int = 500
+    count: Annotated[int, tyro.conf.arg(aliases=["--images"])] = 500
     """Images of every generator that are measured, and as many real ones."""
     features: str = "lite2"
     """Feature space, as in `d2o evaluate`."""

@@ -26,7 +26,7 @@ class Demo(DeviceOptions):
     """Handwritten digits, in five minutes; or coloured shapes that are asked for in words, in twenty."""
     out: str | None = None
     """Directory of the runs and of report.html; by default demo, or demo-shapes."""
-    from_: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
+    from_: Annotated[str | None, tyro.conf.arg(name="from", aliases=["--teacher"], metavar="MODEL")] = None
     """Of shapes: the teacher, such as shapes-teacher, in place of pre-training; then it takes about five minutes."""
     seed: int = 0
     """Seed of everything random."""

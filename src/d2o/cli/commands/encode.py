@@ -7,7 +7,9 @@ examples:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from d2o.checkpoints.inspection import inspect
 from d2o.cli.options import (
@@ -39,7 +41,7 @@ class Encode(DataOptions, DeviceOptions, StateDictOptions):
     """Folder to write, or to continue: `--data` of d2o finetune."""
     codec: str | None = None
     """Folder of the model's autoencoder, where it does not name one."""
-    batch_size: int = 16
+    batch: Annotated[int, tyro.conf.arg(aliases=["--batch-size"])] = 16
     """Images at once."""
     precision: Literal["half", "float32"] = "half"
     """Of stored numbers: half is float16 for latents and bfloat16 for what text encoders say."""
@@ -50,8 +52,8 @@ class Encode(DataOptions, DeviceOptions, StateDictOptions):
 def main(arguments: Sequence[str]) -> None:
     """Run `d2o encode`."""
     options = parse(Encode, "encode", arguments, __doc__)
-    if options.batch_size < 1:
-        raise ValueError(f"--batch-size {options.batch_size} is not possible: at least one image is encoded at once.")
+    if options.batch < 1:
+        raise ValueError(f"--batch {options.batch} is not possible: at least one image is encoded at once.")
     device = options.find_device()
     check_folder(options.out)
     check_inputs(options.model, data=options.data, codec=options.codec)
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     images = options.open(model)
     images = images.for_model(model.num_classes, model.class_names, text=True)
     check_fit(model, images)
-    how = {"batch_size": options.batch_size, "precision": options.precision, "device": device}
+    how = {"batch_size": options.batch, "precision": options.precision, "device": device}
     about = encode(model, images, options.out, **how, counted=counted)
     shape = "x".join(map(str, about.latent_shape))
     record = {"path": options.out, "images": about.images, "latents": list(about.latent_shape), "shards": about.shards}

@@ -31,7 +31,7 @@ class EstimateOptions(RecipeOptions, ModelOptions):
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """A name (see `d2o recipes`) or a .json or .yaml file."""
-    from_: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
+    from_: Annotated[str | None, tyro.conf.arg(name="from", aliases=["--teacher"], metavar="MODEL")] = None
     """The model to start from; by default a network of the recipe's full size with random weights."""
 
     def find_shapes(self, recipe: Recipe) -> Denoiser:

@@ -33,7 +33,7 @@ class Evaluate(Preparation, FeatureOptions, ModelOptions):
     """The reference: any of these."""
     features: str | None = None
     """Feature space: lite2 (EfficientNet-lite2 at 64 px, no download), inception (real FID), clip, dinov2, pixels."""
-    images: int = 1000
+    images: Annotated[int, tyro.conf.arg(aliases=["--count"])] = 1000
     """Images of A."""
     reference_images: int | None = None
     """So many of B's images, if it is a data set; all by default."""

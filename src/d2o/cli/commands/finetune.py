@@ -24,7 +24,7 @@ from d2o.training.fit import finetune
 class Finetune(DataOptions, RunOptions, ModelOptions):
     """The options of `d2o finetune`."""
 
-    from_: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL")]
+    from_: Annotated[str, tyro.conf.arg(name="from", aliases=["--teacher"], metavar="MODEL")]
     """The pre-trained model: a checkpoint or a run directory."""
     base: str | None = None
     """The model that it was fine-tuned from, where the file contains only the weights that fine-tuning changed."""

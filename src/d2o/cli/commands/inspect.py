@@ -14,6 +14,7 @@ from d2o.checkpoints import inspect
 from d2o.cli.options import Model, StateDictOptions, parse
 from d2o.diffusion.noise import name_level
 from d2o.errors import printable
+from d2o.records import shorten
 from d2o.training.freezing import default_rules, freeze, measure_shares
 
 
@@ -52,11 +53,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def table(record: dict[str, Any], frozen: str) -> str:
-    shape = " x ".join(map(str, record["image_shape"]))
+    shape, names = " x ".join(map(str, record["image_shape"])), record["class_names"]
     rows = {
         "kind": record["kind"],
         "class": record["class"],
-        "images": f"{shape}, {record['num_classes'] or 'no'} classes",
+        "images": f"{shape}, {record['num_classes'] or 'no'} classes" + (f": {shorten(names)}" if names else ""),
         "parameters": f"{record['parameters']:,}",
         "d2o-f freezes": frozen,
         "shares": ", ".join(f"{role} {share:.1%}" for role, share in record["shares"].items()),

@@ -5,7 +5,7 @@ examples:
   d2o recipes cifar10-d2o-f > mine.yaml
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,6 +15,59 @@ import yaml
 from d2o.cli.options import parse, tell
 from d2o.training.recipe import Recipe, Stages, to_dict
 from d2o.training.recipes import PAPER_FID, RECIPES, STAGES, find_any
+
+GROUPS = {
+    "any images: the methods": ("",),
+    "digits: the demo's, 8x8, minutes on two processor cores": ("digits-",),
+    "shapes and emoji: small pictures from their captions, on two processor cores": ("shapes-", "emoji-"),
+    "CIFAR-10 reduced to 16x16: minutes on two processor cores": ("cifar10-small-",),
+    "CIFAR-10 at 32x32: the paper's settings, for GPUs": ("cifar10-",),
+    "faces, animals, ImageNet at 64x64: the paper's settings, for GPUs": ("ffhq64-", "afhqv2-64-", "imagenet64-"),
+    "DiT on latents of ImageNet at 256x256: a first guess, for GPUs": ("dit-",),
+    "text-to-image: a first guess, for GPUs of 80 GiB": ("coco256-", "sd15-", "sdxl-", "sd3-", "sana-", "flux-"),
+}
+"""What recipes are made for, by the beginning of their names: the longest one that fits."""
+PURPOSES = {
+    "pretrain": "a diffusion model to start from",
+    "d2o": "one step, everything moves",
+    "d2o-f": "one step, most weights frozen, the usual choice",
+    "scratch": "a GAN of the same network, to compare with",
+    "pd": "progressive distillation, to compare with",
+    "cd": "consistency distillation, to compare with",
+    "ctm": "consistency trajectories, to compare with",
+    "rcd": "reverse consistency distillation, to compare with",
+    "pd-gan": "progressive distillation beside a GAN",
+    "cd-gan": "consistency distillation beside a GAN",
+    "ctm-gan": "consistency trajectories beside a GAN",
+    "rcd-gan": "reverse consistency distillation beside a GAN",
+    "dmd2": "matches the data's distribution by a second diffusion network",
+    "dmd2-gan": "that network also judges",
+    "frechet": "matches the data's moments in a feature space, without a GAN",
+    "frechet-gan": "matches the data's moments, beside a GAN",
+    "2step": "two steps",
+    "4step": "four steps",
+    "unprojected": "a judge that sees features as they are",
+    "channel": "a judge that mixes features by channels alone",
+    "stylegan2": "StyleGAN2's judge, without features",
+    "perceptual": "LPIPS's network as the judge",
+    "convolutional": "a plain judge, without features",
+    "hinge": "the hinge loss",
+    "relativistic": "judges pairs of real and made images",
+    "own-features": "the teacher's own features as the judge, nothing to download",
+    "conv-qkv": "convolutions and queries frozen, projections not",
+    "qkv": "queries, keys and values frozen, too",
+    "skip": "skip connections frozen, too",
+    "all-but-norms": "all but norms frozen",
+    "modulation": "only modulation moves",
+    "biases": "only biases move",
+    "best": "the fastest to its teacher's quality so far",
+    "200k": "the paper's short run",
+    "lite0": "one feature network as the judge",
+    "flow": "a student of a flow",
+    "sketch-gan": "a short distillation, then the GAN",
+    "teacher-images": "on data, then on the teacher's images",
+}
+"""What a recipe is for, by the end of its name: the longest one that fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +86,31 @@ def main(arguments: Sequence[str]) -> None:
     if options.name is None:
         every = {**RECIPES, **STAGES}
         records = {name: to_dict(recipe) for name, recipe in every.items()}
-        tell(records, "\n".join(row(name, recipe) for name, recipe in every.items()), options.json)
+        tell(records, "\n".join(rows(every)), options.json)
         return
     record, fid = to_dict(find_any(options.name)), PAPER_FID.get(options.name)
     comment = f"# The paper's FID in one step: {fid}. Not yet reproduced with d2o.\n" if fid else ""
     tell(record, comment + yaml.safe_dump(record, sort_keys=False).rstrip(), options.json)
 
 
+def rows(recipes: Mapping[str, Recipe | Stages]) -> Iterator[str]:
+    """Yield a heading for each group, and a line for each of its recipes."""
+    groups: dict[str, list[str]] = {title: [] for title in GROUPS}
+    starts = {start: title for title, row in GROUPS.items() for start in row}
+    for name in recipes:
+        groups[starts[max((start for start in starts if name.startswith(start)), key=len)]].append(name)
+    for title, names in groups.items():
+        yield title
+        yield from (f"  {row(name, recipes[name])}" for name in names)
+    yield "All settings of one: d2o recipes NAME"
+
+
 def row(name: str, recipe: Recipe | Stages) -> str:
+    ends = [end for end in PURPOSES if f"-{name}".endswith(f"-{end}")]
+    purpose = f"{PURPOSES[max(ends, key=len)]}; " if ends else ""
     stages = recipe.stages if isinstance(recipe, Stages) else (recipe,)
     paper = f"; the paper's FID {PAPER_FID[name]}, not yet reproduced here" if name in PAPER_FID else ""
-    return f"{name:<28} {'; then '.join(map(describe, stages))}{paper}"
+    return f"{name:<34} {purpose}{'; then '.join(map(describe, stages))}{paper}"
 
 
 def describe(recipe: Recipe) -> str:

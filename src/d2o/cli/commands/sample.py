@@ -7,6 +7,7 @@ examples:
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import SAMPLERS, Churn, condition_for, generate
 from d2o.encoders.codec import check_pixels
 from d2o.files import read_bytes
+from d2o.records import shorten
 
 LARGEST_PROMPTS = 1 << 24
 """Bytes of a file of prompts."""
@@ -40,7 +42,7 @@ class Sample(DeviceOptions, ModelOptions):
     steps: int = 1
     """Intervals of the sampler: 1 for one-step generators, 18 or more for diffusion models."""
     class_: Annotated[str | None, tyro.conf.arg(name="class", metavar="K|NAME")] = None
-    """The class of all images; by default seed modulo the number of classes."""
+    """The class of all images, by name or number; by default seed modulo the number of classes."""
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """What the images shall show, for models that are asked in words; of several, image i shows the i-th, in turns."""
     prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
@@ -62,7 +64,7 @@ class Sample(DeviceOptions, ModelOptions):
     json: bool = False
     """Print JSON instead of text."""
 
-    def ask(self, denoiser: Denoiser, count: int) -> int | str | list[str] | None:
+    def ask(self, denoiser: Denoiser, count: int) -> str | list[str] | None:
         """Return the class of all images or the prompt of each; None where none is named."""
         prompts = list(self.prompt) + ([] if self.prompts is None else read_prompts(self.prompts))
         if not all(map(str.strip, prompts)):
@@ -73,7 +75,7 @@ class Sample(DeviceOptions, ModelOptions):
             raise ValueError(f"{self.model} has no classes: ask it with --prompt.")
         if prompts:
             return [prompts[place % len(prompts)] for place in range(count)]
-        return int(self.class_) if self.class_ is not None and self.class_.isdecimal() else self.class_
+        return self.class_
 
 
 def read_prompts(file: str) -> list[str]:
@@ -122,7 +124,9 @@ def main(arguments: Sequence[str]) -> None:
     pixels = counted((to_uint8(images, options.model) for images in batches), len(seeds), options.out)
     write_images(options.out, pixels, seeds, labels)
     seconds = time.monotonic() - began
+    classes = Counter(denoiser.classes[label] for label in labels or ())
     if options.json:
         record = {"path": options.out, "images": len(seeds), "seconds": round(seconds, 3), "steps": options.steps}
-        tell({**record, "model": options.model, "seeds": options.seeds}, "", as_json=True)
-    say(f"{options.out}: {len(seeds):,} images in {seconds:.1f} s ({len(seeds) / seconds:,.0f}/s)")
+        tell({**record, "model": options.model, "seeds": options.seeds, "classes": classes}, "", as_json=True)
+    shown = f" of {shorten([*classes])}" if classes else ""
+    say(f"{options.out}: {len(seeds):,} images{shown} in {seconds:.1f} s ({len(seeds) / seconds:,.0f}/s)")

@@ -32,7 +32,7 @@ class Statistics(DataOptions, FeatureOptions):
     """The file to write."""
     features: str = "lite2"
     """Feature space: lite2 (EfficientNet-lite2 at 64 px, no download), inception (real FID), clip, dinov2, pixels."""
-    images: int | None = None
+    images: Annotated[int | None, tyro.conf.arg(aliases=["--count"])] = None
     """So many of the images, the same that `d2o evaluate --reference-images` chooses; all by default."""
     moments: bool = False
     """Store mean and covariance without the features: a small file, which allows the Frechet distance alone."""

@@ -21,6 +21,7 @@ def describe(denoiser: Any) -> dict[str, Any]:
     return {
         "image_shape": denoiser.pixel_shape,
         "num_classes": denoiser.num_classes,
+        "class_names": denoiser.classes,
         "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
     }
 

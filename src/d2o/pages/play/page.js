@@ -35,7 +35,7 @@ function choose(model) {
   // Show a model, what it can be asked for, and beside it its teacher.
   state.model = model;
   const classes = [...Array(model.num_classes).keys()];
-  options(at("class"), ["", ...classes], ["by seed", ...classes]);
+  options(at("class"), ["", ...classes], ["by seed", ...(model.class_names ?? classes)]);
   options(at("teacher"), model.teachers);
   offer(model, ask);
   const { name, image_shape: shape, parameters } = model;

@@ -2,6 +2,7 @@
 
 const shown = new WeakMap(); // canvas -> {picture, side}
 let pixelated = false;
+const source = new OffscreenCanvas(1, 1);
 
 export function toPicture(levels, [height, width, channels]) {
   // Return uint8 levels [H, W, C] as ImageData.
@@ -18,14 +19,19 @@ export function draw(canvas, picture, side) {
   shown.set(canvas, { picture, side });
   const longer = Math.max(picture.width, picture.height);
   const times = pixelated ? Math.max(1, Math.round(side / longer)) : Math.max(1, side / longer);
-  canvas.width = picture.width * times;
-  canvas.height = picture.height * times;
+  resize(canvas, picture.width * times, picture.height * times);
+  resize(source, picture.width, picture.height);
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = !pixelated;
   context.imageSmoothingQuality = "high";
-  const source = new OffscreenCanvas(picture.width, picture.height);
   source.getContext("2d").putImageData(picture, 0, 0);
   context.drawImage(source, 0, 0, canvas.width, canvas.height);
+}
+
+function resize(canvas, width, height) {
+  // Give a canvas its size, which makes it anew, only where that is another.
+  if (canvas.width !== Math.floor(width)) canvas.width = width;
+  if (canvas.height !== Math.floor(height)) canvas.height = height;
 }
 
 export function showPixels(wanted) {

@@ -2,7 +2,7 @@
 
 import { draw } from "./pictures.js";
 
-export const LARGE = 512; // pixels of a large picture's canvas, and of a small one's
+export const LARGE = 256; // pixels of a large picture's canvas, and of a small one's
 export const SMALL = 128;
 
 export const state = {

@@ -60,8 +60,8 @@ DIGITS = Row(
 SMALL = Row(
     Training("cifar10-small-pretrain", 800_000),
     Training("cifar10-small-d2o-f", 24_000),
-    "Measured with 40,000 images of CIFAR-10 (docs/results.md): KID in lite2 0.29 in one call, 0.42 in the teacher's "
-    "35, 1.75 of blurred real ones; blotchy images, often not recognisable.",
+    "Measured with 40,000 images of CIFAR-10 (docs/performance.md): KID in lite2 0.31 in one call, 0.42 in its "
+    "teacher's 35, 1.75 of blurred real ones; blotchy images, often not recognisable.",
 )
 WORDS = Row(
     Training("shapes-pretrain", 300_000),

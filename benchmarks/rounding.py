@@ -7,7 +7,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import VE, Boundary, Epsilon, Flow, Preconditioning, Velocity, amplification
 from d2o.diffusion.noise import noise_for
 from d2o.diffusion.sampling import sample
-from d2o.training.recipes import DDPMPP
+from d2o.training.starts import DDPMPP
 
 SHAPE, IMAGES, SEEDS = (3, 16, 16), 32, 3
 NETWORKS = {

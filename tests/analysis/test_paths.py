@@ -43,16 +43,16 @@ class TestFiniteOutputs:
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     @pytest.mark.parametrize("study", [spectrum, blocks])
     def test_the_first_bad_level_is_named(self, tiny_denoiser, value, study):
-        with pytest.raises(ValueError, match=r"sigma 9\.72:"):
+        with pytest.raises(ValueError, match=r"sigma 19\.7:"):
             study(breaks_below(tiny_denoiser(), 20, value), SAMPLING)
 
     def test_the_student_is_told_from_the_teacher(self, tiny_denoiser):
         teacher, broken = tiny_denoiser(0), breaks_below(tiny_denoiser(1), 20)
-        with pytest.raises(ValueError, match=r"student.*sigma 9\.72"):
+        with pytest.raises(ValueError, match=r"student.*sigma 19\.7"):
             spectrum(teacher, SAMPLING, student=broken)
-        with pytest.raises(ValueError, match=r"student.*sigma 9\.72"):
+        with pytest.raises(ValueError, match=r"student.*sigma 19\.7"):
             blocks(teacher, SAMPLING, broken)
-        with pytest.raises(ValueError, match=r"teacher.*sigma 9\.72"):
+        with pytest.raises(ValueError, match=r"teacher.*sigma 19\.7"):
             blocks(broken, SAMPLING, teacher)
 
     def test_the_one_step_image_is_checked(self, tiny_denoiser):
@@ -65,7 +65,7 @@ class TestFiniteOutputs:
             return arguments[0].dtype == torch.float32  # on the way from noise it is float64
 
         model = breaks_below(tiny_denoiser(classes=2), 20, when=real)
-        with pytest.raises(ValueError, match=r"real data.*sigma 9\.72"):
+        with pytest.raises(ValueError, match=r"real data.*sigma 19\.7"):
             spectrum(model, SAMPLING, images=d2o.images(tiny_data))
 
 

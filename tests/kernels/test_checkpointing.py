@@ -27,6 +27,7 @@ SD15 |= {"attention_head_dim": 2, "dropout": 0.3}
 SD15 |= {f"{way}_block_types": [f"CrossAttn{way.title()}Block2D"] * 2 for way in ("down", "up")}
 DDPM = {"block_out_channels": [8, 16], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "norm_num_groups": 4}
 DDPM |= {"up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "dropout": 0.3, "attention_head_dim": 4}
+WORD_UNET = {name: value for name, value in UNET.items() if name != "num_classes"}
 SPECS: dict[str, dict[str, Any]] = {
     "ddpm++": {"kind": "song_unet", **UNET},
     "ncsn++": {"kind": "song_unet", **UNET, "encoder": "residual", "resample_filter": [1, 3, 3, 1]},
@@ -35,11 +36,12 @@ SPECS: dict[str, dict[str, Any]] = {
     "ddpm": {"kind": "diffusers_unet", **SIZES, "num_classes": 3, "unet": DDPM},
     "dit": {"kind": "dit", **TRANSFORMER, "num_classes": 3, "embedders": "per block"},
     "words": {"kind": "text_transformer", **TRANSFORMER, "vocabulary": 5, "length": 3},
+    "word unet": {"kind": "text_unet", **WORD_UNET, "vocabulary": 5, "length": 3, "patch_size": 1},
     "sd3": {"kind": "text_to_image", **SIZES, "network": "SD3Transformer2DModel", "settings": SD3},
     "sd15": {"kind": "text_to_image", **SIZES, "network": "UNet2DConditionModel", "settings": SD15},
 }
 CONDITIONS: dict[str, Any] = {
-    "words": torch.tensor([[2, 3, 0], [4, 0, 0]]),
+    **dict.fromkeys(("words", "word unet"), torch.tensor([[2, 3, 0], [4, 0, 0]])),
     "sd3": Text(torch.ones(2, 3, 8), pooled=torch.ones(2, 6)),
     "sd15": Text(torch.ones(2, 3, 8)),
 }

@@ -14,6 +14,7 @@ from d2o.training.leaving import Between
 from .command import BATCH, IMAGES, arguments, assert_same_result
 
 
+@pytest.mark.parametrize("place", [3, 6, 18, 21, 25])
 def test_a_slow_iteration_is_left_between_micro_batches(tmp_path, teacher, tiny_data, monkeypatch, capsys, place):
     """Two turns of four micro-batches each: the first iteration, and both turns of the third one, and the fourth's."""
     words, ask, passed = [*arguments(teacher, tiny_data, tmp_path / "whole"), "--images", "40"], Between.__call__, []

@@ -64,7 +64,6 @@ def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
         assert_same_result(tmp_path / "stopped", finished)
 
 
-@pytest.mark.parametrize("place", [3, 6, 18, 21, 25])
 def test_progress_is_a_readable_line(tmp_path, teacher, tiny_data, capsys):
     moments = []
 

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.families import boundary_form
+from d2o.diffusion.families import boundary_form, start_at
 from d2o.records import RECORD
 
 from .batch import Batch
@@ -32,7 +32,8 @@ class Consistency(Distillation):
         teacher, target = networks["teacher"], networks["target"] or networks.student
         x0 = batch.latents_for(networks.student)
         sigmas = levels(self.steps, self.sigma, networks.student, x0)
-        learned = int((sigmas > getattr(networks.student.preconditioning, "sigma_min", 0.0)).sum())
+        family = start_at(networks.student.preconditioning, self.sigma)
+        learned = sum(sigma > getattr(family, "sigma_min", 0.0) for sigma in family.sigmas(self.steps))
         place = pick(batch, "consistency level", learned)
         sigma, sigma_next = sigmas[place], sigmas[place + 1]
         x = x0 + per_pixel(sigma) * batch.noise("consistency noise", x0.shape[1:])

@@ -22,6 +22,7 @@ def methods(results: Any) -> list[str]:
 def draw_figure(results: Any, path: Path) -> None:
     """Draw a panel a feature space: a row's KID and seconds at its marks, and every seed."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
     from report_results import word
     from study_claims import SPACES
 
@@ -44,6 +45,10 @@ def draw_figure(results: Any, path: Path) -> None:
         panel.set_xscale("log")
         panel.set_yscale("log")
         panel.set_xlabel("minutes of one core")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=6, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -120,7 +120,7 @@ TRIALS: dict[str, tuple[Settings, ...]] = {
 }
 """What each method tries, first what its recipe says; the best is taken for all of its runs."""
 CLAIMED = ("d2o-f", "d2o", "d2o-f-best", "cd", "dmd2-gan")
-SMALL_DATA = ("d2o-f", "d2o")
+FROZEN_AND_FULL = ("d2o-f", "d2o")
 
 
 def recipes(size: Size) -> dict[str, Recipe | Stages]:
@@ -184,7 +184,7 @@ def rows(size: Size) -> list[Row]:
         Row(name, table[name], later[0] if later else first, seed, real=real, name=f"{name}-real{real}")
         for seed in size.seeds
         for real in size.real
-        for name in SMALL_DATA
+        for name in FROZEN_AND_FULL
         if name in table
     ]
     imitators = [
@@ -197,7 +197,7 @@ def rows(size: Size) -> list[Row]:
         Row(f"dit-flow-{name}", replace(RECIPES[f"cifar10-small-dit-{name}"], **judged), images, seed, transformer=True)
         for images in size.marks
         for seed in size.seeds
-        for name in SMALL_DATA
+        for name in FROZEN_AND_FULL
         if size.transformer
     ]
     longer = [row for images in later for row in at(images)]

@@ -51,7 +51,7 @@ def train_row(study: "Study", row: Row) -> None:
         study.tried.write([{**facts, "trial": index, "settings": row.trial, "kid": kids}])
         return
     facts |= {"settings": chosen, "real": row.real, "command": study.command(row.name)}
-    examiner, records = study.examiner(), []
+    examiner = study.examiner()
     records = examiner.examine({**facts, "reference": HELD_OUT}, pixels)
     if row.real is not None:
         seen = open_images(data)

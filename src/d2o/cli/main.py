@@ -113,7 +113,7 @@ def explain(error: Exception) -> str | None:
 
 def run_command(arguments: list[str]) -> int:
     print_log()
-    if any(word.startswith("--import") for word in arguments):
+    if "d2o.cli.plugins" in sys.modules or any(word.startswith("--import") for word in arguments):
         arguments = import_module("d2o.cli.plugins").import_all(arguments)
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help", "--version"):

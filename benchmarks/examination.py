@@ -118,9 +118,9 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def draw(file: Path, pixels: np.ndarray) -> None:
+def draw(file: Path, pixels: np.ndarray, shown: int = SHOWN, columns: int = COLUMNS) -> None:
     """Write a grid of the first images."""
-    sheet = grid(pixels[:SHOWN], columns=COLUMNS)
+    sheet = grid(pixels[:shown], columns=columns)
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic(file) as temporary:
         Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(temporary)

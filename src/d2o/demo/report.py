@@ -5,13 +5,16 @@ import time
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
+from d2o.data.files import grid
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.files import atomic
+from d2o.pages import data_address, encode_image
 
 THREADS = 2
 """Networks of this size gain nothing from more."""
@@ -45,6 +48,36 @@ def draw_cards(cards: Mapping[str, str]) -> str:
         f'<div class="card"><b>{number}</b><small>{escape(text)}</small></div>' for number, text in cards.items()
     )
     return f'<div class="cards">{"".join(squares)}</div>'
+
+
+class Row(NamedTuple):
+    """Images uint8 [captions, seeds, H, W, C] of one generator."""
+
+    name: str
+    calls: str
+    images: np.ndarray
+
+
+def draw_columns(captions: Mapping[str, bool], rows: Sequence[Row], scale: int) -> str:
+    """Return a table of pictures: a column a caption, a row a generator, in every cell one image a seed.
+
+    Captions with true are framed; the last row is the student's.
+    """
+
+    def cell(caption: str, row: Row, images: np.ndarray) -> str:
+        source = data_address(encode_image(grid(images, columns=1, scale=scale)))
+        return f'<td><img alt="{escape(f"{row.name}, {row.calls}: {caption}")}" src="{source}"></td>'
+
+    def heading(caption: str, marked: bool) -> str:
+        start, end = ('<span class="mark">', "</span>") if marked else ("", "")
+        return f"<th>{start}{escape(caption)}{end}</th>"
+
+    lines = [f"<tr><th></th>{''.join(heading(*row) for row in captions.items())}</tr>"]
+    for row in rows:
+        cells = "".join(cell(caption, row, images) for caption, images in zip(captions, row.images, strict=True))
+        kind = ' class="student"' if row is rows[-1] else ""
+        lines.append(f"<tr{kind}><th>{escape(row.name)}<br><small>{row.calls}</small></th>{cells}</tr>")
+    return f'<div class="table"><table class="pictures">{"".join(lines)}</table></div>'
 
 
 def draw_curves(logs: Mapping[str, Log]) -> tuple[Any, Any]:

@@ -22,8 +22,8 @@ from d2o.training.fit import Watch, finetune, pretrain, print_progress
 from d2o.training.run import Habits
 from d2o.training.run_directory import read_log
 
-from .report import measure_rate, use_few_threads, write_report
-from .shapes_page import Row, draw_page
+from .report import Row, measure_rate, use_few_threads, write_report
+from .shapes_page import draw_page
 
 CALLS = 4
 """The teacher's, by Euler's sampler: more of them show what was asked for no more often."""

@@ -1,29 +1,17 @@
 """The report of the demo of shapes: captions as the headings of columns, and how often images show what they say."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from d2o.data.files import grid
 from d2o.data.shapes import Meaning
 from d2o.metrics.shapes import WORDS
-from d2o.pages import data_address, encode_figure, encode_image, figure, page, table
+from d2o.pages import data_address, encode_figure, figure, page, table
 
-from .report import BLUE, ORANGE, Log, draw_cards, draw_curves
+from .report import BLUE, ORANGE, Log, Row, draw_cards, draw_columns, draw_curves
 
 SCALE = 6
 """Sides of a pixel in the pictures."""
 TITLES = {"seen": "Captions that were trained on", "held_out": "Captions that were never trained on"}
-
-
-class Row(NamedTuple):
-    """Images uint8 [captions, seeds, H, W, C] of one generator."""
-
-    name: str
-    calls: str
-    images: np.ndarray
 
 
 def draw_page(shown: Sequence[Meaning], rows: Sequence[Row], summary: dict[str, Any], logs: Mapping[str, Log]) -> str:
@@ -61,7 +49,7 @@ arXiv&nbsp;2506.09376).</p>
 <h2>Same captions, same seeds</h2>
 <p class="soft">Each column is one caption, each of its images one seed, the same in all three rows. Captions with a
 <span class="mark">frame</span> were never trained on, though each of their words was.</p>
-{draw_columns(shown, rows)}
+{draw_columns({meaning.caption(): meaning.held_out for meaning in shown}, rows, SCALE)}
 <h2>Numbers</h2>
 <p>A program, no person and no network, reads every image: it finds the nearest of all shapes that a caption can mean,
 and compares its size, colour, shape and place with those asked for. <b>All right</b> is the share of images without any
@@ -83,26 +71,6 @@ N = {summary["images"]:,} images for each generator: 5 of every caption's meanin
 def name_rows(scores: Mapping[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     names = {"teacher": "teacher", "untuned": "teacher, not fine-tuned", "student": "D2O-F student"}
     return {title: scores[name] for name, title in names.items()}
-
-
-def draw_columns(shown: Sequence[Meaning], rows: Sequence[Row]) -> str:
-    """Return a table of pictures: a column a caption, a row a generator, in every cell one image a seed."""
-
-    def cell(meaning: Meaning, row: Row, images: np.ndarray) -> str:
-        source = data_address(encode_image(grid(images, columns=1, scale=SCALE)))
-        said = escape(f"{row.name}, {row.calls}: {meaning.caption()}")
-        return f'<td><img alt="{said}" src="{source}"></td>'
-
-    def heading(meaning: Meaning) -> str:
-        start, end = ('<span class="mark">', "</span>") if meaning.held_out else ("", "")
-        return f"<th>{start}{escape(meaning.caption())}{end}</th>"
-
-    lines = [f"<tr><th></th>{''.join(map(heading, shown))}</tr>"]
-    for row in rows:
-        cells = "".join(cell(*pair) for pair in ((m, row, images) for m, images in zip(shown, row.images, strict=True)))
-        kind = ' class="student"' if row is rows[-1] else ""
-        lines.append(f"<tr{kind}><th>{escape(row.name)}<br><small>{row.calls}</small></th>{cells}</tr>")
-    return f'<div class="table"><table class="pictures">{"".join(lines)}</table></div>'
 
 
 def draw_quality(logs: Mapping[str, Log], summary: dict[str, Any]) -> Any:

@@ -37,7 +37,7 @@ def draw_teacher(
 ) -> Images:
     """Return the teacher's images from the directory of a run; those that are missing are made, by all processes.
 
-    Image i is that of seed i, with the class or caption of an image of the data.
+    Image i is that of seed i, with the class or a caption of an image of the data; all captions take their turns.
     """
     folder = run / f"teacher-images-{asked.count}-{asked.steps}-{asked.guidance:g}"
     mine = range(SHARD * accelerator.process_index, asked.count, SHARD * accelerator.num_processes)
@@ -59,7 +59,8 @@ def write_shard(
     order, told, suffix = permute(len(images), 0), None, ""
     numbers = [int(order[seed % len(images)]) for seed in seeds]
     if teacher.reader is not None:
-        told, suffix = [images.captions(number)[0] for number in numbers], ".txt"
+        turns, texts = [seed // len(images) for seed in seeds], map(images.captions, numbers)
+        told, suffix = [known[turn % len(known)] for turn, known in zip(turns, texts, strict=True)], ".txt"
     elif teacher.num_classes and images.labels is not None:
         told, suffix = images.labels[numbers].tolist(), ".cls"
     with atomic(file) as temporary, tarfile.open(temporary, "w") as shard:

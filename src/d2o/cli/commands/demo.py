@@ -1,7 +1,8 @@
-"""Train a one-step generator in minutes and show it beside its teacher: of digits, or of shapes from their captions.
+"""Train a one-step generator in minutes and show it beside its teacher: of digits, of emoji or shapes from words.
 
 examples:
   d2o demo
+  d2o demo emoji
   d2o demo --seed 1 --out runs/demo-1
   d2o demo shapes --from shapes-teacher --out runs/shapes
 """
@@ -20,14 +21,14 @@ from d2o.cli.progress import counted, say, watch
 class Demo(DeviceOptions):
     """The options of `d2o demo`."""
 
-    name: Annotated[tyro.conf.Positional[Literal["digits", "shapes"]], tyro.conf.arg(metavar="[digits|shapes]")] = (
-        "digits"
-    )
-    """Handwritten digits, in five minutes; or coloured shapes that are asked for in words, in twenty."""
+    name: Annotated[
+        tyro.conf.Positional[Literal["digits", "emoji", "shapes"]], tyro.conf.arg(metavar="[digits|emoji|shapes]")
+    ] = "digits"
+    """Handwritten digits or emoji, in five minutes; shapes in twenty. Emoji and shapes are asked for in words."""
     out: str | None = None
-    """Directory of the runs and of report.html; by default demo, or demo-shapes."""
+    """Directory of the runs and of report.html; by default demo, demo-emoji or demo-shapes."""
     from_: Annotated[str | None, tyro.conf.arg(name="from", aliases=["--teacher"], metavar="MODEL")] = None
-    """Of shapes: the teacher, such as shapes-teacher, in place of pre-training; then it takes about five minutes."""
+    """Of emoji and shapes: the teacher; shapes then need no pre-training (shapes-teacher: about five minutes)."""
     seed: int = 0
     """Seed of everything random."""
     processes: int | None = None
@@ -49,7 +50,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def run_digits(options: Demo, out: str) -> tuple[dict[str, Any], str]:
     if options.from_ is not None:
-        raise ValueError("--from is for the demo of shapes, as in d2o demo shapes --from shapes-teacher: leave it out.")
+        raise ValueError(
+            "--from is for the demos of emoji and shapes, as in d2o demo shapes --from shapes-teacher: leave it out."
+        )
     from d2o.demo.digits import demo
 
     summary = demo(out, options.seed, watch, counted, options.device)
@@ -57,6 +60,17 @@ def run_digits(options: Demo, out: str) -> tuple[dict[str, Any], str]:
     return summary, (
         f"KID: teacher in 35 calls {kid['teacher']:.3f}, teacher in one call {kid['untuned']:.3f}, "
         f"student in one call {kid['student']:.3f}; {summary['speed_ratio']:.0f} times as fast as the teacher."
+    )
+
+
+def run_emoji(options: Demo, out: str) -> tuple[dict[str, Any], str]:
+    from d2o.demo.emoji import CALLS, demo
+
+    summary = demo(out, options.seed, watch, counted, start=options.from_, device=options.device)
+    found = {name: f"{share:.0%}" for name, share in summary["retrieval"].items()}
+    return summary, (
+        f"Images found to be what was asked for: teacher in {CALLS} calls {found['teacher']}, teacher in one call "
+        f"{found['untuned']}, student in one call {found['student']}; {summary['speed_ratio']:.0f} times as fast."
     )
 
 
@@ -74,6 +88,7 @@ def run_shapes(options: Demo, out: str) -> tuple[dict[str, Any], str]:
 
 DEMOS: dict[str, tuple[Callable[[Demo, str], tuple[dict[str, Any], str]], str]] = {
     "digits": (run_digits, "demo"),
+    "emoji": (run_emoji, "demo-emoji"),
     "shapes": (run_shapes, "demo-shapes"),
 }
 """How each is run, and its default directory."""

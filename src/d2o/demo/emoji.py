@@ -1,0 +1,150 @@
+"""The demo of emoji: a diffusion model that draws emoji from words becomes a one-step generator of them."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from d2o import checkpoints
+from d2o.data.datasets import Images, open_images
+from d2o.data.emoji import read_pictures
+from d2o.data.files import to_uint8
+from d2o.diffusion.denoiser import Denoiser
+from d2o.diffusion.sampling import generate
+from d2o.features.embedding import embedding
+from d2o.files import check_folder
+from d2o.metrics.counting import Counted, unshown
+from d2o.metrics.distances import distances
+from d2o.metrics.diversity import PixelSums
+from d2o.metrics.retrieval import retrieval
+from d2o.metrics.statistics import features_of
+from d2o.training import recipes
+from d2o.training.fit import TEACHER_STEPS, Watch, finetune, print_progress
+from d2o.training.run import Habits
+from d2o.training.run_directory import read_log
+
+from .emoji_page import draw_page
+from .report import Row, measure_rate, use_few_threads, write_report
+
+DATA, RECIPE, STYLE, SIDE = "emoji-smileys", "emoji-d2o-f", "noto", 32
+TEACHER = "emoji-teacher"
+CALLS = 2 * TEACHER_STEPS - 1
+EACH = 2
+"""Images of every emoji that are measured."""
+SEEDS = range(3)
+SHOWN = (
+    *("grinning face", "smiling face with sunglasses", "loudly crying face", "enraged face", "cowboy hat face"),
+    *("smiling cat with heart eyes", "alien", "ghost", "red heart", "blue heart", "broken heart", "collision"),
+)
+"""What the pictures show."""
+log = logging.getLogger("d2o")
+
+
+def demo(
+    out: str | Path,
+    seed: int = 0,
+    watch: Watch = print_progress,
+    counted: Counted = unshown,
+    start: str | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Run the demo in a directory (again: continue it) and return the content of its report.json.
+
+    The teacher is the one that comes with d2o, or that at `start`; one that does not draw emoji is a ValueError.
+    """
+    use_few_threads()
+    teacher = open_teacher(start or TEACHER)
+    began, out, images = time.monotonic(), check_folder(out), open_images(DATA)
+
+    log.info("1/2  Turning %s into a one-step generator with a GAN loss, most weights frozen (D2O-F)", start or TEACHER)
+    habits = Habits(sample_every=recipes.find_recipe(RECIPE).duration // 4, device=device)
+    finetuned = finetune(teacher, images, RECIPE, out=out / "student", habits=habits, watch=watch, seed=seed)
+    student, share = finetuned.denoiser, finetuned.share
+
+    log.info("2/2  Looking whether their images show what was asked for")
+    since = time.monotonic()
+    measured = measure(images, teacher, student, counted)
+    rates = {"teacher": measure_rate(teacher, TEACHER_STEPS, 50), "student": measure_rate(student, 1, 1000)}
+    seconds = {"finetune": finetuned.seconds, "evaluate": time.monotonic() - since}
+    summary = {
+        "seed": seed,
+        "from": start or TEACHER,
+        "images": EACH * len(images),
+        "real_images": len(images),
+        "features": "lite2",
+        **measured,
+        "seconds": {name: round(value, 1) for name, value in {**seconds, "total": sum(seconds.values())}.items()},
+        "images_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        "speed_ratio": round(rates["student"] / rates["teacher"], 1),
+        "frozen_share": share.frozen / share.total,
+        "moved_parameters": share.total - share.frozen,
+        "parameters": share.total,
+    }
+    logs = {"student": list(read_log(out / "student" / "metrics.jsonl"))}
+    write_report(out, draw_page(SHOWN, draw_rows(images, teacher, student), summary, logs), summary)
+    log.info("Done in %.0f s. Look at %s", time.monotonic() - began, out / "report.html")
+    return summary
+
+
+def open_teacher(name: str) -> Denoiser:
+    """Return a model that can be asked for emoji; any other is a ValueError."""
+    teacher = checkpoints.load(name)
+    try:
+        assert teacher.reader is not None and teacher.pixel_shape == (3, SIDE, SIDE)
+        teacher.reader([f"{STYLE} {text}" for text in SHOWN])
+    except (AssertionError, ValueError):
+        raise ValueError(
+            f"{name} cannot be asked for emoji: name a model that reads their names and makes RGB images of "
+            f"{SIDE}x{SIDE} pixels, such as {TEACHER}, or leave --from out."
+        ) from None
+    return teacher
+
+
+def names_of(images: Images) -> list[str]:
+    """Return the name of the emoji that each image shows."""
+    known, names = read_pictures(), images.cache.decode.source.names
+    return [known[names[number]].name for number in images.order]
+
+
+def measure(images: Images, teacher: Denoiser, student: Denoiser, counted: Counted) -> dict[str, dict[str, float]]:
+    """Return prompt retrieval, distances and deviations of teacher and student, the same seeds and prompts for each."""
+    lite2, names, pixels = embedding("lite2"), names_of(images), images.pixels(range(len(images)))
+    real, asked = lite2(pixels).numpy(), EACH * names
+    found: dict[str, dict[str, float]] = {"retrieval": {}, "kid": {}, "precision": {}, "recall": {}, "diversity": {}}
+    for name, title, denoiser, steps in (
+        ("teacher", f"teacher, {CALLS} calls", teacher, TEACHER_STEPS),
+        ("untuned", "teacher, 1 call", teacher, 1),
+        ("student", "D2O-F student, 1 call", student, 1),
+    ):
+        told = [f"{STYLE} {text}" for text in asked]
+        batches = generate(denoiser, range(len(told)), steps=steps, condition=told, batch_size=50)
+        made = to_uint8(torch.cat(list(counted(batches, len(told), title))), "The generator")
+        sample, sums = lite2(made).numpy(), PixelSums()
+        sums.add(made)
+        near = distances(features_of(sample, "lite2"), features_of(real, "lite2"))
+        found["retrieval"][name] = retrieval(sample, asked, real, names)
+        found["kid"][name], found["precision"][name], found["recall"][name] = near.kid, near.precision, near.recall
+        found["diversity"][name] = sums.deviation()
+    return found
+
+
+def draw_rows(images: Images, teacher: Denoiser, student: Denoiser) -> list[Row]:
+    """Return the rows of pictures, one column an emoji, the generators' from the same seeds."""
+    names = names_of(images)
+    real = images.pixels([names.index(name) for name in SHOWN])
+
+    def draw(denoiser: Denoiser, steps: int) -> np.ndarray:
+        seeds = [seed for _ in SHOWN for seed in SEEDS]
+        told = [f"{STYLE} {name}" for name in SHOWN for _ in SEEDS]
+        made = to_uint8(torch.cat(list(generate(denoiser, seeds, steps=steps, condition=told))))
+        return made.reshape(len(SHOWN), len(SEEDS), *made.shape[1:])
+
+    return [
+        Row("Real", "one of each", real[:, None]),
+        Row("Teacher", f"{CALLS} calls", draw(teacher, TEACHER_STEPS)),
+        Row("Teacher", "1 call", draw(teacher, 1)),
+        Row("D2O-F student", "1 call", draw(student, 1)),
+    ]

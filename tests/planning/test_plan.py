@@ -75,9 +75,9 @@ class TestTheTable:
 
 
 def lines_of_the_table() -> list[str]:
-    names = {"cpu": "processor", "gpu": "GPU"}
+    names = {"cpu": "CPU", "gpu": "GPU"}
     rows = [(names[kind], side, row) for kind, table in TABLE.items() for side, row in table.items()]
-    rows = [(where, side, row) for where, side, row in rows if side > 16 or where == "processor"]
+    rows = [(where, side, row) for where, side, row in rows if side > 16 or where == "CPU"]
     rows = [("both" if side <= 16 else where, str(side), row) for where, side, row in rows]
     return [
         line for where, side, row in [*rows, ("both", "16, captions", WORDS)] for line in two_lines(where, side, row)

@@ -137,11 +137,11 @@ class TestHours:
 
     def test_too_few_of_them_are_refused_with_a_number_that_works(self, tmp_path, tried):
         folder = save(tmp_path / "data", 40)
-        with pytest.raises(ValueError, match=r"--hours 0.001 is too little") as refusal:
+        with pytest.raises(ValueError, match=r"--hours 0.001 is too short") as refusal:
             planned(folder, 0.001)
         enough = float(str(refusal.value).partition("give --hours ")[2].split()[0])
         assert planned(folder, enough).share == pytest.approx(FEWEST, abs=0.02)
-        with pytest.raises(ValueError, match="too little"):
+        with pytest.raises(ValueError, match="too short"):
             planned(folder, 0.9 * enough)
 
     @pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf"])

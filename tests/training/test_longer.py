@@ -34,7 +34,7 @@ def test_a_slow_iteration_is_left_between_micro_batches(tmp_path, teacher, tiny_
     monkeypatch.setattr(Between, "__call__", pass_slowly)
     words[words.index(str(tmp_path / "whole"))] = str(tmp_path / "left")
     assert run(words) == 130
-    assert len(passed) == place and "same command again continues" in capsys.readouterr().err
+    assert len(passed) == place and "same command continues" in capsys.readouterr().err
     checkpoint = tmp_path / "left/checkpoint.safetensors"
     assert (native.read_header(checkpoint)["images"] if checkpoint.exists() else 0) == (place - 1) // 8 * BATCH
     monkeypatch.setattr(Between, "__call__", ask)

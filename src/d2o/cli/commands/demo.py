@@ -1,4 +1,4 @@
-"""Train a one-step generator in minutes and show it beside its teacher: of digits, or of shapes from their captions.
+"""Train a one-step generator in minutes, of digits or of captioned shapes, and compare it with its teacher.
 
 examples:
   d2o demo
@@ -23,15 +23,15 @@ class Demo(DeviceOptions):
     name: Annotated[tyro.conf.Positional[Literal["digits", "shapes"]], tyro.conf.arg(metavar="[digits|shapes]")] = (
         "digits"
     )
-    """Handwritten digits, in five minutes; or coloured shapes that are asked for in words, in twenty."""
+    """Handwritten digits, in five minutes; or coloured shapes from captions, in twenty."""
     out: str | None = None
     """Directory of the runs and of report.html; by default demo, or demo-shapes."""
     from_: Annotated[str | None, tyro.conf.arg(name="from", aliases=["--teacher"], metavar="MODEL")] = None
-    """Of shapes: the teacher, such as shapes-teacher, in place of pre-training; then it takes about five minutes."""
+    """For shapes: the teacher, such as shapes-teacher, instead of pre-training; this takes about five minutes."""
     seed: int = 0
     """Seed of everything random."""
     processes: int | None = None
-    """Has no effect any more: one process with two threads is as fast."""
+    """No longer has an effect: one process with two threads is as fast."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o demo`."""
     options = parse(Demo, "demo", arguments, __doc__)
     if options.processes is not None:
-        say("--processes has no effect any more: one process with two threads is as fast.")
+        say("--processes no longer has an effect: one process with two threads is as fast.")
     options.find_device()
     run, default = DEMOS[options.name]
     summary, sentence = run(options, default if options.out is None else options.out)
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def run_digits(options: Demo, out: str) -> tuple[dict[str, Any], str]:
     if options.from_ is not None:
-        raise ValueError("--from is for the demo of shapes, as in d2o demo shapes --from shapes-teacher: leave it out.")
+        raise ValueError("--from is for the shapes demo, as in d2o demo shapes --from shapes-teacher: leave it out.")
     from d2o.demo.digits import demo
 
     summary = demo(out, options.seed, watch, counted, options.device)
@@ -67,7 +67,7 @@ def run_shapes(options: Demo, out: str) -> tuple[dict[str, Any], str]:
     seen, held_out = summary["seen"], summary["held_out"]
     right = {name: f"{seen[name]['all_right']:.3f} / {held_out[name]['all_right']:.3f}" for name in seen}
     return summary, (
-        f"Images that are all right, of captions seen / held out: teacher in {seen['teacher']['calls']} calls "
+        f"Share of images that match their caption, training / held-out: teacher in {seen['teacher']['calls']} calls "
         f"{right['teacher']}, teacher in one call {right['untuned']}, student in one call {right['student']}."
     )
 

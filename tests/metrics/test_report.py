@@ -21,7 +21,7 @@ ROW = Evaluation(
 def test_the_title_says_what_was_measured() -> None:
     first = report([ROW]).splitlines()[0]
     assert "Frechet distance in EfficientNet-lite2 features at 64 px; N = 1,000 against 1,000 of digits" in first
-    assert "reference-v-reference floor 143.2 (N = 898)" in first
+    assert "reference-vs-reference floor 143.2 (N = 898)" in first
     assert "no reference-vs-reference floor" in report([replace(ROW, floor=None)]).splitlines()[0]
 
 

@@ -55,7 +55,7 @@ def list_folder(folder: Path) -> dict[str, Path]:
         if file.is_file() and not any(part.startswith(".") for part in name.parts):
             files[name.as_posix()] = file
         if len(files) > MOST:
-            raise ValueError(f"{folder} has more than {MOST:,} files, more than any export: name the export itself.")
+            raise ValueError(f"{folder} has more than {MOST:,} files, so it is not an export: name the export itself.")
     return files
 
 

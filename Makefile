@@ -4,8 +4,8 @@
 # make docs   set up, build the documentation site: docs/_build/index.html
 # make wheel  dist/d2o-VERSION-py3-none-any.whl
 #
-# TORCH=cpu takes PyTorch's build for processors, TORCH=default the one of your package index; where nvidia-smi finds
-# no GPU, cpu is the default.
+# TORCH=cpu installs PyTorch's CPU build, TORCH=default the build of your package index; cpu is the default where
+# nvidia-smi finds no GPU.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,7 +36,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 ifeq ($(TORCH),cpu)
 	@$(BIN)/python -c 'import urllib.request as web; web.urlopen("$(CPU_INDEX)/torch/", timeout=10)' 2> /dev/null && \
 	$(PIP) --no-deps --index-url $(CPU_INDEX) torch torchvision || \
-	echo "PyTorch's build for processors cannot be had from $(CPU_INDEX): taking the default one, which is larger."
+	echo "PyTorch's CPU build is not available from $(CPU_INDEX): installing the default build, which is larger."
 endif
 	$(PIP) --editable .
 	touch $@

@@ -158,7 +158,7 @@ def freezing(results: Results) -> Claim:
                 told = " and ".join(f"{np.mean([run['gap'] for run in side]):.3g}" for side in runs if side)
                 gaps.append(f"{real:,} images, {space}: {told}")
     remark = f"KID to images held out minus KID to those seen, D2O-F and D2O: {'; '.join(gaps)}" if gaps else ""
-    return Claim("b", "frozen beats full where real images are few", joined(differences), remark)
+    return Claim("b", "freezing beats full training if real images are few", joined(differences), remark)
 
 
 def slow_start(results: Results) -> Claim:
@@ -189,7 +189,7 @@ def apart(results: Results) -> Claim:
         means = [np.mean([by_steps[k][s]["kid"] for s in seeds]) for k in steps]
         pairs = ", ".join(f"{k}: {mean:.3g} | {mine:.3g}" for k, mean, mine in zip(steps, means, own, strict=True))
         told.append(f"{space} {pairs}")
-    sentence = "a student's distance to its teacher grows with the teacher's steps, the teacher's to data does not"
+    sentence = "a student's distance to its teacher grows with the teacher's steps, the teacher's to the data does not"
     remark = f"KID of student and teacher | teacher and data, by steps: {'; '.join(told)}" if told else ""
     return Claim("d", sentence, tuple(differences), remark)
 
@@ -208,7 +208,7 @@ def matching(results: Results) -> Claim:
             size, peak = (np.mean([run[what] for run in runs]) for what in ("parameters", "peak_bytes"))
             held.append(f"{name} {size / 1e6:.2f} million parameters, {peak / 2**20:.0f} MiB")
     remark = f"Held at most: {'; '.join(held)}" if held else ""
-    return Claim("f", "a GAN alone (D2O-F) is nearer to the data than distribution matching", differences, remark)
+    return Claim("f", "a GAN alone (D2O-F) is closer to the data than distribution matching", differences, remark)
 
 
 def transformer(results: Results) -> Claim:
@@ -222,7 +222,7 @@ def transformer(results: Results) -> Claim:
             runs = results.runs("dit-flow-d2o-f", space, mark)
             values = [runs[seed]["kid"] - best for seed in sorted(runs)]
             differences += student(values, f"kid, one call minus its teacher's best, {mark:,} images", space)
-    sentence = "D2O-F carries over to a transformer: one call is nearer to the data than its teacher's best of many"
+    sentence = "D2O-F works for a transformer, too: one call is closer to the data than its teacher's best of many"
     return Claim("g", sentence, tuple(differences))
 
 

@@ -1,4 +1,4 @@
-"""A backbone of your own: any module that predicts from (x, noise, condition, augmentation); here a perceptron."""
+"""Your own backbone: any module that predicts from (x, noise, condition, augmentation); here a perceptron."""
 
 from dataclasses import replace
 from itertools import count

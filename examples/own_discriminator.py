@@ -1,4 +1,4 @@
-"""A discriminator of your own: `judge` turns features into logits; without frozen features they are the images."""
+"""Your own discriminator: `judge` turns features into logits; without frozen features they are the images."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""An objective of your own: a relativistic GAN with a start, a turn and an end of iteration of its own.
+"""Your own objective: a relativistic GAN with its own start, turn and end of iteration.
 
 d2o finetune --import own_objective.py --recipe relativistic --from digits-teacher --data digits --out runs/relativistic
 """
@@ -19,7 +19,7 @@ class Relativistic(Objective):
     def prepare(self, student):  # start from less noise than the default 80
         return student.replace(preconditioning=replace(student.preconditioning, sigma_max=10.0), one_step=True)
 
-    def lead(self, networks, batch):  # how much more real than the student's images the real ones look [N]
+    def lead(self, networks, batch):  # how much more real the real images look than the student's [N]
         fake = networks.student(10.0 * batch.noise("relativistic"), 10.0, batch.condition)
         real, fake = (networks["discriminator"](images, batch.condition)[0].mean(1) for images in (batch.x0, fake))
         return real - fake
@@ -30,7 +30,7 @@ class Relativistic(Objective):
     def turns(self, networks):  # the discriminator's turn, after the student's
         return [Turn("discriminator", lambda *scene: softplus(-self.lead(*scene)), "discriminator")]
 
-    def after(self, networks, step):  # a small step back to the average, which calms the game
+    def after(self, networks, step):  # a small step back to the average, which stabilises training
         for own, average in zip(networks.student.parameters(), networks.ema.parameters()):
             own.data.lerp_(average, 0.01)
 

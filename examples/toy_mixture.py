@@ -1,4 +1,4 @@
-"""Eight Gaussians in the plane, whose exact denoiser is the truth: pre-train, make it one-step, count what is near."""
+"""Eight Gaussians in the plane with a known exact denoiser: pre-train, make it one-step, count samples near them."""
 
 from dataclasses import replace
 from itertools import count

@@ -1,9 +1,9 @@
-"""Take one band of frequencies away, or leave nothing else: which bands does one-step quality need, and where?
+"""Remove one frequency band, or keep only that band: which bands does one-step quality need, and where?
 
-Output: an octave is removed from the output of one block (or nothing else is kept of it) while the student makes its
-images in one call; no training. Such a filter acts on all that has gathered up to a block: it shows through which
-blocks a band is transmitted, not which block makes it. "image" filters the finished image. Gradient: the gradient that
-reaches the student's image from the discriminator is filtered so at every step of the fine-tuning.
+Output: an octave is removed from one block's output (or only that octave is kept) while the student makes its images
+in one call; no training. Such a filter acts on everything accumulated up to a block: it shows which blocks transmit a
+band, not which block generates it. "image" filters the finished image. Gradient: the discriminator's gradient on the
+student's image is filtered in this way at every step of the fine-tuning.
 """
 
 import math
@@ -55,9 +55,9 @@ class Options(TuningOptions):
     gradient_modes: tuple[Mode, ...] = ("remove", "keep")
     """Filters of the gradient."""
     seeds: int = 32
-    """Images on which the teacher's blocks are watched."""
+    """Number of images to record the teacher's blocks on."""
     steps: int = 18
-    """Noise levels at which they are watched."""
+    """Number of noise levels to record them at."""
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,11 @@ class Options(Common):
     student: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDENT")]
     """A one-step student of it."""
     repetitions: int = 4
-    """How often the quality is measured, with other seeds; fewer than 4 have no intervals."""
+    """Repetitions of the quality measurement, with other seeds; fewer than 4 give no intervals."""
     points: int = 11
-    """Points on the line, with its ends."""
+    """Points on the line, including its ends."""
     loss_images: int = 512
-    """Real images over which the loss is taken, as far as there are so many."""
+    """Real images to compute the loss on, at most as many as there are."""
 
 
 def interpolate(teacher: Denoiser, student: Denoiser, share: float) -> Denoiser:

@@ -37,11 +37,11 @@ class Options(TuningOptions):
     modes: tuple[Literal["train", "freeze"], ...] = ("train", "freeze")
     """Train each part alone, freeze each part alone."""
     kinds: tuple[Literal["blocks", "roles"], ...] = ("blocks", "roles")
-    """What the network is cut into."""
+    """Parts to divide the network into."""
     seeds: int = 32
-    """Images on which the teacher's blocks are watched."""
+    """Number of images to record the teacher's blocks on."""
     steps: int = 18
-    """Noise levels at which they are watched."""
+    """Number of noise levels to record them at."""
 
 
 def parts_of(teacher: Denoiser, kind: str) -> dict[str, list[str]]:

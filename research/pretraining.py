@@ -28,9 +28,9 @@ class Options(TuningOptions):
     pretrain: str = "digits-pretrain"
     """How teachers are trained: a recipe that names a backbone."""
     lengths: tuple[int, ...] = (0, 3_000, 12_000, 46_000)
-    """Images of pre-training of each teacher."""
+    """Pre-training images of each teacher."""
     steps: int = 18
-    """Sampling steps of the teachers, when they are measured themselves."""
+    """Sampling steps of the teachers in their own evaluation."""
 
 
 def study(options: Options) -> None:

@@ -34,20 +34,20 @@ SPENT = ("checkpoint.safetensors", "student.safetensors")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(DataOptions):
-    """Options of every script. The same command again continues, and does nothing twice."""
+    """Options of every script. The same command resumes an interrupted one, and repeats nothing."""
 
     out: str
     """Directory of the results: JSON and PNG."""
     device: str = "cpu"
     """cpu, cuda, mps."""
     count: int = 500
-    """Images of every generator that are measured, and as many real ones."""
+    """Images to measure from every generator, and as many real ones."""
     features: str = "lite2"
     """Feature space, as in `d2o evaluate`."""
     weights: str = "auto"
-    """File of the feature network's weights, where they are not installed."""
+    """File with the feature network's weights, if they are not installed."""
     repetitions: int = 2
-    """How often everything is done, with other seeds: where the error bars come from."""
+    """Repetitions of everything, with other seeds, for the error bars."""
     batch: int = 64
     """Images at once; it does not change the result."""
 

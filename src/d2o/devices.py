@@ -14,14 +14,14 @@ def find_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"--device {name} is no device: choose auto, cpu, cuda, cuda:1, ... or mps.") from None
+        raise ValueError(f"--device {name} is not a device: choose auto, cpu, cuda, cuda:1, ... or mps.") from None
     if device.type == "cpu":
         return torch.device("cpu")
     count = torch.accelerator.device_count() if here is not None and here.type == device.type else 0
     if (device.index or 0) < count:
         return device
     others = "" if here is None else f" and {here.type} ({torch.accelerator.device_count()} of them)"
-    raise ValueError(f"--device {name} is not there: PyTorch sees cpu{others}; leave the option out to take the best.")
+    raise ValueError(f"--device {name} is not there: PyTorch sees cpu{others}; leave the option out to use the best.")
 
 
 def widen(x: torch.Tensor) -> torch.Tensor:

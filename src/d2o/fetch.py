@@ -109,7 +109,7 @@ def check_address(address: str) -> None:
     except ValueError:
         is_safe = False
     if not is_safe:  # others could change its content on the way
-        raise CheckpointError(f"{address} is not fetched: use an https:// or hf:// address, or a file.")
+        raise CheckpointError(f"{address} cannot be downloaded: use an https:// or hf:// address, or a file.")
 
 
 class SafeRedirects(urllib.request.HTTPRedirectHandler):
@@ -136,7 +136,7 @@ def download(address: str, target: str, path: Path) -> None:
                 copyfileobj(content, file, CHUNK)
     except urllib.error.HTTPError as error:
         answered = f"the server answered {error.code} ({error.reason})"
-        raise CheckpointError(f"{address} cannot be fetched: {answered}; check the address.") from error
+        raise CheckpointError(f"{address} cannot be downloaded: {answered}; check the address.") from error
     except CheckpointError:  # of a redirect
         raise
     except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ValueError) as error:

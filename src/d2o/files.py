@@ -27,7 +27,7 @@ REFUSALS = {
     errno.EDQUOT: "your quota is used up; free some space or choose another place",
     errno.EFBIG: "a file may not become that large here; raise the limit (ulimit -f) or choose another place",
     errno.EROFS: "nothing can be written to this file system; choose another place",
-    errno.EIO: "the disk does not take it; look at the disk or choose another place",
+    errno.EIO: "the disk does not accept it; check the disk or choose another place",
 }
 """What keeps a file from being written, whichever library notices."""
 MOST_VALUES = 4_000_000  # of JSON: the labels of a million images

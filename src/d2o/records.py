@@ -10,15 +10,15 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 
 
 def refuse_truth(value: Any) -> Any:
-    """Refuse yes and no where a number is wanted: Python takes them for 1 and 0."""
+    """Refuse yes and no where a number is expected: Python takes them for 1 and 0."""
     if isinstance(value, bool):
-        raise ValueError("a number is wanted")
+        raise ValueError("a number is expected")
     return value
 
 
 def check_rise(ends: tuple[float, float]) -> tuple[float, float]:
     if not ends[0] + 1e-3 <= ends[1]:
-        raise ValueError("the first number is the smaller one")
+        raise ValueError("the first number must be the smaller one")
     return ends
 
 

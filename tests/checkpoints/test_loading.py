@@ -22,8 +22,8 @@ NOT_CHECKPOINTS = {
     "is empty": b"",
     "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 225813967\n",
     "web page": b"\n<!DOCTYPE html><html><head><title>Sign in</title></head></html>",
-    "web page that": b"<HTML><body>404</body></HTML>",
-    "nothing that d2o reads": b"PNG or anything else, longer than a header would be",
+    "web page saved": b"<HTML><body>404</body></HTML>",
+    "that d2o reads": b"PNG or anything else, longer than a header would be",
 }
 
 

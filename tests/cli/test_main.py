@@ -130,7 +130,7 @@ WRONG = {
     "unknown recipe to show": ("recipes cifar", "cifar10"),
     "missing side": ("evaluate nothing.safetensors DATA", "nothing.safetensors"),
     "a page of no model": ("app nothing.safetensors", "nothing.safetensors"),
-    "a teacher of other images": ("app MODEL --teacher digits-teacher", "digits-teacher is no teacher for"),
+    "a teacher of other images": ("app MODEL --teacher digits-teacher", "digits-teacher cannot be the teacher of"),
     "runs that are nowhere": ("app --runs nowhere", "--runs"),
     "a setting that is not closed": (
         "finetune --from MODEL --data DATA --out OUT --set frozen=[convolution",

@@ -99,7 +99,7 @@ class Sized:
         (Sized(), ["Sized", "items"]),
         ([], ["empty"]),
         (["a.png"], ["image 0", "str"]),
-        ([(1, 2, 3)], ["image 0", "3 things"]),
+        ([(1, 2, 3)], ["image 0", "3 parts"]),
         (TENSOR.long(), ["int64"]),
         (TENSOR.float(), ["0 to 1", "uint8"]),
         (TENSOR / 255 * 4 - 2, ["-2", "0.5"]),

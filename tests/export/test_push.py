@@ -76,7 +76,7 @@ def test_a_dry_run_asks_nobody(hub, student, capsys, monkeypatch):
         ("create", 500, ["me/x", "500", "try again"]),
         ("/commit/", 413, ["me/x", "413"]),
         ("validate-yaml", 400, ["me/x", "README.md", "not so"]),
-        ("create", 299, ["me/x", "not take"]),
+        ("create", 299, ["me/x", "not accept"]),
     ],
 )
 def test_a_refusal_is_one_sentence(hub, student, part, code, names):

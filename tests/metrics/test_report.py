@@ -21,8 +21,8 @@ ROW = Evaluation(
 def test_the_title_says_what_was_measured() -> None:
     first = report([ROW]).splitlines()[0]
     assert "Frechet distance in EfficientNet-lite2 features at 64 px; N = 1,000 against 1,000 of digits" in first
-    assert "reference-v-reference floor 143.2 (N = 898)" in first
-    assert "no reference-v-reference floor" in report([replace(ROW, floor=None)]).splitlines()[0]
+    assert "reference-vs-reference floor 143.2 (N = 898)" in first
+    assert "no reference-vs-reference floor" in report([replace(ROW, floor=None)]).splitlines()[0]
 
 
 def test_the_title_hides_no_other_n() -> None:
@@ -40,7 +40,7 @@ def test_rows_are_aligned_and_complete() -> None:
     lines = report([ROW, replace(ROW, name="a much longer name than that")]).splitlines()
     table = lines[2 : lines.index("", 2)]
     assert [line.split("  ")[0] for line in table[1:]] == [
-        "student", "a much longer name than that", "floor: reference v itself", "reference",
+        "student", "a much longer name than that", "floor: reference vs itself", "reference",
     ]  # fmt: skip
     for number in ("1,000", "0.2345", "0.0123", "261.9", "0.500", "0.250", "0.430", "40"):
         end = table[1].index(number) + len(number)

@@ -75,9 +75,9 @@ class TestTheTable:
 
 
 def lines_of_the_table() -> list[str]:
-    names = {"cpu": "processor", "gpu": "GPU"}
+    names = {"cpu": "CPU", "gpu": "GPU"}
     rows = [(names[kind], side, row) for kind, table in TABLE.items() for side, row in table.items()]
-    rows = [(where, side, row) for where, side, row in rows if side > 16 or where == "processor"]
+    rows = [(where, side, row) for where, side, row in rows if side > 16 or where == "CPU"]
     rows = [("both" if side <= 16 else where, str(side), row) for where, side, row in rows]
     return [
         line for where, side, row in [*rows, ("both", "16, captions", WORDS)] for line in two_lines(where, side, row)
@@ -137,11 +137,11 @@ class TestHours:
 
     def test_too_few_of_them_are_refused_with_a_number_that_works(self, tmp_path, tried):
         folder = save(tmp_path / "data", 40)
-        with pytest.raises(ValueError, match=r"--hours 0.001 is too little") as refusal:
+        with pytest.raises(ValueError, match=r"--hours 0.001 is too short") as refusal:
             planned(folder, 0.001)
         enough = float(str(refusal.value).partition("give --hours ")[2].split()[0])
         assert planned(folder, enough).share == pytest.approx(FEWEST, abs=0.02)
-        with pytest.raises(ValueError, match="too little"):
+        with pytest.raises(ValueError, match="too short"):
             planned(folder, 0.9 * enough)
 
     @pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf"])

@@ -34,7 +34,7 @@ def test_a_slow_iteration_is_left_between_micro_batches(tmp_path, teacher, tiny_
     monkeypatch.setattr(Between, "__call__", pass_slowly)
     words[words.index(str(tmp_path / "whole"))] = str(tmp_path / "left")
     assert run(words) == 130
-    assert len(passed) == place and "same command again continues" in capsys.readouterr().err
+    assert len(passed) == place and "same command continues" in capsys.readouterr().err
     checkpoint = tmp_path / "left/checkpoint.safetensors"
     assert (native.read_header(checkpoint)["images"] if checkpoint.exists() else 0) == (place - 1) // 8 * BATCH
     monkeypatch.setattr(Between, "__call__", ask)
@@ -46,7 +46,7 @@ def test_a_longer_run_is_that_of_the_whole_length(tmp_path, finished, teacher, t
     words = arguments(teacher, tiny_data, tmp_path / "run")
     assert run([*words, "--images", "120"]) == 0
     assert run(words) == 0
-    assert "from 120 images to 240: as if asked for from its start" in capsys.readouterr().err
+    assert "from 120 images to 240: as if started with this length" in capsys.readouterr().err
     assert_same_result(tmp_path / "run", finished)
     assert json.loads((tmp_path / "run/recipe.json").read_text())["recipe"]["duration"] == IMAGES
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")}
@@ -61,7 +61,7 @@ def test_a_longer_run_says_where_its_schedule_is_another(tmp_path, teacher, tiny
     words = [*arguments(teacher, tiny_data, tmp_path / "run"), "--set", "learning_rate_decay=linear"]
     assert run([*words, "--images", "16"]) == 0
     assert run([*words, "--images", "32"]) == 0
-    assert "its learning rate falls (linear)" in capsys.readouterr().err
+    assert "its learning rate decays (linear)" in capsys.readouterr().err
     rates = [json.loads(row)["learning_rate"] for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4])
 

@@ -83,7 +83,7 @@ def test_the_rate_is_the_first_one_times_a_factor():
 def test_what_another_optimiser_remembers_is_refused():
     optimizer, parameters = make("adam")
     step(optimizer, parameters, 1)
-    with refused("another optimiser", "0.exp_avg"):
+    with refused("another optimizer", "0.exp_avg"):
         remember(make("adam")[0], {"0.step": torch.ones(())})
 
 

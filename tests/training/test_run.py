@@ -55,7 +55,7 @@ def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
     monkeypatch.setattr(runs, "draw_samples", interrupt)
     capsys.readouterr()
     assert run(words) == 130
-    assert "same command again continues" in capsys.readouterr().err
+    assert "same command continues" in capsys.readouterr().err
     assert [signal.getsignal(one) for one in runs.STOPPING] == handlers
     assert native.read_header(tmp_path / "stopped/checkpoint.safetensors")["images"] == 120
     if number == signal.SIGINT:
@@ -146,14 +146,14 @@ def test_another_run_in_the_same_directory_is_refused(
 def test_a_directory_of_other_things_is_not_a_run(tmp_path, teacher, tiny_data, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
     assert run(arguments(teacher, tiny_data, tmp_path)) == 2
-    assert "not a run of d2o" in capsys.readouterr().err
+    assert "not a d2o run" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_two_runs_do_not_work_in_one_directory(finished, teacher, tiny_data, capsys):
     with FileLock(finished / LOCK):  # as a run holds it that works; a killed one holds nothing
         assert run(arguments(teacher, tiny_data, finished)) == 2
-    assert "A run is at work" in capsys.readouterr().err
+    assert "A run is active" in capsys.readouterr().err
     assert run(arguments(teacher, tiny_data, finished)) == 0
 
 

@@ -72,7 +72,7 @@ def minima(
     sample of the teacher and two of every student.
     """
     if not students or {TEACHER, DATA} & students.keys():
-        raise ValueError(f"Give at least one student, named otherwise than {TEACHER!r} and {DATA!r}.")
+        raise ValueError(f"Give at least one student, not named {TEACHER!r} or {DATA!r}.")
     if not steps or min(steps) < 1 or repetitions < 1:
         raise ValueError(f"--steps and --repetitions are at least 1, not {list(steps)} and {repetitions}.")
     for denoiser in (teacher, *students.values()):

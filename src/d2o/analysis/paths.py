@@ -33,7 +33,7 @@ class Sampling:
         least = {"steps": (self.steps, 4), "seeds": (len(self.seeds), 2), "batch": (self.batch_size, 1)}
         for option, (value, minimum) in least.items():
             if value < minimum:
-                raise ValueError(f"--{option}: a progression over images needs at least {minimum}, not {value}.")
+                raise ValueError(f"--{option}: the progression needs at least {minimum}, not {value}.")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"Unknown sampler {self.sampler!r}; there are {', '.join(SAMPLERS)}.")
 
@@ -87,5 +87,5 @@ def predict(denoiser: Denoiser, x: Tensor, sigma: float, condition: Tensor | Non
     with evaluation_mode(denoiser):
         x0 = denoiser(x, sigma, condition)
     if not x0.isfinite().all():
-        raise Diverged(f"The {who} gives NaN or infinity at sigma {sigma:.3g}")
+        raise Diverged(f"The {who} returns NaN or infinity at sigma {sigma:.3g}")
     return x0

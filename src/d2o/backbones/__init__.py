@@ -65,7 +65,7 @@ def add_augmentation_labels(backbone: nn.Module, extra: int) -> nn.Module:
     if not isinstance(backbone, Backbone) or "augmentation_dim" not in config:
         kind = getattr(backbone, "kind", type(backbone).__name__)
         remedy = "use song_unet or dhariwal_unet, or another objective"
-        raise ValueError(f"The backbone {kind} has no augmentation labels, which say where jumps end: {remedy}.")
+        raise ValueError(f"The backbone {kind} has no augmentation labels, which mark where jumps end: {remedy}.")
     before = config["augmentation_dim"]
     wider = build({"kind": backbone.kind, **config, "augmentation_dim": before + extra})
     state, name = dict(backbone.state_dict()), "map_augment.weight"

@@ -68,7 +68,7 @@ def check_label(label: Tensor, x: Tensor, num_classes: int) -> Tensor:
     So is a class that does not exist, on the CPU; on other devices the check would wait for them.
     """
     if label.shape != x.shape[:1] or label.is_floating_point():
-        raise ValueError(f"Labels must be {len(x)} integers, one an image, not {label.dtype} {list(label.shape)}.")
+        raise ValueError(f"Labels must be {len(x)} integers, one per image, not {label.dtype} {list(label.shape)}.")
     if label.device.type == "cpu" and not torch.compiler.is_compiling() and bool((label >= num_classes).any()):
         limit = f"classes are 0 to {num_classes - 1}" if num_classes else "this network has no classes"
         raise ValueError(f"The label {int(label.max())} does not exist: {limit}.")

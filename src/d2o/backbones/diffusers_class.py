@@ -39,20 +39,20 @@ LARGEST, LONGEST, MOST_PLACES = 1 << 16, 64, 1 << 27
 def complete_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return all arguments of a class of diffusers, as JSON has them; ValueError for what cannot be used here."""
     if not isinstance(given, Mapping):
-        raise ValueError(f"The backbone option settings must be a record, not {given!r}.")
+        raise ValueError(f"The backbone option settings must be a mapping, not {given!r}.")
     arguments = list_arguments(name)
     if unknown := next((key for key in given if key not in arguments), None):
         raise ValueError(f"A {name} has no setting {unknown!r}; {nearest(unknown, arguments)}")
     settings = {key: as_json(given.get(key, default)) for key, default in arguments.items()}
     for key, value in settings.items():
         if key in TOLD_MORE and value != TOLD_MORE[key]:
-            raise ValueError(f"A {name} with {key} = {str(value)[:60]!r} is told more than a time and a caption.")
+            raise ValueError(f"A {name} with {key} = {str(value)[:60]!r}takes more inputs than a time and a caption.")
         if not is_small(value, BOUNDS.get(key, LARGEST)) or (key in WHOLE and type(value) not in (int, NoneType)):
-            raise ValueError(f"A {name} with {key} = {str(value)[:60]} is none that d2o can use.")
+            raise ValueError(f"A {name} with {key} = {str(value)[:60]}cannot be used by d2o.")
     side = max(settings.get(key) or 1 for key in ("sample_size", "pos_embed_max_size"))
     widths = [settings.get(key) for key in ("num_attention_heads", "attention_head_dim")]
     if side**2 * prod(width for width in widths if isinstance(width, int)) > MOST_PLACES:
-        raise ValueError(f"A {name} with a table of {side}x{side} places is larger than any that d2o knows.")
+        raise ValueError(f"A {name} with a table of {side}x{side} placesis larger than d2o supports.")
     return settings
 
 
@@ -84,7 +84,7 @@ def make_network(name: str, settings: Mapping[str, Any]) -> nn.Module:
             return open_class(name)(**settings)
     except Exception as error:  # whatever settings that do not fit together lead to
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(f"A {name} of these settings cannot be made ({reason}).") from error
+        raise ValueError(f"A {name}with these settings cannot be built ({reason}).") from error
 
 
 def open_class(name: str) -> Any:

@@ -117,7 +117,7 @@ class PreciseConv2d(nn.Conv2d):
 def complete_settings(given: Mapping[str, Any], resolution: int) -> dict[str, Any]:
     """Return all settings of a UNet2DModel, or raise ValueError for one that is unknown, wrong or does not fit."""
     if not isinstance(given, Mapping):
-        raise ValueError(f"The backbone option unet must be a record of settings, not {given!r}.")
+        raise ValueError(f"The backbone option unet must be a mapping of settings, not {given!r}.")
     if unknown := next((name for name in given if name not in SETTINGS), None):
         raise ValueError(f"A UNet2DModel here has no setting {unknown!r}; {nearest(unknown, SETTINGS)}")
     check_options(given, {name: option for name, (_, option) in SETTINGS.items()})

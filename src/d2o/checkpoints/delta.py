@@ -35,7 +35,7 @@ def apply(path: Path, tensors: Mapping[str, Tensor], spec: Mapping[str, Any], ba
         case {"sha256": str(wanted), **rest} if isinstance(rounded := rest.get("bfloat16", []), list):
             found = weights_sha256(base)
         case _:
-            raise MalformedCheckpointError(f"{path} does not say what it is a difference to.")
+            raise MalformedCheckpointError(f"{path} does not say which base it is a difference to.")
     if found != wanted:
         hashes = f"{wanted[:12]}..., not {found[:12]}..."
         where = f", {rest['from']} at that time" if "from" in rest else ""

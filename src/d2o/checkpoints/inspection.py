@@ -92,5 +92,5 @@ def inspect(
 def warn_about_one_step(denoiser: Denoiser, remedy: str = "") -> str | None:
     """Return the warning and `remedy` for who asks a many-step model for images in one call; None for a generator."""
     remedies = "d2o finetune makes it a one-step generator" + (f"; {remedy}" if remedy else "")
-    blurred = "As far as its file tells, this is a diffusion model of many steps: its images of one call are blurred."
+    blurred = "As far as its file tells, this is a diffusion model for many steps: in one call its images are blurred."
     return None if denoiser.one_step else f"{blurred} {remedies}."

@@ -62,7 +62,7 @@ def load(
     """
     place = locate(path, "model", sha256=sha256)
     if base is not None and not is_difference(place):
-        raise CheckpointError(f"{place.path} is complete and needs no base: leave it out.")
+        raise CheckpointError(f"{place.path} is a whole model and needs no base: leave it out.")
     base = base if base is None or isinstance(base, Denoiser) else load(base)
     given = {"num_heads": num_heads, "family": family, "config": read_config(config)}
     denoiser = read(place, Request(place.path, key, base=base, **given))
@@ -83,10 +83,10 @@ def read(place: Place, request: Request) -> Denoiser:
     if request.family is not None:
         find(request.family, FAMILIES, "family")
     if request.config is not None and place.form != "diffusers" and not is_state_dict(place):
-        raise CheckpointError(f"{request.path} tells itself what its network is: leave config out.")
+        raise CheckpointError(f"{request.path} already describes its network: leave config out.")
     denoiser = READERS[place.form](request)
     if request.num_heads not in (None, denoiser.backbone.config.get("num_heads")):  # type: ignore[union-attr]
-        raise CheckpointError(f"{request.path} tells itself what its network is: leave num_heads out.")
+        raise CheckpointError(f"{request.path} already describes its network: leave num_heads out.")
     if request.family is not None and FAMILIES[request.family] != denoiser.preconditioning.kind:
         raise CheckpointError(f"{request.path} is of the family {denoiser.preconditioning.kind}: leave family out.")
     return denoiser
@@ -162,7 +162,7 @@ def find_base(path: Path, spec: Mapping[str, Any]) -> Denoiser | None:
     except CheckpointError as error:
         remedy = f"put it back there, or name it: d2o convert {path} OUT.safetensors --base MODEL"
         raise CheckpointError(
-            f"{path} contains only what training moves, and its base is not at {name}: {remedy}."
+            f"{path} contains only trained weights, and its base is not at {name}: {remedy}."
         ) from error
 
 

@@ -204,8 +204,8 @@ def read(path: Path, meta: bool = False) -> tuple[dict[str, Tensor], dict[str, A
         tensors, spec = read_tensors(file, meta), read_description(path, file.metadata())
     wanted = spec.pop(CHECKSUM, None)
     if not meta and wanted is not None and wanted != checksum(tensors, spec):
-        remedy = "take another copy of it, or make it again (the command of its run does that)"
-        raise MalformedCheckpointError(f"{path} is damaged, its content does not have the file's checksum: {remedy}.")
+        remedy = "use another copy, or make it again (with the command of its run)"
+        raise MalformedCheckpointError(f"{path} is damaged, its content does not match its checksum: {remedy}.")
     return tensors, spec
 
 
@@ -252,7 +252,7 @@ def read_description(path: Path, metadata: Mapping[str, str] | None) -> dict[str
     except (KeyError, ValueError) as error:
         raise UnsupportedCheckpointError(f"{path} has no description of its network that d2o can read.") from error
     if not isinstance(spec, dict) or spec.get("format") != FORMAT:
-        raise UnsupportedCheckpointError(f"{path} has a description of another format than this version's, {FORMAT}.")
+        raise UnsupportedCheckpointError(f"{path} has a description in a format other than this version's, {FORMAT}.")
     return spec if "one_step" in spec else spec | derive_fields(spec)
 
 

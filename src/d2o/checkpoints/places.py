@@ -46,7 +46,7 @@ STARTS: tuple[tuple[bytes, Kind, Form | None], ...] = (
 USELESS = (
     (rb"$", "is empty: fetch the file again"),
     (rb"version https://git-lfs", "is a git-LFS pointer, not the file itself: run `git lfs pull`"),
-    (rb"\s*<(!doctype|html|head|\?xml|!--)", "is a web page that was saved instead of the file: download it again"),
+    (rb"\s*<(!doctype|html|head|\?xml|!--)", "is a web page saved in place of the file: download it again"),
 )
 
 
@@ -146,7 +146,7 @@ def recognise(name: str, path: Path) -> Place:
     if not path.exists():
         return Place("data", name, path)  # a pattern
     if not path.is_file():
-        raise CheckpointError(f"{name} is neither a file nor a folder: save what it gives to a file first.")
+        raise CheckpointError(f"{name} is neither a file nor a folder: save its content to a file first.")
     try:
         with open_regular(path) as file:
             start = file.read(START)
@@ -162,14 +162,14 @@ def recognise(name: str, path: Path) -> Place:
             return Place(kind, name, path, form)
     if find_reader(path) is not None:
         return Place("data", name, path)
-    raise MalformedCheckpointError(f"{name} is nothing that d2o reads: {suggest(('model', 'data'))}")
+    raise MalformedCheckpointError(f"{name} is not something that d2o reads: {suggest(('model', 'data'))}")
 
 
 def recognise_folder(name: str, path: Path) -> Place:
     if find_saved(path) is not None:
         return Place("model", name, path, "run")
     if (path / "recipe.json").is_file():
-        raise CheckpointError(f"{name} is a run that has saved no model yet: wait for its first checkpoint.")
+        raise CheckpointError(f"{name} is a run without a saved model yet: wait for its first checkpoint.")
     if any((path / file).is_file() for file in DIFFUSERS):
         return Place("model", name, path, "diffusers")
     return Place("data", name, path)

@@ -17,23 +17,23 @@ from .progress import print_log
 from .streams import Undelivered, guard_streams
 
 COMMANDS = {
-    "demo": "Train a one-step generator of digits or shapes in minutes and show it beside its teacher.",
+    "demo": "Train a one-step generator of digits or shapes in minutes, and compare it with its teacher.",
     "pretrain": "Train a diffusion model on your images.",
     "finetune": "Turn a diffusion model into a one-step generator (D2O, D2O-F).",
-    "encode": "Store latents and encoded captions of images, to train a latent model without its encoders.",
-    "emoji": "Write captioned pictures of emoji, from packages of npm, to train on.",
+    "encode": "Encode images and captions once, to train a latent model without its encoders.",
+    "emoji": "Write captioned pictures of emoji, from npm packages, to train on.",
     "sample": "Make images from a model.",
-    "evaluate": "Measure how far images or models are from each other.",
-    "statistics": "Store the statistics of a data set, which evaluate takes for the images.",
+    "evaluate": "Measure distances between images or models, and their diversity.",
+    "statistics": "Store the statistics of a data set, to use in evaluate instead of the images.",
     "analyze": "See why it works: spectra, blocks, local minima.",
-    "inspect": "Say what a checkpoint is, without running it or reading its weights.",
-    "convert": "Turn any checkpoint that d2o reads into one safetensors file.",
-    "export": "Write a one-step generator for others: safetensors, diffusers, ONNX, torch, web page.",
-    "push": "Send an export with its model card to the Hugging Face hub.",
-    "plan": "Say which settings suit your images, this machine and your time: commands to paste.",
-    "estimate": "Say what a run would take here: images a second, hours, memory, disk.",
-    "app": "Open a page to play with: an image in one call while a slider moves, beside its teacher.",
-    "serve": "Make images for others over HTTP.",
+    "inspect": "Describe a checkpoint, without running it or reading its weights.",
+    "convert": "Convert any checkpoint that d2o reads to one safetensors file.",
+    "export": "Export a one-step generator: safetensors, diffusers, ONNX, torch, web page.",
+    "push": "Upload an export with its model card to the Hugging Face hub.",
+    "plan": "Suggest settings for your images, this machine and your time, as commands to paste.",
+    "estimate": "Estimate what a run needs here: images a second, hours, memory, disk.",
+    "app": "Serve an interactive page: an image in one call as you move a slider, beside its teacher.",
+    "serve": "Serve images over HTTP.",
     "recipes": "List the named recipes, or show one.",
 }
 GONE = {
@@ -56,13 +56,13 @@ commands:
 {rows}
 
 options of every command:
-  --import   A Python file or module of your own that adds networks, objectives, recipes; as often as wanted.
+  --import   Your own Python file or module that adds networks, objectives, recipes; may be repeated.
 
 examples:
   d2o demo
   d2o finetune --from teacher.safetensors --data images.zip --recipe d2o-f --out runs/one-step
 
-`d2o COMMAND --help` shows the options of a command; `d2o --version` the version.
+`d2o COMMAND --help` shows the options of a command, `d2o --version` the version.
 """
 
 
@@ -106,7 +106,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ValueError | OSError):
         return str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ")
     if is_out_of_memory(error):
-        return "the memory does not suffice: give fewer images at once, by --micro-batch or --batch."
+        return "out of memory: process fewer images at once, with a smaller --micro-batch or --batch."
     plugins = sys.modules.get("d2o.cli.plugins")
     return plugins and plugins.blame(error)
 
@@ -120,7 +120,7 @@ def run_command(arguments: list[str]) -> int:
         print(f"d2o {d2o.__version__}\n" if name == "--version" else usage(), end="")
         return 0
     if name in GONE:
-        raise ValueError(f"there is no command {name!r} any more: {GONE[name]}.")
+        raise ValueError(f"the command {name!r} no longer exists: {GONE[name]}.")
     if name not in (*COMMANDS, COMPLETION):
         close = difflib.get_close_matches(name, COMMANDS, 1)
         remedy = f"did you mean {close[0]}?" if close else "see d2o --help."

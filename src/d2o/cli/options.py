@@ -55,9 +55,9 @@ class StateDictOptions:
     """What a state dict does not say of its network."""
 
     family: str | None = None
-    """What a state dict's network predicts, where its weights do not tell: epsilon, edm, consistency, sit, flow ..."""
+    """What a state dict's network predicts, if its weights do not show it: epsilon, edm, consistency, sit, flow ..."""
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """A JSON file of the arguments that a state dict's network was constructed with, which its weights do not tell."""
+    """A JSON file with constructor arguments of a state dict's network, if its weights do not show them."""
 
     @property
     def load_options(self) -> dict[str, Any]:
@@ -69,9 +69,9 @@ class ModelOptions(StateDictOptions):
     """How a model is asked for images, besides what its file does not say."""
 
     start: Annotated[str | None, tyro.conf.arg(metavar="SIGMA|auto")] = None
-    """The noise level that sampling starts from; auto: where one step from noise has a small error."""
+    """Noise level at which sampling starts; auto: find one from which a single step has a small error."""
     clip: Annotated[str | None, tyro.conf.arg(metavar="BOUND|none")] = None
-    """Clamp each estimate of the image to -BOUND ... BOUND; none: do not, whatever the model's scheduler says."""
+    """Clip each estimate of the image to -BOUND ... BOUND; none: never clip, whatever the model's scheduler says."""
 
     @property
     def asked(self) -> dict[str, str]:
@@ -128,23 +128,23 @@ class Preparation:
     """How images are prepared."""
 
     resolution: int | None = None
-    """Bring the images of data sets to this side; needs --resize."""
+    """Resize images to this side length; needs --resize."""
     resize: Annotated[str | None, tyro.conf.arg(metavar="area|bilinear|lanczos|center-crop")] = None
-    """How images are brought to --resolution; never done silently."""
+    """How to resize images to --resolution; never done silently."""
     channels: Literal[1, 3] | None = None
-    """Convert them to grey (1) or RGB (3)."""
+    """Convert images to grey (1) or RGB (3)."""
     background: Annotated[str | None, tyro.conf.arg(metavar="white|black|grey|#rrggbb|none")] = None
-    """Show transparent images on this colour; none drops transparency and keeps the colours beneath."""
+    """Put transparent images on this background; none drops transparency and keeps the colours beneath."""
     labels: Annotated[str, tyro.conf.arg(metavar="auto|none|folders|NAME")] = "auto"
-    """Classes: auto takes dataset.json, class folders or an array of labels; folders takes folders of any names, also
-    00000, and train where there is no --split; NAME an array or column; none no classes."""
+    """Classes: auto uses dataset.json, class folders or an array of labels; folders uses folders of any name, also
+    00000, and train without --split; NAME an array or column; none no classes."""
     captions: Annotated[str, tyro.conf.arg(metavar="auto|none|NAME")] = "auto"
-    """Texts of images, for models that read them: auto takes metadata.jsonl, .txt or .json files beside images, or a
+    """Captions, for models that read them: auto uses metadata.jsonl, .txt or .json files beside images, or a
     column; NAME a key or column, txt the .txt files; none no captions."""
     split: Annotated[str | None, tyro.conf.arg(metavar="NAME|all")] = None
-    """The split, where the folders or parquet files are train, val, test; by default train."""
+    """The split, if folders or parquet files are named train, val, test; by default train."""
     classes: Annotated[str | None, tyro.conf.arg(metavar="NAME=NUMBER,...")] = None
-    """The number of each class of the data, such as cat=3,dog=5, where a model's are not the same."""
+    """The model's number for each class of the data, such as cat=3,dog=5, if they differ."""
 
     def prepare(self, data: str, model: "Denoiser | None" = None) -> "Images":
         """Return the images that are named, with the class numbers of a model that has classes.
@@ -168,7 +168,7 @@ class DataOptions(Preparation):
     """Which images are opened, and how."""
 
     data: str
-    """Images: a folder or zip, an .npz, .parquet or .tar, or the name `digits`."""
+    """Images: a folder or zip, an .npz, .parquet or .tar, or the built-in `digits`, `shapes`, `emoji`."""
 
     def open(self, model: "Denoiser | None" = None) -> "Images":
         return self.prepare(self.data, model)
@@ -179,7 +179,7 @@ class DeviceOptions:
     """Where a command computes."""
 
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:1|mps")] = "auto"
-    """Where to compute; auto: a GPU where there is one (CUDA's, else Apple's), else the processor."""
+    """Where to compute; auto: a GPU if there is one (CUDA, else Apple), else the CPU."""
 
     def find_device(self) -> "torch.device":
         """Return the device; ValueError where it is not there."""
@@ -193,7 +193,7 @@ class FeatureOptions(DeviceOptions):
     """How features of images are computed."""
 
     weights: str = "auto"
-    """File of the feature network's weights, where they are not installed."""
+    """File with the feature network's weights, if they are not installed."""
     batch: int = 64
     """Images at once; it does not change the result."""
     json: bool = False

@@ -16,21 +16,21 @@ from .progress import counted, quiet, watch
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions(DeviceOptions):
-    """Options that change a recipe. What is left out is the recipe's."""
+    """Options that override a recipe's settings."""
 
     images: int | None = None
-    """Images to train on, of all stages together."""
+    """Images to train on, in all stages together."""
     batch: int | None = None
-    """Images an iteration, over all processes."""
+    """Images per iteration, over all processes."""
     micro_batch: int | None = None
-    """Images that pass through the networks at once; gradients are accumulated."""
+    """Images processed at once; gradients are accumulated."""
     precision: Literal["float32", "bfloat16", "auto"] | None = None
-    """Of the denoiser's network; auto: the one that trains faster here, by trying."""
+    """Precision of the denoiser's network; auto: try both, and take the one that trains faster here."""
     set: Set = ()
-    """Change any other key of the recipe, as often as wanted: --set objectives.0.r1=1e-4; of the first stage
-    alone: --set stages.0.learning_rate=1e-3."""
+    """Change any other key of the recipe, may be repeated: --set objectives.0.r1=1e-4; of the first stage
+    only: --set stages.0.learning_rate=1e-3."""
     json: bool = False
-    """Print the outcome as JSON."""
+    """Print the result as JSON."""
 
     def open_recipe(self, name: str, changes: Mapping[str, Any] | None = None) -> Recipe | Stages:
         """Return a recipe with the options that were given on top."""
@@ -48,29 +48,29 @@ class RunOptions(RecipeOptions):
     """Options of every training run."""
 
     out: str
-    """Directory of the run. The same command again continues it."""
+    """Directory of the run. The same command resumes it."""
     seed: int | None = None
     """Seed of everything random."""
     learning_rate: float | None = None
-    """Of the trained denoiser."""
+    """Learning rate of the trained denoiser."""
     compile: bool = False
     """Compile the denoiser's network first, which takes a minute or two: for GPUs and long runs."""
     shard: bool = False
-    """Spread the denoisers over the processes that torchrun started, in place of a copy in each: for large ones."""
+    """Split the denoisers over the processes of torchrun, instead of a copy in each: for large models."""
     save_every: int | None = None
-    """Write a checkpoint every so many images (default: ten times a run, and every five minutes)."""
+    """Images between checkpoints (default: ten per run, and one every five minutes)."""
     sample_every: int | None = None
-    """Write a sample grid every so many images (default: ten times a run)."""
+    """Images between sample grids (default: ten per run)."""
     evaluate_every: int | None = None
-    """Compare the averaged weights with the data every so many images, and keep the best."""
+    """Images between evaluations, which compare the averaged weights with the data and keep the best."""
     evaluate_images: int = 1000
     """Images on each side of an evaluation."""
     features: str = "lite2"
     """Feature space of the evaluations."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
-    """Send the log elsewhere, too; metrics.jsonl stays what counts."""
+    """Also send the log to a tracker; metrics.jsonl stays the authoritative log."""
     accept_data: bool = False
-    """Continue a run although its images have changed, for example after a damaged one was removed."""
+    """Resume a run although its images have changed, for example after a damaged one was removed."""
 
     def check_out(self) -> None:
         """Raise a ValueError where the run's directory cannot be written to, or there is no such feature space."""

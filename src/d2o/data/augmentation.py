@@ -44,7 +44,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
-            raise ValueError(f"The augmentation probability must be from 0 to 1, not {self.probability}.")
+            raise ValueError(f"The augmentation probability must be between 0 and 1, not {self.probability}.")
         deviations = (self.scale_deviation, self.anisotropy_deviation, self.translation_deviation)
         if not all(0 <= deviation < math.inf for deviation in deviations):
             raise ValueError(f"The deviations of the augmentation must not be negative: {deviations}.")

@@ -19,7 +19,7 @@ def parse_classes(text: str) -> dict[str, int]:
     pairs = [pair for part in parts if (pair := re.fullmatch(r"\s*(.*\S)\s*=\s*([0-9]{1,6})\s*", part))]
     numbers = {name: int(number) for name, number in (pair.groups() for pair in pairs)}
     if len(numbers) < len(parts):
-        raise ValueError(f"--classes {text} does not give each class a number once; write for example cat=3,dog=5.")
+        raise ValueError(f"--classes {text} does not give each class one number; write for example cat=3,dog=5.")
     return numbers
 
 

@@ -113,7 +113,7 @@ class Decoder:
         elif self.resize is None and self.resolution not in (None, width):
             wrong = f"{here}, not {self.resolution}x{self.resolution}; add --resize {' or '.join(RESIZE)}"
         elif image.kind == "CMYK" and self.channels is None:
-            wrong = f"{image.name} has the colours of print (CMYK); add --channels 3, which uses no colour profile"
+            wrong = f"{image.name} has print colours (CMYK); add --channels 3, which uses no colour profile"
         elif image.kind not in (*CHANNELS, "CMYK"):
             wrong = f"{image.name} has the colour mode {image.kind}, which is not converted; save it as RGB or grey"
         elif image.alpha and self.background is None:
@@ -151,7 +151,7 @@ def make_decoder(
     if channels not in (None, 1, 3):
         raise ValueError(f"--channels {channels} is not possible; choose 1 (grey) or 3 (colour).")
     if background not in (None, "none", *BACKGROUNDS) and not re.fullmatch("#[0-9a-fA-F]{6}", background):
-        raise ValueError(f"--background {background} is no colour; choose {', '.join(BACKGROUNDS)}, #rrggbb or none.")
+        raise ValueError(f"--background {background} is not a colour; use {', '.join(BACKGROUNDS)}, #rrggbb or none.")
     first, _ = open_image(source, 0)
     decoder = Decoder(source, first, resolution, resize, channels, background)
     decoder.check(first)
@@ -220,11 +220,11 @@ def find_fault(image: Image, passes: int) -> str | None:
     if pixels > MOST_PIXELS.get(format, MOST_OTHERS):
         return f"has {image.width}x{image.height} pixels, more than is safe to unpack; shrink it"
     if pixels * passes > MOST_PASSED:
-        return f"goes {passes} times over its pixels; save it anew"
+        return f"stores its pixels in {passes} passes; save it again"
     if image.mode[0] in "IF" or ";16" in str(getattr(image, "tile", "")):  # PIL makes 8 bits of 16-bit colour, silently
         return "does not have 8 bits per channel; convert it to 8 bits"
     if format != "MPO" and getattr(image, "is_animated", False):  # MPO is a JPEG with previews behind it
-        return "has more than one frame; save those that you want as a file each"
+        return "has more than one frame; save each frame that you want as a file"
     return None
 
 
@@ -234,7 +234,7 @@ def find_orientation(image: Image) -> int:
         return 1
     texts = (image.info.get(key, "") for key in ("exif", "Raw profile type exif"))
     if any(len(text) > LONGEST_EXIF for text in texts):
-        raise OSError("its EXIF data are longer than those of cameras")
+        raise OSError("its EXIF data are too long")
     return PIL.Image.Image.getexif(image).get(ORIENTATION, 1)  # a PNG's own method would decode all of it
 
 

@@ -98,7 +98,7 @@ def build(
     Raises ValueError, naming the file and the remedy, for packages that are missing or of other versions.
     """
     if (out := check_file(out)).suffix != ".zip":
-        raise ValueError(f"The name of {out} does not end in .zip, which is what emoji are written to.")
+        raise ValueError(f"The name of {out} must end in .zip: emoji are written to a zip.")
     for what, names, table in (("style", styles, STYLES), ("group", groups, GROUPS)):
         for name in names:
             find(name, table, f"{what} of emoji")

@@ -60,16 +60,16 @@ def encode(
         found = read_about(folder)
         here, wanted = found.identity(), about.identity()
         if other := next((name for name in wanted if here[name] != wanted[name]), None):
-            raise ValueError(f"{folder} has encodings of another {other}: choose another directory for these.")
+            raise ValueError(f"{folder} has encodings for another {other}: choose another directory.")
         about = replace(about, shard=found.shard)
     elif folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
-        raise ValueError(f"{folder} exists and has no encodings: choose another directory for them.")
+        raise ValueError(f"{folder} exists and has no encodings: choose another directory.")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
             write_all(denoiser, images, folder, about, batch_size, torch.device(device), counted)
     except Timeout:
-        raise ValueError(f"Another d2o encode is at work in {folder}: wait for its end.") from None
+        raise ValueError(f"Another d2o encode is running in {folder}: wait for it to finish.") from None
     return about
 
 
@@ -79,11 +79,11 @@ def describe(denoiser: Denoiser, images: Images, precision: str) -> About:
     codec, reader = denoiser.codec, denoiser.reader if images.captioned else None
     if not isinstance(codec, Autoencoder) or codec.folder is None or images.encodings is not None:
         what = "the data are encodings already" if images.encodings is not None else "this model has no codec"
-        raise ValueError(f"There is nothing to encode, {what}: encode images for a model of latent ones.")
+        raise ValueError(f"There is nothing to encode, {what}: encode images for a latent model.")
     reader = reader if isinstance(reader, Encoders) else None
     if reader is None and isinstance(denoiser.vocabulary, TextWidth):
         raise ValueError(
-            "This model has no text encoders, or the images no captions: give the whole pipeline, and both."
+            "This model has no text encoders, or the images no captions: give the whole pipeline, and captions."
         )
     numbers = [math.prod(denoiser.image_shape), 0]
     if reader is not None:

@@ -189,7 +189,7 @@ def label_by_folders(tree: Tree, part: Places, labels: str, ignored: list[str]) 
         return nothing
     if not all(folders):
         alone = list(part.values())[folders.index("")]
-        raise LabelError(f"{tree.path} has images in class folders and outside ({alone}); move them")
+        raise LabelError(f"{tree.path} has images in class folders and outside ({alone}); move those")
     first, last = min(folders), max(folders)
     if labels == "auto" and first[0] == "0" and all(re.fullmatch("[0-9]{5,}", name) for name in set(folders)):
         ignored.append(f"the numbers of the folders {first} to {last} (classes by --labels folders)")

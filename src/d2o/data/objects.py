@@ -35,7 +35,7 @@ def from_objects(held: Any, labels: str = "auto", most_bytes: int = 4 << 30) -> 
     data = held.dataset if hasattr(held, "collate_fn") else held
     name = type(data).__name__
     if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")) or isinstance(data, dict):
-        raise ValueError(f"{name} is no data set: give a path, or what has a length and items, images or pairs.")
+        raise ValueError(f"{name} is not a data set: give a path, or an object with length and items, images or pairs.")
     if not len(data):
         raise ValueError(f"This {name} is empty: give it images.")
     if labels not in ("auto", "none"):
@@ -47,7 +47,7 @@ def from_objects(held: Any, labels: str = "auto", most_bytes: int = 4 << 30) -> 
             item = data[index]
         parts = item if isinstance(item, tuple | list) else (item,)
         if not 1 <= len(parts) <= 2:
-            raise ValueError(f"it is {len(parts)} things, not an image or a pair of image and class")
+            raise ValueError(f"it has {len(parts)} parts, and is not an image or a pair of image and class")
         return parts[0], parts[1] if len(parts) == 2 else None
 
     def try_all(indices: Any, work: Callable[[int], Any]) -> list[Any]:
@@ -114,7 +114,7 @@ def to_array(image: Any) -> np.ndarray:
         image = image.detach().cpu()
         image = (image.float() if image.is_floating_point() else image).numpy()
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"it is of the type {type(image).__name__}, not an image of PIL, a tensor or an array")
+        raise ValueError(f"it is of the type {type(image).__name__}, not a PIL image, a tensor or an array")
     array = image[..., None] if image.ndim == 2 else image
     axis = next((axis for axis in order if array.ndim == 3 and array.shape[axis] in (1, 3, 4)), None)
     if axis is None or not array.size or not (array.dtype == np.uint8 or array.dtype.kind == "f"):

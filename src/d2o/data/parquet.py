@@ -55,7 +55,7 @@ def read_parquet(path: Path, files: Sequence[Path], labels: str, captions: str =
         if not isinstance(name, str):
             raise OSError("it has neither bytes nor a path")
         if not (folder / name).resolve().is_relative_to(folder):
-            raise OSError(f"its path {name!r} leads out of the folder of the parquet file")
+            raise OSError(f"its path {name!r} points outside the folder of the parquet file")
         return open_regular(folder / name, LARGEST)
 
     names = [f"row {row} of {file.name}" for file, row in rows]

@@ -50,7 +50,7 @@ class Shards(Sequence[str]):
             raise OSError(f"it is larger than {LARGEST:,} bytes")
         content = os.pread(self.open(self.find(index)).fileno(), size, offset)
         if len(content) < size:
-            raise OSError("its shard has become shorter")
+            raise OSError("its shard has been truncated")
         return content
 
     def __len__(self) -> int:

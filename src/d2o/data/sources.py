@@ -56,7 +56,7 @@ def find(
         elif (read := find_reader(path)) is not None:
             source = read(path, labels, split, captions) if read in DIVIDED else read(path, labels)
     except PermissionError as error:
-        raise ValueError(f"{error.filename or path} may not be read by this user; change its permissions.") from error
+        raise ValueError(f"{error.filename or path} cannot be read by this user; change its permissions.") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({describe(error)}); move or remove it.") from error
     if source is not None:
@@ -147,7 +147,7 @@ class Archive:
         if entry.file_size > most:
             raise OSError(f"unpacked it would take {entry.file_size:,} bytes, more than {most:,}")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise OSError("it is packed by another method than deflate, whose result cannot be bounded")
+            raise OSError("it is compressed by a method other than deflate, whose output cannot be bounded")
         file = archive.open(entry)
         assert isinstance(file, zipfile.ZipExtFile)
         if entry.file_size > WHOLE and file.peek(2)[:2] not in TIFF:

@@ -84,7 +84,7 @@ def demo(
     logs = {name: list(read_log(out / name / "metrics.jsonl")) for name in both}
     page = draw_page(draw_pictures(digits, teacher, student), summary, list(evaluations.values()), logs)
     write_report(out, page, summary)
-    log.info("Done in %.0f s. Look at %s", time.monotonic() - began, out / "report.html")
+    log.info("Done in %.0f s. See %s", time.monotonic() - began, out / "report.html")
     return summary
 
 
@@ -143,7 +143,7 @@ def draw_pictures(digits: Images, teacher: Denoiser, student: Denoiser) -> list[
     many, one = draw(teacher, TEACHER_STEPS), draw(teacher, 1)
     return [
         Picture("Real digits", "from the training set", real),
-        Picture(f"Teacher, {CALLS} calls", "the diffusion model as it was trained to be used", many),
+        Picture(f"Teacher, {CALLS} calls", "the diffusion model as it was meant to be used", many),
         Picture("Teacher, 1 call", "the same weights without fine-tuning: one call gives a blur", one),
         Picture("D2O-F student, 1 call", "fine-tuned with a GAN loss alone, same seeds", draw(student, 1)),
     ]

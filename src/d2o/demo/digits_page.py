@@ -40,9 +40,9 @@ def draw_page(
     kid, accuracy, rates, seconds = (summary[key] for key in ("kid", "class_accuracy", "images_per_second", "seconds"))
     frozen, parameters, moved = summary["frozen_share"], summary["parameters"], summary["moved_parameters"]
     cards = {
-        f"{summary['speed_ratio']:.0f}x": f"as fast: {rates['student']:,.0f} v {rates['teacher']:,.0f} images a second",
+        f"{summary['speed_ratio']:.0f}x": f"as fast: {rates['student']:,.0f} vs {rates['teacher']:,.0f} images/s",
         f"{kid['student']:.3f}": f"KID in one call; teacher in 35: {kid['teacher']:.3f}, in one: {kid['untuned']:.3f}",
-        f"{accuracy['student']:.1%}": "of its images show the digit that was asked for",
+        f"{accuracy['student']:.1%}": "of its images show the requested digit",
         f"{1 - frozen:.1%}": f"of {parameters:,} parameters were trained",
     }
     figures = "".join(
@@ -59,7 +59,7 @@ def draw_page(
         "d2o: a one-step generator of digits",
         f"""<h1>One call instead of 35</h1>
 <p>A small diffusion model learned to draw 8x8 digits from 1,797 real handwritten ones. Then a GAN loss alone, with
-{frozen:.0%} of its weights frozen, turned it into a generator that needs one network call an image (D2O-F,
+{frozen:.0%} of its weights frozen, turned it into a generator that needs one network call per image (D2O-F,
 arXiv&nbsp;2506.09376).</p>
 {draw_cards(cards)}
 <h2>Same seeds, side by side</h2>
@@ -67,7 +67,7 @@ arXiv&nbsp;2506.09376).</p>
 <div class="figures">{figures}</div>
 <h2>Numbers</h2>
 <pre>{escape(report(evaluations))}</pre>
-<p>A nearest-neighbour classifier of the real digits reads the requested class in {accuracy["student"]:.1%} of the
+<p>A nearest-neighbour classifier on the real digits finds the requested class in {accuracy["student"]:.1%} of the
 student's images and in {accuracy["teacher"]:.1%} of the teacher's; the rarest class makes up
 {summary["class_share_min"]:.1%} of the student's images (10&nbsp;% would be even).</p>
 <h2>Learning curves</h2>
@@ -75,13 +75,13 @@ student's images and in {accuracy["teacher"]:.1%} of the teacher's; the rarest c
 <h2>What you are looking at</h2>
 <p>A <b>denoiser</b> predicts the clean image behind a noisy one. A <b>sampler</b> walks down a list of noise levels and
 calls the denoiser at each: that is the teacher, with 35 calls. A <b>one-step generator</b> is the same walk with a
-single interval. Without fine-tuning that shortcut gives the mean of all digits of a class, a blur. Training against
-the discriminator then changes {moved:,} of {parameters:,} parameters until one call is enough; convolutions stay as
-diffusion training left them.</p>
+single interval. Without fine-tuning this shortcut gives the mean of all digits of a class, a blur. Training against
+the discriminator then changes {moved:,} of {parameters:,} parameters until one call is enough; the convolutions keep
+their pre-trained weights.</p>
 <p class="soft">Seed {summary["seed"]}. Pre-training took {seconds["pretrain"]:.0f} s, fine-tuning
-{seconds["finetune"]:.0f} s, with evaluations on the way. N = {summary["images"]:,} images for each row. The
-discriminator uses EfficientNet-lite0, the distances EfficientNet-lite2: relatives that were trained on the same
-photographs, which flatters the student; so look at the pictures and at the classifier too.</p>""",
+{seconds["finetune"]:.0f} s, including evaluations. N = {summary["images"]:,} images for each row. The
+discriminator uses EfficientNet-lite0, the distances EfficientNet-lite2: relatives trained on the same photographs,
+which flatters the student; so look at the pictures and at the classifier, too.</p>""",
     )
 
 

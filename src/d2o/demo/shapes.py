@@ -68,14 +68,14 @@ def demo(
         pretrained = pretrain(images, name, out=out / "teacher", habits=habits(name, CALLS, device), **common)
         given, seconds["pretrain"] = pretrained.denoiser, pretrained.seconds
     else:
-        log.info("1/3  Pre-training is left out: the teacher is %s", start)
+        log.info("1/3  Pre-training is skipped: the teacher is %s", start)
     teacher, name = given, "shapes-d2o-f"
 
     log.info("2/3  Turning it into a one-step generator with a GAN loss, most of its weights frozen (D2O-F)")
     finetuned = finetune(teacher, images, name, out=out / "student", habits=habits(name, 1, device), **common)
     student, share = finetuned.denoiser, finetuned.share
 
-    log.info("3/3  Looking whether their images show what was asked for")
+    log.info("3/3  Checking whether their images match their captions")
     since = time.monotonic()
     tried = {split: [ask(teacher, split, calls, counted) for calls in TRIED] for split in SPLITS}
     scores = {
@@ -104,7 +104,7 @@ def demo(
     folders = ("teacher", "student") if start is None else ("student",)
     logs = {name: list(read_log(out / name / "metrics.jsonl")) for name in folders}
     write_report(out, draw_page(SHOWN, draw_rows(teacher, student), summary, logs), summary)
-    log.info("Done in %.0f s. Look at %s", time.monotonic() - began, out / "report.html")
+    log.info("Done in %.0f s. See %s", time.monotonic() - began, out / "report.html")
     return summary
 
 

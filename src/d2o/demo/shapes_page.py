@@ -11,7 +11,7 @@ from .report import BLUE, ORANGE, Log, Row, draw_cards, draw_columns, draw_curve
 
 SCALE = 6
 """Sides of a pixel in the pictures."""
-TITLES = {"seen": "Captions that were trained on", "held_out": "Captions that were never trained on"}
+TITLES = {"seen": "Training captions", "held_out": "Held-out captions"}
 
 
 def draw_page(shown: Sequence[Meaning], rows: Sequence[Row], summary: dict[str, Any], logs: Mapping[str, Log]) -> str:
@@ -20,13 +20,13 @@ def draw_page(shown: Sequence[Meaning], rows: Sequence[Row], summary: dict[str, 
     calls, rates = seen["teacher"]["calls"], summary["images_per_second"]
     frozen, parameters, moved = summary["frozen_share"], summary["parameters"], summary["moved_parameters"]
     cards = {
-        f"{seen['student']['all_right']:.1%}": "of the student's images show what was asked for, in one call; "
+        f"{seen['student']['all_right']:.1%}": "of the student's images match their caption, in one call; "
         f"teacher in {calls}: {seen['teacher']['all_right']:.1%}, in one: {seen['untuned']['all_right']:.1%}",
-        f"{held_out['student']['all_right']:.1%}": "of its images of captions that were never trained on; "
+        f"{held_out['student']['all_right']:.1%}": "of its images match for held-out captions; "
         f"teacher: {held_out['teacher']['all_right']:.1%}",
         f"{seen['student']['fit']:.3f}": f"how clean its shapes are (fit, 1 is perfect); teacher in {calls} calls: "
         f"{seen['teacher']['fit']:.3f}",
-        f"{summary['speed_ratio']:.1f}x": f"as fast: {rates['student']:,.0f} v {rates['teacher']:,.0f} images a second",
+        f"{summary['speed_ratio']:.1f}x": f"as fast: {rates['student']:,.0f} vs {rates['teacher']:,.0f} images/s",
     }
     numbers = "".join(
         table(
@@ -43,28 +43,28 @@ def draw_page(shown: Sequence[Meaning], rows: Sequence[Row], summary: dict[str, 
         "d2o: text to image in one call",
         f"""<h1>Text to image in one call</h1>
 <p>A small diffusion model learned to draw coloured shapes of 16x16 pixels from their captions. Then a GAN loss alone,
-with {frozen:.0%} of its weights frozen, turned it into a generator that needs one network call an image (D2O-F,
+with {frozen:.0%} of its weights frozen, turned it into a generator that needs one network call per image (D2O-F,
 arXiv&nbsp;2506.09376).</p>
 {draw_cards(cards)}
 <h2>Same captions, same seeds</h2>
 <p class="soft">Each column is one caption, each of its images one seed, the same in all three rows. Captions with a
-<span class="mark">frame</span> were never trained on, though each of their words was.</p>
+<span class="mark">frame</span> are held out of training, though each of their words occurs in it.</p>
 {draw_columns({meaning.caption(): meaning.held_out for meaning in shown}, rows, SCALE)}
 <h2>Numbers</h2>
-<p>A program, no person and no network, reads every image: it finds the nearest of all shapes that a caption can mean,
-and compares its size, colour, shape and place with those asked for. <b>All right</b> is the share of images without any
+<p>A program, not a person or a network, reads every image: it finds the nearest of all shapes that a caption can mean,
+and compares its size, colour, shape and place with the caption. <b>All right</b> is the share of images without any
 mistake; <b>fit</b> is the mean overlap of an image's shape with that nearest one (intersection over union). Real images
-are always read right, with a fit of 1.</p>
+are always read correctly, with a fit of 1.</p>
 {numbers}
 <h2>Learning curves</h2>
 {figure(curves, "Losses, and how often the images are right")}
 <h2>What you are looking at</h2>
-<p>The teacher's network attends to the words of a caption while it removes noise, in {calls} calls. The student makes
-the same walk from noise to image in one. It was trained against a discriminator that reads the caption, too: an image
-must look real <i>and</i> be one of what was asked for. {moved:,} of {parameters:,} parameters changed; the encoder of
-words, the projections, the MLPs and the modulation stayed as diffusion training left them.</p>
+<p>The teacher's network attends to the words of a caption while it removes noise, in {calls} calls. The student goes
+from noise to image in one. It was trained against a discriminator that reads the caption, too: an image must look real
+<i>and</i> match its caption. {moved:,} of {parameters:,} parameters changed; the word encoder, the projections, the
+MLPs and the modulation keep their pre-trained weights.</p>
 <p class="soft">Seed {summary["seed"]}. {pretraining}, fine-tuning took {seconds["finetune"]:.0f} s.
-N = {summary["images"]:,} images for each generator: 5 of every caption's meaning, 144 seen and 36 held out.</p>""",
+N = {summary["images"]:,} images for each generator: 5 for each meaning of a caption, 144 seen and 36 held out.</p>""",
     )
 
 

@@ -196,10 +196,10 @@ class Words:
                     raise ValueError(sentence)
                 if len(self.told) < MOST_TOLD:
                     self.told.add(word)
-                    log.warning("%s It goes by the others.", sentence)
+                    log.warning("%s It uses the others.", sentence)
         if (cut := len(words) - self.length) > 0:
             told = f"{cut} of the {len(words)} in {caption[:60]!r}"
-            raise ValueError(f"The model reads {self.length} words, and would not see {told}: shorten it.")
+            raise ValueError(f"The model reads {self.length} words, and would ignore {told}: shorten it.")
         return [self.numbers[word] for word in words] + [PADDING] * -cut
 
 
@@ -240,7 +240,7 @@ def choose_condition(
         return rows
     if reader is not None:
         if wrong := next((row for row in rows if not isinstance(row, str)), None):
-            raise ValueError(f"This model is asked in words, not for the class {wrong!r}.")
+            raise ValueError(f"This model is conditioned on captions, not on the class {wrong!r}.")
         return reader(rows)
     numbers = [find_class(row, class_names) if isinstance(row, str) else row for row in rows]
     if wrong := sorted({k for k in numbers if not 0 <= k < num_classes}):
@@ -252,6 +252,6 @@ def find_class(name: str, names: Sequence[str]) -> int:
     if name not in names:
         if re.fullmatch("[0-9]{1,19}", name):
             return int(name)
-        known = nearest(name, names) if names else "its file names none, so give its number."
+        known = nearest(name, names) if names else "its file has no class names, so give a number."
         raise ValueError(f"The model has no class {name[:60]!r}; {known}")
     return list(names).index(name)

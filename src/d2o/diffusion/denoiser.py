@@ -137,7 +137,7 @@ def describe_mistake(backbone: nn.Module, prediction: Any, shape: torch.Size) ->
     """Return what is wrong with a network that gives no image, or one of another shape [N,C,H,W]."""
     given = f"shape {list(prediction.shape)}" if isinstance(prediction, Tensor) else f"type {type(prediction).__name__}"
     remedy = "let its forward return the tensor of the prediction alone, without a learned sigma, at the input's size"
-    return f"The network {type(backbone).__name__} gives an output of {given} for images {list(shape)}: {remedy}."
+    return f"The network {type(backbone).__name__} returns {given} for images {list(shape)}: {remedy}."
 
 
 FIELDS = tuple(inspect.signature(Denoiser).parameters)

@@ -190,7 +190,7 @@ def condition_for(denoiser: Denoiser, seeds: Sequence[int], asked: Asked = None)
     names, reader = denoiser.class_names, denoiser.reader
     if isinstance(denoiser.vocabulary, TextWidth) and reader is None and not isinstance(asked, Text):
         raise ValueError(
-            "This model is told what text encoders say, and comes without any: open the folder of its whole pipeline, "
+            "This model needs text embeddings, but has no text encoders: open the folder of its whole pipeline, "
             "or give a d2o.diffusion.Text as the condition."
         )
     return choose_condition(seeds, denoiser.num_classes, asked, reader=reader, class_names=names)

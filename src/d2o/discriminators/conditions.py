@@ -36,5 +36,5 @@ def check_condition(condition: Any, vocabulary: Vocabulary) -> Any:
     """Return the condition, or None for a discriminator that knows none; a missing one is a ValueError."""
     if vocabulary and condition is None:
         told = "text" if isinstance(vocabulary, TextWidth) else f"{vocabulary} classes or words"
-        raise ValueError(f"This discriminator knows {told}: give the condition of every image.")
+        raise ValueError(f"This discriminator is conditioned on {told}: give the condition of every image.")
     return condition if vocabulary else None

@@ -68,7 +68,7 @@ class Projected:
             raise ValueError("The projected discriminator needs networks: name at least one, as in TAPS.")
         size = min(max(4 * max(image_shape[1:]), SMALLEST), LARGEST) if self.size is None else self.size
         if size < SMALLEST:
-            raise ValueError(f"size={size} leaves nothing to judge: use at least {SMALLEST} pixels.")
+            raise ValueError(f"size={size} leaves no features to judge: use at least {SMALLEST} pixels.")
         width = min(max(2 * size, 64), 512) if self.width is None else self.width
         weights = (self.weights,) * len(self.networks) if isinstance(self.weights, str) else tuple(self.weights)
         if len(weights) != len(self.networks):

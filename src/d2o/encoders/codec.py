@@ -191,7 +191,7 @@ def decode_through(denoiser: Any, folder: str) -> Autoencoder:
     scale. Raises ValueError for a denoiser that has no latents, or others.
     """
     if not makes_latents(denoiser):
-        raise ValueError(f"The decoder {folder} is for latent images, and this model makes pixels: leave it out.")
+        raise ValueError(f"The decoder {folder} is for latent images, but this model makes pixels: leave it out.")
     channels, found = denoiser.image_shape[0], read_config(folder).latents
     if found not in (None, channels):
         raise ValueError(

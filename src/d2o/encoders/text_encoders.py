@@ -88,7 +88,7 @@ def open_pipeline(folder: str, network: str, precision: str) -> Any:
             raise ValueError(f"{root}/transformer has a joint_attention_dim of {str(width)[:20]}: download it again.")
         pipeline.transformer = SimpleNamespace(config=SimpleNamespace(joint_attention_dim=width))
     if max(PIPELINES[name].limits(pipeline)) > MOST_TOKENS:
-        raise ValueError(f"The tokenizers in {root} say that they read more than {MOST_TOKENS:,} tokens: mend them.")
+        raise ValueError(f"The tokenizers in {root} claim to read more than {MOST_TOKENS:,} tokens: correct them.")
     return pipeline
 
 
@@ -97,7 +97,7 @@ def open_part(folder: Path, name: str, precision: str) -> Any:
     import transformers
 
     if not folder.is_dir():
-        raise ValueError(f"There is no {folder}, which reads captions: download the whole folder.")
+        raise ValueError(f"There is no {folder}, which is needed to read captions: download the whole folder.")
     cls, only = getattr(transformers, name), {"local_files_only": True}
     try:
         if "Tokenizer" in name:

@@ -74,18 +74,18 @@ def export(
     default that of the teacher.
     """
     if to not in (*FORMATS, DELTA):
-        raise CheckpointError(f"There is no export to {to!r}; there are {', '.join((*FORMATS, DELTA))}.")
+        raise CheckpointError(f"There is no export format {to!r}; there are {', '.join((*FORMATS, DELTA))}.")
     if (base is None) == (to == DELTA):
-        raise CheckpointError("An export to delta, and no other, needs the base that the model was fine-tuned from.")
+        raise CheckpointError("An export to delta, and only that, needs the base that the model was fine-tuned from.")
     if dtype not in DTYPES:
         raise CheckpointError(f"Weights cannot be stored as {dtype!r}; there are {', '.join(DTYPES)}.")
     if denoiser.middle_sigmas and to not in ("safetensors", DELTA):
         steps = 1 + len(denoiser.middle_sigmas)
-        raise CheckpointError(f"This generator takes {steps} steps, not the one of a {to} file: use --to safetensors.")
+        raise CheckpointError(f"This generator takes {steps} steps, but a {to} file has one: use --to safetensors.")
     forms = ["safetensors", DELTA, *(["diffusers"] if isinstance(denoiser.vocabulary, TextWidth) else [])]
     forms += ["web"] if denoiser.blends else []
     if card.is_told_text(denoiser) and to not in forms:
-        raise CheckpointError(f"This generator is asked in words, which a {to} file cannot read: use --to safetensors.")
+        raise CheckpointError(f"This generator reads captions, which a {to} file cannot: use --to safetensors.")
     license = license and card.check_license(license)
     check_output(os.fspath(path), to)
     base_name = None if base is None or isinstance(base, Denoiser) else card.strip_folders(os.fspath(base))
@@ -104,7 +104,7 @@ def export(
             written.write_text(text, encoding="utf-8")
     if to == "safetensors":
         notes += (f"and beside it in {plain.write_description(alone, path).name}",)
-    remedy = "" if "license" in read_fields(page) else ", and names no licence yet: --license does, or fill it in"
+    remedy = "" if "license" in read_fields(page) else ", and has no licence yet: use --license, or fill it in"
     return Exported(path, error, (*notes, f"its model card is {page}{remedy}"), page)
 
 
@@ -116,7 +116,7 @@ def find_card(path: Path, to: str) -> Path:
 def check_output(asked: str, to: str) -> None:
     path, suffix = Path(asked), ".safetensors" if to == DELTA else FORMATS[to].suffix
     if path.suffix and path.suffix != suffix and path.suffix in [form.suffix for form in FORMATS.values()]:
-        raise CheckpointError(f"The name {path} is one of another form than {to}: end it in {suffix or 'no suffix'}.")
+        raise CheckpointError(f"The name {path} does not fit the format {to}: end it in {suffix or 'no suffix'}.")
     if not suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path} exists already: name a new folder.")
     (check_file if suffix else check_folder)(asked)

@@ -37,7 +37,7 @@ NUMBERS = {
     "frechet": "Frechet distance",
     "precision": "precision",
     "recall": "recall",
-    "pixel_deviation": "deviation of a pixel",
+    "pixel_deviation": "pixel deviation",
 }
 """What an evaluation of a run says -> what the card calls it."""
 
@@ -84,7 +84,7 @@ class Made:
 def check_license(name: str) -> str:
     """Return an identifier of a licence in the hub's spelling; a ValueError for what is none."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,60}", name.lower()):
-        raise ValueError(f"{name!r} is no licence as the hub writes them: take one of {LICENCES}, such as apache-2.0.")
+        raise ValueError(f"{name!r} is not a licence identifier of the hub: use one of {LICENCES}, such as apache-2.0.")
     return name.lower()
 
 
@@ -112,8 +112,8 @@ def write_card(denoiser: Denoiser, made: Made, origin: Origin, license: str | No
         "",
         "## Numbers",
         "",
-        f"The images of one call were compared with the model's own, {TRIALS} of them, which span -1 to 1: the largest "
-        f"difference is {made.error:.1e}.",
+        f"{TRIALS} images were compared with the model's own, which span -1 to 1: the largest difference is "
+        f"{made.error:.1e}.",
         "",
         *describe_evaluation(origin.evaluation),
         f"Written by `d2o export`, d2o {d2o.__version__}.",
@@ -149,10 +149,10 @@ def describe(denoiser: Denoiser) -> str:
     what = f"{'images' if denoiser.codec is None else 'latent images'} of {height}x{width}"
     what += f" with {channels} channel{'s' * (channels > 1)}"
     what += f", of {denoiser.num_classes} classes" if denoiser.num_classes else ""
-    what += ", asked for in words" if is_told_text(denoiser) else ""
+    what += ", conditioned on captions" if is_told_text(denoiser) else ""
     calls = 1 + len(denoiser.middle_sigmas)
     if not denoiser.one_step:
-        return f"A diffusion model of many steps, of {what}: its images of one call are blurred."
+        return f"A diffusion model of {what}, for many steps: in one call its images are blurred."
     return f"A generator of {what}, in {'one network call' if calls == 1 else f'{calls} network calls'}."
 
 
@@ -175,9 +175,9 @@ def list_facts(denoiser: Denoiser, origin: Origin, terms: Mapping[str, str]) -> 
         "method": describe_method(recipe),
         "training": describe_training(recipe),
         "frozen": describe_frozen(denoiser, recipe),
-        "judged by": join(denoiser.judged_by),
+        "discriminator": join(denoiser.judged_by),
         "data": f"{quote(strip_folders(data))}, {number(count)} images" if isinstance(data, str) and count else "",
-        "attribution of the data": join(whom.splitlines()) if isinstance(whom, str) else "",
+        "data attribution": join(whom.splitlines()) if isinstance(whom, str) else "",
         "classes": join(denoiser.class_names),
         "network": f"{quote(kind)}, {sum(parameter.numel() for parameter in denoiser.parameters()):,} parameters",
         "licence": quote(licence) if licence else "**to fill in**, as `license` in the first lines of this file",
@@ -198,7 +198,7 @@ def describe_method(recipe: Any) -> str:
     objectives = find(recipe, "objectives")
     kinds = [find(one, "kind") for one in objectives] if isinstance(objectives, list) else []
     if kinds == ["adversarial"] and find(recipe, "pretrained") is True:
-        return f"{PAPER}{'-F' * bool(find(recipe, 'frozen'))}: fine-tuned by a GAN loss alone"
+        return f"{PAPER}{'-F' * bool(find(recipe, 'frozen'))}: fine-tuned with a GAN loss alone"
     return join(kind for kind in kinds if isinstance(kind, str))
 
 
@@ -228,7 +228,7 @@ def describe_evaluation(evaluation: Any) -> Iterator[str]:
         return
     features, seen, count = (find(evaluation, name) for name in ("features", "images", "images_compared"))
     yield (
-        f"Newest evaluation of the run, of its averaged student after {number(seen)} images: {number(count)} images "
+        f"Latest evaluation of the run, of its averaged student after {number(seen)} images: {number(count)} images "
         f"against the data, in the feature space {quote(features)}."
     )
     yield ""

@@ -38,8 +38,8 @@ from .schedulers import (
 
 CONSISTENCY_TIME = 250.0
 """Stock consistency models take this times ln(sigma) as the time."""
-ONE_TIME = "the time of its one step is part of the weights: num_inference_steps=1 only"
-ONE_CALL = "num_inference_steps=1, where the pipeline's own number is 1000"
+ONE_TIME = "the time of its single step is part of the weights: num_inference_steps=1 only"
+ONE_CALL = "use num_inference_steps=1; the pipeline's default is 1000"
 LARGEST_RATIO = 2.0**14
 """Beyond it float32 does not tell A from 1 or, below its inverse, from 0; a power of two changes no weight's digits."""
 
@@ -144,7 +144,7 @@ def bake_time(unet: Any, time: float) -> None:
 def make_dit_parts(denoiser: Denoiser) -> Parts | str:
     network: Any = denoiser.backbone
     if network.config["mlp_multiplier"] != 4:
-        return "diffusers has DiTs with an mlp_multiplier of 4 only"
+        return "diffusers has only DiTs with an mlp_multiplier of 4"
     is_flow, ours = isinstance(denoiser.preconditioning, Flow), compute_step(denoiser)
     if is_flow and denoiser.sigma_max != PURE_NOISE:
         return "it starts from less than pure noise"
@@ -173,12 +173,12 @@ def make_own_parts(denoiser: Denoiser, obstacle: str) -> Parts:
 
     channels, height, width = denoiser.image_shape
     if height != width:
-        raise CheckpointError(f"Pipelines of diffusers make square images, not {height}x{width}: use --to onnx.")
+        raise CheckpointError(f"diffusers pipelines make square images, not {height}x{width}: use --to onnx.")
     spec = {"kind": denoiser.backbone.kind, **denoiser.backbone.config}  # type: ignore[dict-item]
     model = D2OModel(spec, to_spec(denoiser.preconditioning), height, channels, denoiser.num_classes or None)
     model.denoiser.load_state_dict(denoiser.state_dict())
-    why = f"no stock class of diffusers is this network{obstacle}"
-    note = f"{why}: its user must have d2o installed and `import {D2OModel.__module__}` first"
+    why = f"no stock class of diffusers matches this network{obstacle}"
+    note = f"{why}: users must have d2o installed and `import {D2OModel.__module__}` first"
     note += "" if is_ours(denoiser.backbone.kind) else ", and the module that registers the network"
     return Parts("ConsistencyModelPipeline", model, make_consistency_scheduler(denoiser, Boundary()), (note,))
 

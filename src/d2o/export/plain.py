@@ -28,7 +28,7 @@ def write(
     whole, size = (sum(tensor.nbytes for tensor in part.values()) for part in (state, tensors))
     return error, (
         f"{len(tensors)} of {len(state)} tensors differ: {size / 1e6:.2f} of {whole / 1e6:.2f} MB",
-        "loads with d2o.load(path, base=...) or --base, upon the model that the run started from",
+        "loads with d2o.load(path, base=...) or --base, on the model that the run started from",
     )
 
 

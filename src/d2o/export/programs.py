@@ -44,7 +44,7 @@ def write_onnx(denoiser: Denoiser, path: Path, options: Options) -> tuple[float,
     model, inputs, shapes = prepare(denoiser, options)
     run = write_session(denoiser, path, model, inputs, shapes)
     error = compare(denoiser, lambda noise, condition: run(name_inputs(noise, condition)))
-    return error, (f"inputs {', '.join(shapes)}; output image; any number of images at once",)
+    return error, (f"inputs {', '.join(shapes)}; output image; any batch size",)
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def write_session(
     if any(isinstance(one.shape[0], int) for one in session.get_inputs()):  # to which torch resorts without a word
         remedy = "ask tensors for their .shape rather than their len()"
         name = type(denoiser.backbone).__name__
-        raise CheckpointError(f"The network {name} fixes the number of images at that of its first call: {remedy}.")
+        raise CheckpointError(f"The network {name} fixes the batch size at that of its first call: {remedy}.")
 
     def run(inputs: dict[str, Tensor]) -> Tensor:
         given = {name: tensor.numpy() for name, tensor in inputs.items()}
@@ -110,8 +110,8 @@ def tracing(denoiser: Denoiser) -> Iterator[None]:
             raise
         name = type(denoiser.backbone).__name__
         remedy = "let its forward neither branch on tensors' values nor take them out of torch (.item(), .numpy())"
-        where = "--to safetensors needs no program, and D2O_TRACEBACK=1 shows torch's words"
-        raise CheckpointError(f"torch cannot make a program of the network {name}: {remedy}; {where}.") from error
+        where = "--to safetensors needs no export, and D2O_TRACEBACK=1 shows torch's message"
+        raise CheckpointError(f"torch cannot export the network {name}: {remedy}; {where}.") from error
 
 
 def prepare(denoiser: Denoiser, options: Options) -> tuple[OneStep, tuple[Tensor, ...], dict[str, Any]]:

@@ -21,9 +21,9 @@ MOST = 10_000
 MEANINGS = {
     401: "it does not accept your token; `hf auth login` stores another one",
     403: "your token may not write there; take one with write access, or another owner",
-    404: "there is no such repository or revision that your token may see; check owner, name and --revision",
-    409: "something else is being changed there; try again in a minute",
-    429: "it was asked too often; try again in some minutes",
+    404: "there is no such repository or revision visible to your token; check owner, name and --revision",
+    409: "another change is in progress; try again in a minute",
+    429: "there were too many requests; try again in some minutes",
 }
 """Answers of the hub -> what they mean and the remedy."""
 
@@ -51,11 +51,11 @@ def list_folder(folder: Path) -> dict[str, Path]:
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
         if file.is_symlink():
-            raise ValueError(f"{file} is a link, and might lead to what is private: put the file itself in its place.")
+            raise ValueError(f"{file} is a link, and might point to private data: replace it with the file itself.")
         if file.is_file() and not any(part.startswith(".") for part in name.parts):
             files[name.as_posix()] = file
         if len(files) > MOST:
-            raise ValueError(f"{folder} has more than {MOST:,} files, which no export has: name the export itself.")
+            raise ValueError(f"{folder} has more than {MOST:,} files, so it is not an export: name the export itself.")
     return files
 
 
@@ -63,7 +63,7 @@ def check_model(path: Path) -> None:
     """Raise a ValueError for what d2o neither reads nor writes."""
     if path.is_dir() and not (path / PIPELINE).is_file():
         if not all((path / name).is_file() for name in PAGE):
-            raise CheckpointError(f"{path} is no folder that d2o export wrote: export the model first.")
+            raise CheckpointError(f"{path} is not a folder that d2o export wrote: export the model first.")
     elif path.suffix not in PROGRAMS:
         inspect(path)
 
@@ -112,7 +112,7 @@ def push(
 
 def check_repository(name: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
-        raise ValueError(f"{printable(name)} is no repository of the hub: write OWNER/NAME.")
+        raise ValueError(f"{printable(name)} is not a repository name of the hub: write OWNER/NAME.")
 
 
 @contextmanager
@@ -135,4 +135,4 @@ def explain(repository: str) -> Iterator[None]:
         raise CheckpointError(f"The hub cannot be reached ({reason}): connect to the network and try again.") from error
     except (LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise CheckpointError(f"The hub does not take {repository} as it is: {reason}.") from error
+        raise CheckpointError(f"The hub does not accept {repository}: {reason}.") from error

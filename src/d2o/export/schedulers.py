@@ -14,7 +14,7 @@ from .one_step import compute_step
 NO_BOUNDARY = 1e-8
 """The `sigma_min` with which the boundary form is EDM's, to the last bit at the noise levels that one starts from."""
 ONE_STEP = (
-    "for float32, as its errors are multiplied by sigma; its schedule ends at its one step: num_inference_steps=1"
+    "for float32, as its errors are multiplied by sigma; its schedule ends at its single step: num_inference_steps=1"
 )
 
 

@@ -25,12 +25,12 @@ def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tupl
         raise CheckpointError("A web page shows models of grey or RGB pixels, not latent ones: use --to onnx.")
     teacher = options.teacher
     if teacher and what_is_told(teacher) != what_is_told(denoiser):
-        raise CheckpointError("The --teacher makes images of another size, or is asked for others: name its own.")
+        raise CheckpointError("The --teacher makes images of another size, or has other conditions: name its own.")
     version, runtime = runtime_files(options.runtime)
     path.mkdir()
     error, _ = write_onnx(denoiser, path / "model.onnx", options)
     facts = {
-        "title": options.title or "One call an image",
+        "title": options.title or "One call per image",
         **describe(denoiser),
         **describe_prompts(denoiser),
         **describe_words(denoiser),
@@ -49,7 +49,7 @@ def write(denoiser: Denoiser, path: Path, options: Options) -> tuple[float, tupl
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return error, (
         *notes,
-        f"{size / 1e6:.1f} MB; any static server serves it, for example `python -m http.server` within it",
+        f"{size / 1e6:.1f} MB; any static server can serve it, for example `python -m http.server` within it",
         f"onnxruntime-web {version} (MIT licence) stands in its runtime folder",
     )
 

@@ -37,7 +37,7 @@ class VGG(FrozenMaps):
     def forward(self, images: Tensor) -> list[Tensor]:
         side = self.normalise.size or min(images.shape[-2:])
         if side < SMALLEST:
-            raise ValueError(f"VGG-16 halves its images four times, and {side} pixels are too few: set a size of 32.")
+            raise ValueError(f"VGG-16 halves its images four times, so {side} pixels are too few: use a size of 32.")
         with weight_files.precision_for(images.device):
             x, maps = self.normalise(images), []
             for layer in self.features:

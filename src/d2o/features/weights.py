@@ -154,7 +154,7 @@ def find_file(name: str, weights: str) -> Path:
 def read_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
     """Read a .safetensors or PyTorch file as data (no code in it runs), after comparing its `sha256` where given."""
     if sha256 and (found := sha256_of(path)) != sha256.lower():
-        raise ValueError(f"{path} has SHA-256 {found}, not {sha256}: fetch the file again.")
+        raise ValueError(f"{path} has SHA-256 {found}, not {sha256}: download the file again.")
     from d2o.pickles import torch_state
 
     if path.suffix != ".safetensors":

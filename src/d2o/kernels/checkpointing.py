@@ -19,7 +19,7 @@ def checkpoint_blocks(network: nn.Module) -> None:
     blocks = list(find_blocks(network))
     if not blocks:
         raise ValueError(
-            f"{type(network).__name__} keeps no blocks in lists (nn.ModuleList, ModuleDict or Sequential) that could "
+            f"{type(network).__name__} has no blocks in lists (nn.ModuleList, ModuleDict or Sequential) that could "
             "run again for the gradient: leave checkpointing out, or checkpoint them in its forward."
         )
     for block in blocks:

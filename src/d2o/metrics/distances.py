@@ -60,7 +60,7 @@ def kid(
     """
     size = min(subset_size, len(sample) // 2, len(reference) // 2)
     if size < 2:
-        raise ValueError(f"KID needs at least 4 images a side, not {len(sample)} and {len(reference)}.")
+        raise ValueError(f"KID needs at least 4 images on each side, not {len(sample)} and {len(reference)}.")
     random = np.random.RandomState(seed)
     found = []
     for _ in range(subsets):
@@ -84,7 +84,7 @@ def precision_recall(sample: np.ndarray, reference: np.ndarray, neighbours: int 
     "Near" is within the distance of an image's k-th nearest neighbour in its own set.
     """
     if min(len(sample), len(reference)) <= neighbours:
-        raise ValueError(f"Precision and recall need more than {neighbours} images a side: give more images.")
+        raise ValueError(f"Precision and recall need more than {neighbours} images on each side: give more images.")
     centre = reference.mean(0, dtype=np.float64)  # distances are the same, and lose fewer digits near the origin
     made, real = (torch.from_numpy((side - centre).astype(np.float32)) for side in (sample, reference))
     radius, real_radius = (_reach(side, neighbours) for side in (made, real))
@@ -118,7 +118,7 @@ def distances(sample: Features, reference: Features) -> Distances:
         raise ValueError(f"Features of {sides} cannot be compared: compute both in one feature space.")
     counts = sample.count, reference.count
     if any(count is not None and count < SMALLEST for count in counts):
-        raise ValueError(f"A comparison needs at least {SMALLEST} images a side, not {counts[0]} and {counts[1]}.")
+        raise ValueError(f"A comparison needs {SMALLEST} or more images on each side, not {counts[0]} and {counts[1]}.")
     if sample.values is None or reference.values is None:
         return Distances(*counts, frechet(sample, reference))
     sides = sample.values, reference.values

@@ -26,7 +26,7 @@ from .statistics import Features
 
 COLLAPSE, LOW_RECALL = 0.75, 0.1
 """Images that vary less than this share of the reference's variation, or cover less of it, earn a warning."""
-RANDOM = "The feature network has random weights: its numbers are for tests of the software alone."
+RANDOM = "The feature network has random weights: its numbers are only for tests of the software."
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def open_reference(reference: Source, seeds: Sequence[int], limit: int | None, *
     opened = open_source(reference, images=None if limit is None else limit + len(seeds), seeds=seeds, **options)
     if limit is not None and (isinstance(opened, Sample) or opened.seeds is not None):
         raise ValueError(
-            f"{opened.name} is no data set, of which images could be chosen: leave out --reference-images (in Python "
+            f"{opened.name} is not a data set, so images cannot be chosen: leave out --reference-images (in Python "
             "reference_images)."
         )
     return opened
@@ -209,5 +209,5 @@ def warn_of_collapse(sample: Sample, reference: Sample, recall: float | None) ->
             signs.append(f"vary less than the reference's ({words} {found:.3g} against {expected:.3g})")
     if recall is not None and recall < LOW_RECALL:
         signs.append(f"cover little of the reference (recall {recall:.3g})")
-    sentence = f"The images of {sample.name} {', and '.join(signs)}: look at them for collapse, which distances hide."
+    sentence = f"The images of {sample.name} {', and '.join(signs)}: check them for collapse, which distances hide."
     return [sentence] if signs else []

@@ -30,13 +30,13 @@ def report(evaluations: Sequence[Evaluation]) -> str:
     first, frechet = evaluations[0], frechet_name(evaluations[0].space)
     header = ["", *(frechet if field == "frechet" else heading for heading, field, _ in DISTANCES + DIVERSITY)]
     rows: list[tuple[str, Any, Any]] = [(one.name, one.distances, one.diversity) for one in evaluations]
-    rows += [("floor: reference v itself", first.floor, None)] if first.floor else []
+    rows += [("floor: reference vs itself", first.floor, None)] if first.floor else []
     rows += [("reference", None, first.reference_diversity)]
     cells = [[name, *format_cells(near, DISTANCES), *format_cells(wide, DIVERSITY)] for name, near, wide in rows]
     sentences = [
         f"{frechet} grows as N shrinks: compare it only at one N, and with the floor. KID is unbiased, near 0 (also "
-        "below) for equal distributions; its sd is over random subsets. Pixel sd and feature dist. say how "
-        "much the images vary, also within classes where they are known: a collapse shows there and in recall first.",
+        "below) for equal distributions; its sd is over random subsets. Pixel sd and feature dist. show how much "
+        "the images vary, also within known classes: a collapse shows there and in recall first.",
         *(describe_pairs(one) for one in evaluations if one.pairs is not None),
         *dict.fromkeys(f"Warning: {warning}" for one in evaluations for warning in one.warnings),
     ]
@@ -48,11 +48,11 @@ def report(evaluations: Sequence[Evaluation]) -> str:
 
 
 def describe_title(evaluations: Sequence[Evaluation]) -> str:
-    first, floor = evaluations[0], "no reference-v-reference floor"
+    first, floor = evaluations[0], "no reference-vs-reference floor"
     counts = " and ".join(dict.fromkeys(format_number(one.distances.images, ",", "unknown") for one in evaluations))
     reference = f"{format_number(first.distances.reference_images, ',', 'unknown')} of {first.reference}"
     if first.floor:
-        floor = f"reference-v-reference floor {first.floor.frechet:.4g} (N = {first.floor.images:,})"
+        floor = f"reference-vs-reference floor {first.floor.frechet:.4g} (N = {first.floor.images:,})"
     return f"{frechet_name(first.space)} in {title(first.space)}; N = {counts} against {reference}; {floor}"
 
 
@@ -62,7 +62,7 @@ def describe_pairs(evaluation: Evaluation) -> str:
     classes = pairs.unpaired_pixels is None or any(one.feature_distance_within is not None for one in diversities)
     others = "different seeds of a class" if classes else "different seeds"
     return (
-        f"How alike images of the same seeds are, {evaluation.name} and {evaluation.reference}: pixels "
+        f"Images from the same seeds, {evaluation.name} and {evaluation.reference}: pixels "
         f"{pairs.pixels:.4g} apart ({others} {format_number(pairs.unpaired_pixels, '.4g')}), features "
         f"{pairs.features:.4g} ({others} {format_number(pairs.unpaired_features, '.4g')})."
     )

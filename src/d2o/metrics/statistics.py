@@ -35,7 +35,7 @@ class Features:
 
     def rows(self, first: int, last: int) -> "Features":
         """Return the features of some of the images, with their own moments."""
-        assert self.values is not None, "only moments were kept"
+        assert self.values is not None, "only moments were stored"
         return features_of(self.values[first:last], self.space)
 
 
@@ -75,7 +75,7 @@ def load(path: str | Path) -> Features:
     for name, array in arrays.items():
         if array.dtype.kind not in KINDS[name] or (name in ("space", "count") and array.ndim):
             wrong = f"`{name}` of the type {array.dtype} and the shape {array.shape}"
-            raise ValueError(f"{path} has {wrong}: store statistics by `d2o statistics`.")
+            raise ValueError(f"{path} has {wrong}: store statistics with `d2o statistics`.")
     if missing := {"mu", "sigma"} - set(arrays):
         raise ValueError(f"{path} has no {' or '.join(sorted(missing))}: stored statistics need both mu and sigma.")
     mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))

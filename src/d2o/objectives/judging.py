@@ -32,15 +32,15 @@ class Judging(OneStep):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.crop is not None and self.judged != "crops":
-            raise ValueError("crop is the side of crops: let judged be crops, or leave crop out")
+            raise ValueError("crop is the side of crops: set judged to crops, or leave crop out")
         if self.decoder is not None and self.judged == "latents":
-            raise ValueError("latents are judged without a decoder: leave it out, or let judged be pixels or crops")
+            raise ValueError("latents are judged without a decoder: leave it out, or set judged to pixels or crops")
 
     def prepare(self, student: Denoiser) -> Denoiser:
         """Prepare the student, and check that its images can be shown in this way."""
         student = super().prepare(student)
         if self.judged == "latents" and student.codec is None:
-            raise ValueError("The recipe lets latents be judged, but this model works on pixels: leave judged out.")
+            raise ValueError("The recipe judges latents, but this model works on pixels: leave judged out.")
         self.judged_shape(student)
         self.codec(student)
         return student

@@ -54,7 +54,7 @@ class Source:
     def need(self, count: int) -> None:
         if count > self.left:
             found = f"{count:,} bytes should follow byte {self.position:,}, but only {self.left:,} do"
-            raise MalformedCheckpointError(f"{self.path} is cut short: {found}; fetch the file again.")
+            raise MalformedCheckpointError(f"{self.path} is truncated: {found}; download the file again.")
 
     def expect_end(self) -> None:
         if self.left:
@@ -89,11 +89,11 @@ class Source:
 
     def malformed(self, reason: str) -> MalformedCheckpointError:
         where = f"near byte {self.position:,}"
-        return MalformedCheckpointError(f"{self.path} is damaged, {where}: {reason}; fetch the file again.")
+        return MalformedCheckpointError(f"{self.path} is damaged, {where}: {reason}; download the file again.")
 
     def unsafe(self, wish: str) -> UnsafeCheckpointError:
         reason = "A checkpoint of weights has no reason to: nothing was run and nothing was loaded"
-        remedy = "If you trust its author, ask for the weights as a safetensors file"
+        remedy = "If you trust the author, ask for the weights as a safetensors file"
         return UnsafeCheckpointError(f"{self.path} {wish}. {reason}. {remedy}.")
 
 

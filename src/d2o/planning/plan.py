@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def quality(self) -> str:
-        less = f" Here it is {self.share:.0%} of the images that this takes: expect less." if self.share < 1 else ""
+        less = f" This plan has {self.share:.0%} of the images that this takes: expect less." if self.share < 1 else ""
         return self.row.quality + less
 
     @property
@@ -88,22 +88,22 @@ class Plan:
         classes = 0 if self.row is WORDS else self.images.num_classes
         told = f"{classes} classes" if classes else "captions" * self.images.captioned
         few = (
-            f"{count:,} images are few, {weights:,.3g} weights for each: teacher and student may know them by heart, "
+            f"{count:,} images are few, {weights:,.3g} weights for each: teacher and student may memorise them, "
             "which no distance shows. Against that, most weights stay frozen; d2o pretrain --augment shows the images "
             "shifted and mirrored (not for digits or letters); d2o finetune --set data=teacher takes the teacher's own."
         )
         rows = (
-            (rates, f"Images a second on {self.device}, beside whatever else ran then: {', '.join(rates)}."),
+            (rates, f"Images a second on {self.device}, while other programs ran: {', '.join(rates)}."),
             (not rates, f"Not tried: it takes {first.memory_gib:.1f} GiB, which are not free on {self.device}."),
-            (self.processes > 1, f"{self.processes} GPUs are taken to be as many times as fast as the one tried."),
+            (self.processes > 1, f"{self.processes} GPUs are assumed to be that many times as fast as the one tried."),
             *((True, f"{size}x{size} pixels would need {needed:.2g} hours at least.") for size, needed in self.slow),
             (own > side, f"The images' shorter side is {own}, of which {side} is left: time grows with the pixels."),
             (own >= min(PUBLISHED_AT), f"For large images start from a published model with --from: {published}."),
             (
                 self.share < 1,
-                f"The hours, less a tenth for grids and checkpoints, hold {self.share:.0%} of the usual images.",
+                f"The hours, less a tenth for grids and checkpoints, fit {self.share:.0%} of the usual images.",
             ),
-            (told, f"The networks are told the {told}."),
+            (told, f"The networks are conditioned on the {told}."),
             (count < FEW, few),
             (count > first.training.images, f"{first.training.images:,} images are less than one pass over the data."),
         )
@@ -164,8 +164,8 @@ def plan(
     side, needed = slow[-1]
     least = f"{math.ceil(1000 * needed) / 1000:g}"
     raise ValueError(
-        f"--hours {hours:g} is too little: images of {side}x{side} need {least} hours at least on {here}; give --hours "
-        f"{least} or more, or take a faster machine."
+        f"--hours {hours:g} is too short: images of {side}x{side} need {least} hours at least on {here}; give --hours "
+        f"{least} or more, or use a faster machine."
     )
 
 

@@ -50,7 +50,7 @@ class Row(NamedTuple):
     quality: str
 
 
-UNKNOWN = "Not measured here: nobody has trained at this size with d2o yet, so look at the grids as they come."
+UNKNOWN = "Not measured: nobody has trained at this size with d2o yet, so look at the grids during training."
 DIGITS = Row(
     Training("digits-pretrain", 46_000),
     Training("digits-d2o-f", 28_000),
@@ -66,7 +66,7 @@ SMALL = Row(
 WORDS = Row(
     Training("shapes-pretrain", 300_000),
     Training("shapes-d2o-f", 20_000),
-    "Measured with 50,000 drawn shapes (docs/how-to/words.md): 87 to 91 % of the images are all that the caption says; "
+    "Measured with 50,000 drawn shapes (docs/how-to/words.md): 87 to 91 % of the images match their caption; "
     "captions of many different words were not tried.",
 )
 TABLE: dict[str, dict[int, Row]] = {

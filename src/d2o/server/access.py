@@ -67,7 +67,7 @@ class AccessControl:
         if (other_site and not link) or not {origin.lower() for origin in headers.getlist("origin")} <= own:
             return 403, "A page of another web site sent this request."
         if self.token and scope["path"] not in self.free and not self.is_token(headers.get("authorization", "")):
-            return 401, "This server wants its token: send the header `Authorization: Bearer TOKEN`."
+            return 401, "This server requires a token: send the header `Authorization: Bearer TOKEN`."
         return None
 
     def is_token(self, authorization: str) -> bool:

@@ -36,7 +36,7 @@ from .query import SeedsQuery, read
 
 USAGE = resources.files("d2o.server").joinpath("usage.txt").read_text("utf-8")
 TEXT, METRICS = "text/plain; charset=utf-8", "text/plain; version=0.0.4; charset=utf-8"
-REFUSALS = {404: "There is nothing here: see / for what there is.", 405: "This address takes GET, /images also POST."}
+REFUSALS = {404: "There is nothing here: see / for all addresses.", 405: "This address takes GET, /images also POST."}
 
 
 def application(
@@ -101,9 +101,9 @@ def application(
 
     shown = None if page is None else Page(page, network)
     addresses = [
-        *(shown.addresses() if shown else [Address("/", usage, "What can be asked for.", [TEXT])]),
+        *(shown.addresses() if shown else [Address("/", usage, "Documentation of all requests.", [TEXT])]),
         Address("/images", images, "Images of seeds.", [*MEDIA_TYPES.values()], ["GET", "POST"], SeedsQuery),
-        Address("/health", health, "The model, and that it is served."),
+        Address("/health", health, "The model, and whether it is served."),
         Address("/metrics", metrics, "Counts and times for Prometheus.", [METRICS]),
         Address("/openapi.json", openapi, "This description."),
     ]

@@ -24,10 +24,10 @@ class Measures:
         self.registry = own = CollectorRegistry()
         self.requests = Counter("d2o_requests", "Answers, by status.", ["status"], registry=own)
         self.images = Counter("d2o_images", "Images made.", registry=own)
-        self.request = Histogram("d2o_request_seconds", "From a request to its answer.", buckets=SECONDS, registry=own)
-        self.batch = Histogram("d2o_batch_images", "Images that were made together.", buckets=SIZES, registry=own)
+        self.request = Histogram("d2o_request_seconds", "From request to response.", buckets=SECONDS, registry=own)
+        self.batch = Histogram("d2o_batch_images", "Images made together.", buckets=SIZES, registry=own)
         self.network = Histogram("d2o_batch_seconds", "Making one batch.", buckets=SECONDS, registry=own)
-        self.waiting = Gauge("d2o_waiting_images", "Images asked for and not answered.", registry=own)
+        self.waiting = Gauge("d2o_waiting_images", "Images requested and not yet answered.", registry=own)
 
     def count_batch(self, size: int, seconds: float) -> None:
         self.images.inc(size)

@@ -72,7 +72,7 @@ def offer_models(
         beside = add(teacher)
         for name in names:
             if (own := start_of(denoisers[name])) != (found := start_of(denoisers[beside])):
-                raise ValueError(f"{teacher} is no teacher for {name}: it makes {found}, not {own}.")
+                raise ValueError(f"{teacher} cannot be the teacher of {name}: it makes {found}, not {own}.")
             teachers[name] = beside
     others = {name: load(find_shipped(name), device=device) for name in SHIPPED if name not in denoisers}
     return Models({**denoisers, **others}, teachers)

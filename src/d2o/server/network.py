@@ -20,8 +20,8 @@ from .measures import REQUEST_ID, Measures
 Make = Callable[[Sequence[int], Sequence[Tensor] | None], np.ndarray]
 """seeds, the rows of their condition or None -> uint8 images [N,H,W,C]."""
 LATER = {"Retry-After": "1"}
-BUSY = 503, "Too much is waited for already: try again later.", LATER
-GREEDY = 429, "Too much of what you asked for is waited for already: try again later.", LATER
+BUSY = 503, "The queue is full: try again later.", LATER
+GREEDY = 429, "Too many of your images are in the queue: try again later.", LATER
 LEFT = 499, "The client left."
 FAILED = "Making the images failed; the server's log says why."
 
@@ -127,7 +127,7 @@ class Network:
             async with asyncio.timeout(self.limits.timeout):
                 return await answer
         except TimeoutError:
-            late = f"The images were not ready within {self.limits.timeout:g} s: ask for fewer."
+            late = f"The images were not ready within {self.limits.timeout:g} s: request fewer."
             raise HTTPException(504, late) from None
         except Exception as problem:
             reason = f"{type(problem).__name__}: {problem}"

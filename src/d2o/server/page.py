@@ -102,7 +102,7 @@ class Page:
         """Return the one-step images of points and the seconds they took; too many are refused."""
         denoiser, condition = self.choose(query, points)
         if len(points) > (most := LARGEST // math.prod(denoiser.pixel_shape)):
-            raise HTTPException(400, f"These are too many images at once: ask for at most {most} of this model.")
+            raise HTTPException(400, f"These are too many images at once: request at most {most} of this model.")
         images, seconds = await self.network.run(lambda: make_images(denoiser, points, condition))
         self.network.measures.count_batch(len(points), seconds)
         return images, seconds

@@ -29,7 +29,7 @@ def list_seeds(value: Any, info: ValidationInfo[dict[str, int]]) -> Any:
     most = info.context["max_seeds"]
     seeds = parse_seeds(value, most) if isinstance(value, str) else value if isinstance(value, list) else [value]
     if len(seeds) > most:
-        raise ValueError(f"a request has at most {most} seeds here; split it into several")
+        raise ValueError(f"a request may have at most {most} seeds here; split it into several")
     return seeds
 
 
@@ -79,7 +79,7 @@ def understand(name: str, asked: Any, seeds: Sequence[int], denoiser: Denoiser) 
     """Return the condition of seeds; HTTPException, with the key's name, for what the model does not understand."""
     try:
         if name != "class" and denoiser.reader is None:
-            raise ValueError("this model is not asked in words: leave it out.")
+            raise ValueError("this model does not read prompts: leave it out.")
         return condition_for(denoiser, seeds, asked)
     except ValueError as error:
         raise HTTPException(400, f"{name}: {error}") from None
@@ -137,7 +137,7 @@ async def read(kind: type[Kind], request: Request, limits: Limits) -> Kind:
         if request.method == "POST" and not asked:
             return kind.model_validate_json(await read_body(request, limits), context=context)
         if request.method == "POST" or len(asked) < len(asked.multi_items()):
-            raise HTTPException(400, "Name each key once; a POST says all in its JSON body.")
+            raise HTTPException(400, "Name each key once; a POST has everything in its JSON body.")
         return kind.model_validate(dict(asked), context=context)
     except ValidationError as error:
         problem, *_ = error.errors(include_url=False, include_context=False, include_input=False)
@@ -163,5 +163,5 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     except TimeoutError:
         raise HTTPException(408, f"The body did not come within {limits.idle} s.") from None
     except ClientDisconnect:
-        raise HTTPException(400, "The request broke off.") from None
+        raise HTTPException(400, "The request was cut off.") from None
     return content

@@ -43,6 +43,6 @@ def check_base(directory: Path, state: State, base: Mapping[str, Any] | None) ->
     wanted = state[1]["base"]
     if wanted is not None and wanted["sha256"] != (base or {}).get("sha256"):
         raise ValueError(
-            f"{directory} contains only what training moves, and the model that it starts from has other weights than "
+            f"{directory} contains only trained weights, and the model that it starts from has other weights than "
             f"the one at {wanted['from']} had then (sha256 {wanted['sha256'][:12]}...): put that one back there."
         )

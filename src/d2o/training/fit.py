@@ -118,7 +118,7 @@ def pretrain(
     chosen = open_recipe(recipe, changes)
     if isinstance(chosen, Stages) or chosen.data or chosen.pretrained or "teacher" in chosen.needs:
         raise ValueError(
-            "This recipe starts from a model, and pretraining has none: use d2o finetune --from MODEL, or --recipe "
+            "This recipe starts from a model, but pre-training has none: use d2o finetune --from MODEL, or --recipe "
             "scratch for a GAN from random weights."
         )
     images, habits = open_data(data, out, habits), habits or Habits()
@@ -160,5 +160,5 @@ def open_data(data: Images | str | Path | Any, out: str | Path, habits: Habits |
 def read_words(images: Images) -> Words:
     """Return the reader of all words that captions of these images have."""
     if not images.captioned:
-        raise ValueError(f"{images.name} has no captions for a network that is asked in words: take another recipe.")
+        raise ValueError(f"{images.name} has no captions for a network conditioned on captions: use another recipe.")
     return Words.of(caption for index in range(len(images)) for caption in images.captions(index))

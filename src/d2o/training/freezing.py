@@ -142,13 +142,13 @@ def matches(rule: str, traits: dict[str, Traits]) -> set[str]:
         found = {name for name, row in traits.items() if fnmatchcase(getattr(row, trait), pattern) and pattern}
     else:
         kinds = ", ".join(f"{kind}:" for kind in (*Traits._fields, "all-but"))
-        raise ValueError(f"There is no rule {rule!r} for `frozen`: write a role, or begin with one of {kinds}.")
+        raise ValueError(f"There is no rule {rule!r} for `frozen`: write a role, or start with one of {kinds}.")
     if not found and trait == "all-but":
         raise ValueError(f"The rule {rule!r} freezes nothing: {pattern} is the whole network.")
     if not found:
         known = [word for word in dict.fromkeys(getattr(row, trait) for row in traits.values()) if word]
         shown = ", ".join(known[:MOST]) + (f" and {len(known) - MOST} more" if len(known) > MOST else "")
-        hint = "; for transformers there is the recipe dit-d2o-f" if "modulation" in known else ""
+        hint = "; for transformers use the recipe dit-d2o-f" if "modulation" in known else ""
         words = "the role" if trait == "role" else f"a {trait}"
         raise ValueError(f"Nothing in this network has {words} {pattern!r} to freeze; it has {shown or 'none'}{hint}.")
     return found

@@ -112,7 +112,7 @@ def train(
     for objective in recipe.objectives:
         if missing := next((need for need in objective.needs if networks[need] is None), None):
             raise ValueError(
-                f"The objective {objective.kind} needs a network that is not there, the {missing}: make the networks "
+                f"The objective {objective.kind} needs a missing network, the {missing}: make the networks "
                 f"with d2o.networks(recipe, teacher)."
             )
     accelerator = accelerator or group()

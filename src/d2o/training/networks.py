@@ -48,7 +48,7 @@ def networks(recipe: Recipe, teacher: Denoiser, discriminator: Discriminator | N
         )
     if not isinstance(discriminator, Discriminator | None):
         name = type(discriminator).__name__
-        raise ValueError(f"{name} is no discriminator: derive it from d2o.discriminators.Discriminator.")
+        raise ValueError(f"{name} is not a discriminator: derive it from d2o.discriminators.Discriminator.")
     recipe = replace(recipe, frozen=settle_frozen(recipe.frozen, teacher))
     student = make_student(recipe, teacher)
     ema = copy_beside(student, student)
@@ -147,7 +147,7 @@ def new_denoiser(
     """
     channels, height, width = image_shape
     if height != width:
-        raise ValueError(f"Networks here take square images, not {height}x{width}: crop them when opening the data.")
+        raise ValueError(f"These networks take square images, not {height}x{width}: crop them when opening the data.")
     sizes = {"resolution": height, "in_channels": channels, "out_channels": channels, "num_classes": num_classes}
     if augmentation:
         sizes["augmentation_dim"] = AUGMENTATION_DIM
@@ -194,7 +194,7 @@ def check_fit(denoiser: Denoiser, images: Images) -> None:
         )
     if denoiser.reader is not None and not images.captioned:
         raise ValueError(
-            f"The model is asked in words but {name} has no captions: put a .txt file beside each image, or add a "
+            f"The model is conditioned on captions but {name} has none: put a .txt file beside each image, or add a "
             "metadata.jsonl or a column `text`."
         )
     if images.num_classes > classes > 0:

@@ -139,6 +139,6 @@ def memory_remedy(recipe: Recipe, micro_batch: int) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise ValueError(
-            f"The memory does not suffice for {micro_batch} images at once: try --micro-batch "
+            f"Out of memory with {micro_batch} images at once: try --micro-batch "
             f"{max(micro_batch // 2, 1)}; the batch stays {recipe.batch_size}, its gradients are accumulated."
         ) from error

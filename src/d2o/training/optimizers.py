@@ -138,6 +138,6 @@ def remember(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     optimizer.zero_grad(set_to_none=True)
     held = tensors_of(optimizer)
     if missing := next((name for name in held if name not in tensors), None):
-        raise ValueError(f"The state that should be resumed is of another optimiser, without {missing}.")
+        raise ValueError(f"The saved state is of another optimizer, without {missing}.")
     for name, tensor in held.items():
         tensor.copy_(lay_out(tensors[name], tensor))

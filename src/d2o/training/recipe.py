@@ -119,7 +119,7 @@ class Recipe:
     def __post_init__(self) -> None:
         kinds = [objective.kind for objective in self.objectives]
         if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
-            raise ValueError(f"the objective {twice} is there twice: name it once, with its weight")
+            raise ValueError(f"the objective {twice} is listed twice: list it once, with its weight")
         for objective, other in permutations(self.objectives, 2):
             if changed := set(objective.keeps) & set(other.needs):
                 raise ValueError(f"{objective.kind} changes its {min(changed)}, so {other.kind} cannot share it")
@@ -129,7 +129,7 @@ class Recipe:
         for objective in self.objectives:
             if self.duration < objective.shortest * self.batch_size:
                 raise ValueError(
-                    f"{objective.kind} needs at least {objective.shortest} iterations: let duration be "
+                    f"{objective.kind} needs at least {objective.shortest} iterations: set duration to "
                     f"{objective.shortest * self.batch_size} or more"
                 )
 
@@ -174,7 +174,7 @@ class Stages:
 
     def __post_init__(self) -> None:
         if not all(stage.pretrained for stage in self.stages[1:]):
-            raise ValueError("a stage after the first keeps what has been learned: let its pretrained be true")
+            raise ValueError("a stage after the first keeps what has been learned: set its pretrained to true")
 
     @property
     def duration(self) -> int:
@@ -219,7 +219,7 @@ def change(recipe: R, path: str, value: Any) -> R:
         keys = range(len(place)) if isinstance(place, list) else place if isinstance(place, dict) else ()
         known = {str(key): key for key in keys}
         if name not in known:
-            remedy = nearest(name, known) if known else "what it would belong to is not set."
+            remedy = nearest(name, known) if known else "the key above it is not set."
             raise ValueError(f"A recipe has no {path!r}: {remedy}")
         return known[name]
 

@@ -56,7 +56,7 @@ class Interrupted(KeyboardInterrupt):
     """The run was asked to stop (Ctrl-C, SIGTERM or SIGHUP), has saved itself and can be continued."""
 
     def __str__(self) -> str:
-        return "Stopped and saved. The same command again continues where it stopped."
+        return "Stopped and saved. The same command continues the run."
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def claim(
             others = list_differences(*({**one, "data": list_sizes(one.get("data"))} for one in asked))
             if not (accepted := accept_data and not others):
                 more = f" (and {len(found) - 1} more differ)" if len(found) > 1 else ""
-                remedy = "" if others else ", or continue with these images by --accept-data"
+                remedy = "" if others else ", or continue with these images, with --accept-data"
                 raise ValueError(
                     f"{directory} contains another run: {(others or found)[0]}{more}; choose another directory{remedy}."
                 )
@@ -75,12 +75,12 @@ def claim(
     elif directory.exists() and (
         not directory.is_dir() or set(directory.iterdir()) - find_leftovers(directory) - {lock}
     ):
-        raise ValueError(f"{directory} exists and is not a run of d2o; choose another directory for the output.")
+        raise ValueError(f"{directory} exists and is not a d2o run; choose another output directory.")
     directory.mkdir(parents=True, exist_ok=True)
     try:
         context = FileLock(lock, timeout=0, thread_local=False).acquire()
     except Timeout:
-        raise ValueError(f"A run is at work in {directory}: wait for its end, or choose another directory.") from None
+        raise ValueError(f"A run is active in {directory}: wait for its end, or choose another directory.") from None
     if accepted or not file.exists():
         with atomic(file) as temporary:
             temporary.write_text(json.dumps(request, indent=2) + "\n")
@@ -103,10 +103,10 @@ def check_duration(directory: Path, recipe: Recipe | Stages) -> None:
     if wanted <= seen - recipe.batch_size:
         remedy = f"ask for {seen:,} or more, or choose another directory"
         raise ValueError(f"{directory} has seen {seen:,} images already, more than --images {wanted:,}: {remedy}.")
-    how = "as if asked for from its start"
+    how = "as if started with this length"
     if recipe.learning_rate_decay != "constant":
-        how = f"its learning rate falls ({recipe.learning_rate_decay}) by the schedule of the new length from here on"
-    log.info("%s goes on from %s images to %s: %s.", directory, f"{seen:,}", f"{wanted:,}", how)
+        how = f"from here on its learning rate decays ({recipe.learning_rate_decay}) by the schedule of the new length"
+    log.info("%s continues from %s images to %s: %s.", directory, f"{seen:,}", f"{wanted:,}", how)
 
 
 def read_request(file: Path) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def read_request(file: Path) -> dict[str, Any]:
         found = parse_json(read_bytes(file, MOST_RECIPE))
         return {**found, "recipe": to_dict(from_dict(found["recipe"]))}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): mend it, or choose another directory.") from error
+        raise ValueError(f"{file} cannot be read ({error}): repair it, or choose another directory.") from error
 
 
 def list_sizes(data: Any) -> Any:
@@ -180,7 +180,7 @@ def read_state(file: Path) -> State:
         match spec.get("base"):
             case None | {"from": str(), "sha256": str()} as base:
                 return tensors, {**{name: spec[name] for name in NUMBERS}, "base": base}
-        raise ValueError("it does not say what model it is a difference to")
+        raise ValueError("it does not say which model it is a difference to")
 
 
 def find_state(directory: Path) -> State | None:
@@ -195,11 +195,11 @@ def find_state(directory: Path) -> State | None:
     try:
         state = read_state(previous)
     except CheckpointError:
-        remedy = f"remove {CHECKPOINT} and {PREVIOUS} to begin the run anew, or choose another directory"
-        raise ValueError(f"{damage} There is no sound checkpoint before it: {remedy}.") from damage
+        remedy = f"remove {CHECKPOINT} and {PREVIOUS} to start the run again, or choose another directory"
+        raise ValueError(f"{damage} There is no intact checkpoint before it: {remedy}.") from damage
     with explain_refusal(checkpoint, previous):
         previous.replace(checkpoint)
-    log.warning("%s is damaged: the run continues from the one before it, at image %d.", checkpoint, state[1]["images"])
+    log.warning("%s is damaged: the run continues from the previous one, at image %d.", checkpoint, state[1]["images"])
     return state
 
 
@@ -240,7 +240,7 @@ def truncate_log(file: Path, images: int) -> None:
         return
     aside = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
     file.rename(aside)
-    log.warning("%s was not the log of a run: it is %s now, and a new log begins.", file, aside)
+    log.warning("%s was not a run's log: it is now %s, and a new log begins.", file, aside)
 
 
 def read_log(file: Path) -> Iterator[dict[str, Any]]:

@@ -23,12 +23,12 @@ def check_sharding(student: Denoiser, processes: int) -> None:
     """Raise a ValueError where a run cannot be sharded."""
     if processes == 1:
         raise ValueError(
-            "--shard spreads a run over several processes, and this is one: start it with torchrun --nproc_per_node 8 "
+            "--shard splits a run over several processes, but this is one: start it with torchrun --nproc_per_node 8 "
             "-m d2o, or leave --shard out."
         )
     if student.middle_sigmas:
         raise ValueError(
-            "A model of several steps is called by each process as often as chance will have it, but a sharded one "
+            "Each process calls a model of several steps a random number of times, but a sharded one "
             "by all alike: leave out --shard, or the recipe's middle_sigmas."
         )
 

@@ -81,7 +81,7 @@ def describe_instructions(device: torch.device) -> str:
     rows = (line.partition(":") for line in cpuinfo.splitlines())
     flags = next((row[2].split() for row in rows if row[0].strip() in ("flags", "Features")), [])
     found = " and ".join(flag for flag in BFLOAT16 if flag in flags)
-    return f"; this processor has {found or 'no instructions for bfloat16'}"
+    return f"; this CPU has {found or 'no instructions for bfloat16'}"
 
 
 def warn_about_emulation(precision: str, device: torch.device) -> str | None:
@@ -90,7 +90,7 @@ def warn_about_emulation(precision: str, device: torch.device) -> str | None:
         return None
     if time_convolution(torch.bfloat16) < EMULATED * time_convolution(torch.float32):
         return None
-    return "this processor only emulates bfloat16, which is much slower: --precision float32 is faster here"
+    return "this CPU only emulates bfloat16, which is much slower: --precision float32 is faster here"
 
 
 def time_step(denoiser: Denoiser, precision: str, device: torch.device, count: int, tf32: bool = False) -> float:
@@ -128,7 +128,7 @@ def compile_network(denoiser: Denoiser, images: int) -> str | None:
     Where there is no compiler, or it fails, the network is left as it was, and the reason is returned.
     """
     if next(denoiser.parameters()).device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
-        return "There is no C++ compiler here, so the network runs as it is; install g++ to compile it."
+        return "There is no C++ compiler here, so the network runs uncompiled; install g++ to compile it."
     denoiser.backbone.compile(dynamic=False)
     try:
         x0 = predict(denoiser, images, denoiser.sigma_max)
@@ -137,7 +137,7 @@ def compile_network(denoiser: Denoiser, images: int) -> str | None:
     except Exception as error:  # whatever a compiler and its tools raise
         denoiser.backbone._compiled_call_impl = None  # what `compile` sets; torch has no way back of its own
         reason = " ".join(str(error).split())[:200]
-        return f"Compiling failed, so the network runs as it is ({type(error).__name__}: {reason})."
+        return f"Compiling failed, so the network runs uncompiled ({type(error).__name__}: {reason})."
     finally:
         for parameter in denoiser.parameters():
             parameter.grad = None

@@ -78,7 +78,7 @@ def restore(networks: Networks, kept: Iterable[str], tensors: dict[str, Tensor])
             networks[name].load_state_dict({**part(tensors, name), **held})
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"The state that should be resumed is of another {name}: {reason}") from error
+            raise ValueError(f"The saved state is of another {name}: {reason}") from error
 
 
 def restore_moments(optimizers: dict[str, Optimizer], tensors: dict[str, Tensor]) -> None:

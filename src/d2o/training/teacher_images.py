@@ -27,7 +27,7 @@ SHARD = 1000
 def check_teacher(teacher: Denoiser, images: Images, asked: TeacherImages) -> None:
     """Raise a ValueError where there can be no such images."""
     if images.encodings is not None:
-        raise ValueError(f"{images.name} has been encoded, and the teacher's are not: name the images.")
+        raise ValueError(f"{images.name} is encoded, but the teacher's images are not: name the original images.")
     if asked.guidance != 1:
         Guided(teacher, asked.guidance)
 

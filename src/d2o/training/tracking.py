@@ -22,7 +22,7 @@ from .run import Moment
 from .run_directory import flatten, read_log
 
 log = logging.getLogger("d2o")
-LOST = "Tracking by %s stops (%s); the run goes on, and metrics.jsonl has its whole log."
+LOST = "Tracking with %s stops (%s); the run continues, and metrics.jsonl has the whole log."
 MOST_MARK = 1 << 20  # bytes of a tracked.json
 
 SERVICES: dict[str, Callable[[Path], tracking.GeneralTracker]] = {
@@ -41,9 +41,9 @@ def name_run(run: Path) -> str:
 
 def check_service(name: str) -> None:
     if name not in SERVICES:
-        raise ValueError(f"Runs cannot be tracked by {name!r}: there are {', '.join(SERVICES)}.")
+        raise ValueError(f"Runs cannot be tracked with {name!r}: there are {', '.join(SERVICES)}.")
     if importlib.util.find_spec(name) is None:
-        raise ValueError(f"Tracking by {name} needs its package: pip install -e '.[{name}]' in d2o's folder.")
+        raise ValueError(f"Tracking with {name} needs its package: pip install -e '.[{name}]' in d2o's folder.")
 
 
 def track(moments: Iterable[Moment], directory: Path, name: str) -> Iterator[Moment]:

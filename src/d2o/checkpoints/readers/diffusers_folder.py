@@ -131,7 +131,7 @@ def choose_options(folder: Folder, config: Mapping[str, Any]) -> Folder:
     """Return a folder of a text-to-image network with the options that a user has given."""
     if folder.config.get("_class_name") not in TEXT_TO_IMAGE or set(config) - set(text_to_image.OPTIONS):
         words = " and ".join(text_to_image.OPTIONS)
-        reason = f"{folder.path} tells itself what its network is, but for {words} of one that reads captions"
+        reason = f"{folder.path} already describes its network, except {words} of one that reads captions"
         raise UnsupportedCheckpointError(f"{reason}: leave the rest out of config.")
     return folder._replace(config={**folder.config, **config})
 

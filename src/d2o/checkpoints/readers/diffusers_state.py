@@ -94,7 +94,7 @@ def measure(state: Mapping[str, Tensor]) -> dict[str, Any]:
     told, shifted = rows(state, f"{first}.time_emb_proj.weight"), rows(state, f"{first}.conv1.weight")
     embedded = rows(state, "time_embedding.linear_1.weight")
     if any(name.startswith(("time_proj.", "class_embedding.linear")) for name in state):
-        raise ValueError("it embeds its times by Fourier features, or its classes by layers, which d2o has not")
+        raise ValueError("it embeds its times by Fourier features, or its classes by layers, which d2o lacks")
     facts: dict[str, Any] = {
         "in_channels": rows(state, "conv_in.weight", 1),
         "out_channels": rows(state, "conv_out.weight"),

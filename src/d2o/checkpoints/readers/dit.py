@@ -130,7 +130,7 @@ def find_family(name: str) -> str:
     words = {said[word] for word in re.findall("[a-z]+", name.lower()) if word in said}
     if len(words) != 1:
         reason = "the weights of DiT, which predicts noise, and SiT, which predicts a velocity, look the same"
-        remedy = "`--family epsilon` reads a DiT and `--family sit` a SiT, also of `d2o convert`"
+        remedy = "`--family epsilon` reads a DiT and `--family sit` a SiT, also for `d2o convert`"
         raise ValueError(f"{reason}; {remedy}")
     return words.pop()
 
@@ -183,7 +183,7 @@ def describe(
         strange = strange or QUERIES  # an RMSNorm
     if strange:
         reason = "it is a LightningDiT, or another transformer with SwiGLU, RMSNorm or rotary positions"
-        raise ValueError(f"{reason} ({strange[:60]}), which d2o's DiT has not: see docs/how-to/own-network.md")
+        raise ValueError(f"{reason} ({strange[:60]}), which d2o's DiT does not have: see docs/how-to/own-network.md")
     channels, in_channels, patch_size, _ = shape("x_embedder.proj.weight", 4)
     places, outputs = shape("pos_embed", 3)[1], shape("final_layer.linear.weight", 2)[0]
     facts = {"input_size": math.isqrt(places) * patch_size, "patch_size": patch_size, "in_channels": in_channels}

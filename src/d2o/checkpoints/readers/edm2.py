@@ -60,7 +60,7 @@ def describe(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the description, as in our own files, of what the class makes of these; ValueError for wrong ones."""
     options = translate_arguments(CLASS, settings, OWN, OTHERS)
     if settings.get("resample_filter", BOX) not in (BOX, tuple(BOX)):
-        raise ValueError("it resamples with another filter than (1, 1), which d2o does not do")
+        raise ValueError("it resamples with a filter other than (1, 1), which d2o does not support")
     multipliers = options.get("channel_multipliers", (1, 2, 3, 4))
     if isinstance(multipliers, list | tuple) and multipliers and all(type(times) is int for times in multipliers):
         widths = {"noise_embedding_multiplier": multipliers[0], "embedding_multiplier": max(multipliers)}

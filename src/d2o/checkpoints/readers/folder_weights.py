@@ -107,7 +107,7 @@ def read_index(index: Path) -> dict[Path, list[str] | None]:
         raise MalformedCheckpointError(f"{index} names {len(names):,} files; weights come in at most {MOST_PARTS:,}.")
     for name in names.values():
         if not isinstance(name, str) or PurePosixPath(name).name != name or "\\" in name or not name.strip("."):
-            raise UnsafeCheckpointError(f"{index} leads to {str(name)[:100]!r}, out of its folder: nothing was loaded.")
+            raise UnsafeCheckpointError(f"{index} points to {str(name)[:100]!r}, outside its folder: nothing loaded.")
         if not (index.parent / name).is_file():
             raise MalformedCheckpointError(f"{index} names the file {name[:100]!r}, which is missing.")
     for tensor, name in tensors.items():

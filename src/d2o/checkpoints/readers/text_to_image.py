@@ -29,7 +29,7 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[dict
         del settings["sample_size"]
     channels = settings.get("in_channels")
     if type(channels) is not int or type(side) is not int:
-        raise ValueError(f"its in_channels {str(channels)[:20]} and sample_size {str(side)[:20]} are no whole numbers")
+        raise ValueError(f"its in_channels {str(channels)[:20]} and sample_size {str(side)[:20]} are not whole numbers")
     sizes = {"resolution": side, "num_classes": 0}
     sizes |= dict.fromkeys(("in_channels", "out_channels"), channels // NETWORKS[name].fold ** 2)
     backbone = {"kind": "text_to_image", **sizes, "network": name, "settings": settings, "guidance": guidance}

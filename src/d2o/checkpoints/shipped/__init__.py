@@ -15,5 +15,5 @@ SHIPPED = {name: f"{name}.safetensors" for pair in TEACHERS.items() for name in 
 def find_shipped(name: str) -> Path:
     """Return the file of a model that comes with d2o; a ValueError for a name that is none."""
     if name not in SHIPPED:
-        raise ValueError(f"No model {name!r} comes with d2o; there are {', '.join(SHIPPED)}.")
+        raise ValueError(f"d2o comes with no model {name!r}, only with {', '.join(SHIPPED)}.")
     return Path(__file__).parent / SHIPPED[name]

@@ -1,9 +1,9 @@
-"""Measure what one-step ability may rest on, on any checkpoint: numbers as JSON, tables, figures and a page.
+"""Measure on any checkpoint what may explain one-step generation: numbers as JSON, tables, figures and a page.
 
 studies:
   spectrum     which frequencies change at which noise level, from noise to image
   blocks       which block works on which frequencies, and what fine-tuning changed
-  minima       how far a teacher's images are from its students'
+  minima       how far a teacher's images are from its students' images
 
 examples:
   d2o analyze spectrum runs/teacher --student runs/one-step --data digits --out why
@@ -50,7 +50,7 @@ class Study(DeviceOptions, StateDictOptions):
     out: str
     """Directory of the results: JSON, PNG, SVG, and one HTML page."""
     codec: str | None = None
-    """Folder of the autoencoder (of diffusers) that decodes the images of latent models."""
+    """Folder of a latent model's autoencoder (diffusers)."""
 
     def load(self, model: str, **options: Any) -> "Denoiser":
         return d2o.load(model, device=self.find_device(), codec=self.codec, **options)
@@ -66,13 +66,13 @@ class Watching(ModelOptions, Study):
     model: Model
     """The teacher: a checkpoint or a run directory."""
     steps: int = 18
-    """Noise levels at which it is watched."""
+    """Number of noise levels to measure at."""
     sampler: Literal["heun", "euler"] = "heun"
-    """How it goes from one to the next."""
+    """Sampler between the noise levels."""
     seeds: str = "0-63"
-    """Image i depends on its seed only: 0-63 or 1,5,9."""
+    """Seeds, one per image: 0-63 or 1,5,9."""
     batch: int = 64
-    """Images at once: the memory that is needed."""
+    """Images at once; more need more memory."""
 
     def sampling(self) -> "Sampling":
         from d2o.analysis.paths import Sampling
@@ -91,9 +91,9 @@ class Spectrum(Preparation, Watching):
     """
 
     student: str | None = None
-    """A one-step student of it, to be compared."""
+    """A one-step student of it, to compare."""
     data: str | None = None
-    """Real images to be compared: a folder or zip, an .npz, .parquet or .tar, or `digits`."""
+    """Real images to compare: a folder or zip, an .npz, .parquet or .tar, or `digits`."""
 
     def run(self) -> "Report":
         from d2o.analysis.spectrum import spectrum
@@ -132,7 +132,7 @@ class Blocks(Watching):
 @dataclass(frozen=True, kw_only=True)
 class Minima(DataOptions, Study):
     """How far a teacher's images are from its students', seed by seed, and both from the data.
-    The same command again continues where it was cut off.
+    The same command resumes an interrupted study.
 
     examples:
       d2o analyze minima runs/teacher runs/one-step --data digits --out why
@@ -146,13 +146,13 @@ class Minima(DataOptions, Study):
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Steps of the teacher's sampler (Heun's)."""
     count: Annotated[int, tyro.conf.arg(aliases=["--images"])] = 500
-    """Images of every generator that are measured, and as many real ones."""
+    """Images to measure from every generator, and as many real ones."""
     features: str = "lite2"
     """Feature space, as in `d2o evaluate`."""
     weights: str = "auto"
-    """File of the feature network's weights, where they are not installed."""
+    """File with the feature network's weights, if they are not installed."""
     repetitions: int = 4
-    """How often everything is measured, with other seeds; fewer than 4 have no intervals."""
+    """Repetitions of the whole measurement, with other seeds; fewer than 4 give no intervals."""
     batch: int = 64
     """Images at once; it does not change the result."""
 

@@ -1,4 +1,4 @@
-"""Open a page to play with one-step models, beside their teachers, on this machine alone.
+"""Serve an interactive page with one-step models and their teachers, on this machine only.
 
 examples:
   d2o app
@@ -20,7 +20,7 @@ from .serve import NEEDS, Server
 
 GONE = {
     "--runs": "learning curves are shown by a tracker: use `d2o finetune ... --track tensorboard`",
-    "--upload-limit": "nothing is uploaded any more: name your model on the command line, as in `d2o app MODEL`",
+    "--upload-limit": "nothing is uploaded now: name your model on the command line, as in `d2o app MODEL`",
 }
 PORTS = range(7860, 7960)
 
@@ -32,7 +32,7 @@ class App(Server):
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[MODEL ...]")] = ()
     """Checkpoints, run directories or addresses, besides the models that come with d2o."""
     teacher: str | None = None
-    """The diffusion model that is shown beside them."""
+    """The diffusion model to show beside them."""
     port: int | None = None
     """The port; by default the first free one from 7860 on."""
     browser: bool = False
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o app`."""
     for option in (word.partition("=")[0].replace("_", "-") for word in arguments):
         if option in GONE:
-            raise ValueError(f"{option} is gone: {GONE[option]}.")
+            raise ValueError(f"{option} no longer exists: {GONE[option]}.")
     options = parse(App, "app", arguments, __doc__)
     try:
         from d2o.server.access import LOOPBACK
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     def ready(address: str) -> None:
         if options.host not in LOOPBACK:
             known = " and has the token" if fragment else ""
-            say(f"It listens at {options.host}: whoever reaches this machine{known} can use it.")
+            say(f"It listens on {options.host}: anyone who can reach this machine{known} can use it.")
         say(f"The page is at {address}{fragment} (Ctrl-C stops it).")
         if options.browser:
             webbrowser.open(address + fragment)

@@ -1,4 +1,4 @@
-"""Turn any checkpoint that d2o reads into one safetensors file with its description inside.
+"""Convert any checkpoint that d2o reads to one safetensors file that includes its description.
 
 examples:
   d2o convert edm-cifar10-32x32-uncond-ve.pkl teacher.safetensors
@@ -27,13 +27,13 @@ class Convert(StateDictOptions):
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """The file to write, OUT.safetensors."""
     key: str = "ema"
-    """Which network of a file that holds several: ema, net; or of a diffusers folder, its variant: fp16, non_ema ..."""
+    """The network in a file with several: ema, net; or the variant of a diffusers folder: fp16, non_ema ..."""
     sha256: str | None = None
     """The hash that the file must have."""
     base: str | None = None
-    """The model that it was fine-tuned from, where the file holds only what moved since."""
+    """The model that it was fine-tuned from, if the file has only the weights that fine-tuning changed."""
     num_heads: int | None = None
-    """Attention heads of a DiT's state dict of no published width, which does not tell them."""
+    """Attention heads of a DiT state dict with an unpublished width, which does not show them."""
     json: bool = False
     """Print JSON instead of text."""
 

@@ -1,4 +1,4 @@
-"""Train a one-step generator in minutes and show it beside its teacher: of digits, of emoji or shapes from words.
+"""Train a one-step generator in minutes, of digits or of captioned emoji or shapes, and compare it with its teacher.
 
 examples:
   d2o demo
@@ -24,15 +24,15 @@ class Demo(DeviceOptions):
     name: Annotated[
         tyro.conf.Positional[Literal["digits", "emoji", "shapes"]], tyro.conf.arg(metavar="[digits|emoji|shapes]")
     ] = "digits"
-    """Handwritten digits or emoji, in five minutes; shapes in twenty. Emoji and shapes are asked for in words."""
+    """Handwritten digits, or emoji from their names, in five minutes; coloured shapes from captions, in twenty."""
     out: str | None = None
     """Directory of the runs and of report.html; by default demo, demo-emoji or demo-shapes."""
     from_: Annotated[str | None, tyro.conf.arg(name="from", aliases=["--teacher"], metavar="MODEL")] = None
-    """Of emoji and shapes: the teacher; shapes then need no pre-training (shapes-teacher: about five minutes)."""
+    """For emoji and shapes: the teacher. Shapes then need no pre-training (shapes-teacher: about five minutes)."""
     seed: int = 0
     """Seed of everything random."""
     processes: int | None = None
-    """Has no effect any more: one process with two threads is as fast."""
+    """No longer has an effect: one process with two threads is as fast."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o demo`."""
     options = parse(Demo, "demo", arguments, __doc__)
     if options.processes is not None:
-        say("--processes has no effect any more: one process with two threads is as fast.")
+        say("--processes no longer has an effect: one process with two threads is as fast.")
     options.find_device()
     run, default = DEMOS[options.name]
     summary, sentence = run(options, default if options.out is None else options.out)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
 def run_digits(options: Demo, out: str) -> tuple[dict[str, Any], str]:
     if options.from_ is not None:
         raise ValueError(
-            "--from is for the demos of emoji and shapes, as in d2o demo shapes --from shapes-teacher: leave it out."
+            "--from is for the emoji and shapes demos, as in d2o demo shapes --from shapes-teacher: leave it out."
         )
     from d2o.demo.digits import demo
 
@@ -81,7 +81,7 @@ def run_shapes(options: Demo, out: str) -> tuple[dict[str, Any], str]:
     seen, held_out = summary["seen"], summary["held_out"]
     right = {name: f"{seen[name]['all_right']:.3f} / {held_out[name]['all_right']:.3f}" for name in seen}
     return summary, (
-        f"Images that are all right, of captions seen / held out: teacher in {seen['teacher']['calls']} calls "
+        f"Share of images that match their caption, training / held-out: teacher in {seen['teacher']['calls']} calls "
         f"{right['teacher']}, teacher in one call {right['untuned']}, student in one call {right['student']}."
     )
 

@@ -1,4 +1,4 @@
-"""Write captioned pictures of emoji to a zip, from packages that npm fetches.
+"""Write captioned pictures of emoji to a zip, from npm packages.
 
 examples:
   d2o emoji --out emoji.zip
@@ -21,21 +21,21 @@ class Emoji:
     """The options of `d2o emoji`."""
 
     out: str
-    """FILE.zip to write: `--data` of every command; --split val and test are what is held out."""
+    """FILE.zip to write, to use as `--data`; --split val and test are held out."""
     packages: str = "node_modules"
-    """The folder that npm has installed the packages in."""
+    """The folder in which npm installed the packages."""
     size: Literal[32, 64] = 32
-    """Pixels of a side."""
+    """Side length in pixels."""
     styles: Annotated[str, tyro.conf.arg(metavar="noto,twemoji,fluent")] = ",".join(STYLES)
-    """Which styles; fluent needs resvg-py."""
+    """Styles to write; fluent needs resvg-py."""
     groups: Annotated[str, tyro.conf.arg(metavar="smileys,people,...")] = ",".join(GROUPS)
-    """Which groups of emoji."""
+    """Groups of emoji to write."""
     one_tone: bool = False
-    """Leave out skin tones: about 5,300 pictures in place of 10,600."""
+    """Leave out skin tones: about 5,300 pictures instead of 10,600."""
     seed: int = 0
-    """Of what is held out."""
+    """Seed of the held-out splits."""
     json: bool = False
-    """Print the outcome as JSON."""
+    """Print the result as JSON."""
 
 
 def main(arguments: Sequence[str]) -> None:

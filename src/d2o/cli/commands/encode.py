@@ -1,4 +1,4 @@
-"""Encode images and captions for a latent model once, so that training needs neither its encoder nor text encoders.
+"""Encode images and captions once for a latent model, so that training needs neither autoencoder nor text encoders.
 
 examples:
   d2o encode stable-diffusion-v1-5 --data photos --resolution 512 --resize center-crop --out encoded
@@ -38,15 +38,15 @@ class Encode(DataOptions, DeviceOptions, StateDictOptions):
     model: Model
     """The latent model: the folder of its pipeline, or a checkpoint with --codec."""
     out: str
-    """Folder to write, or to continue: `--data` of d2o finetune."""
+    """Folder to write or continue, to use as `--data` of d2o finetune."""
     codec: str | None = None
-    """Folder of the model's autoencoder, where it does not name one."""
+    """Folder of the model's autoencoder, if the model does not name one."""
     batch: Annotated[int, tyro.conf.arg(aliases=["--batch-size"])] = 16
     """Images at once."""
     precision: Literal["half", "float32"] = "half"
-    """Of stored numbers: half is float16 for latents and bfloat16 for what text encoders say."""
+    """Precision on disk: half is float16 for latents and bfloat16 for text embeddings."""
     json: bool = False
-    """Print the outcome as JSON."""
+    """Print the result as JSON."""
 
 
 def main(arguments: Sequence[str]) -> None:

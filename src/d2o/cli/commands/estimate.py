@@ -1,4 +1,4 @@
-"""Say what a run would take: a GPU's memory by parts, and on this machine, from a few iterations, hours and disk.
+"""Estimate what a run needs: a GPU's memory by parts, and, from a few iterations on this machine, hours and disk.
 
 examples:
   d2o estimate cifar10-d2o-f
@@ -32,7 +32,7 @@ class EstimateOptions(RecipeOptions, ModelOptions):
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """A name (see `d2o recipes`) or a .json or .yaml file."""
     from_: Annotated[str | None, tyro.conf.arg(name="from", aliases=["--teacher"], metavar="MODEL")] = None
-    """The model to start from; by default a network of the recipe's full size with random weights."""
+    """The model to start from; by default a random network of the recipe's full size."""
 
     def find_shapes(self, recipe: Recipe) -> Denoiser:
         """Return the model to start from on the meta device."""
@@ -66,7 +66,7 @@ def answer(options: EstimateOptions, recipe: Recipe) -> tuple[dict[str, Any], st
     memory = measure_memory(randomise_weights(recipe), options.find_shapes(recipe))
     free, timed = free_memory(group(options.device).device), None
     if memory is None or free is None or needed_here(memory) < free:
-        say(f"{options.recipe}: trying a few iterations; weights are random, which are as fast as any")
+        say(f"{options.recipe}: timing a few iterations with random weights, which are as fast as any")
         model = None if options.from_ is None else options.adapt(load(options.from_, **options.load_options))
         timed = estimate(options.recipe, recipe, model, automatic=options.precision == "auto", device=options.device)
     found = {field.name: getattr(timed, field.name, None) for field in fields(Estimate)}
@@ -86,10 +86,10 @@ def describe_all(memory: Memory | None, timed: Estimate | None, recipe: Recipe, 
     if timed is not None:
         yield from describe(timed, recipe)
     elif memory is not None and free is not None:
-        needed = f"one image at once needs {needed_here(memory) / GIB:.1f} GiB, the model that is given included"
-        yield f"Not timed: {needed}, and {free / GIB:.1f} are free here."
+        needed = f"one image at once needs {needed_here(memory) / GIB:.1f} GiB, including the given model"
+        yield f"Not timed: {needed}, and {free / GIB:.1f} GiB are free here."
         again = "" if recipe.checkpointing else "--set checkpointing=true, "
-        yield f"Less memory: {again}a smaller --micro-batch or model, more in --set frozen=[...]."
+        yield f"To use less memory: {again}a smaller --micro-batch or model, more in --set frozen=[...]."
 
 
 def at_once(recipe: Recipe) -> int:
@@ -117,10 +117,10 @@ def describe_memory(memory: Memory, recipe: Recipe) -> Iterator[str]:
     yield f"GPU memory at a micro-batch of {at_once(recipe)}: {memory.total(at_once(recipe)) / GIB:.1f} GiB"
     yield f"  weights {sum(memory.weights.values()) / GIB:.2f} GiB: {weights}"
     yield (
-        f"  optimiser {memory.moments / GIB:.2f} GiB, gradients {memory.gradients / GIB:.2f}, copies in bfloat16 "
+        f"  optimizer {memory.moments / GIB:.2f} GiB, gradients {memory.gradients / GIB:.2f}, bfloat16 copies "
         f"{memory.copies / GIB:.2f}"
     )
-    yield f"  an image {memory.image / GIB:.2f} GiB: {image}"
+    yield f"  per image {memory.image / GIB:.2f} GiB: {image}"
     rows = ((f"{gib} GiB ({names})", memory.fitting(gib)) for gib, names in GPUS.items())
     yield "  fits: " + "; ".join(f"{name} {f'{count:,} at once' if count else 'no'}" for name, count in rows)
 
@@ -129,13 +129,13 @@ def describe(found: Estimate, recipe: Recipe) -> Iterator[str]:
     """Yield the lines of an Estimate for a recipe."""
     days = f" ({found.hours / 24:,.0f} days)" if found.hours > 48 else ""
     free = "unknown" if found.memory_free_gib is None else f"{found.memory_free_gib:.1f} GiB"
-    yield f"{found.images_per_second:,.1f} images/s, measured at batches of {found.tried}"
+    yield f"{found.images_per_second:,.1f} images/s, measured with batches of {found.tried}"
     yield f"{recipe.duration:,} images: {found.hours:,.2f} hours{days}"
     yield f"memory: about {found.memory_gib:.1f} GiB; free: {free}"
     yield f"disk: about {found.disk_gib:.2f} GiB; free: {found.disk_free_gib:.1f} GiB"
     yield f"{found.parameters:,} parameters, {found.frozen_share:.1%} of them frozen"
     if found.memory_free_gib is not None and found.memory_gib > found.memory_free_gib:
-        fits = f"--micro-batch {found.micro_batch} fits, at the same batch of {recipe.batch_size}"
+        fits = f"--micro-batch {found.micro_batch} fits, with the same batch of {recipe.batch_size}"
         smaller = "not even two images fit: use smaller networks, a smaller discriminator.size, or another machine"
         yield f"This does not fit into memory: {fits if found.micro_batch > 1 else smaller}."
     if found.disk_gib > found.disk_free_gib:

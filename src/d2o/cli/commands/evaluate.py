@@ -1,4 +1,4 @@
-"""Measure how far images or models are from each other. B is the reference, usually real images.
+"""Measure distances between images or models, and their diversity. B is the reference, usually real images.
 
 examples:
   d2o evaluate runs/one-step digits
@@ -34,25 +34,25 @@ class Evaluate(Preparation, FeatureOptions, ModelOptions):
     features: str | None = None
     """Feature space: lite2 (EfficientNet-lite2 at 64 px, no download), inception (real FID), clip, dinov2, pixels."""
     images: Annotated[int, tyro.conf.arg(aliases=["--count"])] = 1000
-    """Images of A."""
+    """Number of images of A."""
     reference_images: int | None = None
-    """So many of B's images, if it is a data set; all by default."""
+    """Number of images of B, if it is a data set; all by default."""
     steps: int = 1
     """Sampling steps of A, if it is a model (18: EDM's)."""
     reference_steps: int | None = None
     """Sampling steps of B, if it is a model."""
     guidance: float = 1.0
-    """Scale of A's classifier-free guidance, if it is a model with classes; 1: none."""
+    """Scale of classifier-free guidance for A, if it is a model with classes; 1: none."""
     codec: str | None = None
-    """Folder of the autoencoder (of diffusers) that decodes the images of latent models."""
+    """Folder of a latent model's autoencoder (diffusers)."""
     base: str | None = None
-    """The model that A was fine-tuned from, where its file has only the weights that fine-tuning changed."""
+    """The model that A was fine-tuned from, if its file has only the weights that fine-tuning changed."""
 
     def open(self, place: Place, base: str | None = None, **options: Any) -> str | Images | Denoiser:
         """Return data sets prepared as asked, models with their codec and base, and everything else by its name."""
         if place.unfinished and (saved := find_saved(place.path)) is not None:
             seen = read_header(saved.with_name(SAVED[1]))["images"]
-            say(f"{place.name} is an unfinished run: the model of its checkpoint at {seen:,} images is evaluated.")
+            say(f"{place.name} is an unfinished run: evaluating the model of its checkpoint at {seen:,} images.")
         if place.kind == "model" and any((self.codec, base, self.asked)):
             return d2o.load(place.path, device=self.find_device(), base=base, codec=self.codec, **options)
         return self.prepare(place.name) if place.kind == "data" else place.name
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     if isinstance(a, Denoiser):
         a = options.adapt(a, b if isinstance(b, Images) else None)
     elif options.asked:
-        raise ValueError(f"--{next(iter(options.asked))} is for models, and {options.a} is none: leave it out.")
+        raise ValueError(f"--{next(iter(options.asked))} is for models, but {options.a} is not one: leave it out.")
     names = ("features", "images", "reference_images", "steps", "reference_steps", "guidance", "weights")
     settings = {name: getattr(options, name) for name in names}
     evaluation = d2o.evaluate(a, b, batch_size=options.batch, device=device, counted=counted, **settings)

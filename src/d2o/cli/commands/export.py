@@ -1,4 +1,4 @@
-"""Write a one-step generator in a form that others use, and compare what was written with the model.
+"""Export a one-step generator in a standard format, and compare the export with the model.
 
 examples:
   d2o export runs/one-step --to onnx generator.onnx
@@ -25,26 +25,26 @@ class Export(ModelOptions):
     """The options of `d2o export`."""
 
     model: Model
-    """A checkpoint, a run directory, or a folder of diffusers."""
+    """A checkpoint, a run directory, or a diffusers folder."""
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """The file to write (.safetensors, .onnx, .pt2), or the folder (diffusers, web)."""
     to: Literal["safetensors", "delta", "diffusers", "onnx", "torch", "web"]
-    """safetensors: with JSON; delta: only what moved since --base; diffusers: a pipeline's folder;
+    """safetensors: with JSON; delta: only what changed since --base; diffusers: a pipeline folder;
     onnx: for onnxruntime; torch: an exported program; web: a page that makes images in the browser."""
     base: str | None = None
     """The model that this one was fine-tuned from, for --to delta."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """How weights are stored; all are computed with in float32."""
+    """How weights are stored; computation is in float32."""
     codec: str | None = None
-    """The folder of the autoencoder (of diffusers) of a latent model, for --to diffusers."""
+    """Folder of a latent model's autoencoder (diffusers), for --to diffusers."""
     runtime: str | None = None
-    """The npm package onnxruntime-web, .tgz or folder, for --to web; otherwise fetched once into D2O_CACHE."""
+    """The npm package onnxruntime-web, .tgz or folder, for --to web; by default downloaded once into D2O_CACHE."""
     title: str | None = None
     """The heading of the page, for --to web."""
     teacher: str | None = None
-    """The diffusion model that the page shows beside it, for --to web; models that come with d2o have their own."""
+    """The diffusion model to show beside it, for --to web; models that come with d2o have their own."""
     license: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None
-    """The licence on the model card, such as apache-2.0; by default the teacher's, where it is known."""
+    """The licence on the model card, such as apache-2.0; by default the teacher's, if known."""
     json: bool = False
     """Print JSON instead of text."""
 

@@ -27,11 +27,11 @@ class Finetune(DataOptions, RunOptions, ModelOptions):
     from_: Annotated[str, tyro.conf.arg(name="from", aliases=["--teacher"], metavar="MODEL")]
     """The pre-trained model: a checkpoint or a run directory."""
     base: str | None = None
-    """The model that it was fine-tuned from, where the file contains only the weights that fine-tuning changed."""
+    """The model that it was fine-tuned from, if the file has only the weights that fine-tuning changed."""
     recipe: str = "d2o-f"
     """A name (see `d2o recipes`) or a .json or .yaml file."""
     codec: str | None = None
-    """Folder of the autoencoder (of diffusers) of a latent model, through which its images are evaluated in pixels."""
+    """Folder of a latent model's autoencoder (diffusers), to judge and evaluate its images in pixels."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Say what a checkpoint is: its kind, network, size, origin, and what D2O-F would freeze; its weights are not read.
+"""Describe a checkpoint: its kind, network, size, origin, and what D2O-F would freeze; its weights are not read.
 
 examples:
   d2o inspect edm-cifar10-32x32-uncond-ve.pkl
@@ -25,11 +25,11 @@ class Inspect(StateDictOptions):
     model: Model
     """A file, a folder, or an address (https://, hf://)."""
     key: str = "ema"
-    """Which network of a file that holds several: ema, net; or of a diffusers folder, its variant: fp16, non_ema ..."""
+    """The network in a file with several: ema, net; or the variant of a diffusers folder: fp16, non_ema ..."""
     sha256: str | None = None
     """The hash that the file must have."""
     num_heads: int | None = None
-    """Attention heads of a DiT's state dict of no published width, which does not tell them."""
+    """Attention heads of a DiT state dict with an unpublished width, which does not show them."""
     json: bool = False
     """Print JSON instead of a table."""
 

@@ -1,4 +1,4 @@
-"""Say which settings suit your images, this machine and your time: two commands to paste, and the reasons.
+"""Suggest settings for your images, this machine and your time: two commands to paste, and the reasons.
 
 examples:
   d2o plan --data photos
@@ -37,13 +37,13 @@ class PlanOptions(DataOptions, DeviceOptions, StateDictOptions):
     """The options of `d2o plan`."""
 
     hours: float = 2.0
-    """How long both commands may take together."""
+    """Time limit for both commands together."""
     from_: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
-    """A model that is there already: only its fine-tuning is planned."""
+    """An existing model: plan only its fine-tuning."""
     base: str | None = None
-    """The model that it was fine-tuned from, where the file contains only the weights that fine-tuning changed."""
+    """The model that it was fine-tuned from, if the file has only the weights that fine-tuning changed."""
     codec: str | None = None
-    """Folder of the autoencoder (of diffusers) of a latent model."""
+    """Folder of a latent model's autoencoder (diffusers)."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     look = look_at(options.data, options.labels, options.split, options.captions)
     given = {"base": options.base, "codec": options.codec, **options.load_options}
     model = None if options.from_ is None else load(options.from_, **given)
-    say("Trying a few iterations; weights are random, which are as fast as any.")
+    say("Timing a few iterations with random weights, which are as fast as any.")
 
     def open_prepared(preparation: Mapping[str, Any]) -> Images:
         return prepared(options, preparation).open(model)
@@ -100,7 +100,7 @@ def describe(found: Plan, commands: Sequence[str]) -> Iterator[str]:
         yield command
         yield f"  {hours}: {network}images of {shape}, batches of {recipe.batch_size}, {recipe.duration:,} images\n"
     hours = "not timed" if found.hours is None else f"{found.hours:.2g} hours"
-    yield f"In all {hours}, and about {found.memory_gib:.1f} GiB of memory beside Python's own."
+    yield f"In total {hours}, and about {found.memory_gib:.1f} GiB of memory on top of Python's own."
     yield found.quality
     yield "\nWhy:"
     yield from (f"- {reason}" for reason in found.reasons)

@@ -26,11 +26,11 @@ class Pretrain(DataOptions, RunOptions):
     recipe: str = "pretrain"
     """A name (see `d2o recipes`) or a .json or .yaml file."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="|".join(BACKBONES))] = None
-    """The network, when the recipe names none: small learns on two processor cores."""
+    """The network, if the recipe names none: small trains on two CPU cores."""
     family: Annotated[str | None, tyro.conf.arg(metavar="|".join(FAMILIES))] = None
-    """How the network predicts: edm, or the velocity of a flow."""
+    """What the network predicts, such as edm, or flow for a velocity."""
     augment: bool = False
-    """Show the network shifted, scaled, turned and mirrored images, and tell it how; not for digits or letters."""
+    """Shift, scale, rotate and mirror images, and condition the network on it; not for digits or letters."""
 
 
 def main(arguments: Sequence[str]) -> None:

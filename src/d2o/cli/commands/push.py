@@ -1,4 +1,4 @@
-"""Send an export to the Hugging Face hub, with its model card, which must name a licence.
+"""Upload an export to the Hugging Face hub, with its model card, which must name a licence.
 
 examples:
   d2o push student.safetensors me/student
@@ -25,15 +25,15 @@ class Push:
     path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
     """A file or folder that d2o export wrote."""
     repository: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OWNER/NAME")]
-    """The repository on the hub; it is made where there is none."""
+    """The repository on the hub; created if it does not exist."""
     private: bool = False
-    """Let only you, or your organisation, see it."""
+    """Make it visible only to you or your organisation."""
     message: str | None = None
-    """The message of the commit."""
+    """The commit message."""
     revision: str | None = None
-    """The branch to commit to, which exists already; otherwise main."""
+    """An existing branch to commit to; by default main."""
     dry_run: bool = False
-    """Check and list what would be sent, and send nothing."""
+    """Check and list what would be uploaded, without uploading."""
     json: bool = False
     """Print JSON instead of text."""
 

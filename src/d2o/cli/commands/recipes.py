@@ -1,4 +1,4 @@
-"""List the named recipes, or show one as YAML that `--recipe FILE.yaml` takes.
+"""List the named recipes, or print one as YAML for `--recipe FILE.yaml`.
 
 examples:
   d2o recipes
@@ -18,9 +18,9 @@ from d2o.training.recipes import PAPER_FID, RECIPES, STAGES, find_any
 
 GROUPS = {
     "any images: the methods": ("",),
-    "digits: the demo's, 8x8, minutes on two processor cores": ("digits-",),
-    "shapes and emoji: small pictures from their captions, on two processor cores": ("shapes-", "emoji-"),
-    "CIFAR-10 reduced to 16x16: minutes on two processor cores": ("cifar10-small-",),
+    "digits: the demo's, 8x8, minutes on two CPU cores": ("digits-",),
+    "shapes and emoji: small pictures from their captions, on two CPU cores": ("shapes-", "emoji-"),
+    "CIFAR-10 reduced to 16x16: minutes on two CPU cores": ("cifar10-small-",),
     "CIFAR-10 at 32x32: the paper's settings, for GPUs": ("cifar10-",),
     "faces, animals, ImageNet at 64x64: the paper's settings, for GPUs": ("ffhq64-", "afhqv2-64-", "imagenet64-"),
     "DiT on latents of ImageNet at 256x256: a first guess, for GPUs": ("dit-",),
@@ -29,40 +29,40 @@ GROUPS = {
 """What recipes are made for, by the beginning of their names: the longest one that fits."""
 PURPOSES = {
     "pretrain": "a diffusion model to start from",
-    "d2o": "one step, everything moves",
+    "d2o": "one step, all weights trained",
     "d2o-f": "one step, most weights frozen, the usual choice",
-    "scratch": "a GAN of the same network, to compare with",
-    "pd": "progressive distillation, to compare with",
-    "cd": "consistency distillation, to compare with",
-    "ctm": "consistency trajectories, to compare with",
-    "rcd": "reverse consistency distillation, to compare with",
-    "pd-gan": "progressive distillation beside a GAN",
-    "cd-gan": "consistency distillation beside a GAN",
-    "ctm-gan": "consistency trajectories beside a GAN",
-    "rcd-gan": "reverse consistency distillation beside a GAN",
-    "dmd2": "matches the data's distribution by a second diffusion network",
-    "dmd2-gan": "that network also judges",
+    "scratch": "a GAN of the same network, for comparison",
+    "pd": "progressive distillation, for comparison",
+    "cd": "consistency distillation, for comparison",
+    "ctm": "consistency trajectories, for comparison",
+    "rcd": "reverse consistency distillation, for comparison",
+    "pd-gan": "progressive distillation with a GAN loss",
+    "cd-gan": "consistency distillation with a GAN loss",
+    "ctm-gan": "consistency trajectories with a GAN loss",
+    "rcd-gan": "reverse consistency distillation with a GAN loss",
+    "dmd2": "matches the data's distribution with a second diffusion network",
+    "dmd2-gan": "that network is also the discriminator",
     "frechet": "matches the data's moments in a feature space, without a GAN",
-    "frechet-gan": "matches the data's moments, beside a GAN",
+    "frechet-gan": "matches the data's moments, with a GAN loss",
     "2step": "two steps",
     "4step": "four steps",
-    "unprojected": "a judge that sees features as they are",
-    "channel": "a judge that mixes features by channels alone",
-    "stylegan2": "StyleGAN2's judge, without features",
-    "perceptual": "LPIPS's network as the judge",
-    "convolutional": "a plain judge, without features",
+    "unprojected": "a discriminator without projections",
+    "channel": "a discriminator that mixes features only across channels",
+    "stylegan2": "StyleGAN2's discriminator, without features",
+    "perceptual": "LPIPS's network as discriminator",
+    "convolutional": "a plain discriminator, without features",
     "hinge": "the hinge loss",
-    "relativistic": "judges pairs of real and made images",
-    "own-features": "the teacher's own features as the judge, nothing to download",
-    "conv-qkv": "convolutions and queries frozen, projections not",
+    "relativistic": "judges pairs of real and generated images",
+    "own-features": "the teacher's own features in the discriminator, no download",
+    "conv-qkv": "convolutions and qkv frozen, projections not",
     "qkv": "queries, keys and values frozen, too",
     "skip": "skip connections frozen, too",
     "all-but-norms": "all but norms frozen",
-    "modulation": "only modulation moves",
-    "biases": "only biases move",
+    "modulation": "only modulation trained",
+    "biases": "only biases trained",
     "best": "the fastest to its teacher's quality so far",
     "200k": "the paper's short run",
-    "lite0": "one feature network as the judge",
+    "lite0": "one feature network in the discriminator",
     "flow": "a student of a flow",
     "sketch-gan": "a short distillation, then the GAN",
     "teacher-images": "on data, then on the teacher's images",
@@ -102,7 +102,7 @@ def rows(recipes: Mapping[str, Recipe | Stages]) -> Iterator[str]:
     for title, names in groups.items():
         yield title
         yield from (f"  {row(name, recipes[name])}" for name in names)
-    yield "All settings of one: d2o recipes NAME"
+    yield "All settings of a recipe: d2o recipes NAME"
 
 
 def row(name: str, recipe: Recipe | Stages) -> str:

@@ -38,29 +38,29 @@ class Sample(DeviceOptions, ModelOptions):
     out: str
     """FILE.png: a grid; FILE.npz: arrays; FILE.zip or a directory: single images."""
     seeds: str = "0-63"
-    """Image i depends on its seed only: 0-63 or 1,5,9."""
+    """Seeds, one per image: 0-63 or 1,5,9."""
     steps: int = 1
-    """Intervals of the sampler: 1 for one-step generators, 18 or more for diffusion models."""
+    """Sampling steps: 1 for one-step generators, 18 or more for diffusion models."""
     class_: Annotated[str | None, tyro.conf.arg(name="class", metavar="K|NAME")] = None
     """The class of all images, by name or number; by default seed modulo the number of classes."""
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """What the images shall show, for models that are asked in words; of several, image i shows the i-th, in turns."""
+    """What the images should show, for models conditioned on captions; with several, image i takes the i-th in turn."""
     prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """A text file with a prompt a line."""
+    """A text file with one prompt per line."""
     sampler: Annotated[str, tyro.conf.arg(metavar="heun|euler|renoise")] = "heun"
-    """renoise: back to noise after each step, for few-step sampling of one-step generators."""
+    """renoise: add noise after each step, for few-step sampling of one-step generators."""
     middle_sigmas: tuple[float, ...] | None = None
     """Noise levels between 80 and 0, instead of Karras's or the model's own: --sampler renoise --middle-sigmas 0.8."""
     churn: float | None = None
-    """Amount of fresh noise for the stochastic variant."""
+    """Amount of fresh noise, for stochastic sampling."""
     guidance: float = 1.0
-    """Scale of classifier-free guidance, for models with classes: two calls a step unless it is 1."""
+    """Scale of classifier-free guidance, for conditional models: two calls per step unless it is 1."""
     batch: int = 64
-    """Images at once; it does not change them."""
+    """Images at once; it does not change the result."""
     codec: str | None = None
-    """Folder of the autoencoder (of diffusers) that decodes a latent model's images."""
+    """Folder of a latent model's autoencoder (diffusers)."""
     base: str | None = None
-    """The model that it was fine-tuned from, where the file contains only the weights that fine-tuning changed."""
+    """The model that it was fine-tuned from, if the file has only the weights that fine-tuning changed."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -68,11 +68,11 @@ class Sample(DeviceOptions, ModelOptions):
         """Return the class of all images or the prompt of each; None where none is named."""
         prompts = list(self.prompt) + ([] if self.prompts is None else read_prompts(self.prompts))
         if not all(map(str.strip, prompts)):
-            raise ValueError("--prompt is empty: say what the images shall show, or leave it out.")
+            raise ValueError("--prompt is empty: say what the images should show, or leave it out.")
         if prompts and denoiser.reader is None:
-            raise ValueError(f"{self.model} is not asked in words: leave --prompt out.")
+            raise ValueError(f"{self.model} does not read prompts: leave --prompt out.")
         if self.class_ is not None and denoiser.reader is not None:
-            raise ValueError(f"{self.model} has no classes: ask it with --prompt.")
+            raise ValueError(f"{self.model} has no classes: use --prompt.")
         if prompts:
             return [prompts[place % len(prompts)] for place in range(count)]
         return self.class_
@@ -94,8 +94,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Sample, "sample", arguments, __doc__)
     seeds = parse_seeds(options.seeds)
     if options.sampler not in SAMPLERS:
-        remedy = "fresh noise in every step is --churn AMOUNT"
-        raise ValueError(f"--sampler {options.sampler[:60]} is none of {', '.join(SAMPLERS)}; {remedy}.")
+        remedy = "for fresh noise in every step use --churn AMOUNT"
+        raise ValueError(f"--sampler {options.sampler[:60]} is not one of {', '.join(SAMPLERS)}; {remedy}.")
     check_images(options.out)
     device = options.find_device()
     check_inputs(options.model, options.base, codec=options.codec)

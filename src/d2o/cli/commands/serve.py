@@ -1,4 +1,4 @@
-"""Make images for others over HTTP: one endpoint, documented at its own address.
+"""Serve images over HTTP; the server documents its endpoints at its own address.
 
 examples:
   d2o serve runs/one-step
@@ -30,27 +30,27 @@ class Server(DeviceOptions, ModelOptions):
     """Where a server listens, and how it opens models."""
 
     host: str = "127.0.0.1"
-    """The address to listen at, by default for this machine alone; 0.0.0.0 lets others on your network in."""
+    """The address to listen on, by default for this machine only; 0.0.0.0 lets in others on your network."""
     allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Another name that requests may give this server, as often as wanted; a proxy's, for example."""
+    """Another host name that requests may use for this server, such as a proxy's; may be repeated."""
     token: str | None = None
-    """Answer only those who send `Authorization: Bearer TOKEN`; D2O_TOKEN in the environment says it unseen."""
+    """Answer only requests with `Authorization: Bearer TOKEN`; D2O_TOKEN in the environment sets it unseen."""
     proxy: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Address or network of a proxy that is believed who its clients are (X-Forwarded-For); as often as wanted."""
+    """Address or network of a proxy whose X-Forwarded-For is trusted; may be repeated."""
     access_log: bool = False
-    """Print a line for every answer."""
+    """Print a line for every response."""
     codec: str | None = None
-    """Folder of the autoencoder (of diffusers) that decodes a latent model's images."""
+    """Folder of a latent model's autoencoder (diffusers)."""
 
     def __post_init__(self) -> None:
         for proxy in self.proxy:
             try:
                 ipaddress.ip_network(proxy)
             except ValueError:
-                raise ValueError(f"--proxy {proxy!r}: name an address or a network, such as 127.0.0.1.") from None
+                raise ValueError(f"--proxy {proxy!r}: give an address or a network, such as 127.0.0.1.") from None
         token = self.access()["token"]
         if self.token == "" or not re.fullmatch(r"[\w.~+/=-]*", token or "", re.ASCII):
-            raise ValueError(f"--token (or {TOKEN}) must have letters, digits and -._~+/= only, such as a hex number.")
+            raise ValueError(f"--token (or {TOKEN}) may have only letters, digits and -._~+/=, such as a hex number.")
 
     def access(self) -> dict[str, Any]:
         """Return what the application must know of who may ask."""
@@ -67,7 +67,7 @@ class Serve(Server):
     port: int = 8000
     """The port to listen on; 0: any free one."""
     steps: int = 1
-    """Intervals of the sampler: 1 for one-step generators, 18 or more for diffusion models."""
+    """Sampling steps: 1 for one-step generators, 18 or more for diffusion models."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Store the statistics of a data set in a feature space: `d2o evaluate` takes the file for the images.
+"""Store the statistics of a data set in a feature space: `d2o evaluate` accepts the file instead of the images.
 
 examples:
   d2o statistics images.zip reference.npz --features inception
@@ -27,15 +27,15 @@ class Statistics(DataOptions, FeatureOptions):
     """The options of `d2o statistics`."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
-    """Images: a folder or zip, an .npz, .parquet or .tar, or the name `digits`."""
+    """Images: a folder or zip, an .npz, .parquet or .tar, or the built-in `digits`, `shapes`, `emoji`."""
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT.npz")]
     """The file to write."""
     features: str = "lite2"
     """Feature space: lite2 (EfficientNet-lite2 at 64 px, no download), inception (real FID), clip, dinov2, pixels."""
     images: Annotated[int | None, tyro.conf.arg(aliases=["--count"])] = None
-    """So many of the images, the same that `d2o evaluate --reference-images` chooses; all by default."""
+    """Number of images, the same that `d2o evaluate --reference-images` chooses; all by default."""
     moments: bool = False
-    """Store mean and covariance without the features: a small file, which allows the Frechet distance alone."""
+    """Store only mean and covariance, not the features: a small file, good for the Frechet distance only."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Statistics, "statistics", arguments, __doc__)
     out = check_file(options.out)
     if out.suffix != ".npz":
-        raise ValueError(f"The name of {out} does not end in .npz: statistics are stored as numpy arrays.")
+        raise ValueError(f"The name of {out} must end in .npz: statistics are stored as numpy arrays.")
     if options.images is not None and options.images < SMALLEST:
         raise ValueError(f"--images {options.images} are too few: an evaluation needs at least {SMALLEST}.")
     device = options.find_device()

@@ -64,7 +64,7 @@ export function tell(seed) {
   const { prompts = [] } = state.model;
   const { unknown = [] } = state;
   const words = unknown.map((word) => `“${word}”`).join(", ");
-  if (words) return `The model does not know ${words}, and goes by the other words.`;
+  if (words) return `The model does not know ${words}, and uses the other words.`;
   if (state.asked.prompt !== null || !prompts.length) return "";
-  return `Without a prompt each seed brings its own, seed ${seed} “${prompts[Number(seed % BigInt(prompts.length))]}”.`;
+  return `Without a prompt each seed uses its own; seed ${seed}: “${prompts[Number(seed % BigInt(prompts.length))]}”.`;
 }

@@ -43,7 +43,7 @@ export function readSeeds(text) {
     if (first === undefined) throw new Error(`"${part.trim()}" is no seed: write seeds such as 0-39 or 1,5,9-12.`);
     const count = BigInt(last ?? first) - BigInt(first) + 1n;
     if (count < 1n) throw new Error(`${part.trim()} runs backwards: write ${last}-${first}.`);
-    if (BigInt(seeds.length) + count > MOST) throw new Error(`These are more than ${MOST} seeds: write fewer.`);
+    if (BigInt(seeds.length) + count > MOST) throw new Error(`There are more than ${MOST} seeds: write fewer.`);
     for (let i = 0n; i < count; i++) seeds.push(BigInt(first) + i);
   }
   return seeds;
@@ -59,7 +59,7 @@ export function readWords(prompt, { known, length }) {
   const some = unknown.slice(0, 5).map((word) => `“${word}”`).join(", ");
   if (unknown.length && !numbers.length) throw new Error(`The model knows none of these words: ${some}. Choose others.`);
   const cut = numbers.length - length;
-  if (cut > 0) throw new Error(`The model reads ${length} words, and would not see the last ${cut}: shorten the prompt.`);
+  if (cut > 0) throw new Error(`The model reads ${length} words, and would ignore the last ${cut}: shorten the prompt.`);
   return { numbers: [...numbers, ...Array(-cut).fill(0)], unknown };
 }
 

@@ -17,7 +17,7 @@ class Critic(Discriminator):
             nn.Linear(pixels, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, 1)
         )
 
-    def judge(self, features: list, label: Tensor | None = None) -> list[Tensor]:
+    def judge(self, features: list, condition: Tensor | None = None) -> list[Tensor]:
         return [self.layers(images.flatten(1)) for (images,) in features]
 
 

@@ -23,7 +23,7 @@ from d2o.analysis.weight_change import check_alike
 from d2o.checkpoints.delta import weights_sha256
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser, evaluation_mode
-from d2o.objectives.batch import Batch
+from d2o.objectives.batch import read_batch
 from d2o.objectives.denoising import Denoising
 from d2o.objectives.objective import Networks
 from d2o.training.networks import check_fit
@@ -58,16 +58,12 @@ def interpolate(teacher: Denoiser, student: Denoiser, share: float) -> Denoiser:
 def denoising_losses(denoiser: Denoiser, images: Images, count: int, batch_size: int) -> list[float]:
     """Return EDM's loss of every one of `count` real images, each with a noise and a level of its own."""
     found: list[float] = []
-    device = denoiser.device
     for real in images.batches(batch_size):
-        rest = count - len(found)
-        if rest <= 0:
-            return found
-        label = real.label[:rest].to(device) if real.label is not None and denoiser.num_classes else None
-        batch = Batch(real.x0[:rest].to(device), label, real.index[:rest].tolist())
+        if len(found) >= count:
+            break
         with evaluation_mode(denoiser):
-            found += Denoising()(Networks(denoiser, denoiser), batch).double().tolist()
-    return found
+            found += Denoising()(Networks(denoiser, denoiser), read_batch(real, denoiser)).double().tolist()
+    return found[:count]
 
 
 def study(options: Options) -> None:

@@ -10,12 +10,11 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from trials import TuningOptions, cell, find_overlap, fine_tune, kids, main, measure, trial_directory, write
+from trials import TuningOptions, cell, find_overlap, fine_tune, kids, main, measure, one_recipe, trial_directory, write
 
 from d2o.analysis.figures import draw_panels, error_bars, set_log_scale, set_ticks
 from d2o.analysis.intervals import rank_correlation
 from d2o.analysis.report import Table, show_repetitions
-from d2o.cli.options import recipe_from
 from d2o.training.networks import new_denoiser
 
 
@@ -35,7 +34,7 @@ class Options(TuningOptions):
 
 def study(options: Options) -> None:
     """Pre-train teachers for so many images each, and fine-tune each by one recipe."""
-    pretrain, tuning = recipe_from(options.pretrain, {}, ()), options.tuning()
+    pretrain, tuning = one_recipe(options.pretrain, {}, ()), options.tuning()
     lengths = sorted(set(options.lengths))
     if pretrain.backbone is None:
         raise ValueError(

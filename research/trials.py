@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,15 @@ class TuningOptions(Options):
 
     def tuning(self) -> Recipe:
         """Return the recipe of fine-tuning."""
-        return recipe_from(self.recipe, {"duration": self.images}, self.set)
+        return one_recipe(self.recipe, {"duration": self.images}, self.set)
+
+
+def one_recipe(name: str, changes: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
+    """Return a recipe as `recipe_from` does; stages are a ValueError, as every trial is a single run."""
+    recipe = recipe_from(name, changes, settings)
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"{name} has stages, and a trial is a single run: name a recipe without (see d2o recipes).")
+    return recipe
 
 
 def measure(measurement: Measurement, name: str, model: Denoiser, repetition: int, steps: int = 1) -> Score:

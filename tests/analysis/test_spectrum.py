@@ -22,7 +22,7 @@ class Gaussian(Denoiser):
         super().__init__(torch.nn.Identity(), EDM(), (1, side, side))
         self.power = torch.as_tensor(power)[rings(side, side)]
 
-    def forward(self, x, sigma, label=None, augmentation=None):
+    def forward(self, x, sigma, condition=None, augmentation=None):
         gain = self.power / (self.power + torch.as_tensor(sigma, dtype=torch.float64) ** 2)
         return torch.fft.ifft2(torch.fft.fft2(x.double()) * gain).real.float()
 

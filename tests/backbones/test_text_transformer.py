@@ -1,5 +1,7 @@
 """The transformer that is asked in words: which words it sees, and what no caption is."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -47,7 +49,7 @@ def test_an_untrained_network_predicts_zero_and_every_parameter_has_a_role():
 
 def test_captions_are_dropped_in_training_only():
     sizes = {"resolution": 8, "in_channels": 3, "out_channels": 3, "channels": 16, "num_blocks": 1, "num_heads": 2}
-    network = build({"kind": "text_transformer", "vocabulary": 9, "length": 5, "caption_dropout": 0.5, **sizes})
+    network: Any = build({"kind": "text_transformer", "vocabulary": 9, "length": 5, "caption_dropout": 0.5, **sizes})
     x, words = torch.zeros(400, 3, 8, 8), torch.full((400, 5), 3)
     torch.manual_seed(0)
     dropped = (network.train().drop_captions(x, words)[:, 0] == NOTHING).float().mean()

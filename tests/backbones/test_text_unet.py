@@ -1,5 +1,7 @@
 """The U-Net that is asked in words: what it sees of a caption, and what it works on."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -48,7 +50,7 @@ def test_it_works_on_squares_of_pixels(network):
 
 
 def test_captions_are_dropped_in_training_only():
-    network = build({"kind": "text_unet", "vocabulary": 9, "length": 5, "caption_dropout": 0.5, **SIZES})
+    network: Any = build({"kind": "text_unet", "vocabulary": 9, "length": 5, "caption_dropout": 0.5, **SIZES})
     x, words = torch.zeros(400, 3, 8, 8), torch.full((400, 5), 3)
     torch.manual_seed(0)
     dropped = (network.train().embed_condition(x, words) == 0).all(1).float().mean()

@@ -13,7 +13,7 @@ from d2o.data.datasets import open_images
 from d2o.data.files import write_images
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from clip_score import score  # type: ignore[import-not-found]
+from clip_score import score
 
 PROMPTS = ["a cat", "a dog", "a red cat", "a red dog", "a goat"]
 

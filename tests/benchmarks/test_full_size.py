@@ -10,7 +10,7 @@ from d2o.discriminators import Projected
 from d2o.planning.text_networks import LENGTHS, Published
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from full_size import PRESETS, SHALLOW, TEXT, make_shallow, rehearse  # type: ignore[import-not-found]
+from full_size import PRESETS, SHALLOW, TEXT, make_shallow, rehearse
 
 # Some that differ most; all of them are a matter of benchmarks/full_size.py --meta.
 CHOSEN = {
@@ -86,6 +86,7 @@ JUDGE = Projected(networks=("tf_efficientnet_lite0",), size=32, width=16, weight
 
 def make_tiny(name: str) -> Published:
     row = make_shallow(name)
+    assert row is not None and row.codec is not None and row.latents is not None
     widths = {key: value for key, value in row.codec.settings.items() if key.endswith("block_out_channels")}
     narrow = {**row.codec.settings, **{key: [8] * (len(value) - 1) + [32] for key, value in widths.items()}}
     narrow["attention_head_dim" if "attention_head_dim" in narrow else "norm_num_groups"] = 4

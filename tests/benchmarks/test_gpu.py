@@ -11,10 +11,10 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import gpu  # type: ignore[import-not-found]
-import gpu_parts  # type: ignore[import-not-found]
-import gpu_steps  # type: ignore[import-not-found]
-from gpu_tools import Setting, attempt, plan  # type: ignore[import-not-found]
+import gpu
+import gpu_parts
+import gpu_steps
+from gpu_tools import Setting, attempt, plan
 
 SETTING = Setting(torch.device("cpu"), time.monotonic() + 600, True)
 

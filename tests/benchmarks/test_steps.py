@@ -16,7 +16,7 @@ from d2o.training.networks import new_denoiser
 from d2o.training.recipe import Recipe
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import steps  # type: ignore[import-not-found]
+import steps
 
 RECIPE: Recipe = replace(
     recipes.D2O_F,

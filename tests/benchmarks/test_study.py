@@ -13,12 +13,12 @@ import pytest
 
 PLACE = Path(__file__).parent.parent.parent / "benchmarks"
 sys.path.insert(0, str(PLACE))
-import cifar10_study as study  # type: ignore[import-not-found]  # noqa: E402
-import report_results as report  # type: ignore[import-not-found]  # noqa: E402
-import study_claims  # type: ignore[import-not-found]  # noqa: E402
-import study_rows  # type: ignore[import-not-found]  # noqa: E402
-from study_records import HELD_OUT, Records, alone, read_lines  # type: ignore[import-not-found]  # noqa: E402
-from study_run import choose  # type: ignore[import-not-found]  # noqa: E402
+import cifar10_study as study  # noqa: E402
+import report_results as report  # noqa: E402
+import study_claims  # noqa: E402
+import study_rows  # noqa: E402
+from study_records import HELD_OUT, Records, alone, read_lines  # noqa: E402
+from study_run import choose  # noqa: E402
 
 FACTS = {
     "floor": 5.0, "floor_kid": 0.0, "precision": 0.5, "recall": 0.5, "diversity": 0.4, "frechet": 9.0,
@@ -154,7 +154,7 @@ def test_every_method_has_as_many_trials_and_each_is_a_recipe():
     counts = {name: sum(one.name == name for one in found) for name in {one.name for one in found}}
     assert len(set(counts.values())) == 1 and set(counts) >= set(ROWS) - {"dit-flow-d2o-f"}
     for one in found:
-        assert one.settled(one.trial).duration == study_rows.FULL.trials
+        assert one.trial is not None and one.settled(one.trial).duration == study_rows.FULL.trials
 
 
 def test_the_best_trial_is_chosen_over_all_spaces(tmp_path):
@@ -181,7 +181,7 @@ def test_a_step_that_fails_is_kept_in_the_log_and_the_next_one_goes_on(tmp_path,
         raise OSError("the disk is full")
 
     one = study.Study(study.QUICK, "digits", tmp_path / "runs", tmp_path / "results")
-    one.examiner = lambda: None
+    monkeypatch.setattr(one, "examiner", lambda: None)
     mark = tmp_path / "b"
     steps = [
         ("a", "x", refuse, False),

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor, nn
 
 from d2o.backbones.text_to_image import fold, unfold
 from d2o.diffusion import Text
-from stock_pipelines import DDIM, SDXL, SIDE, UNET
+from stock_pipelines import DDIM, SDXL, SIDE, UNET, diffusers
 
 N, LENGTH = 2, 7
 SD_PARTS = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

@@ -18,6 +18,7 @@ from d2o.cli.options import DataOptions, DeviceOptions, Preparation, repeat, wri
 from d2o.data.files import write_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon
+from emoji_packages import make_packages
 
 TRAINED = ["--images", "8", "--batch", "4", "--sample-every", "8"]
 JUDGED = ["--set=discriminator.weights=random", "--set=discriminator.width=16", "--set=discriminator.size=32"]
@@ -101,6 +102,14 @@ def test_from_latents_to_samples(place, capsys):
     assert following and "'the latents'" in following
     following = paste(following, capsys)
     assert following and paste(following, capsys) is None
+
+
+def test_from_packages_of_emoji_to_a_model_that_reads_captions(place, capsys):
+    packages = make_packages(place)
+    following = paste(f"d2o emoji --packages {packages} --styles noto --out 'my emoji.zip'", capsys)
+    assert following and "--recipe emoji-pretrain" in following
+    following = paste(following, capsys)
+    assert following and "--recipe emoji-d2o-f" in following
 
 
 def test_a_model_of_many_steps_is_sampled_in_many(place, capsys):

@@ -13,7 +13,7 @@ from d2o.data import encoding
 from stock_pipelines import PIPELINES, save_pipeline
 
 CAPTIONS = ("a red cube", "blue", "a ball", "red")
-COUNT, PER_SHARD = 11, 4
+COUNT, PER_SHARD, WHOM = 11, 4, "Ann and Bob"
 MASKED, WHOLE = "PixArtAlphaPipeline", "StableDiffusion3Pipeline"
 
 
@@ -40,6 +40,7 @@ def data(tmp_path_factory):
         Image.fromarray(pixels).save(place / f"{i}.png")
         texts = [CAPTIONS[i % 4], *([CAPTIONS[i % 3]] if i % 5 == 0 else [])]
         (place / f"{i}.json").write_text(json.dumps({"caption": texts}))
+    (folder / "ATTRIBUTION").write_text(f"{WHOM}\n\nTheir licence\n")
     return folder
 
 

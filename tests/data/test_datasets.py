@@ -31,6 +31,7 @@ def numbered(tmp_path_factory) -> Images:
 
 def seen(batch: Batch) -> list[int]:
     """Which images of `numbered` a batch holds."""
+    assert batch.x0 is not None
     return ((batch.x0[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
 
 

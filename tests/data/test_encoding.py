@@ -1,5 +1,6 @@
 """Encoding goes on after a kill and mends damage, and what it has written is enough for an exact run."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -13,10 +14,10 @@ import torch
 
 from d2o.cli.main import run
 from d2o.data import encoding
-from d2o.data.encodings import Encodings
+from d2o.data.encodings import INDEX, Encodings
 from d2o.encoders.codec import Autoencoder
 
-from .encoded import COUNT, MASKED, PER_SHARD, data, encoded, open_images, small_shards
+from .encoded import COUNT, MASKED, PER_SHARD, WHOM, data, encoded, open_images, small_shards
 
 __all__ = ["data", "encoded", "small_shards"]
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -74,6 +75,19 @@ def test_a_damaged_shard_is_named_and_replaced(encoded, data, tmp_path):
     shutil.copy(out / "00002.safetensors", shard)  # of another number of images
     with pytest.raises(ValueError, match=r"00001\.safetensors.*d2o encode"):
         open_images(out)
+
+
+def test_whom_to_name_goes_with_the_encodings(encoded, data, tmp_path):
+    pipeline, whole = encoded(MASKED)
+    assert open_images(data).cache.decode.source.attribution == WHOM
+    assert open_images(whole).cache.decode.source.attribution == WHOM
+    out = shutil.copytree(whole, tmp_path / "of an older version")
+    index = json.loads((out / INDEX).read_text())
+    del index["attribution"]
+    (out / INDEX).write_text(json.dumps(index))
+    assert open_images(out).cache.decode.source.attribution == ""
+    assert run(["encode", str(pipeline), "--data", str(data), "--out", str(out), "--precision", "float32"]) == 0
+    assert open_images(out).cache.decode.source.attribution == WHOM
 
 
 TEXT_ENCODERS = ("clip", "t5", "gemma2", "qwen2_5_vl", "qwen3")

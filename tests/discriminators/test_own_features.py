@@ -137,7 +137,7 @@ class TestWhatItSees:
 
     def test_levels_are_log_normal(self, tiny_denoiser):
         judge, seen = replace(JUDGE, sigma_mean=-1.5, sigma_deviation=0.5).build(SHAPE, teacher=tiny_denoiser()), []
-        judge.look.forward = lambda x, sigma, _: seen.extend([x, sigma]) or []
+        judge.look.forward = lambda x, sigma, condition=None: seen.extend([x, sigma]) or []
         judge.features(torch.zeros(2000, *SHAPE), About(seeds=range(2000)))
         x, level = seen[0].flatten(1) / seen[1][:, None], seen[1].log()
         assert float(level.mean()) == pytest.approx(-1.5, abs=0.05)
@@ -184,13 +184,15 @@ class TestSharing:
         made = networks(RECIPE, tiny_denoiser())
         look = made.discriminator.look
         before = {name: p.clone() for name, p in look.denoiser.named_parameters()}
-        for progress in train(RECIPE, made, batches()):  # noqa: B007
+        state = {}
+        for progress in train(RECIPE, made, batches()):
+            state = progress.state()[0]
             made.student.train()
             assert not any(p.requires_grad for p in look.denoiser.parameters() if not is_in(p, made.student))
         assert all(torch.equal(p, before[name]) for name, p in look.denoiser.named_parameters())
         assert not look.training and not look.denoiser.backbone.training
         assert all(name.startswith("heads.") for name in made.discriminator.state_dict())
-        assert not any("look" in name for name in progress.state()[0])
+        assert state and not any("look" in name for name in state)
 
 
 def is_in(parameter: nn.Parameter, network: nn.Module) -> bool:

@@ -73,8 +73,8 @@ def cifar10_study(line: str, place: Path) -> None:
         return
     STUDIED.append(line)
     sys.path.insert(0, str(BENCHMARKS))
-    import cifar10_study as study  # type: ignore[import-not-found]
-    import study_rows  # type: ignore[import-not-found]
+    import cifar10_study as study
+    import study_rows
 
     few = dict.fromkeys(("pretrain_images", "classifier", "views", "trials"), 32)
     size = replace(study.QUICK, **few, examined=16, marks=(160,), real=(), transformer=0, methods=("d2o-f",))

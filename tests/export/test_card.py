@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 import d2o
 from conftest import make_denoiser
 from d2o.checkpoints import native
-from d2o.checkpoints.publication import describe_publication, read_fields
+from d2o.checkpoints.publication import EXPORT, describe_publication, read_fields
 from d2o.cli.main import run
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon, Flow
@@ -85,12 +85,11 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_program_on_a_card_makes_images(name, tmp_path, monkeypatch):
-    case, given = CASES[name], {}
+    case = CASES[name]
     monkeypatch.chdir(tmp_path)
     if case.to == "delta":
         d2o.save("base.safetensors", make_denoiser(1))
-        given = {"base": "base.safetensors"}
-    made = export(case.model, case.name, case.to, **given)
+    made = export(case.model, case.name, case.to, base="base.safetensors" if case.to == "delta" else None)
     text = made.card.read_text()
     assert len(re.findall(r"^(?!import|from|$)", program_of(text), re.MULTILINE)) <= 3
     images = run_program(text)
@@ -169,7 +168,7 @@ def test_the_licence_is_the_one_asked_for_or_the_nearest_teachers(tmp_path):
     assert license_of(student(chain), license="MIT")["license"] == "mit"
     assert license_of(student(), source="digits-small")["license"] == "apache-2.0"
     assert license_of(student())["license"] is None
-    assert "**to fill in**" in (tmp_path / "x.md").read_text()
+    assert "**to fill in**" in (tmp_path / "x.safetensors.md").read_text()
     with refused("No Licence!", "apache-2.0"):
         export(student(), tmp_path / "y.safetensors", "safetensors", license="No Licence!")
 
@@ -201,9 +200,9 @@ def test_a_hostile_card_says_nothing(fields, tmp_path):
 
 
 def test_a_card_belongs_to_its_export(tmp_path, monkeypatch):
-    page = tmp_path / "x.md"
+    page = tmp_path / "x.safetensors.md"
     page.write_text("my notes")
-    with refused("x.md", "another name"):
+    with refused(page.name, "another name"):
         export(student(), tmp_path / "x.safetensors", "safetensors")
     assert page.read_text() == "my notes" and len(list(tmp_path.iterdir())) == 1
     page.unlink()
@@ -220,6 +219,13 @@ def test_a_card_belongs_to_its_export(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="full"):
             export(student(), tmp_path / f"x{FORMATS[to].suffix}", to)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_files_of_one_name_have_a_card_each(tmp_path):
+    made = {to: export(student(), tmp_path / f"x{FORMATS[to].suffix}", to) for to in ("safetensors", "torch")}
+    assert made["safetensors"].card != made["torch"].card
+    for to, one in made.items():
+        assert read_fields(one.card)[EXPORT] == one.path.name and to in fields_of(one.card)["tags"]
 
 
 def test_the_command_takes_a_licence_and_names_the_card(tmp_path, capsys):

@@ -9,6 +9,7 @@ import pytest
 
 import d2o
 from conftest import make_denoiser
+from d2o.checkpoints.publication import find_card
 from d2o.cli.main import run
 from d2o.export import export
 from d2o.export.push import push
@@ -34,11 +35,15 @@ def student(tmp_path) -> Path:
     return export(make_denoiser(), tmp_path / "student.safetensors", "safetensors", license="mit").path
 
 
+def card_of(file: Path) -> Path:
+    return find_card(file, in_folder=False)
+
+
 def test_a_file_goes_with_its_card_and_description(hub, student, capsys):
     assert run(["push", str(student), "me/x", "--private", "--message", "After 20,000 images", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["commit"] == f"{hub.address}/me/x/commit/1"
-    beside = {"student.safetensors": student, "README.md": student.with_suffix(".md")}
+    beside = {"student.safetensors": student, "README.md": card_of(student)}
     beside |= {"student.json": student.with_suffix(".json")}
     assert hub.files == {name: file.read_bytes() for name, file in beside.items()}
     assert record["files"] == {name: file.stat().st_size for name, file in beside.items()}
@@ -113,14 +118,14 @@ def test_only_an_export_with_a_licence_is_sent(hub, tmp_path, student):
     export(make_denoiser(), tmp_path / "free.safetensors", "safetensors")
     (tmp_path / "noise.safetensors").write_bytes(os.urandom(100))
     (tmp_path / "other.onnx").touch()
-    (tmp_path / "other.md").write_text(student.with_suffix(".md").read_text())
+    card_of(tmp_path / "other.onnx").write_text(card_of(student).read_text())
     cases = {
         "missing": ["missing", "d2o export"],
         "empty": ["empty", "export"],
-        "bare.safetensors": ["bare.safetensors", "bare.md", "--license"],
-        "free.safetensors": ["free.md", "licence", "--license"],
+        "bare.safetensors": ["bare.safetensors", "bare.safetensors.md", "--license"],
+        "free.safetensors": ["free.safetensors.md", "licence", "--license"],
         "noise.safetensors": ["noise.safetensors"],
-        "other.onnx": ["other.md", "student.safetensors", "another name"],
+        "other.onnx": ["other.onnx.md", "student.safetensors", "another name"],
     }
     for name, words in cases.items():
         with refused(*words):

@@ -95,11 +95,13 @@ class TestFolder:
         import onnxruntime
 
         student, teacher = make_reading_denoiser(0), make_reading_denoiser(1)
+        reader = student.reader
+        assert isinstance(reader, Words)
         made = export(student, tmp_path / "out", "web", runtime=str(stand_in), teacher=teacher)
         assert made.error < 1e-3 and "teacher" in made.notes[0]
         facts = json.loads((made.path / "model.json").read_text())
-        assert tuple(facts["words"]) == student.reader.words and facts["blends"] and facts["teacher"]["sigmas"]["18"]
-        noise, first, second = noise_for([3], (3, 8, 8)), student.reader(["a red cat"]), student.reader(["dog"])
+        assert tuple(facts["words"]) == reader.words and facts["blends"] and facts["teacher"]["sigmas"]["18"]
+        noise, first, second = noise_for([3], (3, 8, 8)), reader(["a red cat"]), reader(["dog"])
         asked = {"words": first.numpy(), "other": second.numpy(), "share": np.array([0.3], np.float32)}
         blend = Blend(first, second, torch.tensor([0.3]))
         with torch.no_grad():

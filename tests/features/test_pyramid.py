@@ -173,8 +173,9 @@ def test_dinov2_and_convnext_have_four_levels(name: str, size: int, sides: tuple
 
 def test_a_file_of_another_size_s_weights_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DINOv2 is published for 518 pixels: the table of its patches' places is resampled."""
-    name, build, small = "vit_small_patch14_dinov2.lvd142m", weights.network, {"depth": 4, "embed_dim": 48}
-    made = timm.create_model(name, img_size=70, **small)
+    name, build = "vit_small_patch14_dinov2.lvd142m", weights.network
+    small: dict[str, Any] = {"depth": 4, "embed_dim": 48}
+    made: Any = timm.create_model(name, img_size=70, **small)
     save_file(made.state_dict(), file := tmp_path / "dinov2.safetensors")
     monkeypatch.setattr(weights, "network", lambda name, source, **options: build(name, source, **small, **options))
     network: Any = Pyramid(name, 42, str(file)).network

@@ -18,10 +18,11 @@ def test_values_and_gradients_are_those_of_the_formula(dtype, tolerance, masked)
     rows = [torch.randn(2, 3, length, 8, generator=draw).to(dtype) for length in (5, 7, 7)]
     seen = torch.arange(7) < torch.tensor([4, 7]).view(2, 1, 1, 1) if masked else None
     found, wanted = ([row.clone().requires_grad_() for row in rows], [row.float().requires_grad_() for row in rows])
-    image, truth = attend(*found, seen), plain(*wanted, seen)
+    image, truth = attend(*found, seen=seen), plain(*wanted, seen=seen)
     torch.testing.assert_close(image.float(), truth, rtol=tolerance, atol=tolerance)
     weights = torch.randn(truth.shape, generator=draw)
     (image.float() * weights).sum().backward()
     (truth * weights).sum().backward()
     for one, other in zip(found, wanted, strict=True):
+        assert one.grad is not None
         torch.testing.assert_close(one.grad.float(), other.grad, rtol=tolerance, atol=2 * tolerance)

@@ -8,6 +8,7 @@ from torch import nn
 
 from d2o.diffusion.noise import noise_for
 from d2o.discriminators import Discriminator, Projected
+from d2o.discriminators.discriminator import UNKNOWN
 from d2o.objectives.adversarial import Adversarial
 from d2o.objectives.gan import mean_per_image
 from d2o.objectives.objective import Batch, Networks
@@ -21,20 +22,18 @@ class Linear(Discriminator):
         self.w = nn.Parameter(noise_for([9], (64,))[0])
         self.seen = 0
 
-    def features(self, images, number=None):
+    def features(self, images, about=UNKNOWN):
         self.seen += len(images)
         return [[images.flatten(1)]]
 
-    def judge(self, features, label=None):
-        del label
+    def judge(self, features, condition=None):
         return [row @ self.w[:, None] for (row,) in features]
 
 
 class Given(Linear):
     """Judges real images 2 and fakes -3, told apart by the brightness."""
 
-    def judge(self, features, label=None):
-        del label
+    def judge(self, features, condition=None):
         return [torch.where(row.mean(1, keepdim=True) > 5, 2.0, -3.0) + 0 * self.w.sum() for (row,) in features]
 
 
@@ -70,8 +69,7 @@ def test_hinge_counts_what_is_inside_the_margin(scene):
     networks, _ = scene
 
     class Undecided(Given):
-        def judge(self, features, label=None):
-            del label
+        def judge(self, features, condition=None):
             return [torch.where(row.mean(1, keepdim=True) > 5, 0.25, -0.5) for (row,) in features]
 
     networks.discriminator = Undecided()
@@ -172,9 +170,9 @@ def test_impossible_numbers_are_refused(numbers):
 class Remembering(Linear):
     """Keeps what it was shown."""
 
-    def features(self, images, number=None):
+    def features(self, images, about=UNKNOWN):
         self.shown = [*getattr(self, "shown", []), images.detach()]
-        return super().features(images, number)
+        return super().features(images, about)
 
 
 def test_instance_noise_is_added_to_real_and_generated_images_as_a_function_of_their_place(scene):

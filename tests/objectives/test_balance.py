@@ -1,5 +1,7 @@
 """Balanced gradients: their size, that no judge's scale counts, and what many processes and micro-batches see."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -20,7 +22,6 @@ class Two(Discriminator):
         self.w = nn.Parameter(noise_for([7, 8], (64,)) * torch.tensor([[scale], [1e-3]]), requires_grad=False)
 
     def judge(self, features, condition=None):
-        del condition
         flat = features[0][0].flatten(1)
         return [(flat.sin() @ row)[:, None] for row in self.w]
 
@@ -28,7 +29,7 @@ class Two(Discriminator):
 def gradient_of(student, scale, iterations=1, decay=0.9, split=4):
     """Return the gradient of all of a student's weights in the last of some iterations, and the balance."""
     objective = Adversarial(loss="hinge", balance=decay)
-    balance = objective.build("balance", student, student)
+    balance: Any = objective.build("balance", student, student)
     networks = Networks(student, student, discriminator=Two(scale), extra={"balance": balance})
     for place in range(iterations):
         batch = Batch(noise_for(range(50, 54), (1, 8, 8)), None, range(4 * place, 4 * place + 4))

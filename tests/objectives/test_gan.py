@@ -9,11 +9,11 @@ A, B = [torch.tensor([[1.0, -2.0], [0.5, 3.0]])], [torch.tensor([[0.2, 0.1], [-1
 
 
 def test_a_paired_loss_sees_differences_alone():
-    shifted = [[rows + 7 for rows in logits] for logits in (A, B)]
-    assert torch.allclose(judge_loss("relativistic", A, B), judge_loss("relativistic", *shifted))
+    real, fake = ([rows + 7 for rows in logits] for logits in (A, B))
+    assert torch.allclose(judge_loss("relativistic", A, B), judge_loss("relativistic", real, fake))
     assert torch.allclose(fool_loss("relativistic", B, A), judge_loss("relativistic", B, A))
     assert torch.allclose(judge_loss("relativistic", A, A), torch.full((2,), 2.0).log())
-    assert not torch.allclose(judge_loss("non-saturating", A, B), judge_loss("non-saturating", *shifted))
+    assert not torch.allclose(judge_loss("non-saturating", A, B), judge_loss("non-saturating", real, fake))
 
 
 def test_centring_is_the_mean_square_of_the_sums():

@@ -33,13 +33,11 @@ class Sum(Discriminator):
         super().__init__()
         self.w, self.seen = nn.Parameter(torch.tensor(0.3)), []
 
-    def features(self, images, number=None):
-        del number
+    def features(self, images, about=None):
         self.seen.append(images)
         return [[images]]
 
     def judge(self, features, condition=None):
-        del condition
         return [self.w * row.flatten(1).sum(1, keepdim=True) for (row,) in features]
 
 
@@ -128,7 +126,7 @@ def test_other_objectives_take_latents_too(student, batch, tiny_denoiser):
         assert torch.equal(objective(networks, encoded), objective(networks, batch))
     first, second = encoded.split(3)
     assert first.x0 is None and (len(first), len(second)) == (3, 1)
-    assert torch.equal(torch.cat([first.latents_for(student), second.latents_for(student)]), encoded.latents)
+    assert torch.equal(torch.cat([first.latents_for(student), second.latents_for(student)]), student.encode(batch.x0))
     with refused("x0", "latents"):
         len(Batch(None, None, range(4)))
 
@@ -171,9 +169,10 @@ class TestCrops:
             assert [len(cache.rows) for cache in judge.caches] == [count], way
 
     def test_a_model_of_pixels_has_them_too(self, tiny_denoiser):
-        batch, model = Batch(noise_for(range(2), (1, 8, 8)), None, range(2)), tiny_denoiser()
+        x0, model = noise_for(range(2), (1, 8, 8)), tiny_denoiser()
+        batch = Batch(x0, None, range(2))
         objective = Adversarial(judged="crops", crop=5)
-        assert torch.equal(objective.show_real(model, batch), cut(batch.x0, 5, batch.uniform("crop", 2)))
+        assert torch.equal(objective.show_real(model, batch), cut(x0, 5, batch.uniform("crop", 2)))
         assert objective.judged_shape(model) == (1, 5, 5)
 
 

@@ -111,12 +111,12 @@ def test_a_second_diffusion_network_is_held_whole_with_its_moments(gan: float) -
 def test_live_bytes_are_those_of_torchs_own_allocator() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.GELU(), torch.nn.Linear(512, 64))
     x = torch.randn(256, 64)
-    profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+    profile: Any = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
     with profile as profiler, Live([*network.parameters(), x]) as live:
         network(x).square().mean().backward()
     events = sorted(
         (e.start_ns(), e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"
-    )  # type: ignore[union-attr]
+    )
     now = most = 0
     for _, size in events:
         now += size

@@ -16,11 +16,13 @@ from d2o.data.datasets import open_images
 from d2o.planning import plan as planning
 from d2o.planning.estimate import Estimate
 from d2o.planning.plan import FEWEST, PASSES, RESERVE, plan
-from d2o.planning.table import PUBLISHED_AT, TABLE, WORDS, Look, Row, look_at, rows_for
+from d2o.planning.table import PUBLISHED_AT, TABLE, Look, Row, follow, look_at, rows_for
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/plan.md"
 UNET = "backbone={kind: song_unet, channels: 8, channel_multipliers: [1], num_blocks: 1, attention_resolutions: []}"
 TEXT = "backbone={kind: text_transformer, channels: 8, num_blocks: 1, num_heads: 2}"
+TINY = {"shapes-pretrain": TEXT, "emoji-pretrain": UNET.replace("song_unet", "text_unet")}
+"""Networks as those of recipes, but small; UNET for all others."""
 SMALLER = ["--images", "8", "--batch", "4", "--sample-every", "8"]
 JUDGED = ["--set=discriminator.weights=random", "--set=discriminator.width=16", "--set=discriminator.size=32"]
 
@@ -74,17 +76,30 @@ class TestTheTable:
             assert f"| {count:,} | {seen:,} | {seen / count:g} |" in text
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("digits-pretrain", "digits-d2o-f"),
+        ("cifar10-small-dit-pretrain", "cifar10-small-dit-d2o-f"),
+        ("pretrain", "d2o-f"),
+        ("digits-flow-pretrain", "d2o-f"),
+        ("mine/pretrain.yaml", "d2o-f"),
+    ],
+)
+def test_a_recipe_is_followed_by_that_of_its_data(before, after):
+    assert follow(before).options == {**dict.fromkeys(follow(before).options), "recipe": after}
+
+
 def lines_of_the_table() -> list[str]:
-    names = {"cpu": "CPU", "gpu": "GPU"}
-    rows = [(names[kind], side, row) for kind, table in TABLE.items() for side, row in table.items()]
-    rows = [(where, side, row) for where, side, row in rows if side > 16 or where == "CPU"]
-    rows = [("both" if side <= 16 else where, str(side), row) for where, side, row in rows]
-    return [
-        line for where, side, row in [*rows, ("both", "16, captions", WORDS)] for line in two_lines(where, side, row)
-    ]
+    places = {"cpu": "CPU", "gpu": "GPU", "captions": "captions", "shapes": "`shapes`"}
+    rows: dict[tuple[str, int], Row] = {}
+    for kind, table in TABLE.items():
+        for side, row in table.items():
+            rows["both" if row is TABLE["cpu"].get(side) is TABLE["gpu"].get(side) else places[kind], side] = row
+    return [line for (where, side), row in rows.items() for line in two_lines(where, side, row)]
 
 
-def two_lines(where: str, side: str, row: Row) -> list[str]:
+def two_lines(where: str, side: int, row: Row) -> list[str]:
     lines = []
     for verb, training in zip(("pre-train", "fine-tune"), (row.pretrain, row.finetune), strict=True):
         recipe = training.open()
@@ -108,7 +123,7 @@ class TestPreparation:
         ],
     )
     def test_of(self, sizes, kinds, alpha, side, made):
-        assert Look(frozenset(sizes), frozenset(kinds), alpha, False).prepare(side) == made
+        assert Look(frozenset(sizes), frozenset(kinds), alpha).prepare(side) == made
 
     @pytest.mark.parametrize("channels", [1, 3])
     def test_opens_whatever_there_is(self, tmp_path, channels):
@@ -169,6 +184,8 @@ def test_eight_gpus_share_the_work(tmp_path, tried, monkeypatch, capsys):
         ("grey", ["--labels", "none", "--device", "cpu"], ["--labels none", "--device cpu"]),
         ("mixed", ["--resolution", "8"], ["--channels 3", "--resolution 8 --resize center-crop"]),
         ("shapes", [], ["--recipe shapes-d2o-f"]),
+        ("emoji-smileys", [], ["--recipe emoji-pretrain", "--recipe emoji-d2o-f"]),
+        ("emoji-smileys", ["--captions", "none"], ["--recipe cifar10-small-d2o-f"]),
         ("digits", ["--from", "digits-teacher"], ["--from digits-teacher"]),
         ("colour", ["--from", "digits-teacher", "--classes", "kind 0=3,kind 1=5"], ["--channels 1", "'kind 0=3"]),
     ],
@@ -184,9 +201,12 @@ def test_commands_run_as_they_stand(data, more, expected, tmp_path, tried, monke
     assert {"commands", "hours", "memory", "reasons"} <= found.keys() and found["hours"] > 0 and found["reasons"]
     assert all(any(words in command for command in found["commands"]) for words in expected), found["commands"]
     assert len(found["commands"]) == (1 if "--from" in more else 2)
+    told = any("captions" in reason for reason in found["reasons"])
+    assert told == (data in ("shapes", "emoji-smileys") and "none" not in more)
     for command in found["commands"]:
         program, *words = shlex.split(command)
-        smaller = SMALLER + (JUDGED if words[0] == "finetune" else ["--set", TEXT if data == "shapes" else UNET])
+        network = TINY.get(words[words.index("--recipe") + 1], UNET)
+        smaller = SMALLER + (JUDGED if words[0] == "finetune" else ["--set", network])
         assert program == "d2o" and run([*words, *smaller]) == 0, capsys.readouterr().err
     assert (tmp_path / shlex.split(found["commands"][-1])[-1] / "ema.safetensors").exists()
 

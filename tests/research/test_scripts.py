@@ -41,7 +41,7 @@ def quick(monkeypatch, discriminator):
 
     monkeypatch.syspath_prepend(str(RESEARCH))
     sys.modules.pop("trials", None)
-    import trials  # type: ignore[import-not-found]
+    import trials
 
     monkeypatch.setattr(trials, "networks", copied)
     monkeypatch.setattr("d2o.pages.DOTS", 40)
@@ -153,6 +153,8 @@ def test_the_ends_of_the_line_are_the_models():
         ("bands", ["teacher.safetensors", "--modes", "--gradient-modes"], "--gradient-modes"),
         ("pretraining", ["--lengths", "5"], "--lengths"),
         ("pretraining", ["--pretrain", "digits-d2o"], "digits-pretrain"),
+        ("pretraining", ["--pretrain", "digits-sketch-gan"], "digits-sketch-gan"),
+        ("parts", ["teacher.safetensors", "--recipe", "digits-sketch-gan"], "digits-sketch-gan"),
         ("interpolation", ["teacher.safetensors", "student.safetensors", "--points", "2"], "--points"),
         ("interpolation", ["teacher.safetensors", "nothing"], "nothing"),
     ],

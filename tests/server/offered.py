@@ -1,12 +1,19 @@
 """A page of tiny models, for the tests that ask it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 import d2o
 from conftest import make_denoiser
+
+
+def examples_of(name: str) -> Sequence[str]:
+    """Return the captions that a model which is asked in words has as examples."""
+    reader = d2o.load(name).reader
+    assert reader is not None
+    return reader.examples
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from d2o.checkpoints.shipped import SHIPPED, TEACHERS, find_shipped
 from d2o.encoders.codec import Autoencoder
 from d2o.server.models import offer_models, open_model
 
+from .offered import examples_of
+
 SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 16, 16), "shapes": (3, 16, 16)}
 
 
@@ -31,7 +33,7 @@ def test_what_comes_with_d2o_is_offered():
 def test_the_page_is_told_what_a_model_can_be_asked_in_words():
     rows = {row["name"]: row for row in offer_models([]).describe()}
     assert rows["digits-small"]["prompts"] == () and len(rows["shapes-small"]["prompts"]) > 1
-    assert set(rows["shapes-small"]["prompts"]) <= set(d2o.load("shapes-small").reader.examples)
+    assert set(rows["shapes-small"]["prompts"]) <= set(examples_of("shapes-small"))
 
 
 def test_what_comes_with_d2o_is_small_and_described():

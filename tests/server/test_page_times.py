@@ -5,9 +5,10 @@ import random
 import subprocess
 from importlib import resources
 
-import d2o
 import needs
 from d2o.diffusion.condition import Words
+
+from .offered import examples_of
 
 PROGRAM = """
 import { readFileSync } from "node:fs";
@@ -72,7 +73,7 @@ def test_styles_are_words_that_only_begin_many_of_the_prompts():
     )
     names = ["red heart", "pizza", "flag chad", "red car", "woman judge", "cat"]
     styled = [f"{style} {name}" for name in names for style in ("noto", "fluent")] + names
-    shapes = d2o.load("shapes-small").reader.examples
+    shapes = examples_of("shapes-small")
     assert on_the_page([(styled, 0), (names, 0), (shapes, 0), ([], 0)], program) == [["noto", "fluent"], [], [], []]
 
 

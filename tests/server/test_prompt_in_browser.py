@@ -8,6 +8,8 @@ from browser import application_server, browsing, wait_until
 from d2o.data.files import to_uint8
 from d2o.diffusion.sampling import generate
 
+from .offered import examples_of
+
 needs.package("starlette")
 needs.package("prometheus_client")
 
@@ -62,7 +64,7 @@ def test_a_prompt_of_unknown_words_is_refused_until_the_next(page):
     page.wait_for_selector("#said.wrong:has-text('10 words')")
     ask(page, "")
     page.wait_for_selector("#said:not(.wrong)")
-    assert d2o.load("shapes-small").reader.examples[0] in page.inner_text("#said"), "what seed 0 brings instead"
+    assert examples_of("shapes-small")[0] in page.inner_text("#said"), "what seed 0 brings instead"
 
 
 def test_words_that_are_left_out_are_named_beside_the_box(page):

@@ -14,6 +14,7 @@ from d2o.data.files import write_images
 from d2o.training import one_recipe
 from d2o.training.fit import finetune, open_recipe, pretrain
 from d2o.training.networks import check_fit
+from d2o.training.recipe import Recipe
 from d2o.training.run import Habits
 from refusal import refused
 
@@ -105,6 +106,7 @@ class TestPython:
 
     def test_ones_own_discriminator_takes_part(self, tmp_path, tiny_data, tiny_denoiser):
         recipe, teacher = open_recipe("d2o", {**self.SMALL, **self.JUDGE}), tiny_denoiser(classes=2)
+        assert isinstance(recipe, Recipe)
         mine = recipe.discriminator.build(teacher.pixel_shape, 2, seed=5)
         before = {name: parameter.clone() for name, parameter in mine.named_parameters()}
         made = partial(d2o.networks, discriminator=mine)

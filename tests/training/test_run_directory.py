@@ -15,6 +15,8 @@ def test_a_log_that_was_cut_short_is_mended(tmp_path):
 def test_data_of_equal_content_are_the_same_under_any_name():
     old = {"recipe": {"seed": 0}, "data": {"name": "a", "fingerprint": "1"}}
     assert list_differences(old, {"recipe": {"seed": 0}, "data": {"name": "b", "fingerprint": "1"}}) == []
+    whom = {"name": "a", "fingerprint": "1", "attribution": "Ann"}
+    assert list_differences(old, {"recipe": {"seed": 0}, "data": whom}) == []
     (content,) = list_differences(old, {"recipe": {"seed": 0}, "data": {"name": "a", "fingerprint": "2"}})
     assert content.startswith("a has other images")
     (seed,) = list_differences(old, {**old, "recipe": {"seed": 1}})

@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
 
 def test_the_words_travel_from_data_to_model_to_student(runs):
     teacher, student = d2o.load(runs / "teacher"), d2o.load(runs / "student")
-    assert teacher.reader == student.reader and teacher.reader is not None
+    assert teacher.reader == student.reader and isinstance(teacher.reader, Words)
     assert {"red", "circle", "left"} <= set(teacher.reader.words) and student.one_step
     assert teacher.num_classes == 0
 

@@ -22,6 +22,11 @@ ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@[^/]*)?(?:/.*)?")
 CACHED = re.compile(r".*[/\\]models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\].*")
 
 
+def find_card(path: Path, in_folder: bool) -> Path:
+    """Return the file of an export's card: in its folder, or beside its file, as one name may be that of several."""
+    return path / CARD if in_folder else path.with_name(f"{path.name}.md")
+
+
 def describe_publication(folder: Path) -> dict[str, str]:
     """Return the repository and licence of a model's folder, as far as they are known."""
     card = read_fields(folder / CARD)

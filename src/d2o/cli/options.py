@@ -242,12 +242,3 @@ def repeat(options: Any, *records: type) -> dict[str, Any]:
     """Return those options, by name, that the records have and that were given other values than the default."""
     rows = [(field, getattr(options, field.name)) for record in records for field in fields(record)]
     return {field.name.replace("_", "-"): value for field, value in rows if value != field.default}
-
-
-def freeze_as_d2o_f(model: "Denoiser") -> dict[str, str]:
-    """Return how the recipe d2o-f is told what to freeze in a network without U-Nets' convolutions."""
-    from d2o.training.freezing import CONVOLUTIONS, fitting_rules
-
-    rules = fitting_rules(model)
-    is_known = rules == CONVOLUTIONS or getattr(model.backbone, "kind", "") == "text_to_image"
-    return {"recipe": "d2o-f"} | ({} if is_known else {"set": f"frozen=[{','.join(rules)}]"})

@@ -105,6 +105,7 @@ def describe(denoiser: Denoiser, images: Images, precision: str) -> About:
         images.captioned,
         reader,
         {} if reader is None else hash_files(reader.folder, *find_pipeline(reader.folder, reader.network)[1]),
+        images.cache.decode.source.attribution,
     )
 
 
@@ -127,9 +128,8 @@ def write_all(
     for leftover in folder.glob(".*"):  # of a process that was killed
         if re.fullmatch(r"\..+-[0-9a-f]{8}\.(safetensors|json)", leftover.name):
             leftover.unlink()
-    if not (folder / INDEX).is_file():
-        with atomic(folder / INDEX) as temporary:
-            temporary.write_text(json.dumps(about.to_spec(), indent=2) + "\n")
+    with atomic(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps(about.to_spec(), indent=2) + "\n")
     types = PRECISIONS[about.precision]
     if about.encoders is not None and not is_sound(folder / NOTHING):
         nothing = about.encoders.nothing(1)

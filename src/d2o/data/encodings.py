@@ -62,6 +62,7 @@ class About:
     captioned: StrictBool = False
     encoders: Encoders | None = None
     encoders_sha256: Hashes = field(default_factory=dict)
+    attribution: StrictStr = ""
     format: Literal[1] = 1
 
     @property
@@ -75,7 +76,7 @@ class About:
 
     def identity(self) -> dict[str, Any]:
         """Return what encodings of the same images for the same model have in common, wherever these lie."""
-        spec = {name: value for name, value in self.to_spec().items() if name not in ("name", "shard")}
+        spec = {name: value for name, value in self.to_spec().items() if name not in ("name", "shard", "attribution")}
         network = None if self.encoders is None else self.encoders.network
         return {**spec, "codec": {**spec["codec"], "folder": None}, "encoders": network}
 
@@ -268,7 +269,8 @@ class Decoded:
         self.encodings, self.codec, self.shape = encodings, codec, about.shape
         captions = Captions("encodings", encodings.captions) if about.captioned else None
         names: Any = range(about.images)  # numbers are names enough, and take no memory
-        self.source = Source(str(encodings.path), names, self, encodings.labels, captions=captions)
+        told = {"captions": captions, "attribution": about.attribution}
+        self.source = Source(str(encodings.path), names, self, encodings.labels, **told)
 
     @torch.no_grad()
     def __call__(self, index: int) -> np.ndarray:

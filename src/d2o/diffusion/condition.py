@@ -208,7 +208,7 @@ def split_words(caption: str) -> list[str]:
     return re.findall(r"[^\W_]+", caption.lower())
 
 
-Asked = int | str | Sequence[int] | Sequence[str] | Condition | None
+Asked = int | str | Sequence[int | str] | Condition | None
 """A class or a caption for all images, one for each, or a condition itself."""
 
 

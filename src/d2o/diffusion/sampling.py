@@ -177,11 +177,11 @@ def conditions_for(
     denoiser: Denoiser, seeds: Sequence[int], asked: Asked, parts: Sequence[slice]
 ) -> Iterator[Condition | None]:
     """Return the condition of each part of the seeds; text is encoded when its part comes, as it may be large."""
+    wanted: Any = asked  # taken apart only where it is a list
     each, is_told_text = isinstance(asked, list | tuple), isinstance(denoiser.vocabulary, TextWidth)
-    if not is_told_text or isinstance(asked, Text) or (each and len(asked) != len(seeds)):
+    if not is_told_text or isinstance(asked, Text) or (each and len(wanted) != len(seeds)):
         rows = condition_for(denoiser, seeds, asked)
         return (None if rows is None else rows[part] for part in parts)
-    wanted: Any = asked
     return (condition_for(denoiser, seeds[part], wanted[part] if each else wanted) for part in parts)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from d2o.checkpoints import load
 from d2o.checkpoints.inspection import warn_about_one_step
-from d2o.checkpoints.publication import CARD, read_fields
+from d2o.checkpoints.publication import CARD, find_card, read_fields
 from d2o.diffusion.condition import TextWidth
 from d2o.diffusion.denoiser import Denoiser
 from d2o.errors import CheckpointError
@@ -93,7 +93,7 @@ def export(
     form = FORMATS[to] if base is None else Format(partial(plain.write, base=base), ".safetensors")
     path, alone = Path(path), deepcopy(denoiser).cpu().float().eval()
     options = Options(dtype, codec, runtime, title, teacher and deepcopy(teacher).cpu().float().eval())
-    page = find_card(path, to)
+    page = find_card(path, in_folder=not form.suffix)
     with atomic(path) as temporary:
         error, notes = form.write(alone, temporary, options)
         if to not in ("safetensors", DELTA) and (warning := warn_about_one_step(denoiser)):
@@ -108,11 +108,6 @@ def export(
     return Exported(path, error, (*notes, f"its model card is {page}{remedy}"), page)
 
 
-def find_card(path: Path, to: str) -> Path:
-    """Return the file of an export's card: in its folder, or beside its file."""
-    return path.with_suffix(".md") if to == DELTA or FORMATS[to].suffix else path / CARD
-
-
 def check_output(asked: str, to: str) -> None:
     path, suffix = Path(asked), ".safetensors" if to == DELTA else FORMATS[to].suffix
     if path.suffix and path.suffix != suffix and path.suffix in [form.suffix for form in FORMATS.values()]:
@@ -120,7 +115,7 @@ def check_output(asked: str, to: str) -> None:
     if not suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path} exists already: name a new folder.")
     (check_file if suffix else check_folder)(asked)
-    page = find_card(path, to)
+    page = find_card(path, in_folder=not suffix)
     if os.path.lexists(page) and not card.is_card(page):
         raise CheckpointError(
             f"{page}, where its model card belongs, is something else: choose another name than {path}."

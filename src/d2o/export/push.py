@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from d2o.checkpoints import inspect
-from d2o.checkpoints.publication import CARD, EXPORT, HUB, read_fields
+from d2o.checkpoints.publication import CARD, EXPORT, HUB, find_card, read_fields
 from d2o.errors import CheckpointError, printable
 from d2o.fetch import OFFLINE_VARIABLES, is_offline
 
@@ -33,10 +33,11 @@ def list_files(path: Path) -> dict[str, Path]:
 
     The card must name a licence.
     """
+    card = find_card(path, path.is_dir())
     if path.is_dir():
-        files, card = list_folder(path), path / CARD
+        files = list_folder(path)
     elif path.is_file():
-        card, description = path.with_suffix(".md"), path.with_suffix(".json")
+        description = path.with_suffix(".json")
         files = {path.name: path, CARD: card}
         files |= {description.name: description} if path.suffix == ".safetensors" and description.is_file() else {}
     else:

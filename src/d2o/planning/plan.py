@@ -18,7 +18,7 @@ from d2o.training.networks import check_fit
 from .estimate import GIB, Estimate, estimate
 from .gpu_memory import measure_memory
 from .presets import randomise_weights
-from .table import PUBLISHED_AT, UNKNOWN, WORDS, Look, Row, Training, rows_for, tune
+from .table import PUBLISHED_AT, UNKNOWN, Look, Row, Training, rows_for, tune
 
 FEWEST, FEWEST_WITH_MODEL = 0.5, 0.1
 """The share of a row's images below which a smaller size is better, as weak teachers make weak students; of a student
@@ -85,8 +85,8 @@ class Plan:
         rates = [f"{step.training.recipe} {step.images_per_second:,.3g}" for step in self.steps if step.found]
         own, weights = self.look.side if self.look else side, first.found.parameters / count if first.found else 0
         published = " and ".join(f"{name} ({size}x{size})" for size, name in PUBLISHED_AT.items())
-        classes = 0 if self.row is WORDS else self.images.num_classes
-        told = f"{classes} classes" if classes else "captions" * self.images.captioned
+        classes = f"{self.images.num_classes} classes" if self.images.num_classes else ""
+        told = "captions" if self.images.captioned and (self.look is None or self.look.told) else classes
         few = (
             f"{count:,} images are few, {weights:,.3g} weights for each: teacher and student may memorise them, "
             "which no distance shows. Against that, most weights stay frozen; d2o pretrain --augment shows the images "
@@ -138,8 +138,11 @@ def plan(
     kind = "cpu" if here.type == "cpu" else "gpu"
     processes = torch.cuda.device_count() if here.type == "cuda" and device in ("auto", "cuda") else 1
     fixed = model.pixel_shape[1] if model else resolution
-    is_worded = model.reader is not None if model else look is not None and look.words
-    rows = rows_for(kind, fixed or (look.side if look else 0), is_worded)
+    told = look.told if look else ""
+    if model:
+        told = "" if model.reader is None else told or "captions"
+    look = look and look._replace(told=told)
+    rows = rows_for(told or kind, fixed or (look.side if look else 0))
     rows = [(fixed, rows[0][1])] if fixed else rows
     if model and makes_latents(model):
         rows = [(side, row._replace(quality=UNKNOWN)) for side, row in rows]
@@ -174,12 +177,12 @@ def try_row(
 ) -> list[Step]:
     """Return the steps of a row, or the first one alone where that takes more hours than there is patience."""
     if model:
-        return [try_out(tune(model, row), model, images, device, processes)]
+        return [try_out(tune(model, row.finetune), model, images, device, processes)]
     pretrain = row.pretrain._replace(images=min(row.pretrain.images, PASSES * len(images)))
     start = new_teacher(pretrain.open(), images)
     steps = [try_out(pretrain, start, images, device, processes)]
     if (steps[0].hours or 0) <= patience:
-        steps.append(try_out(tune(start, row), start, images, device, processes))
+        steps.append(try_out(tune(start, row.finetune), start, images, device, processes))
     return steps
 
 

@@ -12,7 +12,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.encoders.codec import makes_latents
 from d2o.training.freezing import fitting_rules
 from d2o.training.recipe import Recipe
-from d2o.training.recipes import find_backbone, find_recipe
+from d2o.training.recipes import RECIPES, find_backbone, find_recipe
 
 from .text_networks import PUBLISHED, Published
 
@@ -38,7 +38,8 @@ class Training(NamedTuple):
     def options(self) -> dict[str, Any]:
         """Its options on the command line; None is the recipe's own."""
         frozen = None if self.frozen is None else f"frozen=[{','.join(self.frozen)}]"
-        given = {"recipe": self.recipe, "backbone": self.backbone, "images": self.images, "batch": self.batch}
+        images = None if self.images == find_recipe(self.recipe).duration else self.images
+        given = {"recipe": self.recipe, "backbone": self.backbone, "images": images, "batch": self.batch}
         return given | {"micro-batch": self.micro_batch, "learning-rate": self.learning_rate, "set": frozen}
 
 
@@ -63,11 +64,15 @@ SMALL = Row(
     "Measured with 40,000 images of CIFAR-10 (docs/performance.md): KID in lite2 0.31 in one call, 0.42 in its "
     "teacher's 35, 1.75 of blurred real ones; blotchy images, often not recognisable.",
 )
-WORDS = Row(
+SHAPES = Row(
     Training("shapes-pretrain", 300_000),
     Training("shapes-d2o-f", 20_000),
-    "Measured with 50,000 drawn shapes (docs/how-to/words.md): 87 to 91 % of the images match their caption; "
-    "captions of many different words were not tried.",
+    "Measured with 50,000 drawn shapes (docs/how-to/words.md): 87 to 91 % of the images match their caption.",
+)
+CAPTIONED = Row(
+    Training("emoji-pretrain", 1_000_000),
+    Training("emoji-d2o-f", 24_000),
+    "Not measured here: the recipes are made for emoji and their names, so look at the grids as they come.",
 )
 TABLE: dict[str, dict[int, Row]] = {
     "cpu": {
@@ -93,8 +98,13 @@ TABLE: dict[str, dict[int, Row]] = {
             UNKNOWN,
         ),
     },
+    "captions": {16: CAPTIONED, 32: CAPTIONED},
+    "shapes": {16: SHAPES},
 }
-"""By device, then by the side of images in pixels. What says so is measured, the other rows are first guesses."""
+"""By device, or where captions are told by whose, then by the side of images in pixels.
+
+What says so is measured, the other rows are first guesses.
+"""
 PUBLISHED_AT = {256: "dit-d2o-f", 512: "sd15-d2o-f", 1024: "sdxl-d2o-f"}
 """Recipes for published models of latents, by the side of their images in pixels: d2o pre-trains none so large."""
 NEAR = 1.25
@@ -102,12 +112,15 @@ NEAR = 1.25
 
 
 class Look(NamedTuple):
-    """What images are before they are prepared: sizes (width, height), kinds of colour, transparency, captions."""
+    """What images are before they are prepared: sizes (width, height), kinds of colour, transparency.
+
+    `told` is the part of TABLE for their captions; empty where networks are told none.
+    """
 
     sizes: frozenset[tuple[int, int]]
     kinds: frozenset[str]
     alpha: bool
-    words: bool
+    told: str = ""
 
     @property
     def side(self) -> int:
@@ -132,20 +145,31 @@ def look_at(data: str, labels: str = "auto", split: str | None = None, captions:
     source = find(data, labels, split, captions)
     headers = [open_image(source, index)[0] for index in spread(len(source.names), CHECKED)]
     sizes, kinds = (frozenset(getattr(header, name) for header in headers) for name in ("size", "kind"))
-    is_worded = source.captions is not None and source.labels is None
-    return Look(sizes, kinds, any(header.alpha for header in headers), is_worded)
+    told = name_captions(data) if source.captions is not None and source.labels is None else ""
+    return Look(sizes, kinds, any(header.alpha for header in headers), told)
 
 
-def rows_for(kind: str, side: int, words: bool = False) -> list[tuple[int, Row]]:
+def name_captions(data: str) -> str:
+    """Return the part of TABLE for the captions of data: those of the built-in shapes are simpler than any others."""
+    return "shapes" if data == "shapes" else "captions"
+
+
+def rows_for(kind: str, side: int) -> list[tuple[int, Row]]:
     """Return the sizes that images of a side can be brought to, the largest first, and their rows."""
-    table = {16: WORDS} if words else TABLE[kind]
+    table = TABLE[kind]
     sides = [there for there in sorted(table, reverse=True) if there <= NEAR * side] or [min(table)]
     return [(there, table[there]) for there in sides]
 
 
-def tune(model: Denoiser, row: Row) -> Training:
-    """Return the fine-tuning of a given model: its row's, or for latents a published one's, frozen as it can be."""
-    training = row.finetune
+def follow(recipe: str) -> Training:
+    """Return the fine-tuning after a pre-training by a recipe: of the same name, or plain D2O-F where there is none."""
+    name = recipe.removesuffix("pretrain") + "d2o-f"
+    name = name if name in RECIPES else "d2o-f"
+    return Training(name, find_recipe(name).duration)
+
+
+def tune(model: Denoiser, training: Training) -> Training:
+    """Return the fine-tuning of a given model: as it is, or for latents a published one's, frozen as it can be."""
     if makes_latents(model):
         name = next((f"{name}-d2o-f" for name, other in PUBLISHED.items() if is_of(model, other)), "dit-d2o-f")
         training = Training(name, find_recipe(name).duration)

@@ -136,7 +136,7 @@ def list_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if not known:
             keys.discard(content)
         if known and content not in keys:
-            keys -= {name, "data.classes"}  # 0.1.0 counted classes by the largest label
+            keys -= {name, "data.classes", "data.attribution"}  # 0.1.0 counted classes by the largest label
         if not (name in old and name in new):
             keys.discard(name)
     found = [f"its {key} is {old.get(key)}, not {new.get(key)}" for key in sorted(keys - {*CONTENTS.values()})]

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from d2o.cli.options import parse, tell
+from d2o.cli.options import parse, tell, write_command
 from d2o.cli.progress import counted, say
 from d2o.data.emoji import GROUPS, STYLES, build
+from d2o.planning.table import CAPTIONED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,4 +49,5 @@ def main(arguments: Sequence[str]) -> None:
     counts = build(options.packages, options.out, size=options.size, **how)
     told = ", ".join(f"{count:,} {split}" for split, count in sorted(counts.items()))
     tell({**asdict(options), "splits": dict(counts)}, f"{options.out}: {told}", options.json)
-    say(f"Next: d2o pretrain --data {options.out} --recipe shapes-pretrain --out runs/emoji")
+    given = {"data": options.out, **CAPTIONED.pretrain.options, "out": "runs/emoji"}
+    say(f"Next: {write_command('pretrain', given)}")

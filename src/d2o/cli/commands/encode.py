@@ -18,7 +18,6 @@ from d2o.cli.options import (
     Model,
     StateDictOptions,
     check_inputs,
-    freeze_as_d2o_f,
     parse,
     repeat,
     tell,
@@ -28,6 +27,7 @@ from d2o.cli.progress import counted, say
 from d2o.data.encoding import encode
 from d2o.encoders.codec import attach
 from d2o.files import check_folder
+from d2o.planning.table import follow, tune
 from d2o.training.networks import check_fit
 
 
@@ -73,5 +73,6 @@ def main(arguments: Sequence[str]) -> None:
         options.json,
     )
     given = {"from": options.model, "codec": options.codec, "data": options.out}
-    given |= {**repeat(options, StateDictOptions, DeviceOptions), **freeze_as_d2o_f(model), "out": "runs/one-step"}
+    given |= repeat(options, StateDictOptions, DeviceOptions)
+    given |= {**tune(model, follow("pretrain")).options, "out": "runs/one-step"}
     say(f"Next: {write_command('finetune', given)}")

@@ -12,9 +12,10 @@ from typing import Annotated
 
 import tyro
 
-from d2o.cli.options import DataOptions, DeviceOptions, Preparation, freeze_as_d2o_f, parse, repeat, write_command
+from d2o.cli.options import DataOptions, DeviceOptions, Preparation, parse, repeat, write_command
 from d2o.cli.progress import say
 from d2o.cli.training import RunOptions
+from d2o.planning.table import follow, tune
 from d2o.training.fit import pretrain
 from d2o.training.recipes import BACKBONES, FAMILIES, find_backbone, find_family
 
@@ -44,5 +45,5 @@ def main(arguments: Sequence[str]) -> None:
     options.check_out()
     result = options.run(pretrain, options.open(), recipe)
     given = {"from": options.out, "data": options.data, **repeat(options, Preparation, DeviceOptions)}
-    given |= {**freeze_as_d2o_f(result.denoiser), "out": f"{Path(options.out)}-one-step"}
+    given |= {**tune(result.denoiser, follow(options.recipe)).options, "out": f"{Path(options.out)}-one-step"}
     say(f"Next: {write_command('finetune', given)}")

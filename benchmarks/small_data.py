@@ -22,8 +22,9 @@ import d2o
 from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
 from d2o.metrics.counting import unshown
-from d2o.objectives import Adversarial
+from d2o.objectives import Adversarial, Consistency
 from d2o.training.loop import train
+from d2o.training.methods import BESIDE_THE_GAN
 from d2o.training.networks import networks
 from d2o.training.recipe import Recipe, TeacherImages
 from d2o.training.recipes import DMD_GAN, OWN_FEATURES, PAIRED, RECIPES
@@ -36,17 +37,20 @@ RESULTS = Path(__file__).parent / "results" / "small-data.jsonl"
 
 
 class Row(NamedTuple):
-    """A recipe, what it is about, and whether the teacher's own images are its real ones."""
+    """A recipe, what it is about, whether the teacher's own images are its real ones, and a stage before it."""
 
     about: str
     recipe: Recipe
     own: bool = False
+    before: Recipe | None = None
 
 
 def gan(**changes: Any) -> Recipe:
     return replace(BASE, objectives=(replace(Adversarial(), **changes),))
 
 
+BESIDE = Consistency(weight=BESIDE_THE_GAN)
+CD = replace(BASE, objectives=(Consistency(steps=9, target_half_life=0.0),), betas=(0.9, 0.999), learning_rate=1e-3)
 ALL = ("color", "translation", "cutout")
 ROWS = {
     "real": Row("non-saturating, projected judge told the words", gan()),
@@ -58,6 +62,10 @@ ROWS = {
     "instance-noise": Row("noise on both sides before the judge", gan(instance_noise=0.2)),
     "own-features": Row("the teacher's own features, which are told the words", replace(BASE, **OWN_FEATURES)),
     "dmd2-gan": Row("distribution matching and its head", replace(BASE, **DMD_GAN, betas=(0.9, 0.999))),
+    "fast": Row("three times the rates", replace(gan(), learning_rate=1e-3, discriminator_learning_rate=1e-3)),
+    "cd": Row("consistency distillation instead of the judge", CD),
+    "sketch-gan": Row("distillation for a third of the images, then the GAN", gan(), before=replace(CD, batch_size=16)),
+    "cd-gan": Row("consistency distillation beside the judge", replace(BASE, objectives=(BESIDE, Adversarial()))),
     "unfrozen": Row("nothing is frozen", replace(gan(), frozen=())),
     "own": Row("the teacher's images as real ones", gan(), own=True),
     "own-augmented": Row("those, augmented", gan(augmentation=ALL), own=True),
@@ -68,10 +76,14 @@ ROWS = {
 
 def run(name: str, row: Row, teacher: Denoiser, images: Images, seed: int, count: int) -> tuple[dict, Denoiser]:
     """Train a row and return what the training itself tells, with the student."""
-    recipe = replace(row.recipe, seed=seed, duration=count)
+    stages = [replace(row.before, duration=count // 3)] if row.before else []
+    stages.append(replace(row.recipe, duration=count - sum(stage.duration for stage in stages)))
     began, student, losses = time.process_time(), teacher, {}
-    for progress in train(recipe, networks(recipe, teacher), images.batches(recipe.batch_size, seed=seed)):
-        student, losses = progress.ema, progress.losses
+    for stage in (replace(stage, seed=seed) for stage in stages):
+        made = networks(stage, student)
+        for progress in train(stage, made, images.batches(stage.batch_size, seed=seed)):
+            losses = progress.losses
+        student = made.ema
     facts = {"row": name, "seed": seed, "images": count, "about": row.about}
     facts |= {"seconds": round(time.process_time() - began, 1)}
     return facts | {"losses": {key: round(value, 3) for key, value in losses.items()}}, student

@@ -53,8 +53,11 @@ DEEPEST = ("dec.*_in*",)
 DECODER = ("dec.*_block*", "dec.*_up")
 
 
-def vary(r1: float) -> dict[str, dict[str, Any]]:
-    """Return all settings: what each changes in the recipe. R1 is of a sum over places, whose number says how weak."""
+def vary(rate: float, r1: float) -> dict[str, dict[str, Any]]:
+    """Return all settings: what each changes in the recipe.
+
+    `rate` is the judge's own. `r1` is of a sum over places: the more there are, the smaller it must be.
+    """
     noise = ("discriminator.sigma_mean", "discriminator.sigma_deviation")
     return {
         "as the recipe says": {},
@@ -68,6 +71,7 @@ def vary(r1: float) -> dict[str, dict[str, Any]]:
         "nearly clean": dict(zip(noise, (-5.0, 0.1), strict=True)),
         "noise of a middle level": dict(zip(noise, (-1.2, 0.6), strict=True)),
         "noise over a wide range": dict(zip(noise, (-2.5, 1.5), strict=True)),
+        "three times the judge's rate": {"discriminator_learning_rate": 3 * rate},
         "R1": {"objectives.0.r1": r1},
         "relativistic, R1 and R2": {
             f"objectives.0.{k}": v for k, v in (("loss", "relativistic"), ("r1", r1), ("r2", r1))
@@ -90,7 +94,8 @@ class Case:
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
-        return {PROJECTED: {}, **vary(self.r1)}
+        own = RECIPES[f"{self.recipes}-own-features"]
+        return {PROJECTED: {}, **vary(own.discriminator_learning_rate, self.r1)}
 
     def recipe(self, setting: str) -> Recipe:
         recipe = RECIPES[f"{self.recipes}-{'d2o-f' if setting == PROJECTED else 'own-features'}"]
@@ -105,7 +110,7 @@ DIGITS = Case(
     replace(QUICK, name="digits-8", held_out=500, classifier=60_000, examined=1_000, seeds=FULL.seeds, **TEACHER),
     "digits", ("classifier", "pixels"), 40, 80, 5e-5,
 )  # fmt: skip
-CIFAR10 = Case("cifar10-16", FULL, "cifar10-small", ("classifier", "views"), 50, 125, 3e-6)
+CIFAR10 = Case("cifar10-16", FULL, "cifar10-small", ("classifier", "views"), 50, 120, 3e-6)
 
 
 def shrink(case: Case) -> Case:
@@ -204,7 +209,7 @@ def main() -> int:
     parser.add_argument("--data", help="CIFAR-10's 50,000 training images")
     parser.add_argument("--digits-only", action="store_true", help="leave CIFAR-10 out")
     parser.add_argument("--seconds", type=float, help="of a run of the sweep; by default 40 on digits, 50 on CIFAR-10")
-    parser.add_argument("--final-seconds", type=float, help="of a run of the finals; by default 80 and 125")
+    parser.add_argument("--final-seconds", type=float, help="of a run of the finals; by default 80 and 120")
     parser.add_argument("--runs", type=Path, default=Path("runs/own-features"), help="folder for what need not be kept")
     parser.add_argument("--rehearse", action="store_true", help="toy size, on digits, everything in the folder of runs")
     parser.add_argument("--report", action="store_true", help="write the page's section and figure, train nothing")
@@ -236,6 +241,9 @@ def main() -> int:
         except KeyboardInterrupt:
             print("Stopped. The same command again continues with what is missing.", file=sys.stderr)
             return STOPPED
+    if not records.rows:
+        print(f"{results} holds no records: leave --report out first.", file=sys.stderr)
+        return 2
     if options.report or options.rehearse:
         write(records.rows, page, figure)
     return 0

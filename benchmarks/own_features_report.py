@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from report_results import show, told
 from study_claims import Claim, student
-from study_figures import COLOURS
+from study_figures import COLOURS, label_plainly
 from study_rows import TRIAL_SEED
 from study_run import SMALLEST
 
@@ -166,21 +166,12 @@ def draw(every: list[Found], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(16, 4.2 * len(every)), layout="constrained")
-    for found, panels in zip(
-        every, figure.subplots(len(every), 4, squeeze=False, width_ratios=(3, 2, 2, 2)), strict=True
-    ):
-        draw_sweep(found, panels[0])
-        for panel, space in zip(panels[1:3], found.spaces, strict=True):
-            draw_curves(
-                found, panel, lambda point, space=space: point.get("kid", {}).get(space), found.fixed[FIXED[1]][space]
-            )
-            panel.set_yscale("log")
-            panel.set_title(f"{found.title}: KID, {space}", fontsize=10)
-        draw_curves(found, panels[3], lambda point: point["loss"])
-        panels[3].axhline(1, color="grey", linestyle=":", linewidth=1)
-        panels[3].set_title("the judge's loss, a share of what guessing costs", fontsize=10)
-        if found.finals:
-            panels[3].legend(fontsize=8)
+    grid = figure.subplots(len(every), 4, squeeze=False, width_ratios=(3, 2, 2, 2))
+    for found, (first, *panels, last) in zip(every, grid, strict=True):
+        draw_sweep(found, first)
+        for panel, space in zip(panels, found.spaces, strict=True):
+            draw_distances(found, panel, space)
+        draw_losses(found, last)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 
@@ -195,19 +186,37 @@ def draw_sweep(found: Found, panel: Any) -> None:
     panel.set_yticks(range(len(rows)), [row["setting"] for row in rows], fontsize=8)
     panel.axvline(1, color="grey", linestyle=":", linewidth=1)
     panel.set_xscale("log")
+    label_plainly(panel.xaxis)
     panel.set_xlabel("times that of the projected judge", fontsize=9)
     panel.set_title(f"{found.title}: the sweep", fontsize=10)
     panel.legend(fontsize=8)
 
 
-def draw_curves(found: Found, panel: Any, value: Callable[[Row], float | None], start: float | None = None) -> None:
-    """Draw a number of a run's curve against seconds: every seed thin, and the mean over seeds."""
-    for colour, name in zip(COLOURS, found.finalists, strict=False):
-        lines = []
-        for run in found.runs(name).values():
-            points = [(point["seconds"], number) for point in run["curve"] if (number := value(point)) is not None]
-            lines.append(np.asarray([(0.0, start)] * (start is not None) + points))
-            panel.plot(*lines[-1].T, color=colour, linewidth=0.6, alpha=0.5)
+def draw_distances(found: Found, panel: Any, space: str) -> None:
+    """Draw KID at the start, at half of the seconds and at the end."""
+    start = {"seconds": 0.0, "kid": found.fixed[FIXED[1]]}
+    curves = {name: [[start, *halves(run)] for run in found.runs(name).values()] for name in found.finalists}
+    draw_curves(panel, curves, lambda point: max(point["kid"][space], SMALLEST))
+    panel.set_yscale("log")
+    label_plainly(panel.yaxis)
+    panel.set_title(f"{found.title}: KID, {space}", fontsize=10)
+
+
+def draw_losses(found: Found, panel: Any) -> None:
+    curves = {name: [run["curve"] for run in found.runs(name).values()] for name in found.finalists}
+    draw_curves(panel, curves, lambda point: point["loss"])
+    panel.axhline(1, color="grey", linestyle=":", linewidth=1)
+    panel.set_title("the judge's loss; 1 is guessing", fontsize=10)
+    if curves:
+        panel.legend(fontsize=8)
+
+
+def draw_curves(panel: Any, curves: dict[str, list[list[Row]]], value: Callable[[Row], float]) -> None:
+    """Draw a number of curves' points against seconds: every seed thin, and the mean over seeds."""
+    for colour, (name, seeds) in zip(COLOURS, curves.items(), strict=False):
+        lines = [np.asarray([(point["seconds"], value(point)) for point in curve]) for curve in seeds]
+        for line in lines:
+            panel.plot(*line.T, color=colour, linewidth=0.6, alpha=0.5)
         mean = np.mean([line[: min(map(len, lines))] for line in lines], 0)
         panel.plot(*mean.T, color=colour, linewidth=2, label=name)
     panel.set_xlabel("seconds of one core", fontsize=9)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import own_features as sweep
-from cifar10_study import Study
-from own_features_report import FIXED, PROJECTED, Found, find, write
-from study_records import Records
-from study_rows import TRIAL_SEED
+import own_features as sweep  # type: ignore[import-not-found]
+from cifar10_study import Study  # type: ignore[import-not-found]
+from own_features_report import FIXED, PROJECTED, Found, find, write  # type: ignore[import-not-found]
+from study_records import Records  # type: ignore[import-not-found]
+from study_rows import TRIAL_SEED  # type: ignore[import-not-found]
 
 from d2o.checkpoints import load
 from d2o.discriminators.own_features import explore, find_taps

@@ -31,7 +31,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import feature_classifier
 import feature_views
-from examination import SPACES, Embed, Examiner, draw, generate_pixels, open_lite2
+from examination import SPACES, Examiner, draw, generate_pixels, open_space
 from study_records import HELD_OUT, Records, alone, read_lines
 from study_rows import FULL, QUICK, SIZES, TEACHER_STEPS, Size, rows, trials
 from study_run import train_row
@@ -39,6 +39,7 @@ from study_run import train_row
 from d2o.checkpoints import load
 from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
+from d2o.features import embedding
 from d2o.files import append, atomic
 
 HERE = Path(__file__).parent
@@ -168,9 +169,7 @@ class Study:
 
         def make() -> Examiner:
             with alone(self.runs / "locks" / "spaces", wait=True):
-                embed: dict[str, Embed] = {
-                    name: open_lite2() if name == "lite2" else self.space(name) for name in spaces
-                }
+                embed = {name: open_space(name) if name in embedding.SPACES else self.space(name) for name in spaces}
                 return Examiner(*self.images(), embed, self.size.examined, self.runs / "reference")
 
         return self.once(f"examiner {spaces}", make)

@@ -37,9 +37,10 @@ def generate_pixels(denoiser: Denoiser, steps: int, count: int) -> np.ndarray:
     return to_uint8(torch.cat(list(generate(denoiser, range(count), steps=steps, batch_size=BATCH))))
 
 
-def open_lite2() -> Embed:
-    lite2 = embedding("lite2")
-    return lambda pixels: lite2(pixels).numpy()
+def open_space(name: str) -> Embed:
+    """Return one of the library's feature spaces."""
+    space = embedding(name)
+    return lambda pixels: space(pixels).numpy()
 
 
 class Examiner:

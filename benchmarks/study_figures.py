@@ -22,7 +22,6 @@ def methods(results: Any) -> list[str]:
 def draw_figure(results: Any, path: Path) -> None:
     """Draw a panel a feature space: a row's KID and seconds at its marks, and every seed."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
     from report_results import word
     from study_claims import SPACES
 
@@ -46,13 +45,20 @@ def draw_figure(results: Any, path: Path) -> None:
         panel.set_yscale("log")
         panel.set_xlabel("minutes of one core")
         for axis in (panel.xaxis, panel.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_locator(NullLocator())
+            label_plainly(axis)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=6, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def label_plainly(axis: Any) -> None:
+    """Label a logarithmic axis by plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def draw_gallery(results: Any, folder: Path, path: Path) -> None:

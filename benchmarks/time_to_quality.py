@@ -107,10 +107,10 @@ def enter(name: str, recipe: Recipe, study: Study, seed: int) -> Contender:
     return contender
 
 
-def examine(study: Study, pixels: Any) -> dict[str, float]:
+def examine(study: Study, pixels: Any, spaces: tuple[str, ...] = SPACES) -> dict[str, float]:
     """Return the KID of images to those held out, in every feature space."""
-    examiner = study.examiner(SPACES)
-    pairs = {space: (examiner.features(pixels, space).values, examiner.reference[space].values) for space in SPACES}
+    examiner = study.examiner(spaces)
+    pairs = {space: (examiner.features(pixels, space).values, examiner.reference[space].values) for space in spaces}
     return {space: kid(*pair)[0] for space, pair in pairs.items()}  # pyright: ignore[reportArgumentType]
 
 

@@ -125,6 +125,23 @@ class TestTaps:
         assert (None if found is None else tuple(found.shape)) == shape
 
 
+class TestHeads:
+    def test_a_logit_of_a_map_is_the_mean_of_its_places(self, tiny_denoiser):
+        teacher, x = tiny_denoiser(), images()
+        places, one = (replace(JUDGE, logits=logits).build(SHAPE, teacher=teacher) for logits in ("places", "map"))
+        with torch.no_grad():
+            found = places(x)[0].unflatten(1, (-1, 64))
+            torch.testing.assert_close(one(x)[0], found.mean(2))
+        assert not torch.allclose(found, found.mean(2, keepdim=True))
+
+    @pytest.mark.parametrize("kernel", [1, 3, 5])
+    def test_every_kernel_leaves_all_places(self, kernel, tiny_denoiser):
+        judge = replace(JUDGE, kernel=kernel).build(SHAPE, teacher=tiny_denoiser())
+        assert all(head[0][0].weight.shape[2:] == (kernel, kernel) for head in judge.heads)
+        with torch.no_grad():
+            assert judge(images())[0].shape == (4, 64 * len(judge.heads))
+
+
 class TestWhatItSees:
     def test_noise_is_a_function_of_the_seeds(self, tiny_denoiser):
         judge, x = JUDGE.build(SHAPE, teacher=tiny_denoiser()), images()

@@ -1,4 +1,4 @@
-"""Benchmarks that the documentation names, at reduced size: memory, sharding, judges, loading, a GPU's check."""
+"""Benchmarks that the documentation names, at reduced size: judges, memory, sharding, loading, a GPU's check."""
 
 import json
 import runpy
@@ -28,14 +28,19 @@ def sharding(line: str, _) -> None:
     assert found["processes"] == 1 and 2 * found["gradients"] == pytest.approx(found["moments"], abs=0.01)
 
 
-def judges(_, place: Path) -> None:
-    """Compare one row after two iterations."""
-    judge = place / "classifier.safetensors"
-    finished(BENCHMARKS / "feature_classifier.py", "--data", "digits", "--images", "128", "--out", judge)
-    words = ["--from", "digits-teacher", "--data", "digits", "--classifier", judge, "--out", place / "rows.jsonl"]
-    row = "digits-own-features discriminator.width=8 batch_size=8"
-    finished(BENCHMARKS / "judges.py", *words, "--row", row, "--images", "16", "--marks", "1", "--compared", "8")
-    assert json.loads((place / "rows.jsonl").read_text())["images"] == 16
+def own_features(_, place: Path) -> None:
+    """Rehearse all of it; what the page says is what the records say."""
+    finished(BENCHMARKS / "own_features.py", "--rehearse", "--runs", place)
+    sys.path.insert(0, str(BENCHMARKS))
+    import own_features as sweep  # type: ignore[import-not-found]
+    from own_features_report import HEADING, section  # type: ignore[import-not-found]
+    from study_records import read_lines  # type: ignore[import-not-found]
+
+    rows = read_lines(place / "rehearsal" / sweep.RESULTS.name)
+    assert {row["data"] for row in rows} == {"digits-8", "cifar10-16"}
+    assert (place / "rehearsal" / sweep.PAGE.name).read_text() == section(rows)
+    page = sweep.PAGE.read_text()
+    assert page[page.index(HEADING) :] == section(read_lines(sweep.RESULTS))
 
 
 def memory(*_) -> None:

@@ -26,7 +26,7 @@ from d2o.cli.options import parse
 from d2o.data.files import write_images
 from d2o.export import export, runtime
 
-from .measuring import BENCHMARKS, finished, gpu, judges, loading, memory, sharding, time_to_quality
+from .measuring import BENCHMARKS, finished, gpu, loading, memory, own_features, sharding, time_to_quality
 from .stand_ins import JUDGED
 from .test_commands import PAGES, ROOT
 
@@ -205,7 +205,7 @@ PROGRAMS = {
     r"benchmarks/browser_rate\.py page": browser_rate,
     r"benchmarks/decoder_memory\.py": decoder_memory,
     r"benchmarks/cifar10_study\.py": cifar10_study,
-    r"benchmarks/(judges|feature_classifier)\.py": judges,
+    r"benchmarks/own_features\.py": own_features,
     r"benchmarks/report_results\.py": report_results,
     r"benchmarks/time_to_quality\.py": time_to_quality,
     r"benchmarks/full_size\.py --table": full_size_table,

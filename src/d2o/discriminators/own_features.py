@@ -55,6 +55,12 @@ class OwnFeatures:
     width: Positive = 64
     """Channels of a head's layers."""
 
+    kernel: Literal[1, 3, 5] = 3
+    """Side of their convolutions: with 1 a head looks at every place by itself."""
+
+    logits: Literal["places", "map"] = "places"
+    """A logit for every place of a map, or their mean, one for the map."""
+
     networks: tuple[()] = ()
     """It has no frozen network but the teacher."""
 
@@ -75,7 +81,7 @@ class OwnFeatures:
         maps = explore(teacher)
         names = find_taps(self.taps, teacher.backbone, maps)
         with fix_seed(seed):
-            heads = [Head(maps[name], self.width) for name in names]
+            heads = [Head(maps[name], self.width, self.kernel, self.logits == "map") for name in names]
             return OwnFeaturesDiscriminator(Look(teacher, names), heads, self, num_classes)
 
 
@@ -107,14 +113,14 @@ class OwnFeaturesDiscriminator(Discriminator):
 
 
 class Head(nn.Sequential):
-    """Judge every place of a map [N,C,H,W]: logits [N, H W].
+    """Judge every place of a map [N,C,H,W]: logits [N, H W], or their mean [N, 1].
 
     Groups of channels are normalised within an image: the batch's statistics would hide what tells real from generated.
     """
 
-    def __init__(self, shape: Sequence[int], width: int) -> None:
+    def __init__(self, shape: Sequence[int], width: int, kernel: int, is_mean: bool) -> None:
         _, channels, *sides = shape
-        kernel = 3 if min(sides) > 1 else 1
+        kernel = kernel if min(sides) > 1 else 1
         layers = [
             nn.Sequential(
                 spectral_norm(Convolution(given, width, kernel, padding=kernel // 2)),
@@ -123,7 +129,8 @@ class Head(nn.Sequential):
             )
             for given in (channels, width)
         ]
-        super().__init__(*layers, spectral_norm(Convolution(width, 1, 1)), nn.Flatten())
+        pool = nn.AdaptiveAvgPool2d(1) if is_mean else nn.Identity()
+        super().__init__(*layers, spectral_norm(Convolution(width, 1, 1)), pool, nn.Flatten())
 
 
 class Enough(Exception):

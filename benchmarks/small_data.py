@@ -1,4 +1,4 @@
-"""What keeps a judge from knowing a few hundred real images by heart: emoji, one change from `emoji-d2o-f` at a time.
+"""What keeps a judge from knowing a few hundred real images by heart: D2O-F on emoji, one change at a time.
 
 python benchmarks/small_data.py --from emoji-teacher --data smileys.zip --runs runs/small-data [--rows real,augmented]
 
@@ -21,6 +21,7 @@ from study_records import Records
 import d2o
 from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
+from d2o.discriminators import Projected
 from d2o.metrics.counting import unshown
 from d2o.objectives import Adversarial, Consistency
 from d2o.training.loop import train
@@ -30,7 +31,7 @@ from d2o.training.recipe import Recipe, TeacherImages
 from d2o.training.recipes import DMD_GAN, OWN_FEATURES, PAIRED, RECIPES
 from d2o.training.teacher_images import draw_teacher
 
-BASE = replace(RECIPES["emoji-d2o-f"], data=None)
+BASE = replace(RECIPES["emoji-d2o-f"], discriminator=Projected(size=64, width=64))
 RATE = BASE.discriminator_learning_rate
 KEYS = ("row", "seed", "images")
 RESULTS = Path(__file__).parent / "results" / "small-data.jsonl"
@@ -49,6 +50,7 @@ def gan(**changes: Any) -> Recipe:
     return replace(BASE, objectives=(replace(Adversarial(), **changes),))
 
 
+TWICE = dict.fromkeys(("learning_rate", "discriminator_learning_rate"), 2 * RATE)
 BESIDE = Consistency(weight=BESIDE_THE_GAN)
 CD = replace(BASE, objectives=(Consistency(steps=9, target_half_life=0.0),), betas=(0.9, 0.999), learning_rate=1e-3)
 ALL = ("color", "translation", "cutout")
@@ -61,6 +63,8 @@ ROWS = {
     "slow-judge": Row("a quarter of the judge's rate", replace(gan(), discriminator_learning_rate=RATE / 4)),
     "instance-noise": Row("noise on both sides before the judge", gan(instance_noise=0.2)),
     "own-features": Row("the teacher's own features, which are told the words", replace(BASE, **OWN_FEATURES)),
+    "own-features-fast": Row("that judge, at twice the rates", replace(BASE, **OWN_FEATURES, **TWICE)),
+    "own-features-unfrozen": Row("that judge, and nothing is frozen", replace(BASE, **OWN_FEATURES, frozen=())),
     "dmd2-gan": Row("distribution matching and its head", replace(BASE, **DMD_GAN, betas=(0.9, 0.999))),
     "fast": Row("three times the rates", replace(gan(), learning_rate=1e-3, discriminator_learning_rate=1e-3)),
     "cd": Row("consistency distillation instead of the judge", CD),

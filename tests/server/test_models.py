@@ -11,7 +11,7 @@ from d2o.server.models import offer_models, open_model
 
 from .offered import examples_of
 
-SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 16, 16), "shapes": (3, 16, 16)}
+SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 16, 16), "shapes": (3, 16, 16), "emoji": (3, 32, 32)}
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def file(tmp_path, tiny_denoiser):
 
 def test_what_comes_with_d2o_is_offered():
     offered = offer_models([])
-    assert next(iter(offered.denoisers)) == "digits-small" and set(offered.denoisers) == set(SHIPPED)
+    assert next(iter(offered.denoisers)) == "emoji" and set(offered.denoisers) == set(SHIPPED)
     for name, denoiser in offered.denoisers.items():
         assert denoiser.image_shape == SHAPES[name.split("-")[0]] and denoiser.one_step == (name in TEACHERS)
         assert denoiser.num_classes == (0 if denoiser.reader else 10)
@@ -54,7 +54,7 @@ def test_without_a_teacher_the_model_itself_is_one(file):
     assert offer_models([file]).fitting_teachers("own.safetensors") == ["own.safetensors"]
 
 
-def test_a_teacher_alone_is_for_the_digits():
+def test_a_teacher_alone_is_offered_with_its_student():
     assert list(offer_models([], "digits-teacher").denoisers)[:2] == ["digits-small", "digits-teacher"]
 
 
@@ -65,7 +65,7 @@ def test_a_teacher_of_other_images_is_refused(file):
 
 def test_a_model_of_many_steps_is_described_as_one(file):
     own, student, *_ = offer_models([file]).describe()
-    assert own["notice"] and student["name"] == "digits-small" and student["notice"] is None
+    assert own["notice"] and student["name"] == "emoji" and student["notice"] is None
     assert own["image_shape"] == (1, 8, 8) and own["num_classes"] == 2
 
 

@@ -64,7 +64,7 @@ def demo(
     finetuned = finetune(teacher, images, RECIPE, out=out / "student", habits=habits, watch=watch, seed=seed)
     student, share = finetuned.denoiser, finetuned.share
 
-    log.info("2/2  Looking whether their images show what was asked for")
+    log.info("2/2  Checking whether the images match the prompts")
     since = time.monotonic()
     measured = measure(images, teacher, student, counted)
     rates = {"teacher": measure_rate(teacher, TEACHER_STEPS, 50), "student": measure_rate(student, 1, 1000)}

@@ -20,7 +20,7 @@ def draw_page(shown: Sequence[str], rows: Sequence[Row], summary: dict[str, Any]
     calls = rows[1].calls
     cards = {
         f"{summary['speed_ratio']:.0f}x": f"as fast: {rates['student']:,.0f} v {rates['teacher']:,.0f} images a second",
-        f"{found['student']:.0%}": f"of its images are found to be what was asked for; teacher in {calls}: "
+        f"{found['student']:.0%}": f"of its images match the prompt (retrieval); teacher in {calls}: "
         f"{found['teacher']:.0%}, in one: {found['untuned']:.0%}",
         f"{kid['student']:.2f}": f"KID in one call; teacher in {calls}: {kid['teacher']:.2f}, "
         f"in one: {kid['untuned']:.2f}",
@@ -38,27 +38,26 @@ def draw_page(shown: Sequence[str], rows: Sequence[Row], summary: dict[str, Any]
     return page(
         "d2o: type a word, see a picture, in one call",
         f"""<h1>Type a word, see a picture, in one call</h1>
-<p>A small diffusion model had learned to draw emoji of 32x32 pixels from their names. A GAN loss alone, with
-{frozen:.0%} of its weights frozen, turned it into a generator that needs one network call an image (D2O-F,
-arXiv&nbsp;2506.09376).</p>
+<p>A small diffusion model that draws 32x32 emoji from their names was fine-tuned with a GAN loss alone, {frozen:.0%} of
+its weights frozen. Now it needs one network call per image (D2O-F, arXiv&nbsp;2506.09376).</p>
 {draw_cards(cards)}
 <h2>Same words, same seeds</h2>
-<p class="soft">Each column is one emoji, each of its images one seed, the same for teacher and student. The first row
-is the picture that was trained on, one for each name: you see how little of an image is new.</p>
+<p class="soft">Each column is one emoji; teacher and student start from the same seeds. The first row is the training
+picture: there is one per name, so you can see how little of an image is new.</p>
 {draw_columns(dict.fromkeys(shown, False), rows, SCALE)}
 <h2>Numbers</h2>
 {numbers}
-<p><b>Retrieval</b> is the share of images that have the emoji asked for among the five nearest of all
-{summary["real_images"]:,} real ones; chance is {NEAR / summary["real_images"]:.0%}.</p>
+<p><b>Retrieval</b> is the share of images whose five nearest real pictures, of {summary["real_images"]:,}, include the
+emoji in the prompt; chance is {NEAR / summary["real_images"]:.0%}.</p>
 <h2>Learning curves</h2>
-{figure(curves, "Losses of the fine-tuning, and how often images are what was asked for")}
+{figure(curves, "Fine-tuning losses, and how often the images match the prompt")}
 <h2>What you are looking at</h2>
-<p>The teacher removes noise in {calls}, told the words each time. The student makes the same walk from noise to image
-in one. It was trained against a discriminator that is told the words, too: an image must look real <i>and</i> be what
-was asked for. {moved:,} of {parameters:,} parameters changed; convolutions stayed as diffusion training left them.</p>
+<p>The teacher removes the noise in {calls}, each of them conditioned on the prompt. The student goes from noise to image
+in one. Its discriminator is conditioned on the prompt, too: an image must look real <i>and</i> match the prompt.
+{moved:,} of {parameters:,} parameters changed; the convolutions stayed as diffusion training left them.</p>
 <p class="soft">Seed {summary["seed"]}. Fine-tuning took {seconds["finetune"]:.0f} s. N = {summary["images"]:,} images
-for each generator. The pictures are Noto Emoji (Apache-2.0). The discriminator uses EfficientNet-lite0, the distances
-EfficientNet-lite2: relatives that were trained on the same photographs, which flatters the student.</p>""",
+for each generator. The pictures are Noto Emoji (Apache-2.0). The discriminator uses the teacher's own features; the
+distances use EfficientNet-lite2, which has no part in the training.</p>""",
     )
 
 

@@ -65,7 +65,8 @@ def offer_models(
         denoisers[name] = open_model(path, device=device, codec=codec, **options)
         return name
 
-    names = [add(path, **given) for path in paths or [next(iter(SHIPPED))]]
+    first = next((student for student, own in TEACHERS.items() if own == teacher), next(iter(TEACHERS)))
+    names = [add(path, **given) for path in paths or [first]]
     denoisers = {name: adapt(denoiser) for name, denoiser in denoisers.items()}
     teachers = dict(TEACHERS)
     if teacher is not None:

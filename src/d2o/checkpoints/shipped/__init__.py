@@ -3,6 +3,7 @@
 from pathlib import Path
 
 TEACHERS = {
+    "emoji": "emoji-teacher",
     "digits-small": "digits-teacher",
     "cifar10-small": "cifar10-small-teacher",
     "shapes-small": "shapes-teacher",

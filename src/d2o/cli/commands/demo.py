@@ -69,7 +69,7 @@ def run_emoji(options: Demo, out: str) -> tuple[dict[str, Any], str]:
     summary = demo(out, options.seed, watch, counted, start=options.from_, device=options.device)
     found = {name: f"{share:.0%}" for name, share in summary["retrieval"].items()}
     return summary, (
-        f"Images found to be what was asked for: teacher in {CALLS} calls {found['teacher']}, teacher in one call "
+        f"Images that match the prompt: teacher in {CALLS} calls {found['teacher']}, teacher in one call "
         f"{found['untuned']}, student in one call {found['student']}; {summary['speed_ratio']:.0f} times as fast."
     )
 

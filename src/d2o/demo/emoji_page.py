@@ -52,8 +52,8 @@ emoji in the prompt; chance is {NEAR / summary["real_images"]:.0%}.</p>
 <h2>Learning curves</h2>
 {figure(curves, "Fine-tuning losses, and how often the images match the prompt")}
 <h2>What you are looking at</h2>
-<p>The teacher removes the noise in {calls}, each of them conditioned on the prompt. The student goes from noise to image
-in one. Its discriminator is conditioned on the prompt, too: an image must look real <i>and</i> match the prompt.
+<p>The teacher removes the noise in {calls}, each of them conditioned on the prompt. The student goes from noise to
+image in one. Its discriminator is conditioned on the prompt, too: an image must look real <i>and</i> match the prompt.
 {moved:,} of {parameters:,} parameters changed; the convolutions stayed as diffusion training left them.</p>
 <p class="soft">Seed {summary["seed"]}. Fine-tuning took {seconds["finetune"]:.0f} s. N = {summary["images"]:,} images
 for each generator. The pictures are Noto Emoji (Apache-2.0). The discriminator uses the teacher's own features; the

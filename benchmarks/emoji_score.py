@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from examination import draw, open_lite2
+from examination import draw, open_space
 
 import d2o
 from d2o.data.datasets import open_images
@@ -40,7 +40,7 @@ class Real:
         self.pixels = images.pixels(range(len(images)))
         self.parts = np.array([picture.file_name.partition("/")[0] for picture in self.pictures])
         self.concepts = np.array([picture.concept for picture in self.pictures])
-        self.embed = open_lite2()
+        self.embed = open_space("lite2")
         self.features = self.look(self.pixels)
 
     def look(self, pixels: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ SHAPES = Row(
     "Measured with 50,000 drawn shapes (docs/how-to/words.md): 87 to 91 % of the images match their caption.",
 )
 CAPTIONED = Row(
-    Training("emoji-pretrain", 1_000_000),
+    Training("emoji-pretrain", 640_000),
     Training("emoji-d2o-f", 24_000),
     "Not measured here: the recipes are made for emoji and their names, so look at the grids as they come.",
 )

@@ -17,7 +17,7 @@ ADM = {"kind": "dhariwal_unet", "channels": 192, "channel_multipliers": [1, 2, 3
 BACKBONES: dict[str, dict[str, Any]] = {
     "tiny": {**DDPMPP, "channels": 16, "channel_multipliers": [2, 2], "num_blocks": 1, "dropout": 0.0},
     "small": {**DDPMPP, "channels": 32, "channel_multipliers": [2, 2], "num_blocks": 1, "dropout": 0.0},
-    "words": {"kind": "text_unet", "channels": 64, "channel_multipliers": [1, 2], "num_blocks": 2},
+    "words": {"kind": "text_unet", "channels": 64, "channel_multipliers": [1, 2], "num_blocks": 1},
     "ddpmpp-32": {**DDPMPP, "channels": 128, "channel_multipliers": [2, 2, 2], "dropout": 0.13},
     "ncsnpp-32": {**NCSNPP, "channels": 128, "channel_multipliers": [2, 2, 2], "dropout": 0.13},
     "ddpmpp-64": {**DDPMPP, "channels": 128, "channel_multipliers": [1, 2, 2, 2], "dropout": 0.05},

@@ -142,13 +142,13 @@ def section(rows: list[Row]) -> str:
             lines += [*table_of_finals(found), "", *table_of_differences(found), ""]
         lines += ["The sweep, the lowest KID over both spaces first:", "", *table_of_sweep(found), ""]
     missing = [title for name, title in TITLES.items() if name not in {found.name for found in done}]
-    lines += [f"Not measured yet: {', '.join(missing)}.", ""] if missing else []
+    lines += [f"Not measured yet with three seeds: {', '.join(missing)}.", ""] if missing else []
     lines += [
-        "A judge's loss is a share of what guessing costs: at 1 it tells nothing apart, and the student learns nothing "
-        "from it; seconds, images and losses are means over seeds. A verdict is that of Student's 95 % interval over "
-        "seeds: it holds below zero in both spaces, and fails above zero in one. Own features had many settings to "
-        "choose from and the projected judge one. Every record of `benchmarks/results/own-features.jsonl` has its "
-        "command; this section is generated from them.",
+        "A judge's loss is a share of what guessing costs: at 1 it cannot tell generated images from real ones. "
+        "Seconds, images and losses are means over seeds. A verdict is that of Student's 95 % interval over seeds: it "
+        "holds below zero in both spaces, and fails above zero in one. Own features had many settings to choose from "
+        "and the projected judge one. Every record of `benchmarks/results/own-features.jsonl` has its command; this "
+        "section is generated from them.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -220,3 +220,4 @@ def draw_curves(panel: Any, curves: dict[str, list[list[Row]]], value: Callable[
         mean = np.mean([line[: min(map(len, lines))] for line in lines], 0)
         panel.plot(*mean.T, color=colour, linewidth=2, label=name)
     panel.set_xlabel("seconds of one core", fontsize=9)
+    panel.set_visible(bool(curves))

@@ -1,4 +1,4 @@
-# make demo   set up, train a one-step generator of digits, and write demo/report.html
+# make demo   set up, train a one-step generator of emoji, and write demo/report.html
 # make test   set up, run all tests
 # make check  format, lint, types
 # make docs   set up, build the documentation site: docs/_build/index.html

@@ -35,6 +35,7 @@ def short(tmp_path_factory):
             patch.setitem(
                 recipes.RECIPES, name, replace(recipes.RECIPES[name], duration=64, batch_size=32, data=None, **more)
             )
+        patch.setattr(emoji, "DURATION", 64)
         patch.setattr(emoji, "EACH", 1)
         patch.setattr(emoji, "TEACHER_STEPS", 2)
         patch.setattr(emoji, "embedding", lambda name: look)

@@ -57,7 +57,7 @@ RGB = ("edm-cifar10-32x32-uncond-ve.pkl", "ddpm-cifar10-32", "teacher.safetensor
 WITH_CLASSES = ("edm-cifar10-32x32-cond-vp.pkl", "cd_imagenet64_lpips.pt")
 OURS = ("cifar10-small-teacher", "cifar10-small")
 """Models that come with d2o, where a page puts them through more than a test can wait for."""
-DIGITS = ("demo/student", "demo-1/teacher", "demo-1/student")
+DIGITS = ("demo-digits/student", "demo-1/teacher", "demo-1/student")
 DATA = ("cifar10-32x32.zip", "cifar10.zip")
 
 

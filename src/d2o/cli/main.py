@@ -17,7 +17,7 @@ from .progress import print_log
 from .streams import Undelivered, guard_streams
 
 COMMANDS = {
-    "demo": "Train a one-step generator of digits or shapes in minutes, and compare it with its teacher.",
+    "demo": "Train a one-step generator of emoji, digits or shapes in minutes, and compare it with its teacher.",
     "pretrain": "Train a diffusion model on your images.",
     "finetune": "Turn a diffusion model into a one-step generator (D2O, D2O-F).",
     "encode": "Encode images and captions once, to train a latent model without its encoders.",

@@ -21,7 +21,6 @@ from d2o.metrics.distances import distances
 from d2o.metrics.diversity import PixelSums
 from d2o.metrics.retrieval import retrieval
 from d2o.metrics.statistics import features_of
-from d2o.training import recipes
 from d2o.training.fit import TEACHER_STEPS, Watch, finetune, print_progress
 from d2o.training.run import Habits
 from d2o.training.run_directory import read_log
@@ -32,8 +31,8 @@ from .report import Row, measure_rate, use_few_threads, write_report
 DATA, RECIPE, STYLE, SIDE = "emoji-smileys", "emoji-d2o-f", "noto", 32
 TEACHER = "emoji-teacher"
 CALLS = 2 * TEACHER_STEPS - 1
-EACH = 2
-"""Images of every emoji that are measured."""
+DURATION, EACH = 10_000, 2
+"""Images that are trained on, and those of every emoji that are measured."""
 SEEDS = range(3)
 SHOWN = (
     *("grinning face", "smiling face with sunglasses", "loudly crying face", "enraged face", "cowboy hat face"),
@@ -60,8 +59,8 @@ def demo(
     began, out, images = time.monotonic(), check_folder(out), open_images(DATA)
 
     log.info("1/2  Turning %s into a one-step generator with a GAN loss, most weights frozen (D2O-F)", start or TEACHER)
-    habits = Habits(sample_every=recipes.find_recipe(RECIPE).duration // 4, device=device)
-    finetuned = finetune(teacher, images, RECIPE, out=out / "student", habits=habits, watch=watch, seed=seed)
+    habits, changes = Habits(sample_every=DURATION // 4, device=device), {"seed": seed, "duration": DURATION}
+    finetuned = finetune(teacher, images, RECIPE, out=out / "student", habits=habits, watch=watch, **changes)
     student, share = finetuned.denoiser, finetuned.share
 
     log.info("2/2  Checking whether the images match the prompts")

@@ -2,8 +2,7 @@
 
 examples:
   d2o demo
-  d2o demo emoji
-  d2o demo --seed 1 --out runs/demo-1
+  d2o demo digits --seed 1 --out runs/demo-1
   d2o demo shapes --from shapes-teacher --out runs/shapes
 """
 
@@ -22,11 +21,12 @@ class Demo(DeviceOptions):
     """The options of `d2o demo`."""
 
     name: Annotated[
-        tyro.conf.Positional[Literal["digits", "emoji", "shapes"]], tyro.conf.arg(metavar="[digits|emoji|shapes]")
-    ] = "digits"
-    """Handwritten digits, or emoji from their names, in five minutes; coloured shapes from captions, in twenty."""
+        tyro.conf.Positional[Literal["emoji", "digits", "shapes"]], tyro.conf.arg(metavar="[emoji|digits|shapes]")
+    ] = "emoji"
+    """Emoji from their names, from a teacher that comes with d2o, or handwritten digits from scratch, in five minutes;
+    coloured shapes from captions, in twenty."""
     out: str | None = None
-    """Directory of the runs and of report.html; by default demo, demo-emoji or demo-shapes."""
+    """Directory of the runs and of report.html; by default demo, demo-digits or demo-shapes."""
     from_: Annotated[str | None, tyro.conf.arg(name="from", aliases=["--teacher"], metavar="MODEL")] = None
     """For emoji and shapes: the teacher. Shapes then need no pre-training (shapes-teacher: about five minutes)."""
     seed: int = 0
@@ -87,8 +87,8 @@ def run_shapes(options: Demo, out: str) -> tuple[dict[str, Any], str]:
 
 
 DEMOS: dict[str, tuple[Callable[[Demo, str], tuple[dict[str, Any], str]], str]] = {
-    "digits": (run_digits, "demo"),
-    "emoji": (run_emoji, "demo-emoji"),
+    "emoji": (run_emoji, "demo"),
+    "digits": (run_digits, "demo-digits"),
     "shapes": (run_shapes, "demo-shapes"),
 }
 """How each is run, and its default directory."""

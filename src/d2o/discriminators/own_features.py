@@ -118,7 +118,7 @@ class Head(nn.Sequential):
     Groups of channels are normalised within an image: the batch's statistics would hide what tells real from generated.
     """
 
-    def __init__(self, shape: Sequence[int], width: int, kernel: int, is_mean: bool) -> None:
+    def __init__(self, shape: Sequence[int], width: int, kernel: int = 3, is_mean: bool = False) -> None:
         _, channels, *sides = shape
         kernel = kernel if min(sides) > 1 else 1
         layers = [

@@ -24,7 +24,8 @@ TEXT = "backbone={kind: text_transformer, channels: 8, num_blocks: 1, num_heads:
 TINY = {"shapes-pretrain": TEXT, "emoji-pretrain": UNET.replace("song_unet", "text_unet")}
 """Networks as those of recipes, but small; UNET for all others."""
 SMALLER = ["--images", "8", "--batch", "4", "--sample-every", "8"]
-JUDGED = ["--set=discriminator.weights=random", "--set=discriminator.width=16", "--set=discriminator.size=32"]
+PROJECTED = ["--set=discriminator.weights=random", "--set=discriminator.width=16", "--set=discriminator.size=32"]
+JUDGED = {"projected": PROJECTED, "emoji-d2o-f": ["--set=discriminator.width=16"]}
 
 
 @pytest.fixture
@@ -205,8 +206,9 @@ def test_commands_run_as_they_stand(data, more, expected, tmp_path, tried, monke
     assert told == (data in ("shapes", "emoji-smileys") and "none" not in more)
     for command in found["commands"]:
         program, *words = shlex.split(command)
-        network = TINY.get(words[words.index("--recipe") + 1], UNET)
-        smaller = SMALLER + (JUDGED if words[0] == "finetune" else ["--set", network])
+        name = words[words.index("--recipe") + 1]
+        changed = {"finetune": JUDGED.get(name, JUDGED["projected"]), "pretrain": ["--set", TINY.get(name, UNET)]}
+        smaller = SMALLER + changed[words[0]]
         assert program == "d2o" and run([*words, *smaller]) == 0, capsys.readouterr().err
     assert (tmp_path / shlex.split(found["commands"][-1])[-1] / "ema.safetensors").exists()
 

@@ -22,7 +22,8 @@ WATCH = """() => {
   }).observe(document.getElementById("position"), { childList: true, characterData: true, subtree: true });
 }"""
 
-if __name__ == "__main__":
+
+def main() -> None:
     models = offer_models(sys.argv[1:])
     name, denoiser = next(iter(models.denoisers.items()))
     with application_server(application(denoiser, name, page=models)) as address, browsing() as visit:
@@ -41,3 +42,7 @@ if __name__ == "__main__":
         f"{len(times)} images: median {statistics.median(times):.0f} ms, nine of ten below "
         f"{times[int(0.9 * len(times))]:.0f} ms, slowest {times[-1]:.0f} ms"
     )
+
+
+if __name__ == "__main__":
+    main()

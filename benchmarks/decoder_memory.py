@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from d2o.kernels.checkpointing import find_blocks
 
+SIDES = (256, 512, 1024)
+
 
 def saved_gib(run: Callable[[], Tensor]) -> float:
     """Return the GiB of activations that autograd saves after a forward pass."""
@@ -61,13 +63,17 @@ def measure(make: Callable[[], nn.Module], side: int, dtype: torch.dtype) -> tup
     return everything, everything - sum(each) + starts, max(each)
 
 
-if __name__ == "__main__":
+def main() -> None:
     print("GiB an image; with checkpointing, what is kept + one block at a time")
     print("pixels  type      plain  checkpointing  crops of half, checkpointing   tiny  tiny, checkpointing")
-    for side in (256, 512, 1024):
+    for side in SIDES:
         for dtype in (torch.float32, torch.bfloat16):
             (plain, kept, block), (_, *crop) = (measure(large, pixels, dtype) for pixels in (side, side // 2))
             small, *rest = measure(tiny, side, dtype)
             row = f"{side:>6}  {str(dtype)[6:]:<8}  {plain:>5.2f}    {kept:.2f} + {block:.2f}"
             less = f"{rest[0]:.2f} + {rest[1]:.2f}"
             print(f"{row}                   {crop[0]:.2f} + {crop[1]:.2f}  {small:>5.2f}          {less}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,14 @@
-"""For all tests: no network, one thread, and denoisers so small that they cost nothing."""
+"""For all tests: no network, one thread, no traces of other tests, and denoisers so small that they cost nothing."""
 
+import logging
 import os
+import signal
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,64 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     levels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
     np.savez(file, images=levels, labels=np.arange(40) % 2)
     return file
+
+
+TABLES = {
+    "d2o.backbones": ("BACKBONES",),
+    "d2o.diffusion.families": ("PRECONDITIONINGS",),
+    "d2o.objectives": ("OBJECTIVES",),
+    "d2o.discriminators": ("DISCRIMINATORS",),
+    "d2o.data.sources": ("READERS",),
+    "d2o.training.recipes": ("RECIPES", "STAGES"),
+}
+"""What `--import` adds to."""
+
+
+def remember_state() -> Callable[[], None]:
+    """Return what sets this process back: commands leave it changed, as theirs ends with them."""
+    modules = [(sys.modules[name], tables) for name, tables in TABLES.items() if name in sys.modules]
+    tables = [(table := getattr(module, name), dict(table)) for module, names in modules for name in names]
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    log, folder, path = logging.getLogger("d2o"), Path.cwd(), [*sys.path]
+    level, handlers, propagate = log.level, [*log.handlers], log.propagate
+
+    def restore() -> None:
+        for table, content in tables:
+            table.clear()
+            table.update(content)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+        log.handlers, log.propagate, sys.path[:] = handlers, propagate, path
+        log.setLevel(level)
+        os.chdir(folder)
+        if plugins := sys.modules.get("d2o.cli.plugins"):
+            plugins.IMPORTED.clear()
+            plugins.FOLDERS.clear()
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+        torch.use_deterministic_algorithms(False)
+        torch.set_grad_enabled(True)
+
+    return restore
+
+
+@pytest.fixture(scope="session", autouse=True)
+def restore_state() -> Callable[[], None]:
+    """Return what sets this process back to where the first test found it."""
+    return remember_state()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leave_no_traces(restore_state: Callable[[], None]) -> Iterator[None]:
+    """Let files of tests run in any order."""
+    yield
+    restore_state()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let no test's random numbers depend on the tests before it."""
+    torch.manual_seed(0)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -11,6 +11,8 @@ LONGEST = 300
 
 def printable(text: str) -> str:
     """Return a text with control characters spelled out and endless words cut: a file's own could steer a terminal."""
+    if len(text) < LONGEST and text.isprintable():
+        return text  # as nearly all are, such as a million names of images
     text = re.sub(rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:LONGEST]}...", text)
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 

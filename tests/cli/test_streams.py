@@ -11,15 +11,17 @@ from conftest import make_denoiser
 
 D2O = f"{sys.executable} -m d2o"
 TINY = "'backbone={kind: song_unet, channels: 8, channel_multipliers: [1], num_blocks: 1}'"
-ENDINGS = {  # how the streams end: the exit codes of a command that prints, and of one that only writes files
-    ">/dev/full": (2, 0),
-    ">&-": (2, 0),
-    "2>/dev/full": (0, 0),
-    "2>&-": (0, 0),
-    "<&- >&- 2>&-": (2, 0),
-    "| (exec <&-; sleep 9)": (141, 0),
-    "2>&1 >/dev/null | (exec <&-; sleep 9)": (0, 0),
+ENDINGS = {  # how the streams end: the exit code of a command that prints
+    ">/dev/full": 2,
+    ">&-": 2,
+    "2>/dev/full": 0,
+    "2>&-": 0,
+    "<&- >&- 2>&-": 2,
+    "| (exec <&-; sleep 9)": 141,
+    "2>&1 >/dev/null | (exec <&-; sleep 9)": 0,
 }
+FULL = (">/dev/full", "| (exec <&-; sleep 9)")
+"""Endings that are noticed while much is printed, and, of what the buffer holds, at the end."""
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 
@@ -32,18 +34,20 @@ def shell(command: str, ending: str, folder: Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_printed_is_delivered_or_the_exit_code_says_so(ending, tmp_path):
-    code, said = shell(f"{D2O} recipes --json", ending, tmp_path)
-    assert code == ENDINGS[ending][0]
+@pytest.mark.parametrize(
+    ("words", "ending"), [*(("--help", ending) for ending in ENDINGS), *(("recipes --json", ending) for ending in FULL)]
+)
+def test_what_is_printed_is_delivered_or_the_exit_code_says_so(words, ending, tmp_path):
+    code, said = shell(f"{D2O} {words}", ending, tmp_path)
+    assert code == ENDINGS[ending]
     if code == 2 and "2>" not in ending:
         assert "standard output" in said
 
 
 @pytest.mark.parametrize("ending", ["2>/dev/full", "2>&1 | head -c 1", "<&- >&- 2>&-"])
 def test_a_run_goes_on_to_its_end(ending, tmp_path, tiny_data):
-    words = f"pretrain --data {tiny_data} --images 64 --batch 8 --out run --evaluate-every 32 --evaluate-images 16"
-    code, _ = shell(f"{D2O} {words} --features pixels --set {TINY}", ending, tmp_path)
+    words = f"pretrain --data {tiny_data} --images 16 --batch 8 --out run --evaluate-every 16 --evaluate-images 8"
+    code, _ = shell(f"{D2O} {words} --sample-every 16 --features pixels --set {TINY}", ending, tmp_path)
     assert code == 0
     assert d2o.load(tmp_path / "run/ema.safetensors").num_classes == 2
 

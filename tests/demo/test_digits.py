@@ -27,12 +27,15 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory):
-    """Run a short demo; return its folder, what it reported, and a way to run it again."""
-    out = tmp_path_factory.mktemp("demo") / "out"
+    """Run a short demo of few images; return its folder, what it reported, and a way to run it again."""
+    out, rate = tmp_path_factory.mktemp("demo") / "out", digits.measure_rate
     with pytest.MonkeyPatch.context() as patch:
         for name in ("digits-pretrain", "digits-d2o-f"):
-            patch.setitem(recipes.RECIPES, name, replace(recipes.RECIPES[name], duration=512))
-        patch.setattr(digits, "IMAGES", 60)
+            patch.setitem(recipes.RECIPES, name, replace(recipes.RECIPES[name], duration=128))
+        patch.setattr(digits, "IMAGES", 40)
+        patch.setattr(digits, "SHOWN", tuple(range(10)))
+        patch.setattr(digits, "measure_rate", lambda denoiser, steps, _: rate(denoiser, steps, 10))
+        patch.setattr("d2o.pages.DOTS", 40)
 
         def again():
             return digits.demo(out, 3)

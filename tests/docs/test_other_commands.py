@@ -3,8 +3,6 @@
 `make` and `pip install` are what brought the tests here; their targets and extras must exist.
 """
 
-import contextlib
-import io
 import json
 import re
 import runpy
@@ -14,6 +12,7 @@ import sys
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from d2o.cli.options import parse
 from d2o.data.files import write_images
 from d2o.export import export, runtime
 
-from .measuring import BENCHMARKS, finished, gpu, loading, memory, own_features, sharding, time_to_quality
+from .measuring import BENCHMARKS, finished, gpu, loading, memory, own_features, sharding, time_to_quality, write_few
 from .stand_ins import JUDGED
 from .test_commands import PAGES, ROOT
 
@@ -43,9 +42,10 @@ def programs(text: str) -> set[str]:
 
 
 def app_latency(*_) -> None:
+    """Move the slider a few times."""
     needs.chromium()
     needs.package("playwright")
-    assert "images: median" in finished(BENCHMARKS / "app_latency.py")
+    assert "images: median" in finished(BENCHMARKS / "app_latency.py", MOVES=5)
 
 
 def browser_rate(_, place: Path) -> None:
@@ -60,9 +60,15 @@ def browser_rate(_, place: Path) -> None:
 
 def decoder_memory(*_) -> None:
     needs.package("diffusers")
-    assert "GiB an image" in finished(BENCHMARKS / "decoder_memory.py")
+    assert "GiB an image" in finished(BENCHMARKS / "decoder_memory.py", SIDES=(256,))
 
 
+def run_here(words: list[str], **_) -> None:
+    """Run `python -m d2o ...` without the seconds that a process takes to start."""
+    assert words[:3] == [sys.executable, "-m", "d2o"] and run(words[3:]) == 0
+
+
+IN_THIS_PROCESS = SimpleNamespace(run=run_here)
 STUDIED: list[str] = []
 """Lines of the study differ in what they name alone."""
 
@@ -76,12 +82,13 @@ def cifar10_study(line: str, place: Path) -> None:
     import cifar10_study as study
     import study_rows
 
-    few = dict.fromkeys(("pretrain_images", "classifier", "views", "trials"), 32)
+    few = dict.fromkeys(("pretrain_images", "classifier", "views", "trials", "held_out"), 32)
     size = replace(study.QUICK, **few, examined=16, marks=(160,), real=(), transformer=0, methods=("d2o-f",))
-    one = study.Study(size, "digits", place / "runs", place / "results")
+    one = study.Study(size, write_few(place / "few.npz"), place / "runs", place / "results")
     (place / "runs").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "TEACHER_STEPS", (2,))
+        patch.setattr(study, "subprocess", IN_THIS_PROCESS)
         patch.setitem(study_rows.TRIALS, "d2o-f", ({},))
         assert study.work(one) == 0
         one.reread()
@@ -144,24 +151,19 @@ def speed_and_quality(line: str, place: Path) -> None:
 
 def steps(line: str, _) -> None:
     """Take rounds of one iteration."""
-    own = runpy.run_path(str(BENCHMARKS / "steps.py"))["main"].__globals__
-    own["ROUND"] = 1
-    own["measure_memory"] = lambda *_: 1.0
     words = [*shlex.split(line)[1:], "--batch", "2", "--repeats", "1", "--kinds", "pretrain"]
     if "--out" in words:
         words[words.index("--out") + 1] = "/dev/null"
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-        patch.setattr(sys, "argv", words)
-        own["main"]()
-    assert "convolution" in said.getvalue() or json.loads(said.getvalue())["images_per_second"]
+    said = finished(*words, ROUND=1, measure_memory=lambda *_: 1.0)
+    assert "convolution" in said or json.loads(said)["images_per_second"]
 
 
 def generation(_, place: Path) -> None:
-    """Measure once, without the minute that a compiler takes."""
+    """Measure once, on tiny models, without the minute that a compiler takes."""
     needs.package("onnxruntime")
     own = runpy.run_path(str(BENCHMARKS / "generation.py"))["measure"].__globals__
-    own["compile_network"] = lambda *_: "left out"
-    found = own["measure"](own["load"]("digits-teacher"), own["load"]("digits-small"), 1, place)
+    own["compile_network"], own["subprocess"] = lambda *_: "left out", IN_THIS_PROCESS
+    found = own["measure"](make_denoiser(0, classes=10), make_denoiser(1, classes=10), 1, place)
     assert {"loads", "onnxruntime, batch 64"} <= set(found["per_second"])
 
 

@@ -12,6 +12,7 @@ from d2o.cli.commands.estimate import describe
 from d2o.cli.main import run
 from d2o.planning import estimate as estimating
 from d2o.planning.estimate import Estimate, estimate
+from d2o.planning.gpu_memory import GIB, Memory
 from d2o.training import memory
 from d2o.training.recipes import find_recipe
 
@@ -19,6 +20,13 @@ from d2o.training.recipes import find_recipe
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimating, "SECONDS", 0.0)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the seconds of counting what a GPU would hold, which test_digits and test_gpu_memory.py do."""
+    memory = Memory({"student": GIB, "ema": GIB}, GIB, GIB, 0, 1, 1, 1, fixed=4 * GIB, image=GIB // 2)
+    monkeypatch.setattr("d2o.cli.commands.estimate.measure_memory", lambda *_: memory)
 
 
 def test_digits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,8 +44,7 @@ def test_digits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert gpu["micro_batch"] == 64 and gpu["fitting"]["80"] > gpu["fitting"]["24"] > 64
 
 
-def test_the_hours_of_stages_are_added_up(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(estimating, "SECONDS", 0.0)
+def test_the_hours_of_stages_are_added_up(capsys, counted) -> None:
     assert run(["estimate", "digits-sketch-gan", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert math.isclose(found["hours"], sum(stage["hours"] for stage in found["stages"]))
@@ -64,7 +71,7 @@ def test_what_does_not_fit_is_said_with_a_remedy() -> None:
 
 
 def test_what_does_not_fit_here_is_not_tried(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, counted: None
 ) -> None:
     monkeypatch.setattr("d2o.cli.commands.estimate.free_memory", lambda _: 10**5)
     monkeypatch.setattr(estimating, "train", None)
@@ -81,7 +88,7 @@ def test_gradients_that_do_not_fit_are_refused_before_any_iteration(monkeypatch:
 
 
 def test_a_file_may_be_named_like_a_preset(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, counted: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["recipes", "digits-d2o-f"]) == 0

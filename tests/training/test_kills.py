@@ -18,7 +18,7 @@ from .command import assert_same_result
 from .tiny import BATCH, RECIPES
 
 KILLS, IMAGES = 20, 24 * BATCH
-HABITS = Habits(log_every=BATCH, save_every=BATCH, sample_every=2 * BATCH, sample_seeds=range(4))
+HABITS = Habits(log_every=BATCH, save_every=BATCH, sample_every=8 * BATCH, sample_seeds=range(4))
 
 
 def train(out: Path, teacher: Path, data: Path) -> None:

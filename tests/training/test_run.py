@@ -15,6 +15,7 @@ import d2o
 from d2o.checkpoints import native
 from d2o.cli.main import run
 from d2o.data.files import write_images
+from d2o.training import one_recipe
 from d2o.training import run as runs
 from d2o.training.run_directory import LOCK
 
@@ -62,6 +63,32 @@ def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
         monkeypatch.undo()
         assert run(words) == 0
         assert_same_result(tmp_path / "stopped", finished)
+
+
+def test_an_interrupt_leaves_a_grid_and_an_evaluation_which_is_made_up_for(
+    tmp_path, teacher, tiny_data, monkeypatch, capsys
+):
+    called = []
+
+    def evaluate(denoiser):
+        called.append(denoiser(torch.zeros(1, *denoiser.image_shape), 1.0, torch.zeros(1, dtype=torch.long)))
+        return {"kid": 1.0}
+
+    def interrupt(directory, average, images, habits):
+        signal.raise_signal(signal.SIGINT)
+        draw(directory, average, images, habits)
+
+    draw = runs.draw_samples
+    monkeypatch.setattr(one_recipe, "make_evaluate", lambda *_: evaluate)
+    monkeypatch.setattr(runs, "draw_samples", interrupt)
+    words = [*arguments(teacher, tiny_data, tmp_path / "run"), "--evaluate-every", "120"]
+    assert run(words) == 130
+    assert not called and not (tmp_path / "run/samples").exists()
+    assert native.read_header(tmp_path / "run/checkpoint.safetensors")["images"] == 120
+    monkeypatch.setattr(runs, "draw_samples", draw)
+    assert run(words) == 0
+    lines = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["images"] for row in lines if "evaluation" in row] == [120 + BATCH, IMAGES] and len(called) == 2
 
 
 def test_progress_is_a_readable_line(tmp_path, teacher, tiny_data, capsys):

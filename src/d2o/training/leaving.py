@@ -1,10 +1,11 @@
-"""Between the micro-batches of an iteration: it can be left half-way, as if it had not begun."""
+"""Iterations can be left between micro-batches, as if they had not begun, and grids and evaluations between calls."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .state import Progress, list_frozen, restore, restore_moments
 
@@ -36,6 +37,18 @@ class Between:
             log.info("The first iteration: %d of %d micro-batches.", self.passed, self.total)
             self.told = time.monotonic()
         self.passed += 1
+
+
+@contextmanager
+def between_calls(network: nn.Module, leave: Callable[[], bool] | None) -> Iterator[None]:
+    """End the block before the next call of a network on the wish to `leave`."""
+    between = Between(leave, 0)
+    handle = network.register_forward_pre_hook(lambda *_: between())
+    try:
+        with suppress(Left):
+            yield
+    finally:
+        handle.remove()
 
 
 def copy_state(progress: Progress, seconds: float) -> dict[str, Tensor] | None:

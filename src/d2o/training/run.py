@@ -35,6 +35,7 @@ from d2o.metrics.counting import Counted, unshown
 from d2o.objectives.objective import Networks
 
 from .base import check_base
+from .leaving import between_calls
 from .loop import begin, group, train
 from .recipe import Recipe
 from .run_directory import CHECKPOINT, claim, find_state, is_sound, replace_checkpoint, truncate_log
@@ -133,8 +134,9 @@ def run(
     `origin` says in JSON where weights and data came from and is compared when continuing, and so are the images unless
     `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. `base` (see `base.find_base`) says where all
     that is frozen is found again: then checkpoints do not contain it. What passes over the images before the first
-    iteration goes through `counted`. Raises Interrupted after Ctrl-C, ValueError for a directory that contains another
-    run or a running one, and for another base, Diverged when weights, gradients or images are not finite.
+    iteration goes through `counted`. Raises Interrupted after Ctrl-C, which leaves out a grid or evaluation that is
+    under way; ValueError for a directory that contains another run or a running one, and for another base; Diverged
+    when weights, gradients or images are not finite.
     """
     habits, directory = habits or Habits(), Path(directory)
     accelerator = accelerator or group(habits.device)
@@ -145,7 +147,7 @@ def run(
         resume = find_state(directory) if main else None  # only then is the newest checkpoint sound for all others
         accelerator.wait_for_everyone()
         resume = resume or find_state(directory)
-        start, history = 0, {"seconds": 0.0, "best": None, "evaluation": None}  # `best` is the lowest KID
+        start, history = 0, dict[str, Any](seconds=0.0, best=None, evaluation=None)  # `best` is the lowest KID
         if resume is not None:
             check_base(directory, resume, base)
             start, history = resume[1]["images"], {name: resume[1][name] for name in history}
@@ -169,10 +171,10 @@ def run(
         began = saved = time.monotonic()
         progress, losses = None, []
 
-        def due(every: int | None, times: int) -> bool:  # a multiple of `every` images was reached, or the end
+        def due(every: int | None, times: int, last: int | None = None) -> bool:  # at multiples of `every`, and the end
             assert progress is not None
             every = every or max(recipe.duration // times, 1)
-            before = progress.images - recipe.batch_size
+            before = progress.images - recipe.batch_size if last is None else last
             return before // every < progress.images // every or progress.images >= recipe.duration
 
         def save() -> None:
@@ -191,17 +193,19 @@ def run(
         def show() -> dict[str, Any]:
             """Draw and evaluate the average where that is due, and return a line of the log."""
             assert progress is not None
-            drawn, evaluated = due(habits.sample_every, 10), due(habits.evaluate_every, 1)
+            last = (history["evaluation"] or {"images": 0})["images"]  # what was interrupted is made up for
+            drawn, evaluated = due(habits.sample_every, 10), due(habits.evaluate_every, 1, last)
             average = unshard(progress.ema) if drawn or evaluated else progress.ema
-            if main and drawn:
-                draw_samples(directory, average, progress.images, habits)
-            if not (main and evaluated and evaluate is not None):
-                return {}
-            evaluation = history["evaluation"] = {"images": progress.images, **evaluate(average)}
-            if history["best"] is None or evaluation["kid"] < history["best"]:
-                history["best"] = evaluation["kid"]
-                native.save(directory / BEST, average)
-            return {"images": progress.images, "evaluation": evaluation}
+            with between_calls(average, should_stop if world == 1 else None):
+                if main and drawn:
+                    draw_samples(directory, average, progress.images, habits)
+                if main and evaluated and evaluate is not None:
+                    evaluation = history["evaluation"] = {"images": progress.images, **evaluate(average)}
+                    if history["best"] is None or evaluation["kid"] < history["best"]:
+                        history["best"] = evaluation["kid"]
+                        native.save(directory / BEST, average)
+                    return {"images": progress.images, "evaluation": evaluation}
+            return {}
 
         options: Any = {"resume": resume, "accelerator": accelerator, "sharded": habits.shard, "stop": should_stop}
         try:

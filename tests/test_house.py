@@ -128,7 +128,7 @@ def test_a_file_can_be_read_in_one_go(file):
     assert not tree.body or ast.get_docstring(tree), f"{file.name} does not begin by telling its idea"
 
 
-BUDGETS = {"all": 28_000, "core": 17_400, "folder": 3_200}
+BUDGETS = {"all": 28_300, "core": 17_400, "folder": 3_200}
 """Lines of Python: of src/d2o, of what the paper says (floors below training, and training), and of one folder."""
 CORE = (
     "diffusion",

@@ -6,8 +6,7 @@ samples/00012800.png     the averaged student on the same seeds
 checkpoint.safetensors   everything a resumed run needs, in one file, but for what is frozen where its base has that
 previous.safetensors     the checkpoint before it, which is used if that one is damaged
 best.safetensors         the averaged student with the lowest KID so far
-ema.safetensors          at the end: the averaged student
-student.safetensors      at the end: the student itself
+ema, student.safetensors at the end: the averaged student, and the student itself
 """
 
 import json
@@ -134,9 +133,8 @@ def run(
     `origin` says in JSON where weights and data came from and is compared when continuing, and so are the images unless
     `accept_data`; the lowest `kid` of `evaluate` chooses best.safetensors. `base` (see `base.find_base`) says where all
     that is frozen is found again: then checkpoints do not contain it. What passes over the images before the first
-    iteration goes through `counted`. Raises Interrupted after Ctrl-C, which leaves out a grid or evaluation that is
-    under way; ValueError for a directory that contains another run or a running one, and for another base; Diverged
-    when weights, gradients or images are not finite.
+    iteration goes through `counted`. Raises Interrupted after Ctrl-C (a grid or evaluation under way is left out),
+    ValueError for a directory with another run or a running one, or for another base, Diverged when NaNs appear.
     """
     habits, directory = habits or Habits(), Path(directory)
     accelerator = accelerator or group(habits.device)
@@ -190,8 +188,7 @@ def run(
                 content = {**native.describe(progress.ema), "content": "run", **numbers, **history}
                 replace_checkpoint(directory, tensors, content)
 
-        def show() -> dict[str, Any]:
-            """Draw and evaluate the average where that is due, and return a line of the log."""
+        def show() -> dict[str, Any]:  # draws and evaluates the average where that is due: a line of the log
             assert progress is not None
             last = (history["evaluation"] or {"images": 0})["images"]  # what was interrupted is made up for
             drawn, evaluated = due(habits.sample_every, 10), due(habits.evaluate_every, 1, last)

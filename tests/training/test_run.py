@@ -15,7 +15,6 @@ import d2o
 from d2o.checkpoints import native
 from d2o.cli.main import run
 from d2o.data.files import write_images
-from d2o.training import one_recipe
 from d2o.training import run as runs
 from d2o.training.run_directory import LOCK
 
@@ -63,32 +62,6 @@ def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
         monkeypatch.undo()
         assert run(words) == 0
         assert_same_result(tmp_path / "stopped", finished)
-
-
-def test_an_interrupt_leaves_a_grid_and_an_evaluation_which_is_made_up_for(
-    tmp_path, teacher, tiny_data, monkeypatch, capsys
-):
-    called = []
-
-    def evaluate(denoiser):
-        called.append(denoiser(torch.zeros(1, *denoiser.image_shape), 1.0, torch.zeros(1, dtype=torch.long)))
-        return {"kid": 1.0}
-
-    def interrupt(directory, average, images, habits):
-        signal.raise_signal(signal.SIGINT)
-        draw(directory, average, images, habits)
-
-    draw = runs.draw_samples
-    monkeypatch.setattr(one_recipe, "make_evaluate", lambda *_: evaluate)
-    monkeypatch.setattr(runs, "draw_samples", interrupt)
-    words = [*arguments(teacher, tiny_data, tmp_path / "run"), "--evaluate-every", "120"]
-    assert run(words) == 130
-    assert not called and not (tmp_path / "run/samples").exists()
-    assert native.read_header(tmp_path / "run/checkpoint.safetensors")["images"] == 120
-    monkeypatch.setattr(runs, "draw_samples", draw)
-    assert run(words) == 0
-    lines = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [row["images"] for row in lines if "evaluation" in row] == [120 + BATCH, IMAGES] and len(called) == 2
 
 
 def test_progress_is_a_readable_line(tmp_path, teacher, tiny_data, capsys):
@@ -288,18 +261,3 @@ def test_data_that_breaks_saves_the_run_first(tmp_path, teacher, tiny_data, monk
 
 def test_the_environment_is_that_of_one_thread():
     assert torch.get_num_threads() == 1 and os.environ["OMP_NUM_THREADS"] == "1"  # else bits differ between processes
-
-
-def test_an_interrupt_within_a_checkpoint_leaves_the_one_before(tmp_path, teacher, tiny_data, monkeypatch, capsys):
-    write = native.save_file
-
-    def interrupt(tensors, path, metadata):
-        write(tensors, path, metadata)
-        if json.loads(metadata[native.SPEC]).get("images") == 48:
-            signal.raise_signal(signal.SIGINT)  # asks to stop
-            signal.raise_signal(signal.SIGINT)  # and at once
-
-    monkeypatch.setattr(native, "save_file", interrupt)
-    assert run(arguments(teacher, tiny_data, tmp_path / "run")) == 130
-    assert native.read_header(tmp_path / "run/checkpoint.safetensors")["images"] == 32
-    assert {file.name for file in (tmp_path / "run").glob(".*")} == {LOCK}

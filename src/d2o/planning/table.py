@@ -71,8 +71,9 @@ SHAPES = Row(
 )
 CAPTIONED = Row(
     Training("emoji-pretrain", 640_000),
-    Training("emoji-d2o-f", 24_000),
-    "Not measured here: the recipes are made for emoji and their names, so look at the grids as they come.",
+    Training("emoji-d2o-f", 52_000),
+    "Measured with 439 emoji (docs/how-to/emoji.md): 88 % match the prompt in the teacher's 35 calls, 64 % in one; "
+    "other captioned images were not tried.",
 )
 TABLE: dict[str, dict[int, Row]] = {
     "cpu": {

@@ -143,7 +143,7 @@ EMOJI_PRETRAIN: dict[str, Any] = {
     "precision": "bfloat16",
 }
 # A projected discriminator soon knows a few hundred pictures by heart (benchmarks/small_data.py).
-EMOJI: dict[str, Any] = {**SMALL, **OWN_FEATURES}
+EMOJI: dict[str, Any] = {**SMALL, **OWN_FEATURES, "duration": 52_000}
 
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "duration": 200_000_000,

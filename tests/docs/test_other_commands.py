@@ -17,13 +17,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import d2o
 import needs
 from conftest import make_denoiser
 from d2o.checkpoints import CheckpointError
 from d2o.cli.main import run
 from d2o.cli.options import parse
+from d2o.data.emoji import build
 from d2o.data.files import write_images
 from d2o.export import export, runtime
+from emoji_packages import make_packages
 
 from .measuring import BENCHMARKS, finished, gpu, loading, memory, own_features, sharding, time_to_quality, write_few
 from .stand_ins import JUDGED
@@ -93,6 +96,33 @@ def cifar10_study(line: str, place: Path) -> None:
         assert study.work(one) == 0
         one.reread()
         assert all(done for _, _, _, done in study.jobs(one))
+
+
+def make_emoji(place: Path) -> tuple[Path, Path]:
+    """Return a model of two steps of training, and the emoji that it saw."""
+    packages, data, tiny = make_packages(place), place / "emoji.zip", {"channels": 8, "attention_resolutions": []}
+    build(packages, data, styles=("noto", "twemoji"), tones=False)
+    backbone = {"kind": "text_unet", **tiny, "channel_multipliers": [1], "num_blocks": 1}
+    d2o.pretrain(data, "emoji-pretrain", out=place / "run", duration=128, backbone=backbone)
+    return place / "run", data
+
+
+def emoji_score(_, place: Path) -> None:
+    """Score it, and draw its sheets."""
+    model, data = make_emoji(place)
+    words = [model, "--data", data, "--steps", "2", "--images", "8", "--out", place / "sheets"]
+    found = json.loads(finished(BENCHMARKS / "emoji_score.py", *words))
+    assert found.keys() >= {"seen", "pairs", "concepts"} and 0 <= found["seen"]["retrieval"] <= 1
+    assert {file.stem for file in (place / "sheets").iterdir()} == {"seen", "pairs", "concepts"}
+
+
+def small_data(_, place: Path) -> None:
+    """Run one row, which is then left alone."""
+    model, data = make_emoji(place)
+    words = ["--from", model, "--data", data, "--runs", place / "runs", "--results", place / "rows.jsonl"]
+    words += ["--rows", "own-features", "--images", "64"]
+    assert json.loads(finished(BENCHMARKS / "small_data.py", *words))["row"] == "own-features"
+    assert finished(BENCHMARKS / "small_data.py", *words) == ""
 
 
 def shapes_score(_, place: Path) -> None:
@@ -222,6 +252,8 @@ PROGRAMS = {
     r"benchmarks/gpu\.py": gpu,
     r"benchmarks/speed_and_quality\.py": speed_and_quality,
     r"benchmarks/shapes_score\.py": shapes_score,
+    r"benchmarks/emoji_score\.py": emoji_score,
+    r"benchmarks/small_data\.py": small_data,
     r"benchmarks/clip_score\.py": lambda *_: None,  # run by tests/benchmarks/test_clip_score.py
     r"benchmarks/soak\.py": lambda *_: None,  # run by tests/server/test_soak.py
     r"-m http\.server": http_server,

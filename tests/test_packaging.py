@@ -103,5 +103,5 @@ def test_setting_up_for_the_demo_takes_the_build_that_can_be_had(asked, unreache
     installed = [line for line in log.read_text().splitlines() if " install " in line]
     assert installed[-1].endswith("--editable .") and "dev" not in log.read_text()
     assert len(installed) == 1 + (asked == "cpu" and not unreached)
-    told = [line for line in done.stdout.splitlines() if line.startswith("PyTorch's build")]
+    told = [line for line in done.stdout.splitlines() if line.startswith("PyTorch's CPU build")]
     assert len(told) == bool(unreached or lacking)

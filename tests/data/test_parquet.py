@@ -39,14 +39,14 @@ def test_parquet_with_paths(tmp_path):
 def test_parquet_paths_stay_in_their_folder(tmp_path, name):
     make_folder(tmp_path, {"secret.png": encode(PIXELS[0])})
     rows = [{"bytes": None, "path": name.format(absolute=tmp_path / "secret.png")}]
-    refuse(make_parquet(tmp_path / "data" / "a.parquet", {"image": rows}), "row 0 of a.parquet", "leads out")
+    refuse(make_parquet(tmp_path / "data" / "a.parquet", {"image": rows}), "row 0 of a.parquet", "outside")
 
 
 def test_parquet_link_out_of_the_folder_is_refused(tmp_path):
     make_folder(tmp_path, {"secret.png": encode(PIXELS[0]), "data/x": b""})
     (tmp_path / "data" / "link.png").symlink_to(tmp_path / "secret.png")
     rows = [{"bytes": None, "path": "link.png"}]
-    refuse(make_parquet(tmp_path / "data" / "a.parquet", {"image": rows}), "leads out")
+    refuse(make_parquet(tmp_path / "data" / "a.parquet", {"image": rows}), "outside")
 
 
 def test_parquet_errors(tmp_path):

@@ -176,7 +176,7 @@ class TestIndex:
         np.savez(buffer, **index)
         kept.write_bytes(buffer.getvalue() if content is None else content)
         if damage == "lies":
-            with refused("00000.tar", "shorter"):
+            with refused("00000.tar", "truncated"):
                 open_images(folder)
         else:
             read = count_readings(monkeypatch)

@@ -32,7 +32,7 @@ def test_examples_are_captions_spread_over_all_of_the_data():
 
 @pytest.mark.parametrize(
     ("asked", "names"),
-    [("rad cercle", ("rad", "red")), ("a red red red circle", ("4", "1 of the 5")), (3, ("words", "3"))],
+    [("rad cercle", ("rad", "red")), ("a red red red circle", ("4", "1 of the 5")), (3, ("captions", "3"))],
 )
 def test_what_a_reader_does_not_understand_is_refused(asked, names):
     with refused(*names):

@@ -67,9 +67,8 @@ def reduced(words: Sequence[str]) -> list[str]:
     if "--resolution" in words and ("--codec" in words or words[0] in ("analyze", "encode")):
         resized = ["--resolution", "8" if words[0] == "analyze" and "--codec" not in words else "16"]
     smaller = REDUCED.get(" ".join(words[:2]), REDUCED.get(words[0], []))
-    if any(
-        word.startswith("discriminator=") or "own-features" in word for word in words
-    ):  # JUDGED are settings of another kind
+    others = ("discriminator=", "own-features", "emoji-d2o-f")  # JUDGED are settings of another kind
+    if any(name in word for word in words for name in others):
         smaller = smaller[: -len(JUDGED)]
     few = (word.replace("count: 500", "count: 16") for word in words if word != "--shard")  # one process refuses it
     found = [*few, *smaller, *resized]
@@ -177,6 +176,8 @@ def quick(tmp_path_factory, monkeypatch):
     monkeypatch.setitem(STAGES, "digits-teacher-images", few)
     monkeypatch.setattr("d2o.demo.shapes.IMAGES", 1)
     monkeypatch.setattr("d2o.demo.shapes.TRIED", (1, 4))
+    for name, few in {"DURATION": 64, "EACH": 1, "TEACHER_STEPS": 1}.items():
+        monkeypatch.setattr(f"d2o.demo.emoji.{name}", few)
     for command in ("app", "serve"):
         monkeypatch.setattr(f"d2o.cli.commands.{command}.say", stop_what_answers)
     before = signal.getsignal(signal.SIGTERM)

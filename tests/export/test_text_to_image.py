@@ -118,7 +118,7 @@ def test_a_delta_has_what_moved(name, teachers, tmp_path):
 def test_what_has_no_stock_pipeline_is_refused(teachers, tmp_path, capsys):
     student = fine_tuned(teachers("SD3")[1])
     for to in ("onnx", "torch", "web"):
-        with refused("words", "--to safetensors"):
+        with refused("captions", "--to safetensors"):
             export(student, tmp_path / "out", to)
     later = student.replace(preconditioning=start_at(student.preconditioning, 20.0))
     with refused("pure noise", "--to safetensors"):

@@ -141,7 +141,7 @@ def test_all_images_of_a_reference_count_unless_so_many_are_asked_for(tmp_path: 
     some = evaluate(sample, images, features="pixels", images=40, reference_images=90)
     assert some.distances.reference_images == 90 and some.floor == everything.floor
     for reference, few in ((images, 3), (generator(), 90), (tmp_path / "all.npz", 90)):
-        with refused("reference", str(few) if few == 3 else "no data set"):
+        with refused("reference", str(few) if few == 3 else "not a data set"):
             evaluate(sample, reference, images=40, reference_images=few)
 
 

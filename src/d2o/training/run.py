@@ -190,7 +190,7 @@ def run(
 
         def show() -> dict[str, Any]:  # draws and evaluates the average where that is due: a line of the log
             assert progress is not None
-            last = (history["evaluation"] or {"images": 0})["images"] if world == 1 else None  # interrupted: made up for
+            last = (history["evaluation"] or {"images": 0})["images"] if world == 1 else None  # makes up for one left
             drawn, evaluated = due(habits.sample_every, 10), due(habits.evaluate_every, 1, last)
             average = unshard(progress.ema) if drawn or evaluated else progress.ema
             with between_calls(average, should_stop if world == 1 else None):

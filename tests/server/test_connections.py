@@ -2,10 +2,10 @@
 
 import json
 import logging
-import os
 import socket
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -238,7 +238,7 @@ def test_a_body_that_is_said_to_be_too_long_is_not_asked_for(port):
 @pytest.mark.parametrize("files", [40, 64, 128, 1024, 20_000])
 def test_connections_leave_files_for_the_rest(monkeypatch, files):
     resource = pytest.importorskip("resource")
-    limit = files + len(os.listdir("/dev/fd"))  # this process has opened some
+    limit = files + len([*Path("/dev/fd").iterdir()])  # this process has opened some
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
     most, accepted = share_files(1000)
     assert 1 <= most <= min(1000, files - 4 * accepted) and accepted >= 1

@@ -91,6 +91,11 @@ def test_what_is_on_disk_goes_before_the_names_of_models(there):
     assert locate("digits", "model").form == "run" and locate("digits", "model", "data").kind == "data"
 
 
+@pytest.mark.usefixtures("there")
+def test_a_name_of_a_model_and_of_data_is_what_is_wanted():
+    assert locate("emoji", "model").kind == "model" and locate("emoji", "data").kind == "data"
+
+
 @pytest.mark.parametrize(
     ("name", "wanted", "meant"),
     [

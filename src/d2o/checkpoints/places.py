@@ -103,12 +103,15 @@ def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) ->
 
 def find(name: str, wanted: tuple[Kind, ...]) -> Place:
     path = Path(name).expanduser()
-    if name in SHIPPED and not path.exists():  # nothing more is imported for it
+    is_shipped = name in SHIPPED and not path.exists()
+    if is_shipped and "model" in wanted:  # nothing more is imported for it
         return Place("model", name, find_shipped(name), "safetensors")
     from d2o.data.sources import BUILT_IN
 
     if name in BUILT_IN and (wanted != ("model",) or not path.exists()):
         return Place("data", name, Path(name))
+    if is_shipped:
+        return Place("model", name, find_shipped(name), "safetensors")
     if path.exists() or ("*" in path.name and "data" in wanted):
         return recognise(name, path)
     known = [*(SHIPPED if "model" in wanted else ()), *(BUILT_IN if "data" in wanted else ())]

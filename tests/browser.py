@@ -15,7 +15,7 @@ OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-SECONDS = 20
+SECONDS = 60
 """What something on a page may take on a busy machine."""
 
 

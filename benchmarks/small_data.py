@@ -21,7 +21,7 @@ from study_records import Records
 import d2o
 from d2o.data.datasets import Images, open_images
 from d2o.diffusion.denoiser import Denoiser
-from d2o.discriminators import Projected
+from d2o.discriminators import OwnFeatures, Projected
 from d2o.metrics.counting import unshown
 from d2o.objectives import Adversarial, Consistency
 from d2o.training.loop import train
@@ -53,6 +53,7 @@ def gan(**changes: Any) -> Recipe:
 TWICE = dict.fromkeys(("learning_rate", "discriminator_learning_rate"), 2 * RATE)
 BESIDE = Consistency(weight=BESIDE_THE_GAN)
 CD = replace(BASE, objectives=(Consistency(steps=9, target_half_life=0.0),), betas=(0.9, 0.999), learning_rate=1e-3)
+NOISY = {**OWN_FEATURES, "discriminator": OwnFeatures(sigma_mean=-1.2)}
 ALL = ("color", "translation", "cutout")
 ROWS = {
     "real": Row("non-saturating, projected judge told the words", gan()),
@@ -63,6 +64,7 @@ ROWS = {
     "slow-judge": Row("a quarter of the judge's rate", replace(gan(), discriminator_learning_rate=RATE / 4)),
     "instance-noise": Row("noise on both sides before the judge", gan(instance_noise=0.2)),
     "own-features": Row("the teacher's own features, which are told the words", replace(BASE, **OWN_FEATURES)),
+    "own-features-noisy": Row("that judge, at noise of a middle level", replace(BASE, **NOISY)),
     "own-features-fast": Row("that judge, at twice the rates", replace(BASE, **OWN_FEATURES, **TWICE)),
     "own-features-unfrozen": Row("that judge, and nothing is frozen", replace(BASE, **OWN_FEATURES, frozen=())),
     "dmd2-gan": Row("distribution matching and its head", replace(BASE, **DMD_GAN, betas=(0.9, 0.999))),

@@ -53,6 +53,8 @@ def gan(**changes: Any) -> Recipe:
 TWICE = dict.fromkeys(("learning_rate", "discriminator_learning_rate"), 2 * RATE)
 BESIDE = Consistency(weight=BESIDE_THE_GAN)
 CD = replace(BASE, objectives=(Consistency(steps=9, target_half_life=0.0),), betas=(0.9, 0.999), learning_rate=1e-3)
+WIDE = {**OWN_FEATURES, "discriminator": OwnFeatures(sigma_mean=-2.5, sigma_deviation=1.5)}
+BESIDE_OWN = OWN_FEATURES | {"objectives": (BESIDE, *OWN_FEATURES["objectives"])}
 NOISY = {**OWN_FEATURES, "discriminator": OwnFeatures(sigma_mean=-1.2)}
 ALL = ("color", "translation", "cutout")
 ROWS = {
@@ -65,6 +67,8 @@ ROWS = {
     "instance-noise": Row("noise on both sides before the judge", gan(instance_noise=0.2)),
     "own-features": Row("the teacher's own features, which are told the words", replace(BASE, **OWN_FEATURES)),
     "own-features-noisy": Row("that judge, at noise of a middle level", replace(BASE, **NOISY)),
+    "own-features-wide": Row("that judge, at noise over a wide range", replace(BASE, **WIDE)),
+    "own-features-cd": Row("that judge, beside consistency distillation", replace(BASE, **BESIDE_OWN)),
     "own-features-fast": Row("that judge, at twice the rates", replace(BASE, **OWN_FEATURES, **TWICE)),
     "own-features-unfrozen": Row("that judge, and nothing is frozen", replace(BASE, **OWN_FEATURES, frozen=())),
     "dmd2-gan": Row("distribution matching and its head", replace(BASE, **DMD_GAN, betas=(0.9, 0.999))),

@@ -26,11 +26,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import torch
 from accelerate import Accelerator
-from cifar10_study import STOPPED, Study
+from cifar10_study import Study
 from examination import generate_pixels, rounded
 from own_features_report import FIXED, PROJECTED, rank, write
 from study_records import Records, alone
 from study_rows import FULL, QUICK, TRIAL_SEED, Size
+from study_work import STOPPED
 from time_to_quality import Contender, enter, examine
 
 from d2o.objectives.gan import judge_loss

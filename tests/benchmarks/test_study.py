@@ -17,6 +17,7 @@ import cifar10_study as study  # noqa: E402
 import report_results as report  # noqa: E402
 import study_claims  # noqa: E402
 import study_rows  # noqa: E402
+import study_work  # noqa: E402
 from study_records import HELD_OUT, Records, alone, read_lines  # noqa: E402
 from study_run import choose  # noqa: E402
 
@@ -189,7 +190,7 @@ def test_a_step_that_fails_is_kept_in_the_log_and_the_next_one_goes_on(tmp_path,
         ("b", "x", mark.touch, False),
         ("c", "x", refuse, True),
     ]
-    monkeypatch.setattr(study, "jobs", lambda _: iter(steps))
+    monkeypatch.setattr(study_work, "jobs", lambda _: iter(steps))
     assert study.work(one) == 2 and mark.exists()
     log = read_lines(one.log)
     events = [(line["step"], line["event"]) for line in log]

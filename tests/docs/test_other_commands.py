@@ -84,13 +84,14 @@ def cifar10_study(line: str, place: Path) -> None:
     sys.path.insert(0, str(BENCHMARKS))
     import cifar10_study as study
     import study_rows
+    import study_work
 
     few = dict.fromkeys(("pretrain_images", "classifier", "views", "trials", "held_out"), 32)
     size = replace(study.QUICK, **few, examined=16, marks=(160,), real=(), transformer=0, methods=("d2o-f",))
     one = study.Study(size, write_few(place / "few.npz"), place / "runs", place / "results")
     (place / "runs").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "TEACHER_STEPS", (2,))
+        patch.setattr(study_work, "TEACHER_STEPS", (2,))
         patch.setattr(study, "subprocess", IN_THIS_PROCESS)
         patch.setitem(study_rows.TRIALS, "d2o-f", ({},))
         assert study.work(one) == 0

@@ -15,7 +15,7 @@ import torch
 
 import d2o
 from d2o.checkpoints import CheckpointError, inspect
-from d2o.checkpoints.places import Place, locate
+from d2o.checkpoints.places import REFERENCE, Place, locate
 
 ARRAYS = {
     "images.npz": {"images": np.zeros((2, 8, 8, 3), np.uint8)},
@@ -94,6 +94,7 @@ def test_what_is_on_disk_goes_before_the_names_of_models(there):
 @pytest.mark.usefixtures("there")
 def test_a_name_of_a_model_and_of_data_is_what_is_wanted():
     assert locate("emoji", "model").kind == "model" and locate("emoji", "data").kind == "data"
+    assert locate("emoji").kind == "model" and locate("emoji", *REFERENCE).kind == "data"
 
 
 @pytest.mark.parametrize(

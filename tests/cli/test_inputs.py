@@ -1,5 +1,6 @@
 """Every input of a command is found, or refused, before there is work on another."""
 
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -71,6 +72,12 @@ def test_what_is_not_there_is_told_before_any_work(command, places, monkeypatch,
 @pytest.mark.parametrize("names", [("digits-small", "digits"), ("digits", "digits-small")])
 def test_names_of_models_that_come_with_d2o_can_be_evaluated(names):
     assert run(["evaluate", *names, "--images", "8", "--features", "pixels"]) == 0
+
+
+def test_a_reference_named_as_data_and_a_model_is_the_data(capsys):
+    assert run(["evaluate", "emoji", "emoji", "--images", "8", "--features", "pixels", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["distances"]["reference_images"] == 1_848 and found["pairs"] is None
 
 
 def test_python_finds_both_before_any_work(places, monkeypatch):

@@ -19,6 +19,8 @@ from .shipped import SHIPPED, find_shipped
 
 Kind = Literal["model", "data", "statistics"]
 Form = Literal["run", "safetensors", "pickle", "torch", "diffusers"]
+REFERENCE: tuple[Kind, ...] = ("data", "statistics", "model")
+"""What images are compared with, the usual first."""
 NOUNS = {"model": "a model", "data": "a data set", "statistics": "stored statistics"}
 EXAMPLES = {
     "model": f"a checkpoint, a run directory, a diffusers folder, an address, or one of {', '.join(SHIPPED)}",
@@ -79,7 +81,8 @@ def find_saved(run: Path) -> Path | None:
 def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) -> Place:
     """Return what a path, an address or a name stands for; an error where it is none of the kinds `wanted` (or any).
 
-    An address is fetched first. `sha256` is the hash that the file must have. Raises CheckpointError, a ValueError.
+    A name of both a model and a data set is a data set only where that is wanted first. An address is fetched first.
+    `sha256` is the hash that the file must have. Raises CheckpointError, a ValueError.
     """
     wanted, asked = wanted or get_args(Kind), os.fspath(name)
     is_address = re.match(r"[a-z]+://", asked) is not None
@@ -104,7 +107,7 @@ def locate(name: str | os.PathLike, *wanted: Kind, sha256: str | None = None) ->
 def find(name: str, wanted: tuple[Kind, ...]) -> Place:
     path = Path(name).expanduser()
     is_shipped = name in SHIPPED and not path.exists()
-    if is_shipped and "model" in wanted:  # nothing more is imported for it
+    if is_shipped and wanted[0] == "model":  # nothing more is imported for it
         return Place("model", name, find_shipped(name), "safetensors")
     from d2o.data.sources import BUILT_IN
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from d2o.checkpoints.places import locate
+from d2o.checkpoints.places import REFERENCE, locate
 from d2o.features.embedding import Embedding, OwnSpace, embedding
 
 from .counting import Counted, unshown
@@ -161,9 +161,9 @@ def evaluate(
     """
     seeds = tuple(range(images) if seeds is None else seeds)
     common: dict[str, Any] = {"seeds": seeds, "batch_size": batch_size, "device": device}
-    for name in (a, b):
+    for name, wanted in ((a, ()), (b, REFERENCE)):
         if isinstance(name, str | Path):
-            locate(name)
+            locate(name, *wanted)
     reference = open_reference(b, limit=reference_images, steps=reference_steps or steps, **common)
     sample = open_source(a, images=len(seeds), steps=steps, guidance=guidance, **common)
     check_shapes(sample, reference)
@@ -174,7 +174,8 @@ def open_reference(reference: Source, seeds: Sequence[int], limit: int | None, *
     """Return a reference: all images of a data set, or `limit` and, for the floor, as many more as there are seeds."""
     if limit is not None and limit < SMALLEST:
         raise ValueError(f"An evaluation needs at least {SMALLEST} images of its reference, not {limit}.")
-    opened = open_source(reference, images=None if limit is None else limit + len(seeds), seeds=seeds, **options)
+    images = None if limit is None else limit + len(seeds)
+    opened = open_source(reference, images=images, seeds=seeds, wanted=REFERENCE, **options)
     if limit is not None and (isinstance(opened, Sample) or opened.seeds is not None):
         raise ValueError(
             f"{opened.name} is not a data set, so images cannot be chosen: leave out --reference-images (in Python "

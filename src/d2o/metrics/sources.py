@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from d2o import checkpoints
-from d2o.checkpoints.places import locate
+from d2o.checkpoints.places import Kind, locate
 from d2o.data.datasets import Images, open_images
 from d2o.data.files import to_uint8
 from d2o.diffusion.denoiser import Denoiser, Guided, evaluation_mode
@@ -37,18 +37,20 @@ def open_source(
     seeds: Sequence[int] = (),
     batch_size: int = 64,
     device: torch.device | str = "cpu",
+    wanted: Sequence[Kind] = (),
     **sampling: Any,
 ) -> Stream | Sample:
     """Return so many images of a data set, or all; one generated image per seed; or known statistics.
 
-    Nothing is generated or decoded yet. `sampling` are options of `generate_images`.
+    Nothing is generated or decoded yet. A name may stand for what is `wanted`, as in `locate`. `sampling` are options
+    of `generate_images`.
     Raises ValueError for what cannot be opened or evaluated.
     """
     if batch_size < 1:
         raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
     name = source.name if isinstance(source, Images) else None
     if isinstance(source, str | Path):
-        name, place = Path(source).name, locate(source)
+        name, place = Path(source).name, locate(source, *wanted)
         if place.kind == "model":
             source = checkpoints.load(place.path, device=device)
         else:

@@ -14,7 +14,7 @@ import tyro
 
 import d2o
 from d2o.checkpoints.native import read_header
-from d2o.checkpoints.places import SAVED, Place, find_saved, locate
+from d2o.checkpoints.places import REFERENCE, SAVED, Place, find_saved, locate
 from d2o.cli.options import FeatureOptions, ModelOptions, Preparation, check_inputs, parse
 from d2o.cli.progress import counted, say
 from d2o.data.datasets import Images
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `d2o evaluate`."""
     options = parse(Evaluate, "evaluate", arguments, __doc__)
     device = options.find_device()
-    reference, source = locate(options.b), locate(options.a, *(("model",) if options.base else ()))
+    reference, source = locate(options.b, *REFERENCE), locate(options.a, *(("model",) if options.base else ()))
     check_inputs(options.base, codec=options.codec)
     find_space(options.features or "lite2", options.weights)
     a, b = options.open(source, options.base, **options.load_options), options.open(reference)

@@ -121,7 +121,7 @@ def main() -> None:
                 continue
             data = images
             if ROWS[name].own:
-                asked = TeacherImages(options.own, guidance=options.guidance)
+                asked = TeacherImages(count=options.own, guidance=options.guidance)
                 data = draw_teacher(teacher, images, asked, options.runs, Accelerator(cpu=True), unshown)
             facts, student = run(name, ROWS[name], teacher, data, seed, options.images)
             place = options.runs / f"{name}-{options.images}-{seed}"

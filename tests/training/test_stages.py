@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import d2o
 from d2o.checkpoints import native
@@ -231,4 +232,16 @@ class TestTeacherImages:
         teacher = d2o.untrained(tiny, data.shape, reader=fit.read_words(data))
         found = teacher_images.draw_teacher(teacher, data, TeacherImages(count=25, steps=1), tmp_path, group(), unshown)
         known = {data.captions(index)[0] for index in range(20)}
+        assert not list(tmp_path.rglob("ATTRIBUTION")), "nobody has to be named"
         assert {found.captions(index)[0] for index in range(20)} == known and len(found) == 25
+
+    def test_those_whom_users_of_the_data_must_name_are_named_beside_the_images(self, tmp_path, tiny_denoiser):
+        folder = tmp_path / "real"
+        folder.mkdir()
+        for index in range(4):
+            Image.fromarray(np.full((8, 8), 60 * index, np.uint8)).save(folder / f"{index}.png")
+        (folder / "ATTRIBUTION").write_text("Pictures by Ada.\n\nAnd a licence.\n")
+        asked, images = TeacherImages(count=4, steps=1), d2o.images(folder)
+        teacher_images.draw_teacher(tiny_denoiser(), images, asked, tmp_path, group(), unshown)
+        (beside,) = tmp_path.glob("teacher-images-*/ATTRIBUTION")
+        assert beside.read_text() == "Pictures by Ada.\n"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from d2o.data.datasets import Images, open_images
 from d2o.data.files import to_uint8
+from d2o.data.layout import ATTRIBUTION
 from d2o.data.shuffling import permute
 from d2o.diffusion.denoiser import Denoiser, Guided
 from d2o.diffusion.sampling import generate
@@ -48,6 +49,8 @@ def draw_teacher(
         drawn = (batch for file, seeds in missing.items() for batch in write_shard(file, seeds, model, images, asked))
         for _ in counted(drawn, sum(map(len, missing.values())), f"{run}: images of the teacher"):
             pass
+    if accelerator.is_main_process and (credits := images.cache.decode.source.attribution):
+        (folder / ATTRIBUTION).write_text(credits + "\n")
     accelerator.wait_for_everyone()
     return open_images(folder, num_classes=teacher.num_classes or None, class_names=teacher.class_names)
 

@@ -28,6 +28,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon
 from d2o.discriminators import Projected
 from d2o.export import runtime
+from d2o.training.fit import read_words
 from d2o.training.recipe import Stages, TeacherImages
 from d2o.training.recipes import RECIPES, STAGES
 from emoji_packages import make_packages
@@ -141,6 +142,11 @@ def prepare(page: Path, stand_ins: Path, scratch: Path) -> None:
     if page.stem == "emoji":
         make_packages(scratch)
         shutil.rmtree(scratch / "runs")
+        tiny = {"kind": "text_unet", "channels": 8, "attention_resolutions": [], "channel_multipliers": [1]}
+        words = read_words(d2o.images("emoji-smileys"))
+        model = d2o.untrained({**tiny, "num_blocks": 1}, (3, 32, 32), reader=words)
+        for name, one_step in (("emoji", True), ("emoji-teacher", False)):
+            d2o.save(scratch / name, model.replace(one_step=one_step))
     if page.stem in ("dit", "encode"):
         transformer(scratch)
     if page.stem == "encode":

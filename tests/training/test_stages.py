@@ -14,12 +14,15 @@ from d2o.checkpoints import native
 from d2o.checkpoints.places import locate
 from d2o.cli.main import run
 from d2o.data.files import to_uint8
+from d2o.discriminators import OwnFeatures
 from d2o.metrics.counting import unshown
+from d2o.objectives import Adversarial, Consistency
 from d2o.training import fit, one_recipe, stages, teacher_images
 from d2o.training import run as runs
 from d2o.training.loop import group
+from d2o.training.networks import networks
 from d2o.training.opening import open_recipe
-from d2o.training.recipe import Stages, TeacherImages, change
+from d2o.training.recipe import Recipe, Stages, TeacherImages, change
 from d2o.training.recipes import STAGES
 from refusal import refused
 
@@ -245,3 +248,12 @@ class TestTeacherImages:
         teacher_images.draw_teacher(tiny_denoiser(), images, asked, tmp_path, group(), unshown)
         (beside,) = tmp_path.glob("teacher-images-*/ATTRIBUTION")
         assert beside.read_text() == "Pictures by Ada.\n"
+
+
+@pytest.mark.parametrize("objectives", [(Adversarial(),), (Adversarial(), Consistency())])
+def test_a_later_stage_is_judged_through_the_teacher_and_not_through_its_own_start(tiny_denoiser, objectives):
+    recipe = Recipe(discriminator=OwnFeatures(), objectives=objectives)
+    teacher, start = tiny_denoiser(0), tiny_denoiser(1)
+    looks = stages.taught_by(teacher, networks)(recipe, start).discriminator.look.denoiser
+    for found, wanted in zip(looks.parameters(), teacher.parameters(), strict=True):
+        assert torch.equal(found, wanted)

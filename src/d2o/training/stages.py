@@ -6,11 +6,13 @@ from pathlib import Path
 
 from d2o.data.datasets import Images
 from d2o.diffusion.denoiser import Denoiser
+from d2o.discriminators.own_features import OwnFeaturesDiscriminator
 from d2o.files import link
 from d2o.objectives.objective import Networks
 
 from .freezing import settle_frozen
 from .loop import group
+from .networks import make_discriminator
 from .one_recipe import Make, Result, Ways, train_recipe
 from .recipe import Recipe, Stages
 from .run import BEST, RESULTS
@@ -48,13 +50,18 @@ def train_stages(teacher: Denoiser, images: Images, recipe: Recipe | Stages, out
 
 
 def taught_by(teacher: Denoiser, networks: Make) -> Make:
-    """Return what makes the networks of a run that starts from some model, and imitates this teacher."""
+    """Return what makes the networks of a run from some model, which imitates, or is judged through, this teacher."""
 
     def make(recipe: Recipe, start: Denoiser) -> Networks:
         made = networks(recipe, start)
-        for objective in recipe.objectives if start is not teacher else ():
+        if start is teacher:
+            return made
+        for objective in recipe.objectives:
             if "teacher" in objective.needs:
                 made.teacher = objective.build("teacher", teacher, made.student)
+        if isinstance(made.discriminator, OwnFeaturesDiscriminator):
+            beside = {} if made.teacher is None else {"teacher": made.teacher}
+            made.discriminator = make_discriminator(recipe, teacher, made.student, beside)
         return made
 
     return make

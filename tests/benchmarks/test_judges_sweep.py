@@ -26,7 +26,7 @@ CASES = (sweep.DIGITS, sweep.CIFAR10)
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_setting_changes_what_it_names_and_its_taps_are_there(case):
-    teacher = load(sweep.DIGITS.size.teacher if case is sweep.DIGITS else sweep.CIFAR10.size.teacher)
+    teacher = load(str(case.size.teacher))
     maps, seen = explore(teacher), set()
     usual = to_dict(case.recipe("as the recipe says"))
     for setting, changed in case.settings.items():
@@ -72,8 +72,9 @@ def test_all_have_the_same_seconds_and_are_examined_at_half_and_at_the_end(monke
     monkeypatch.setattr(sweep, "enter", lambda name, *_: Quick(costs[name]))
     monkeypatch.setattr(sweep, "generate_pixels", lambda *_: None)
     monkeypatch.setattr(sweep, "examine", lambda *_: {"pixels": 0.5})
-    study = SimpleNamespace(size=sweep.DIGITS.size)
-    for one in sweep.race(sweep.DIGITS, study, list(costs), 0, 10.0):
+    study: Any = SimpleNamespace(size=sweep.DIGITS.size)
+    raced: list[Any] = list(sweep.race(sweep.DIGITS, study, list(costs), 0, 10.0))
+    for one in raced:
         assert 10 <= one.seconds < 10 + one.cost + 1e-6
         first, last = [mark["seconds"] for mark in one.marks if "kid" in mark]
         assert 5 <= first < 5 + one.cost + 1e-6 and last == one.seconds

@@ -1,7 +1,7 @@
 """The teacher's own features as a judge: which are taken, what is shared, what it may see, and how a run resumes."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from d2o.diffusion.noise import noise_for
 from d2o.discriminators import About, OwnFeatures
 from d2o.discriminators.own_features import as_map, explore, find_taps
 from d2o.encoders.codec import attach
+from d2o.kernels.convolution import Convolution
 from d2o.objectives import Adversarial, Consistency, Progressive
 from d2o.objectives.batch import Batch
 from d2o.objectives.gan import squared_difference, squared_gradient
@@ -137,7 +138,8 @@ class TestHeads:
     @pytest.mark.parametrize("kernel", [1, 3, 5])
     def test_every_kernel_leaves_all_places(self, kernel, tiny_denoiser):
         judge = replace(JUDGE, kernel=kernel).build(SHAPE, teacher=tiny_denoiser())
-        assert all(head[0][0].weight.shape[2:] == (kernel, kernel) for head in judge.heads)
+        firsts = [next(layer for layer in head.modules() if isinstance(layer, Convolution)) for head in judge.heads]
+        assert all(cast(Any, layer).kernel_size == (kernel, kernel) for layer in firsts)
         with torch.no_grad():
             assert judge(images())[0].shape == (4, 64 * len(judge.heads))
 

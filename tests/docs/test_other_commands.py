@@ -88,7 +88,7 @@ def cifar10_study(line: str, place: Path) -> None:
 
     few = dict.fromkeys(("pretrain_images", "classifier", "views", "trials", "held_out"), 32)
     size = replace(study.QUICK, **few, examined=16, marks=(160,), real=(), transformer=0, methods=("d2o-f",))
-    one = study.Study(size, write_few(place / "few.npz"), place / "runs", place / "results")
+    one = study.Study(size, str(write_few(place / "few.npz")), place / "runs", place / "results")
     (place / "runs").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study_work, "TEACHER_STEPS", (2,))

@@ -59,8 +59,8 @@ def demo(
     began, out, images = time.monotonic(), check_folder(out), open_images(DATA)
 
     log.info("1/2  Turning %s into a one-step generator with a GAN loss, most weights frozen (D2O-F)", start or TEACHER)
-    habits, changes = Habits(sample_every=DURATION // 4, device=device), {"seed": seed, "duration": DURATION}
-    finetuned = finetune(teacher, images, RECIPE, out=out / "student", habits=habits, watch=watch, **changes)
+    ways: dict[str, Any] = {"habits": Habits(sample_every=DURATION // 4, device=device), "watch": watch}
+    finetuned = finetune(teacher, images, RECIPE, out=out / "student", seed=seed, duration=DURATION, **ways)
     student, share = finetuned.denoiser, finetuned.share
 
     log.info("2/2  Checking whether the images match the prompts")
@@ -105,14 +105,14 @@ def open_teacher(name: str) -> Denoiser:
 def names_of(images: Images) -> list[str]:
     """Return the name of the emoji that each image shows."""
     known, names = read_pictures(), images.cache.decode.source.names
-    return [known[names[number]].name for number in images.order]
+    return [known[str(names[number])].name for number in images.order]
 
 
-def measure(images: Images, teacher: Denoiser, student: Denoiser, counted: Counted) -> dict[str, dict[str, float]]:
+def measure(images: Images, teacher: Denoiser, student: Denoiser, counted: Counted) -> dict[str, dict[str, Any]]:
     """Return prompt retrieval, distances and deviations of teacher and student, the same seeds and prompts for each."""
     lite2, names, pixels = embedding("lite2"), names_of(images), images.pixels(range(len(images)))
     real, asked = lite2(pixels).numpy(), EACH * names
-    found: dict[str, dict[str, float]] = {"retrieval": {}, "kid": {}, "precision": {}, "recall": {}, "diversity": {}}
+    found: dict[str, dict[str, Any]] = {"retrieval": {}, "kid": {}, "precision": {}, "recall": {}, "diversity": {}}
     for name, title, denoiser, steps in (
         ("teacher", f"teacher, {CALLS} calls", teacher, TEACHER_STEPS),
         ("untuned", "teacher, 1 call", teacher, 1),

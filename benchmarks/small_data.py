@@ -33,7 +33,7 @@ from d2o.training.teacher_images import draw_teacher
 
 BASE = replace(RECIPES["emoji-d2o-f"], discriminator=Projected(size=64, width=64))
 RATE = BASE.discriminator_learning_rate
-KEYS = ("row", "seed", "images")
+KEYS = ("row", "seed", "images", "teacher")
 RESULTS = Path(__file__).parent / "results" / "small-data.jsonl"
 
 
@@ -117,7 +117,7 @@ def main() -> None:
     for seed in options.seeds:
         for name in options.rows.split(","):
             records.rows = Records(options.results, options.runs, KEYS).rows
-            if records.has(row=name, seed=seed, images=options.images):
+            if records.has(row=name, seed=seed, images=options.images, teacher=options.teacher):
                 continue
             data = images
             if ROWS[name].own:
@@ -125,6 +125,7 @@ def main() -> None:
                 data = draw_teacher(teacher, images, asked, options.runs, Accelerator(cpu=True), unshown)
             facts, student = run(name, ROWS[name], teacher, data, seed, options.images)
             place = options.runs / f"{name}-{options.images}-{seed}"
+            facts |= {"teacher": options.teacher}
             facts |= score(student, real, 1, 1.0, 500, place)
             d2o.save(place / "student.safetensors", student)
             records.write([facts])

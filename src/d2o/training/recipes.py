@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from d2o.data.augmentation import Augmentation
-from d2o.discriminators import Perceptual, Projected
+from d2o.discriminators import OwnFeatures, Perceptual, Projected
 from d2o.objectives import Adversarial, Denoising, DistributionMatching, Frechet
 from d2o.objectives.distance import Lpips
 from d2o.records import find
@@ -144,6 +144,9 @@ EMOJI_PRETRAIN: dict[str, Any] = {
 }
 # A projected discriminator soon knows a few hundred pictures by heart (benchmarks/small_data.py).
 EMOJI: dict[str, Any] = {**SMALL, **OWN_FEATURES, "duration": 52_000}
+# Noise hides speckle from the discriminator, and little noise shows it less of what is drawn.
+COARSE = {**EMOJI, "duration": 68_000, "discriminator": OwnFeatures(sigma_mean=-1.8, sigma_deviation=1.2)}
+FINE = {**EMOJI, "duration": 160_000, "discriminator": OwnFeatures(sigma_mean=-3.0, sigma_deviation=1.0)}
 
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "duration": 200_000_000,
@@ -250,6 +253,7 @@ STAGES: dict[str, Stages] = {
     "digits-sketch-gan": Stages(
         (replace(SKETCH, duration=7_000, ema_ramp=0.08), replace(D2O_F, **DIGITS | {"duration": 21_000}))
     ),
+    "emoji-coarse-to-fine": Stages((replace(D2O_F, **COARSE), replace(D2O_F, **FINE))),
     "digits-teacher-images": Stages((replace(D2O_F, **DIGITS | {"duration": 14_000}), OF_DIGITS_TEACHER)),
     "cifar10-small-sketch-gan": Stages(
         (replace(SKETCH, duration=6_000, ema_ramp=0.1), replace(D2O_F, **SMALL | {"duration": 18_000}))

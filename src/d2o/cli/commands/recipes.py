@@ -65,6 +65,7 @@ PURPOSES = {
     "lite0": "one feature network in the discriminator",
     "flow": "a student of a flow",
     "sketch-gan": "a short distillation, then the GAN",
+    "coarse-to-fine": "judged with much noise, then with little",
     "teacher-images": "on data, then on the teacher's images",
 }
 """What a recipe is for, by the end of its name: the longest one that fits."""

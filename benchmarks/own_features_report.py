@@ -126,9 +126,10 @@ def section(rows: list[Row]) -> str:
         "python benchmarks/own_features.py --report",
         "```",
         "",
-        "Each setting of the own features differs from the recipe in one thing. In a sweep all of them had the same "
-        "seconds of one processor core as the projected judge's recipe; the two with the lowest KID then met it for "
-        "longer, with three seeds that had not been used. KID is in two spaces that share nothing with either judge.",
+        "Each setting of the own features differs from *noise of a low level*, with which the sweep began, in one "
+        "thing; the recipes have the middle level since. In a sweep all of them had the same seconds of one processor "
+        "core as the projected judge's recipe; the two with the lowest KID then met it for longer, with three seeds "
+        "that had not been used. KID is in two spaces that share nothing with either judge.",
         "",
         "**Are own features nearer to the data than the projected judge, in the same seconds? "
         f"{'. '.join(map(say_verdicts, done)) or 'Not measured yet'}.**",

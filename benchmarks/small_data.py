@@ -53,9 +53,9 @@ def gan(**changes: Any) -> Recipe:
 TWICE = dict.fromkeys(("learning_rate", "discriminator_learning_rate"), 2 * RATE)
 BESIDE = Consistency(weight=BESIDE_THE_GAN)
 CD = replace(BASE, objectives=(Consistency(steps=9, target_half_life=0.0),), betas=(0.9, 0.999), learning_rate=1e-3)
+LOW = {**OWN_FEATURES, "discriminator": OwnFeatures(sigma_mean=-3.5)}
 WIDE = {**OWN_FEATURES, "discriminator": OwnFeatures(sigma_mean=-2.5, sigma_deviation=1.5)}
-BESIDE_OWN = OWN_FEATURES | {"objectives": (BESIDE, *OWN_FEATURES["objectives"])}
-NOISY = {**OWN_FEATURES, "discriminator": OwnFeatures(sigma_mean=-1.2)}
+BESIDE_OWN = LOW | {"objectives": (BESIDE, *LOW["objectives"])}
 ALL = ("color", "translation", "cutout")
 ROWS = {
     "real": Row("non-saturating, projected judge told the words", gan()),
@@ -65,12 +65,12 @@ ROWS = {
     "relativistic": Row("pairs of real and generated images, R1 and R2", replace(BASE, objectives=(PAIRED,))),
     "slow-judge": Row("a quarter of the judge's rate", replace(gan(), discriminator_learning_rate=RATE / 4)),
     "instance-noise": Row("noise on both sides before the judge", gan(instance_noise=0.2)),
-    "own-features": Row("the teacher's own features, which are told the words", replace(BASE, **OWN_FEATURES)),
-    "own-features-noisy": Row("that judge, at noise of a middle level", replace(BASE, **NOISY)),
+    "own-features": Row("the teacher's own features, which are told the words", replace(BASE, **LOW)),
+    "own-features-noisy": Row("that judge, at noise of a middle level", replace(BASE, **OWN_FEATURES)),
     "own-features-wide": Row("that judge, at noise over a wide range", replace(BASE, **WIDE)),
     "own-features-cd": Row("that judge, beside consistency distillation", replace(BASE, **BESIDE_OWN)),
-    "own-features-fast": Row("that judge, at twice the rates", replace(BASE, **OWN_FEATURES, **TWICE)),
-    "own-features-unfrozen": Row("that judge, and nothing is frozen", replace(BASE, **OWN_FEATURES, frozen=())),
+    "own-features-fast": Row("that judge, at twice the rates", replace(BASE, **LOW, **TWICE)),
+    "own-features-unfrozen": Row("that judge, and nothing is frozen", replace(BASE, **LOW, frozen=())),
     "dmd2-gan": Row("distribution matching and its head", replace(BASE, **DMD_GAN, betas=(0.9, 0.999))),
     "fast": Row("three times the rates", replace(gan(), learning_rate=1e-3, discriminator_learning_rate=1e-3)),
     "cd": Row("consistency distillation instead of the judge", CD),
@@ -80,7 +80,7 @@ ROWS = {
     "own": Row("the teacher's images as real ones", gan(), own=True),
     "own-augmented": Row("those, augmented", gan(augmentation=ALL), own=True),
     "own-relativistic": Row("those, in pairs", replace(BASE, objectives=(PAIRED,)), own=True),
-    "own-own-features": Row("those, judged by the teacher's features", replace(BASE, **OWN_FEATURES), own=True),
+    "own-own-features": Row("those, judged by the teacher's features", replace(BASE, **LOW), own=True),
 }  # fmt: skip
 
 

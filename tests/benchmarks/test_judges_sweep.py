@@ -28,7 +28,7 @@ CASES = (sweep.DIGITS, sweep.CIFAR10)
 def test_a_setting_changes_what_it_names_and_its_taps_are_there(case):
     teacher = load(str(case.size.teacher))
     maps, seen = explore(teacher), set()
-    usual = to_dict(case.recipe("as the recipe says"))
+    usual = to_dict(case.recipe("noise of a middle level"))
     for setting, changed in case.settings.items():
         recipe = case.recipe(setting)
         seen.add(json.dumps(to_dict(recipe)))

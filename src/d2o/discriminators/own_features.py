@@ -46,7 +46,7 @@ class OwnFeatures:
 
     By default those after a quarter, half, three quarters and all of its blocks. The pass ends at the last."""
 
-    sigma_mean: Real = -3.5
+    sigma_mean: Real = -1.2
     """The mean of ln(sigma), the level of the noise that is added before the teacher looks."""
 
     sigma_deviation: Annotated[Real, Field(ge=0)] = 0.6

@@ -73,7 +73,7 @@ METHODS: dict[str, Recipe] = {
     "d2o-hinge": replace(D2O, objectives=(Adversarial(loss="hinge"),)),
     # Pairs of real and generated images; the penalties' gammas are a first guess, measured nowhere yet.
     "d2o-relativistic": replace(D2O, objectives=(Adversarial(loss="relativistic", r2=1e-4 / 64),)),
-    # The teacher's own features: on digits not yet level with the projected judge (docs/how-to/judges.md).
+    # The teacher's own features: nearly level with the projected judge in equal seconds (docs/how-to/judges.md).
     "d2o-own-features": replace(D2O, discriminator=OwnFeatures(), objectives=(Adversarial(r1=0.0),)),
     # More or less frozen.
     "d2o-f-conv-qkv": replace(D2O, frozen=CONVOLUTIONS_AND_QKV),

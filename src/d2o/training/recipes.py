@@ -143,7 +143,7 @@ EMOJI_PRETRAIN: dict[str, Any] = {
     "precision": "bfloat16",
 }
 # A projected discriminator soon knows a few hundred pictures by heart (benchmarks/small_data.py).
-EMOJI: dict[str, Any] = {**SMALL, **OWN_FEATURES, "duration": 52_000}
+EMOJI = {**SMALL, **OWN_FEATURES, "discriminator": OwnFeatures(sigma_mean=-3.5), "duration": 52_000}
 # Noise hides speckle from the discriminator, and little noise shows it less of what is drawn.
 COARSE = {**EMOJI, "duration": 68_000, "discriminator": OwnFeatures(sigma_mean=-1.8, sigma_deviation=1.2)}
 FINE = {**EMOJI, "duration": 160_000, "discriminator": OwnFeatures(sigma_mean=-3.0, sigma_deviation=1.0)}

@@ -68,7 +68,7 @@ def reduced(words: Sequence[str]) -> list[str]:
     if "--resolution" in words and ("--codec" in words or words[0] in ("analyze", "encode")):
         resized = ["--resolution", "8" if words[0] == "analyze" and "--codec" not in words else "16"]
     smaller = REDUCED.get(" ".join(words[:2]), REDUCED.get(words[0], []))
-    others = ("discriminator=", "own-features", "emoji-d2o-f")  # JUDGED are settings of another kind
+    others = ("discriminator=", "own-features", "emoji-d2o-f", "coarse-to-fine")  # JUDGED are settings of another kind
     if any(name in word for word in words for name in others):
         smaller = smaller[: -len(JUDGED)]
     few = (word.replace("count: 500", "count: 16") for word in words if word != "--shard")  # one process refuses it

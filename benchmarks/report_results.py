@@ -116,9 +116,14 @@ def details(results: Results, space: str) -> Iterator[str]:
 def sentence(found: Sequence[Claim]) -> str:
     """Return the answer in one sentence."""
     parts = []
-    for verdict, verb in (("holds", "hold"), ("fails", "fail"), ("not decided", "are not decided")):
+    verbs = {
+        "holds": ("holds", "hold"),
+        "fails": ("fails", "fail"),
+        "not decided": ("is not decided", "are not decided"),
+    }
+    for verdict, forms in verbs.items():
         if letters := [f"({one.letter})" for one in found if one.verdict == verdict]:
-            parts.append(f"{', '.join(letters)} {verb}")
+            parts.append(f"{', '.join(letters)} {forms[len(letters) > 1]}")
     return f"**Of the {len(found)} claims, {'; '.join(parts)}.**"
 
 

@@ -209,6 +209,17 @@ class TestReading:
         assert all(np.array_equal(pixels, PIXELS[7 * i % 100 % 12]) for i, pixels in enumerate(found))
         assert len(list(Path("/proc/self/fd").iterdir())) < 200
 
+    def test_a_shard_stays_open_while_it_is_read(self, tmp_path, monkeypatch):
+        make_tar(tmp_path / "data" / "0.tar", {f"{i}.png": encode(PIXELS[i]) for i in range(3)})
+        images, pread = open_images(tmp_path / "data", cache_bytes=0), os.pread
+
+        def read_late(descriptor, *place):
+            images.cache.decode.source.names.open.cache_clear()  # as when other threads open others
+            return pread(descriptor, *place)
+
+        monkeypatch.setattr(os, "pread", read_late)
+        assert np.array_equal(images.pixels([2])[0], PIXELS[2])
+
     def test_order_does_not_need_a_table(self, folder, monkeypatch):
         monkeypatch.setattr("d2o.data.shuffling.MOST_TABLED", 5)
         images = open_images(folder)

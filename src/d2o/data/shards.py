@@ -48,10 +48,14 @@ class Shards(Sequence[str]):
         offset, size = self.rows[index][part].item()
         if size > LARGEST:
             raise OSError(f"it is larger than {LARGEST:,} bytes")
-        content = os.pread(self.open(self.find(index)).fileno(), size, offset)
+        content = self.read_at(self.find(index), size, offset)
         if len(content) < size:
             raise OSError("its shard has been truncated")
         return content
+
+    def read_at(self, file: Path, size: int, offset: int) -> bytes:
+        shard = self.open(file)  # held until it is read: other threads' shards may take its place
+        return os.pread(shard.fileno(), size, offset)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,7 +63,7 @@ class Shards(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         file, offset = self.find(index), self.rows[index]["image"]["offset"].item()
         try:
-            return f"{file.name}/{read_header(os.pread(self.open(file).fileno(), BLOCK, offset - BLOCK)).name}"
+            return f"{file.name}/{read_header(self.read_at(file, BLOCK, offset - BLOCK)).name}"
         except (OSError, tarfile.HeaderError):
             return f"image {index} of {file.name}"
 

@@ -6,6 +6,7 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,9 +213,10 @@ class TestReading:
     def test_a_shard_stays_open_while_it_is_read(self, tmp_path, monkeypatch):
         make_tar(tmp_path / "data" / "0.tar", {f"{i}.png": encode(PIXELS[i]) for i in range(3)})
         images, pread = open_images(tmp_path / "data", cache_bytes=0), os.pread
+        shards: Any = images.cache.decode.source.names
 
         def read_late(descriptor, *place):
-            images.cache.decode.source.names.open.cache_clear()  # as when other threads open others
+            shards.open.cache_clear()  # as when other threads open others
             return pread(descriptor, *place)
 
         monkeypatch.setattr(os, "pread", read_late)

@@ -7,7 +7,7 @@ state       bytes of the weights of all denoisers that a run holds (student, ave
             started from, if it still has that) and of the student's optimiser; what shares memory counts once
 checkpoint  bytes of checkpoint.safetensors
 peak        by how much a process grows from before it loads the model to the end of two iterations; so many images
-            pass at once as --batch says
+            pass at once as --batch says, and features of real images are not cached, for which there may be 2 GiB more
 
 Each figure is taken in a process of its own, on random weights and images. The ways: v010 as that version did it; plain
 as it is done now; checkpointed with `checkpointing`; small with that, frozen weights in bfloat16, and Adam with moments
@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from operations import describe_machine
 
 from d2o.checkpoints import load, native
 from d2o.diffusion.denoiser import Denoiser
+from d2o.kernels.storage import settle
 from d2o.objectives.objective import Networks
 from d2o.planning.presets import noise_batches, randomise_weights, untrained_teacher
 from d2o.training.fit import finetune
@@ -113,15 +113,22 @@ def measure_held(way: str, recipe: Recipe, place: Path) -> dict[str, int]:
     return {"state": held[-1], "checkpoint": checkpoint.stat().st_size}
 
 
+def without_numbers(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield batches of images that nobody has seen before, so that no features are cached."""
+    for batch in batches:
+        batch.number = None
+        yield batch
+
+
 def measure_peak(way: str, recipe: Recipe, place: Path) -> dict[str, int]:
     """Return by how many bytes this process grows when it loads the model and takes two iterations."""
     status = Path("/proc/self/status").read_text().splitlines()
     before = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
     teacher: Denoiser | None = load(place / "teacher.safetensors")
     if way != "v010":
-        teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teacher = settle(teacher)
     made = (copy_whole if way == "v010" else networks)(recipe, teacher)
-    batches: Iterator[Any] = noise_batches(made.student, recipe.batch_size)
+    batches = without_numbers(noise_batches(made.student, recipe.batch_size))
     if way != "v010":
         teacher = None
     for _ in islice(train(recipe, made, batches), 2):

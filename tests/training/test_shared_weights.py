@@ -1,13 +1,16 @@
 """What is frozen is held once: by the student, its averages, and its teacher."""
 
 import gc
+import sys
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 import d2o
+from d2o.kernels.storage import settle
 from d2o.objectives import Consistency, Progressive
 from d2o.planning.presets import noise_batches
 from d2o.training import fit
@@ -76,6 +79,20 @@ def test_a_run_holds_no_more_of_its_teacher_than_it_needs(recipe, tmp_path, monk
 
     monkeypatch.setattr(fit.checkpoints, "load", watched)
     d2o.finetune("digits-small", "digits", replace(recipe, duration=8), out=tmp_path / "run", watch=watch)
+
+
+def test_a_settled_model_no_longer_holds_its_file(teacher, tmp_path):
+    file = tmp_path / "model.safetensors"
+    d2o.save(file, teacher)
+    model = d2o.load(file)
+    if sys.platform == "linux":
+        assert str(file) in Path("/proc/self/maps").read_text(), "a loaded model lies in its file"
+    assert settle(model) is model
+    gc.collect()
+    if sys.platform == "linux":
+        assert str(file) not in Path("/proc/self/maps").read_text()
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.dim() == 4)
+    assert all(torch.equal(tensor, teacher.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
 def test_training_moves_what_moves_alone(teacher, recipe):

@@ -1,4 +1,4 @@
-"""Weights that are kept in bfloat16 and compute in float32: each layer widens its own while it runs."""
+"""Where weights lie in memory, and weights that are kept in bfloat16 and compute in float32, widened layer by layer."""
 
 from typing import Any
 
@@ -9,6 +9,16 @@ from torch.autograd.graph import saved_tensors_hooks
 NARROW = torch.bfloat16
 CASTING = (nn.Linear, nn.Conv2d)
 """Layers whose products autocast computes in bfloat16, from whatever type their weights are."""
+
+
+def settle(network: nn.Module) -> nn.Module:
+    """Lay a network out as training wants it, in place and in memory of its own: its file is no longer held there."""
+    before = {tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers())}
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.data_ptr() in before:
+            tensor.data = tensor.data.clone()
+    return network
 
 
 def narrow_frozen(network: nn.Module) -> None:

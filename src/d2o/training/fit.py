@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from d2o import backbones, checkpoints
 from d2o.checkpoints.delta import weights_sha256
 from d2o.checkpoints.places import locate
@@ -19,6 +17,7 @@ from d2o.data.datasets import Images, open_images
 from d2o.diffusion.condition import Words
 from d2o.diffusion.denoiser import Denoiser
 from d2o.files import check_folder
+from d2o.kernels.storage import settle
 from d2o.metrics.counting import Counted, unshown
 
 from . import networks as making
@@ -79,7 +78,7 @@ def finetune(
         origin = {"from": str(teacher)} if origin is None else origin
         teacher = partial(checkpoints.load, teacher)
     if not isinstance(teacher, Denoiser):  # nobody else has it, so that it may lie in memory as students do
-        teacher = teacher().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teacher = settle(teacher())
     if origin is None:
         origin = {"teacher_sha256": weights_sha256(teacher)}
     images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)

@@ -23,6 +23,7 @@ from d2o.objectives.one_step import MADE
 
 from .ema import restart_averages, update_averages
 from .leaving import Between, Left, copy_state, put_back
+from .memory import return_large_blocks
 from .optimizers import make_optimizers, parameters_of, schedule, set_rate
 from .recipe import Recipe
 from .sharding import check_sharding, is_sharded, shard
@@ -138,6 +139,8 @@ def train(
         for cache in networks.discriminator.caches:
             cache.clear()  # the images of another data set have the same numbers
     everything = [p for optimizer in optimizers.values() for p in parameters_of(optimizer)]
+    if recipe.checkpointing and device.type == "cpu":
+        return_large_blocks()
     dropout = any(objective.dropout for objective in recipe.objectives)
     failures = dict.fromkeys((row.name for row in rows), 0)
     progress, seconds = None, 0.0

@@ -1,12 +1,21 @@
-"""How much memory is free, and how much a process has used at most."""
+"""How much memory is free, how much a process has used at most, and that it gives back what it has used."""
 
+import ctypes
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 """Limit and use of a container, in bytes."""
+
+
+def return_large_blocks() -> None:
+    """Let this process return large tensors to Linux when it frees them, rather than keep their room for others."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # a C library without it
+            ctypes.CDLL(None).mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD, and from how many bytes blocks are mapped
 
 
 def free_memory(device: torch.device) -> int | None:

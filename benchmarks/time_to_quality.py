@@ -154,7 +154,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def describe(rows: list[dict[str, Any]], spaces: tuple[str, ...]) -> dict[str, Any]:
     """Return seconds, images and ratios to the target in these spaces; of a way that did not reach it, a lower bound.
 
-    There are no ratios unless the best way has reached it in every seed.
+    A ratio is None unless the best way has reached it in every seed.
     """
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     images: dict[str, list[int]] = {way: [] for way in WAYS}
@@ -166,17 +166,20 @@ def describe(rows: list[dict[str, Any]], spaces: tuple[str, ...]) -> dict[str, A
             reached[way] += first is not None
             seconds[way].append((first or marks[-1])["seconds"])
             images[way].append((first or marks[-1])["images"])
-    ratio = {
+    is_known = reached["best"] == len(rows)
+    shares = {
         f"to_{way}": [best / other for best, other in zip(seconds["best"], seconds[way], strict=True)]
         for way in ("plain", "v010")
-        if reached["best"] == len(rows)
     }
     return {
         "seconds": {way: median(values) for way, values in seconds.items()},
         "images": {way: median(values) for way, values in images.items()},
         "seeds_that_reached_it": reached,
-        "ratio": {name: round(median(values), 3) for name, values in ratio.items()},
-        "ratio_range": {name: [round(min(values), 3), round(max(values), 3)] for name, values in ratio.items()},
+        "ratio": {name: round(median(values), 3) if is_known else None for name, values in shares.items()},
+        "ratio_range": {
+            name: [round(min(values), 3), round(max(values), 3)] if is_known else None
+            for name, values in shares.items()
+        },
     }
 
 
@@ -241,9 +244,12 @@ def show(found: dict[str, Any]) -> str:
     """Return a table in markdown."""
     lines = ["| way | images | seconds | seeds that reached it | best's share |", "|---|---|---|---|---|"]
     for way in found["seconds"]:
-        share = found["ratio"].get(f"to_{way}", "")
+        ratio = found["ratio"].get(f"to_{way}", "")
+        share = "unknown" if ratio is None else ratio
         reached = f"{found['seeds_that_reached_it'][way]} of {len(found['seeds'])}"
-        lines.append(f"| {way} | {found['images'][way]:,.0f} | {found['seconds'][way]:,.0f} | {reached} | {share} |")
+        lines.append(
+            f"| {way} | {found['images'][way]:,.0f} | {found['seconds'][way]:,.0f} | {reached} | {'unknown' if share is None else share} |"
+        )
     return "\n".join(lines)
 
 

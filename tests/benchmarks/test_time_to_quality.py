@@ -44,5 +44,11 @@ def test_ratios_are_medians_of_seeds_with_their_range():
     assert found["ratio_range"]["to_v010"] == [0.25, 0.75]
 
 
+def test_a_ratio_is_unknown_where_the_best_way_did_not_arrive():
+    found = summarise([seed(0, marks((10, 0.1, 1)), marks((40, 0, 0)), marks((100, 0, 0)))])
+    assert found["ratio"] == {"to_plain": None, "to_v010": None}
+    assert found["in_one_space"]["lite2"]["ratio"] == {"to_plain": 0.1, "to_v010": 0.25}
+
+
 def test_nothing_measured_is_told():
     assert summarise([])["seconds"] == {}

@@ -247,9 +247,7 @@ def show(found: dict[str, Any]) -> str:
         ratio = found["ratio"].get(f"to_{way}", "")
         share = "unknown" if ratio is None else ratio
         reached = f"{found['seeds_that_reached_it'][way]} of {len(found['seeds'])}"
-        lines.append(
-            f"| {way} | {found['images'][way]:,.0f} | {found['seconds'][way]:,.0f} | {reached} | {'unknown' if share is None else share} |"
-        )
+        lines.append(f"| {way} | {found['images'][way]:,.0f} | {found['seconds'][way]:,.0f} | {reached} | {share} |")
     return "\n".join(lines)
 
 

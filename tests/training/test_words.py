@@ -110,3 +110,24 @@ def test_data_without_captions_is_refused(runs, tmp_path, capsys):
 def test_the_run_says_which_recipe_made_it(runs):
     recipe = json.loads((runs / "student" / "recipe.json").read_text())["recipe"]
     assert "text" in recipe["frozen"] or recipe["frozen"]
+
+
+def test_words_of_data_that_a_model_does_not_know_are_told_once(runs, caplog):
+    images = open_images("shapes").subset(range(64))
+    reader = d2o.load(runs / "teacher").reader
+    assert isinstance(reader, Words)
+    known = [text for index in range(len(images)) for text in images.captions(index)]
+    caplog.clear()
+    reader.check(known, "shapes")
+    assert not caplog.records
+    reader.check([*known, f"{known[0]} zebra", f"{known[1]} zebra quagga"], "others")
+    (record,) = caplog.records
+    assert "zebra, quagga" in record.message and "2" in record.message
+    reader([f"{known[0]} zebra"])
+    assert len(caplog.records) == 1
+
+
+def test_a_run_on_captions_that_a_model_cannot_read_does_not_begin(runs, tmp_path):
+    with refused("joker", "emoji"):
+        finetune("emoji-teacher", "emoji", "emoji-d2o-f", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -23,7 +23,7 @@ from d2o.training.run import Habits
 from d2o.training.run_directory import read_log
 
 from .digits_page import Picture, draw_page
-from .report import measure_rate, use_few_threads, write_report
+from .report import count_up, measure_rate, use_few_threads, write_report
 
 CALLS = 2 * TEACHER_STEPS - 1
 IMAGES = 1_000
@@ -74,12 +74,7 @@ def demo(
         "precision": {name: evaluation.distances.precision for name, evaluation in both.items()},
         "diversity": {name: evaluation.diversity.pixel_deviation_within for name, evaluation in both.items()},
         **classify(digits, images),
-        "seconds": {name: round(value, 1) for name, value in {**seconds, "total": sum(seconds.values())}.items()},
-        "images_per_second": {name: round(rate, 1) for name, rate in rates.items()},
-        "speed_ratio": round(rates["student"] / rates["teacher"], 1),
-        "frozen_share": share.frozen / share.total,
-        "moved_parameters": share.total - share.frozen,
-        "parameters": share.total,
+        **count_up(seconds, rates, share),
     }
     logs = {name: list(read_log(out / name / "metrics.jsonl")) for name in both}
     page = draw_page(draw_pictures(digits, teacher, student), summary, list(evaluations.values()), logs)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from d2o import checkpoints
 from d2o.data.datasets import Images, open_images
 from d2o.data.emoji import read_pictures
 from d2o.data.files import to_uint8
@@ -26,9 +25,9 @@ from d2o.training.run import Habits
 from d2o.training.run_directory import read_log
 
 from .emoji_page import draw_page
-from .report import Row, measure_rate, use_few_threads, write_report
+from .report import Row, count_up, measure_rate, open_teacher, use_few_threads, write_report
 
-DATA, RECIPE, STYLE, SIDE = "emoji-smileys", "emoji-d2o-f", "noto", 32
+DATA, RECIPE, STYLE = "emoji-smileys", "emoji-d2o-f", "noto"
 TEACHER = "emoji-teacher"
 CALLS = 2 * TEACHER_STEPS - 1
 DURATION, EACH = 10_000, 2
@@ -55,8 +54,8 @@ def demo(
     The teacher is the one that comes with d2o, or that at `start`; one that does not draw emoji is a ValueError.
     """
     use_few_threads()
-    teacher = open_teacher(start or TEACHER)
     began, out, images = time.monotonic(), check_folder(out), open_images(DATA)
+    teacher = open_teacher(start or TEACHER, images, [f"{STYLE} {text}" for text in SHOWN], TEACHER)
 
     log.info("1/2  Turning %s into a one-step generator with a GAN loss, most weights frozen (D2O-F)", start or TEACHER)
     ways: dict[str, Any] = {"habits": Habits(sample_every=DURATION // 4, device=device), "watch": watch}
@@ -75,31 +74,12 @@ def demo(
         "real_images": len(images),
         "features": "lite2",
         **measured,
-        "seconds": {name: round(value, 1) for name, value in {**seconds, "total": sum(seconds.values())}.items()},
-        "images_per_second": {name: round(rate, 1) for name, rate in rates.items()},
-        "speed_ratio": round(rates["student"] / rates["teacher"], 1),
-        "frozen_share": share.frozen / share.total,
-        "moved_parameters": share.total - share.frozen,
-        "parameters": share.total,
+        **count_up(seconds, rates, share),
     }
     logs = {"student": list(read_log(out / "student" / "metrics.jsonl"))}
     write_report(out, draw_page(SHOWN, draw_rows(images, teacher, student), summary, logs), summary)
     log.info("Done in %.0f s. Look at %s", time.monotonic() - began, out / "report.html")
     return summary
-
-
-def open_teacher(name: str) -> Denoiser:
-    """Return a model that can be asked for emoji; any other is a ValueError."""
-    teacher = checkpoints.load(name)
-    try:
-        assert teacher.reader is not None and teacher.pixel_shape == (3, SIDE, SIDE)
-        teacher.reader([f"{STYLE} {text}" for text in SHOWN])
-    except (AssertionError, ValueError):
-        raise ValueError(
-            f"{name} cannot be asked for emoji: name a model that reads their names and makes RGB images of "
-            f"{SIDE}x{SIDE} pixels, such as {TEACHER}, or leave --from out."
-        ) from None
-    return teacher
 
 
 def names_of(images: Images) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the demos have in common: threads, speed, curves, and the report, one HTML file that needs nothing else."""
+"""What the demos have in common: threads, teacher, speed, curves, and the report, an HTML file that needs no other."""
 
 import json
 import time
@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from d2o import checkpoints
+from d2o.data.datasets import Images
 from d2o.data.files import grid
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.files import atomic
 from d2o.pages import data_address, encode_image
+from d2o.training.freezing import Share
 
 THREADS = 2
 """Networks of this size gain nothing from more."""
@@ -27,6 +30,20 @@ def use_few_threads() -> None:
     torch.set_num_threads(min(THREADS, torch.get_num_threads()))
 
 
+def open_teacher(name: str, images: Images, captions: Sequence[str], example: str) -> Denoiser:
+    """Return a model that makes such images and can be asked for all of these captions; any other is a ValueError."""
+    teacher = checkpoints.load(name)
+    try:
+        assert teacher.reader is not None and teacher.pixel_shape == images.shape
+        teacher.reader(captions)
+    except (AssertionError, ValueError):
+        raise ValueError(
+            f"{name} cannot be asked for {images.name}: name a model that reads their captions and makes RGB images of "
+            f"{images.shape[1]}x{images.shape[2]} pixels, such as {example}, or leave --from out."
+        ) from None
+    return teacher
+
+
 def measure_rate(denoiser: Denoiser, steps: int, count: int, sampler: str = "heun") -> float:
     """Return how many images a second a generator makes, after a first batch that is not counted."""
     batches = generate(denoiser, range(count + 50), steps=steps, sampler=sampler, batch_size=50)
@@ -34,6 +51,18 @@ def measure_rate(denoiser: Denoiser, steps: int, count: int, sampler: str = "heu
     began = time.perf_counter()
     made = sum(len(batch) for batch in batches)
     return made / (time.perf_counter() - began)
+
+
+def count_up(seconds: Mapping[str, float], rates: Mapping[str, float], share: Share) -> dict[str, Any]:
+    """Return what every report says of time and speed, and of how much of the student moved."""
+    return {
+        "seconds": {name: round(value, 1) for name, value in {**seconds, "total": sum(seconds.values())}.items()},
+        "images_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        "speed_ratio": round(rates["student"] / rates["teacher"], 1),
+        "frozen_share": share.frozen / share.total,
+        "moved_parameters": share.total - share.frozen,
+        "parameters": share.total,
+    }
 
 
 def write_report(out: Path, page: str, summary: Mapping[str, Any]) -> None:

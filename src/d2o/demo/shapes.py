@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from d2o import checkpoints
 from d2o.data.datasets import open_images
 from d2o.data.files import to_uint8
-from d2o.data.shapes import MEANINGS, SIDE, WORDINGS, Meaning
+from d2o.data.shapes import MEANINGS, WORDINGS, Meaning
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.files import check_folder
@@ -22,7 +21,7 @@ from d2o.training.fit import Watch, finetune, pretrain, print_progress
 from d2o.training.run import Habits
 from d2o.training.run_directory import read_log
 
-from .report import Row, measure_rate, use_few_threads, write_report
+from .report import Row, count_up, measure_rate, open_teacher, use_few_threads, write_report
 from .shapes_page import draw_page
 
 CALLS = 4
@@ -57,8 +56,9 @@ def demo(
     The model at `start` takes the place of pre-training; one that cannot be asked for shapes is a ValueError.
     """
     use_few_threads()
-    given = None if start is None else open_teacher(start)
+    asked = [meaning.caption(wording) for meaning in MEANINGS for wording in range(len(WORDINGS))]
     began, out, images = time.monotonic(), check_folder(out), open_images("shapes")
+    given = None if start is None else open_teacher(start, images, asked, "shapes-teacher")
     common: dict[str, Any] = {"watch": watch, "seed": seed}
 
     seconds = {"pretrain": 0.0}
@@ -94,32 +94,13 @@ def demo(
         "images": IMAGES * len(MEANINGS),
         **scores,
         "teacher_by_calls": tried,
-        "seconds": {name: round(value, 1) for name, value in {**seconds, "total": sum(seconds.values())}.items()},
-        "images_per_second": {name: round(rate, 1) for name, rate in rates.items()},
-        "speed_ratio": round(rates["student"] / rates["teacher"], 1),
-        "frozen_share": share.frozen / share.total,
-        "moved_parameters": share.total - share.frozen,
-        "parameters": share.total,
+        **count_up(seconds, rates, share),
     }
     folders = ("teacher", "student") if start is None else ("student",)
     logs = {name: list(read_log(out / name / "metrics.jsonl")) for name in folders}
     write_report(out, draw_page(SHOWN, draw_rows(teacher, student), summary, logs), summary)
     log.info("Done in %.0f s. See %s", time.monotonic() - began, out / "report.html")
     return summary
-
-
-def open_teacher(name: str) -> Denoiser:
-    """Return a model that can be asked for shapes; any other is a ValueError."""
-    teacher = checkpoints.load(name)
-    try:
-        assert teacher.reader is not None and teacher.pixel_shape == (3, SIDE, SIDE)
-        teacher.reader([meaning.caption(wording) for meaning in MEANINGS for wording in range(len(WORDINGS))])
-    except (AssertionError, ValueError):
-        raise ValueError(
-            f"{name} cannot be asked for shapes: name a model that reads their captions and makes RGB images of "
-            f"{SIDE}x{SIDE} pixels, such as shapes-teacher, or leave --from out."
-        ) from None
-    return teacher
 
 
 def habits(recipe: str, calls: int, device: str) -> Habits:

@@ -186,6 +186,19 @@ class Words:
         """Return the words of a caption that are left out, each once."""
         return list(dict.fromkeys(word for word in split_words(caption) if word not in self.numbers))
 
+    def check(self, captions: Sequence[str], name: str) -> None:
+        """Say once which words of a data set's captions are left out; ValueError for a caption that cannot be read."""
+        missing = list(dict.fromkeys(word for caption in captions for word in self.unknown(caption)))
+        self.told.update(missing)
+        for caption in captions:
+            try:
+                self.number(caption)
+            except ValueError as error:
+                remedy = f"choose data of captions like {self.examples[0][:60]!r}, or pre-train on these"
+                raise ValueError(f"{error} It is in a caption of {name}: {remedy}.") from None
+        if missing:
+            log.warning(f"The model does not know {len(missing)} words of {name}, such as {', '.join(missing[:5])}.")
+
     def number(self, caption: str) -> list[int]:
         asked = split_words(caption)
         words = [word for word in asked if word in self.numbers]

@@ -197,5 +197,7 @@ def check_fit(denoiser: Denoiser, images: Images) -> None:
             f"The model is conditioned on captions but {name} has none: put a .txt file beside each image, or add a "
             "metadata.jsonl or a column `text`."
         )
+    if isinstance(denoiser.reader, Words):
+        denoiser.reader.check([text for index in range(len(images)) for text in images.captions(index)], images.name)
     if images.num_classes > classes > 0:
         raise ValueError(f"The model has {classes} classes but {name} has {images.num_classes}.")

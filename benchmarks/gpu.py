@@ -38,6 +38,7 @@ def measure(name: str, options: argparse.Namespace, seconds: float) -> dict[str,
     for option in ("parity", "data"):
         command += [f"--{option}", str(value)] if (value := getattr(options, option)) else []
     environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # which deterministic products want
+    environment |= {"OMP_NUM_THREADS": "1"} if options.rehearse else {}  # tiny layers wait for more threads, rather
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         try:

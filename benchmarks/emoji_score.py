@@ -5,8 +5,9 @@ python benchmarks/emoji_score.py MODEL --data emoji-32.zip [--steps 18] [--guida
 `retrieval` is the share of images among whose five nearest of all real pictures is one of the emoji asked for, in any
 style; `retrieval_real` is that of the real pictures asked for, which find the same emoji in other styles. Held out are
 `pairs` of an emoji and a style that are each seen elsewhere, and `concepts`, emoji that are seen in no style. Features
-are lite2's, which judges no run by default. The sheets show triples: the picture asked for, the image, and the nearest
-of the pictures that were trained on.
+are those of lite2, which judges no run but is a relative of lite0, which may; or with `--space pixels` means of 2x2
+pixels, which have nothing in common with any discriminator. The sheets show triples: the picture asked for, the image,
+and the nearest of the pictures that were trained on.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from d2o.metrics.distances import distances
 from d2o.metrics.retrieval import retrieval
 from d2o.metrics.statistics import features_of
 
+SPACES = ("lite2", "pixels")
 PARTS = {"seen": "train", "pairs": "val", "concepts": "test"}
 BATCH, SHOWN = 128, 64
 
@@ -33,14 +35,14 @@ BATCH, SHOWN = 128, 64
 class Real:
     """All pictures of a zip of emoji: pixels uint8 [N,H,W,3], what they show, their part, and their features."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, space: str = "lite2") -> None:
         images, known = open_images(path, split="all"), read_pictures(path)
         names = images.cache.decode.source.names
         self.pictures = [known[names[number]] for number in images.order]
         self.pixels = images.pixels(range(len(images)))
         self.parts = np.array([picture.file_name.partition("/")[0] for picture in self.pictures])
         self.concepts = np.array([picture.concept for picture in self.pictures])
-        self.embed = open_space("lite2")
+        self.embed = mean_pixels if space == "pixels" else open_space(space)
         self.features = self.look(self.pixels)
 
     def look(self, pixels: np.ndarray) -> np.ndarray:
@@ -55,6 +57,13 @@ class Real:
         rows = ((self.features[[row]], self.concepts[[row]], other) for row, other in zip(asked, rest, strict=True))
         found = [retrieval(look, name, self.features[other], self.concepts[other]) for look, name, other in rows]
         return float(np.mean(found))
+
+
+def mean_pixels(pixels: np.ndarray) -> np.ndarray:
+    """Return the means [N, D] of 2x2 pixels of uint8 images [N,H,W,C]."""
+    count, height, width, channels = pixels.shape
+    blocks = pixels.reshape(count, height // 2, 2, width // 2, 2, channels)
+    return blocks.mean((2, 4), dtype=np.float32).reshape(count, -1) / 255
 
 
 def score(model: Denoiser, real: Real, steps: int, guidance: float, most: int, out: Path | None) -> dict:
@@ -77,7 +86,7 @@ def score(model: Denoiser, real: Real, steps: int, guidance: float, most: int, o
             "retrieval_real": real.find_real(asked),
         }
         if part == "seen":
-            near = distances(features_of(features, "lite2"), features_of(real.features[asked], "lite2"))
+            near = distances(*(features_of(side, "these") for side in (features, real.features[asked])))
             row |= {"kid": near.kid, "precision": near.precision, "recall": near.recall}
         found[part] = {name: round(value, 4) for name, value in row.items()}
         if out is not None:
@@ -97,11 +106,8 @@ if __name__ == "__main__":
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance")
     parser.add_argument("--images", type=int, default=500, help="at most so many of each part")
     parser.add_argument("--out", type=Path, help="a folder for sheets of images")
+    parser.add_argument("--space", choices=SPACES, default=SPACES[0], help="the features in which images are compared")
     options = parser.parse_args()
-    facts = {"model": options.model, "steps": options.steps, "guidance": options.guidance}
-    model = d2o.load(options.model)
-    print(
-        json.dumps(
-            facts | score(model, Real(options.data), options.steps, options.guidance, options.images, options.out)
-        )
-    )
+    facts = {"model": options.model, "steps": options.steps, "guidance": options.guidance, "space": options.space}
+    model, real = d2o.load(options.model), Real(options.data, options.space)
+    print(json.dumps(facts | score(model, real, options.steps, options.guidance, options.images, options.out)))

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from d2o.data.datasets import Images, open_images
@@ -25,7 +24,7 @@ from d2o.training.run import Habits
 from d2o.training.run_directory import read_log
 
 from .emoji_page import draw_page
-from .report import Row, count_up, measure_rate, open_teacher, use_few_threads, write_report
+from .report import Row, count_up, draw_prompts, measure_rate, open_teacher, use_few_threads, write_report
 
 DATA, RECIPE, STYLE = "emoji-smileys", "emoji-d2o-f", "noto"
 TEACHER = "emoji-teacher"
@@ -114,16 +113,10 @@ def draw_rows(images: Images, teacher: Denoiser, student: Denoiser) -> list[Row]
     """Return the rows of pictures, one column an emoji, the generators' from the same seeds."""
     names = names_of(images)
     real = images.pixels([names.index(name) for name in SHOWN])
-
-    def draw(denoiser: Denoiser, steps: int) -> np.ndarray:
-        seeds = [seed for _ in SHOWN for seed in SEEDS]
-        told = [f"{STYLE} {name}" for name in SHOWN for _ in SEEDS]
-        made = to_uint8(torch.cat(list(generate(denoiser, seeds, steps=steps, condition=told))))
-        return made.reshape(len(SHOWN), len(SEEDS), *made.shape[1:])
-
+    told = [f"{STYLE} {name}" for name in SHOWN]
     return [
         Row("Real", "one of each", real[:, None]),
-        Row("Teacher", f"{CALLS} calls", draw(teacher, TEACHER_STEPS)),
-        Row("Teacher", "1 call", draw(teacher, 1)),
-        Row("D2O-F student", "1 call", draw(student, 1)),
+        Row("Teacher", f"{CALLS} calls", draw_prompts(teacher, told, SEEDS, TEACHER_STEPS)),
+        Row("Teacher", "1 call", draw_prompts(teacher, told, SEEDS, 1)),
+        Row("D2O-F student", "1 call", draw_prompts(student, told, SEEDS, 1)),
     ]

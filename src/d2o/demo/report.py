@@ -12,7 +12,7 @@ import torch
 
 from d2o import checkpoints
 from d2o.data.datasets import Images
-from d2o.data.files import grid
+from d2o.data.files import grid, to_uint8
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.sampling import generate
 from d2o.files import atomic
@@ -51,6 +51,16 @@ def measure_rate(denoiser: Denoiser, steps: int, count: int, sampler: str = "heu
     began = time.perf_counter()
     made = sum(len(batch) for batch in batches)
     return made / (time.perf_counter() - began)
+
+
+def draw_prompts(
+    denoiser: Denoiser, captions: Sequence[str], seeds: Sequence[int], steps: int, sampler: str = "heun"
+) -> np.ndarray:
+    """Return a generator's images of every caption, from the same seeds: uint8 [captions, seeds, H, W, C]."""
+    told = [caption for caption in captions for _ in seeds]
+    batches = generate(denoiser, [*seeds] * len(captions), steps=steps, condition=told, sampler=sampler)
+    made = to_uint8(torch.cat(list(batches)), "The generator")
+    return made.reshape(len(captions), len(seeds), *made.shape[1:])
 
 
 def count_up(seconds: Mapping[str, float], rates: Mapping[str, float], share: Share) -> dict[str, Any]:

@@ -5,14 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from d2o.data.datasets import open_images
-from d2o.data.files import to_uint8
 from d2o.data.shapes import MEANINGS, WORDINGS, Meaning
 from d2o.diffusion.denoiser import Denoiser
-from d2o.diffusion.sampling import generate
 from d2o.files import check_folder
 from d2o.metrics import shapes as metric
 from d2o.metrics.counting import Counted, unshown
@@ -21,7 +16,7 @@ from d2o.training.fit import Watch, finetune, pretrain, print_progress
 from d2o.training.run import Habits
 from d2o.training.run_directory import read_log
 
-from .report import Row, count_up, measure_rate, open_teacher, use_few_threads, write_report
+from .report import Row, count_up, draw_prompts, measure_rate, open_teacher, use_few_threads, write_report
 from .shapes_page import draw_page
 
 CALLS = 4
@@ -116,16 +111,9 @@ def ask(denoiser: Denoiser, split: str, calls: int, counted: Counted) -> dict[st
 
 def draw_rows(teacher: Denoiser, student: Denoiser) -> list[Row]:
     """Return the three rows of pictures, one column a caption, from the same seeds."""
-
-    def draw(denoiser: Denoiser, calls: int) -> np.ndarray:
-        seeds = [seed for _ in SHOWN for seed in SEEDS]
-        captions = [meaning.caption() for meaning in SHOWN for _ in SEEDS]
-        batches = generate(denoiser, seeds, steps=calls, condition=captions, sampler="euler")
-        images = to_uint8(torch.cat(list(batches)))
-        return images.reshape(len(SHOWN), len(SEEDS), *images.shape[1:])
-
+    told = [meaning.caption() for meaning in SHOWN]
     return [
-        Row("Teacher", f"{CALLS} calls", draw(teacher, CALLS)),
-        Row("Teacher", "1 call", draw(teacher, 1)),
-        Row("D2O-F student", "1 call", draw(student, 1)),
+        Row("Teacher", f"{CALLS} calls", draw_prompts(teacher, told, SEEDS, CALLS, "euler")),
+        Row("Teacher", "1 call", draw_prompts(teacher, told, SEEDS, 1, "euler")),
+        Row("D2O-F student", "1 call", draw_prompts(student, told, SEEDS, 1, "euler")),
     ]

@@ -2,7 +2,6 @@
 
 import ctypes
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,9 +12,8 @@ CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 
 def return_large_blocks() -> None:
     """Let this process return large tensors to Linux when it frees them, rather than keep their room for others."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # a C library without it
-            ctypes.CDLL(None).mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD, and from how many bytes blocks are mapped
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):  # musl has none
+        library.mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD: blocks of so many bytes or more are mapped apart
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -65,7 +65,7 @@ PURPOSES = {
     "lite0": "one feature network in the discriminator",
     "flow": "a student of a flow",
     "sketch-gan": "a short distillation, then the GAN",
-    "coarse-to-fine": "judged with much noise, then with little",
+    "coarse-to-fine": "judged with much noise, with little, then on the teacher's images",
     "teacher-images": "on data, then on the teacher's images",
 }
 """What a recipe is for, by the end of its name: the longest one that fits."""

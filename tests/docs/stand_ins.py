@@ -71,6 +71,8 @@ def reduced(words: Sequence[str]) -> list[str]:
     others = ("discriminator=", "own-features", "emoji-d2o-f", "coarse-to-fine")  # JUDGED are settings of another kind
     if any(name in word for word in words for name in others):
         smaller = smaller[: -len(JUDGED)]
+    if any("coarse-to-fine" in word for word in words):
+        smaller = [*smaller, "--set", "stages.2.data.count=16"]
     few = (word.replace("count: 500", "count: 16") for word in words if word != "--shard")  # one process refuses it
     found = [*few, *smaller, *resized]
     text = {"shapes": TINY_TEXT, "shapes-pretrain": TINY_TEXT, "emoji-pretrain": TINY.replace("song_unet", "text_unet")}

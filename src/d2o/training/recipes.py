@@ -148,8 +148,8 @@ EMOJI = {**SMALL, **OWN_FEATURES, "discriminator": OwnFeatures(sigma_mean=-3.5),
 # projected discriminator removes, which does not know the teacher's own images by heart: they are many.
 COARSE = {**EMOJI, "duration": 68_000, "discriminator": OwnFeatures(sigma_mean=-1.8, sigma_deviation=1.2)}
 FINE = {**EMOJI, "duration": 300_000, "discriminator": OwnFeatures(sigma_mean=-3.0, sigma_deviation=1.0)}
-CLEAN = {**EMOJI, "duration": 60_000, "learning_rate": 2e-4, "discriminator": Projected(size=64, width=64)}
-CLEAN |= {"objectives": (PAIRED,), "data": TeacherImages(count=3_000, guidance=1.5)}
+CLEAN = {**EMOJI, "duration": 50_000, "learning_rate": 2e-4, "discriminator": Projected(size=64, width=64)}
+CLEAN |= {"objectives": (PAIRED,), "data": TeacherImages(count=3_000)}
 
 EDM_PRETRAIN: dict[str, Any] = {  # arXiv 2206.00364, table 7
     "duration": 200_000_000,

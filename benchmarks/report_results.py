@@ -8,6 +8,7 @@ python benchmarks/report_results.py --results FILE.jsonl --out FILE.md
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -169,9 +170,9 @@ def write(results: Results, place: Path, out: Path) -> None:
         "Student's 95 % interval over seeds. A claim holds if all of its differences and their intervals are below "
         "zero, and fails if one of them is above.",
         "",
-        "| | claim | verdict | weakest difference |",
-        "|---|---|---|---|",
-        *(f"| ({one.letter}) | {one.sentence} | **{one.verdict}** | {weakest(one)} |" for one in found),
+        "| | claim | verdict | its differences | the one that supports it least |",
+        "|---|---|---|---|---|",
+        *(f"| ({one.letter}) | {one.sentence} | **{one.verdict}** | {count(one)} | {weakest(one)} |" for one in found),
         "",
     ]
     for one in found:
@@ -217,6 +218,13 @@ def write(results: Results, place: Path, out: Path) -> None:
     ]
     with atomic(out) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
+
+
+def count(claim: Claim) -> str:
+    """Return how many of a claim's differences hold, fail, and are not decided."""
+    numbers = Counter(one.verdict for one in claim.differences)
+    words = {"holds": "hold", "fails": "fail", "not decided": "not decided"}
+    return ", ".join(f"{numbers[verdict]} {word}" for verdict, word in words.items() if numbers[verdict]) or "-"
 
 
 def weakest(claim: Claim) -> str:

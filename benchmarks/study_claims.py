@@ -58,9 +58,11 @@ class Claim:
 
     @property
     def weakest(self) -> Difference | None:
-        """The difference that speaks least for the claim."""
-        reach = [(one.interval[1] if one.interval else math.inf, one.value) for one in self.differences]
-        return self.differences[reach.index(max(reach))] if reach else None
+        """The difference that speaks least for the claim: of those that speak against it, if any does."""
+        against = [one for one in self.differences if one.verdict == "fails"]
+        chosen = against or self.differences
+        reach = [(one.interval[1] if one.interval else math.inf, one.value) for one in chosen]
+        return chosen[reach.index(max(reach))] if reach else None
 
     def as_dict(self) -> dict[str, Any]:
         weakest = self.weakest

@@ -88,6 +88,8 @@ def test_a_claim_fails_where_one_feature_space_contradicts_it(letter, name, chan
         for one in those_that_agree()
     ]
     assert verdicts(rows)[letter] == "fails"
+    (claim,) = (one for one in study_claims.claims(study_claims.Results(rows)) if one.letter == letter)
+    assert claim.weakest is not None and claim.weakest.verdict == "fails"
 
 
 def test_seeds_that_disagree_decide_nothing():

@@ -5,18 +5,20 @@ python benchmarks/emoji_score.py MODEL --data emoji-32.zip [--steps 18] [--guida
 `retrieval` is the share of images among whose five nearest of all real pictures is one of the emoji asked for, in any
 style; `retrieval_real` is that of the real pictures asked for, which find the same emoji in other styles. Held out are
 `pairs` of an emoji and a style that are each seen elsewhere, and `concepts`, emoji that are seen in no style. Features
-are those of lite2, which judges no run but is a relative of lite0, which may; or with `--space pixels` means of 2x2
-pixels, which have nothing in common with any discriminator. The sheets show triples: the picture asked for, the image,
-and the nearest of the pictures that were trained on.
+are those of lite2, which judges no run but is a relative of lite0, which may. Those of `--space` have nothing in common
+with a discriminator: pixels, or the study's classifier and views, from CIFAR-10, which see means of 2x2. The sheets
+show triples: the picture asked for, the image, and the nearest of the pictures that were trained on.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from examination import draw, open_space
+from feature_classifier import Embed
 
 import d2o
 from d2o.data.datasets import open_images
@@ -27,7 +29,8 @@ from d2o.metrics.distances import distances
 from d2o.metrics.retrieval import retrieval
 from d2o.metrics.statistics import features_of
 
-SPACES = ("lite2", "pixels")
+SPACES = ("lite2", "pixels", "classifier", "views")
+KEPT = Path(__file__).parent / "spaces"
 PARTS = {"seen": "train", "pairs": "val", "concepts": "test"}
 BATCH, SHOWN = 128, 64
 
@@ -42,7 +45,7 @@ class Real:
         self.pixels = images.pixels(range(len(images)))
         self.parts = np.array([picture.file_name.partition("/")[0] for picture in self.pictures])
         self.concepts = np.array([picture.concept for picture in self.pictures])
-        self.embed = mean_pixels if space == "pixels" else open_space(space)
+        self.embed = open_features(space)
         self.features = self.look(self.pixels)
 
     def look(self, pixels: np.ndarray) -> np.ndarray:
@@ -59,11 +62,20 @@ class Real:
         return float(np.mean(found))
 
 
-def mean_pixels(pixels: np.ndarray) -> np.ndarray:
-    """Return the means [N, D] of 2x2 pixels of uint8 images [N,H,W,C]."""
+def open_features(space: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what maps uint8 images [N,H,W,3] to features [N, D]."""
+    if space == "lite2":
+        return open_space(space)
+    if space == "pixels":
+        return lambda pixels: halve(pixels).reshape(len(pixels), -1) / 255
+    embed = Embed(KEPT / f"cifar10-16-{space}.safetensors")
+    return lambda pixels: embed(halve(pixels).round().astype(np.uint8))
+
+
+def halve(pixels: np.ndarray) -> np.ndarray:
+    """Return the means [N,H/2,W/2,C] of 2x2 pixels."""
     count, height, width, channels = pixels.shape
-    blocks = pixels.reshape(count, height // 2, 2, width // 2, 2, channels)
-    return blocks.mean((2, 4), dtype=np.float32).reshape(count, -1) / 255
+    return pixels.reshape(count, height // 2, 2, width // 2, 2, channels).mean((2, 4), dtype=np.float32)
 
 
 def score(model: Denoiser, real: Real, steps: int, guidance: float, most: int, out: Path | None) -> dict:

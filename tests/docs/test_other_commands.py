@@ -110,11 +110,11 @@ def make_emoji(place: Path) -> tuple[Path, Path]:
 
 
 def emoji_score(_, place: Path) -> None:
-    """Score it, and draw its sheets."""
     model, data = make_emoji(place)
     words = [model, "--data", data, "--steps", "2", "--images", "8", "--out", place / "sheets"]
-    found = json.loads(finished(BENCHMARKS / "emoji_score.py", *words))
-    assert found.keys() >= {"seen", "pairs", "concepts"} and 0 <= found["seen"]["retrieval"] <= 1
+    for space in ("lite2", "views"):
+        found = json.loads(finished(BENCHMARKS / "emoji_score.py", *words, "--space", space))
+        assert found.keys() >= {"seen", "pairs", "concepts"} and 0 <= found["seen"]["retrieval"] <= 1
     assert {file.stem for file in (place / "sheets").iterdir()} == {"seen", "pairs", "concepts"}
 
 

@@ -115,17 +115,14 @@ def details(results: Results, space: str) -> Iterator[str]:
 
 
 def sentence(found: Sequence[Claim]) -> str:
-    """Return the answer in one sentence."""
+    """Return the answer in one sentence: the claims that hold or fail in words, the others by their letters."""
     parts = []
-    verbs = {
-        "holds": ("holds", "hold"),
-        "fails": ("fails", "fail"),
-        "not decided": ("is not decided", "are not decided"),
-    }
-    for verdict, forms in verbs.items():
-        if letters := [f"({one.letter})" for one in found if one.verdict == verdict]:
-            parts.append(f"{', '.join(letters)} {forms[len(letters) > 1]}")
-    return f"**Of the {len(found)} claims, {'; '.join(parts)}.**"
+    for verdict, forms in {"holds": ("holds", "hold"), "fails": ("fails", "fail")}.items():
+        if chosen := [f"({one.letter}) {one.sentence}" for one in found if one.verdict == verdict]:
+            parts.append(f"{len(chosen)} {forms[len(chosen) > 1]}: {', '.join(chosen)}")
+    if letters := [f"({one.letter})" for one in found if one.verdict == "not decided"]:
+        parts.append(f"{', '.join(letters)} {'are' if len(letters) > 1 else 'is'} not decided")
+    return f"**Of the {len(found)} claims {'; '.join(parts)}.**"
 
 
 def show(one: Difference | None) -> str:
@@ -190,7 +187,8 @@ def write(results: Results, place: Path, out: Path) -> None:
         "lite2, which favours GANs in that space. The classifier was trained only on this data set's labels, and the "
         "network without labels only on which two views belong to one image. A falling distance can hide a collapse: "
         "so recall and pixel deviation are shown, too. Three seeds give wide intervals, and of many differences at "
-        "95 % some are wrong.",
+        "95 % some are wrong. CTM is taken in its simplest form, without the paper's denoising loss; its images stay noise "
+        "with every setting tried, so differences from it say little about CTM.",
         "",
         "## The other measures",
         "",

@@ -29,7 +29,7 @@ def look(pixels):
 def short(tmp_path_factory):
     """Shorten the training and the looking afterwards, and pre-train a teacher."""
     judge = Projected(size=32, width=8, weights="random")
-    changes = {"emoji-pretrain": {"backbone": TINY}, "emoji-d2o-f": {"discriminator": judge}}
+    changes = {"emoji-pretrain": {"backbone": TINY}, "emoji-relativistic": {"discriminator": judge}}
     with pytest.MonkeyPatch.context() as patch:
         for name, more in changes.items():
             patch.setitem(

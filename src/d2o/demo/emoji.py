@@ -26,7 +26,7 @@ from d2o.training.run_directory import read_log
 from .emoji_page import draw_page
 from .report import Row, count_up, draw_prompts, measure_rate, open_teacher, use_few_threads, write_report
 
-DATA, RECIPE, STYLE = "emoji-smileys", "emoji-d2o-f", "noto"
+DATA, RECIPE, STYLE = "emoji-smileys", "emoji-relativistic", "noto"
 TEACHER = "emoji-teacher"
 CALLS = 2 * TEACHER_STEPS - 1
 DURATION, EACH = 10_000, 2

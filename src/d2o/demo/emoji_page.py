@@ -56,8 +56,8 @@ emoji in the prompt; chance is {NEAR / summary["real_images"]:.0%}.</p>
 image in one. Its discriminator is conditioned on the prompt, too: an image must look real <i>and</i> match the prompt.
 {moved:,} of {parameters:,} parameters changed; the convolutions stayed as diffusion training left them.</p>
 <p class="soft">Seed {summary["seed"]}. Fine-tuning took {seconds["finetune"]:.0f} s. N = {summary["images"]:,} images
-for each generator. The pictures are Noto Emoji (Apache-2.0). The discriminator uses the teacher's own features; the
-distances use EfficientNet-lite2, which has no part in the training.</p>""",
+for each generator. The pictures are Noto Emoji (Apache-2.0). The distances use EfficientNet-lite2, a relative of lite0,
+through which the discriminator looks: that flatters the student a little.</p>""",
     )
 
 

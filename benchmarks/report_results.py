@@ -188,8 +188,8 @@ def write(results: Results, place: Path, out: Path) -> None:
         "network without labels only on which two views belong to one image. A falling distance can hide a collapse: "
         "so recall and pixel deviation are shown, too. Three seeds give wide intervals, and of many differences at "
         "95 % some are wrong. CTM is taken in its simplest form, without the paper's denoising loss: of its random "
-        "jumps between 9 or 18 levels, one in 81 or 324 is the jump from noise to image. With every setting tried its images "
-        "stay noise, so differences from it say little about CTM in long training.",
+        "jumps between 9 or 18 levels, one in 81 or 324 is the jump from noise to image. With every setting tried "
+        "its images stay noise, so differences from it say little about CTM in long training.",
         "",
         "## The other measures",
         "",

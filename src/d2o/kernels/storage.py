@@ -11,7 +11,7 @@ CASTING = (nn.Linear, nn.Conv2d)
 """Layers whose products autocast computes in bfloat16, from whatever type their weights are."""
 
 
-def settle(network: nn.Module) -> nn.Module:
+def settle(network: nn.Module) -> Any:
     """Lay a network out as training wants it, in place and in memory of its own: its file is no longer held there."""
     before = {tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers())}
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,17 +1,18 @@
 """Where weights lie in memory, and weights that are kept in bfloat16 and compute in float32, widened layer by layer."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+Network = TypeVar("Network", bound=nn.Module)
 NARROW = torch.bfloat16
 CASTING = (nn.Linear, nn.Conv2d)
 """Layers whose products autocast computes in bfloat16, from whatever type their weights are."""
 
 
-def settle(network: nn.Module) -> Any:
+def settle(network: Network) -> Network:
     """Lay a network out as training wants it, in place and in memory of its own: its file is no longer held there."""
     before = {tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers())}
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

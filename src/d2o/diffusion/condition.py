@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
@@ -186,7 +186,7 @@ class Words:
         """Return the words of a caption that are left out, each once."""
         return list(dict.fromkeys(word for word in split_words(caption) if word not in self.numbers))
 
-    def check(self, captions: Sequence[str], name: str) -> None:
+    def check(self, captions: Collection[str], name: str) -> None:
         """Say once which words of a data set's captions are left out; ValueError for a caption that cannot be read."""
         missing = list(dict.fromkeys(word for caption in captions for word in self.unknown(caption)))
         self.told.update(missing)
@@ -194,8 +194,7 @@ class Words:
             try:
                 self.number(caption)
             except ValueError as error:
-                remedy = f"choose data of captions like {self.examples[0][:60]!r}, or pre-train on these"
-                raise ValueError(f"{error} It is in a caption of {name}: {remedy}.") from None
+                raise ValueError(f"{error} {name} has it: choose other data, or pre-train on it.") from None
         if missing:
             log.warning(f"The model does not know {len(missing)} words of {name}, such as {', '.join(missing[:5])}.")
 

@@ -144,7 +144,7 @@ EMOJI_PRETRAIN: dict[str, Any] = {
 }
 # A projected discriminator soon knows a few hundred pictures by heart (benchmarks/small_data.py).
 EMOJI = {**SMALL, **OWN_FEATURES, "discriminator": OwnFeatures(sigma_mean=-3.5), "duration": 52_000}
-# Much noise before own features shows what is drawn, little its speckle; what stays of it, pairs with many images end.
+# Own features see shapes through much noise, speckle through little; pairs with the teacher's images remove the rest.
 COARSE = {**EMOJI, "duration": 68_000, "discriminator": OwnFeatures(sigma_mean=-1.8, sigma_deviation=1.2)}
 FINE = {**EMOJI, "duration": 300_000, "discriminator": OwnFeatures(sigma_mean=-3.0, sigma_deviation=1.0)}
 EMOJI_PAIRED = {**EMOJI, "objectives": (PAIRED,), "discriminator": Projected(size=64, width=64)}

@@ -1,6 +1,6 @@
 """How well a model draws the emoji that it is asked for: those it has seen, and those that were held out.
 
-python benchmarks/emoji_score.py MODEL --data emoji-32.zip [--steps 18] [--guidance 1] [--out FOLDER]
+python benchmarks/emoji_score.py MODEL --data emoji-32.zip [--steps 18] [--guidance 1] [--each 4] [--out FOLDER]
 
 `retrieval` is the share of images among whose five nearest of all real pictures is one of the emoji asked for, in any
 style; `retrieval_real` is that of the real pictures asked for, which find the same emoji in other styles. Held out are
@@ -78,23 +78,22 @@ def halve(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(count, height // 2, 2, width // 2, 2, channels).mean((2, 4), dtype=np.float32)
 
 
-def score(model: Denoiser, real: Real, steps: int, guidance: float, most: int, out: Path | None) -> dict:
-    """Return what is measured of each part."""
+def score(model: Denoiser, real: Real, steps: int, guidance: float, most: int, each: int, out: Path | None) -> dict:
+    """Return what is measured of each part, with `each` images for a picture."""
     found = {}
     for part, split in PARTS.items():
         asked = np.flatnonzero(real.parts == split)
         asked = np.sort(np.random.Generator(np.random.Philox(1)).permutation(asked)[:most])
         if not len(asked):
             continue
-        told = [real.pictures[number].text[0] for number in asked]
-        images = d2o.generate(
-            model, range(len(asked)), steps=steps, condition=told, guidance=guidance, batch_size=BATCH
-        )
+        told = [real.pictures[number].text[0] for number in asked] * each
+        seeds = range(len(told))
+        images = d2o.generate(model, seeds, steps=steps, condition=told, guidance=guidance, batch_size=BATCH)
         pixels = to_uint8(torch.cat(list(images)))
         features = real.look(pixels)
         row = {
-            "images": len(asked),
-            "retrieval": real.find(features, asked),
+            "images": len(told),
+            "retrieval": real.find(features, np.tile(asked, each)),
             "retrieval_real": real.find_real(asked),
         }
         if part == "seen":
@@ -103,9 +102,9 @@ def score(model: Denoiser, real: Real, steps: int, guidance: float, most: int, o
         found[part] = {name: round(value, 4) for name, value in row.items()}
         if out is not None:
             known = np.flatnonzero(real.parts == "train")
-            rows = (torch.from_numpy(side) for side in (features, real.features[known]))
+            rows = (torch.from_numpy(side) for side in (features[: len(asked)], real.features[known]))
             nearest = known[torch.cdist(*rows).argmin(1).numpy()]
-            triples = np.stack([real.pixels[asked], pixels, real.pixels[nearest]], 1)[:SHOWN]
+            triples = np.stack([real.pixels[asked], pixels[: len(asked)], real.pixels[nearest]], 1)[:SHOWN]
             draw(out / f"{part}.png", triples.reshape(-1, *pixels.shape[1:]), 3 * SHOWN, columns=24)
     return found
 
@@ -117,9 +116,11 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=1, help="steps of the sampler")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance")
     parser.add_argument("--images", type=int, default=500, help="at most so many of each part")
+    parser.add_argument("--each", type=int, default=1, help="images for each picture, of other seeds")
     parser.add_argument("--out", type=Path, help="a folder for sheets of images")
     parser.add_argument("--space", choices=SPACES, default=SPACES[0], help="the features in which images are compared")
     options = parser.parse_args()
-    facts = {"model": options.model, "steps": options.steps, "guidance": options.guidance, "space": options.space}
+    facts = {name: getattr(options, name) for name in ("model", "steps", "guidance", "each", "space")}
     model, real = d2o.load(options.model), Real(options.data, options.space)
-    print(json.dumps(facts | score(model, real, options.steps, options.guidance, options.images, options.out)))
+    measured = (options.steps, options.guidance, options.images, options.each, options.out)
+    print(json.dumps(facts | score(model, real, *measured)))

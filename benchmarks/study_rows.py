@@ -104,7 +104,7 @@ MATCHING = ({}, {"learning_rate": 5e-4}, {"objectives.0.fake_steps": 5})
 TRIALS: dict[str, tuple[Settings, ...]] = {
     "d2o": RATES,
     "d2o-f": RATES,
-    "d2o-f-best": ({}, rates(3e-4), {"objectives.0.sigma": 10.0, "objectives.1.sigma": 10.0}),
+    "d2o-f-best": ({}, rates(6e-4), {"objectives.0.sigma": 10.0, "objectives.1.sigma": 10.0}),
     "cd": TEACHING,
     "pd": ({}, {"learning_rate": 1e-3}, {"learning_rate": 1e-3, "objectives.0.steps": 8}),
     "ctm": TEACHING,

@@ -110,7 +110,7 @@ SMALL_BEST: dict[str, Any] = {
         replace(SMALL_FRECHET, sigma=5.0, references=5_000),
     ),
     "duration": 16_000,
-    **dict.fromkeys(("learning_rate", "discriminator_learning_rate"), 6e-4),
+    **dict.fromkeys(("learning_rate", "discriminator_learning_rate"), 1e-3),
 }
 
 # The same for a transformer of 1.9 million parameters and flow matching; its students are fine-tuned as above.

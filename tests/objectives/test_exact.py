@@ -87,6 +87,20 @@ def test_jumps_that_miss_cost_more(objective):
     assert wrong > 100 * losses(objective, exact_jump, (288,))[0]
 
 
+@pytest.mark.parametrize("to_zero", [0.0, 0.5, 1.0])
+def test_the_share_of_jumps_that_end_at_zero_is_asked_for(to_zero):
+    ends, steps, count = [], 18, 4000
+
+    def student(x, sigma, told):
+        ends.append((told == 0).all(1))
+        return exact_jump(x, sigma, told)
+
+    networks, batch = scene(student, count)
+    Trajectory(steps=steps, target_half_life=0, to_zero=to_zero)(networks, batch)
+    others = sum(1 / left for left in range(1, steps + 1)) / steps  # of a random start, a random later level
+    assert float(ends[-1].double().mean()) == pytest.approx(to_zero + (1 - to_zero) * others, abs=0.03)
+
+
 class TestSecondTime:
     def test_it_is_nothing_for_an_end_at_zero_and_tells_all_others_apart(self):
         sigmas = torch.tensor([0.0, *karras_sigmas(40)[:-1]]).double()

@@ -6,16 +6,17 @@ whose weights for these labels are still 0 is its teacher.
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from d2o import backbones
 from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.noise import SIGMA_MAX, SIGMA_MIN
-from d2o.records import RECORD
+from d2o.records import RECORD, Real
 
 from .batch import Batch
 from .objective import Networks
@@ -62,10 +63,12 @@ class Trajectory(Jumping):
     """CTM (arXiv 2310.02279) in its simplest form: jump at once, or after one teacher step, and end at one point.
 
     The ends are compared as the x0 that straight lines to them point at, rather than after a second jump to 0, and
-    without the paper's denoising loss.
+    without the paper's denoising loss. Of the jumps, the share `to_zero` ends at 0, as those of a one-step generator
+    do, and the others at any later level; with 0 all are drawn alike, as in the paper.
     """
 
     kind: Literal["trajectory"] = "trajectory"
+    to_zero: Annotated[Real, Field(ge=0, le=1)] = 0.5
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         teacher, target = networks["teacher"], networks["target"] or networks.student
@@ -73,6 +76,7 @@ class Trajectory(Jumping):
         sigmas = levels(self.steps, self.sigma, networks.student, x0)
         start = pick(batch, "trajectory start", self.steps)
         end = start + 1 + pick(batch, "trajectory end", self.steps - start)
+        end = end.where(batch.uniform("trajectory to zero", 1)[:, 0] >= self.to_zero, self.steps)
         sigma, middle, sigma_next = sigmas[start], sigmas[start + 1], sigmas[end]
         x = x0 + per_pixel(sigma) * batch.noise("trajectory noise", x0.shape[1:])
         with torch.no_grad():

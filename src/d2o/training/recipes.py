@@ -14,6 +14,8 @@ from .methods import D2O, D2O_F, METHODS, PRETRAIN, SCRATCH, SKETCH, STAGED
 from .recipe import Recipe, Stages, TeacherImages
 from .starts import BACKBONES, FAMILIES
 
+LITE0 = "tf_efficientnet_lite0"
+
 
 def full_size(*networks: str) -> Projected:
     return Projected(networks=networks, size=224, width=512, projection_weights="released")
@@ -26,13 +28,13 @@ CIFAR10: dict[str, Any] = {
     "discriminator_learning_rate": 1e-4,
     "ema_half_life": 500_000,
     "precision": "bfloat16",
-    "discriminator": full_size("vgg16_bn", "tf_efficientnet_lite0"),
+    "discriminator": full_size("vgg16_bn", LITE0),
 }
 FACES64: dict[str, Any] = {  # FFHQ and AFHQv2 at 64x64
     **CIFAR10,
     "learning_rate": 2e-5,
     "discriminator_learning_rate": 4e-5,
-    "discriminator": full_size("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"),
+    "discriminator": full_size("deit_base_distilled_patch16_224", LITE0),
 }
 IMAGENET64: dict[str, Any] = {
     **FACES64,
@@ -51,7 +53,7 @@ TEXT: dict[str, Any] = {
     **DIT256,
     "batch_size": 128,
     "duration": 2_000_000,
-    "discriminator": full_size("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"),
+    "discriminator": full_size("deit_base_distilled_patch16_224", LITE0),
     "checkpointing": True,
 }
 OF_UNETS = ("convolution", "projection", "mlp")
@@ -103,15 +105,9 @@ MOMENTS: dict[str, Any] = {"learning_rate": 1e-3, "learning_rate_decay": "linear
 DIGITS_FRECHET = {**DIGITS, **MOMENTS, "objectives": (Frechet(size=500, axes=64),)}
 SMALL_FRECHET = Frechet(size=500, axes=128, references=10_000)
 # The fastest to its teacher's quality so far (benchmarks/time_to_quality.py).
-SMALL_BEST: dict[str, Any] = {
-    **SMALL,
-    "objectives": (
-        replace(METHODS["d2o-relativistic"].objectives[0], sigma=5.0),
-        replace(SMALL_FRECHET, sigma=5.0, references=5_000),
-    ),
-    "duration": 16_000,
-    **dict.fromkeys(("learning_rate", "discriminator_learning_rate"), 1e-3),
-}
+BEST = Adversarial(loss="relativistic", r2=1e-4 / 64, sigma=5.0), replace(SMALL_FRECHET, sigma=5.0, references=5_000)
+BEST_RATES = {"learning_rate": 1e-3, "discriminator_learning_rate": 1e-3}
+SMALL_BEST: dict[str, Any] = {**SMALL, **BEST_RATES, "objectives": BEST, "duration": 16_000}
 
 # The same for a transformer of 1.9 million parameters and flow matching; its students are fine-tuned as above.
 SMALL_DIT_PRETRAIN: dict[str, Any] = {
@@ -231,9 +227,7 @@ RECIPES: dict[str, Recipe] = {
     **{f"cifar10-{name}": apply_settings(CIFAR10, name, 5_000_000) for name in METHODS if name != "pretrain"},
     "cifar10-d2o-200k": apply_settings(CIFAR10, "d2o", 200_000),
     "cifar10-d2o-f-200k": apply_settings(CIFAR10, "d2o-f", 200_000),
-    "cifar10-d2o-lite0": apply_settings(
-        {**CIFAR10, "discriminator": full_size("tf_efficientnet_lite0")}, "d2o", 5_000_000
-    ),
+    "cifar10-d2o-lite0": apply_settings(CIFAR10 | {"discriminator": full_size(LITE0)}, "d2o", 5_000_000),
     **{f"ffhq64-{name}": apply_settings(FACES64, name, 10_000_000) for name in ("d2o", "d2o-f")},
     **{f"afhqv2-64-{name}": apply_settings(FACES64, name, 10_000_000) for name in ("d2o", "d2o-f")},
     **{f"imagenet64-{name}": apply_settings(IMAGENET64, name, 10_000_000) for name in ("d2o", "d2o-f")},

@@ -115,6 +115,7 @@ TRIALS: dict[str, tuple[Settings, ...]] = {
     "frechet-gan": ({}, rates(6e-4), {"learning_rate": 1e-3}),
     "dmd2": MATCHING,
     "dmd2-gan": MATCHING,
+    "released-projections": RATES,
     "own-features": ({}, {"discriminator.sigma_mean": -3.5}, {"discriminator.sigma_mean": -2.0}),
     "sketch-gan": ({}, {"stages.1.learning_rate": 6e-4}, {"stages.0.learning_rate": 3e-4}),
 }
@@ -159,6 +160,7 @@ def recipes(size: Size) -> dict[str, Recipe | Stages]:
         "frechet": small("frechet"),
         "stylegan2": replace(METHODS["d2o-stylegan2"], **plain, **STYLEGAN2),
         "scratch": replace(seen, pretrained=False),
+        "released-projections": change(frozen, "discriminator.projection_weights", "released"),
         "own-features": replace(RECIPES["cifar10-small-own-features"], batch_size=size.settings["batch_size"]),
         "sketch-gan": Stages(tuple(replace(stage, discriminator=size.settings["discriminator"]) for stage in sketch)),
     }

@@ -2,8 +2,10 @@
 
 import json
 import resource
+import shutil
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from d2o.files import atomic
 from d2o.objectives.objective import Networks
 from d2o.training import networks as making
 from d2o.training.one_recipe import Make
+from d2o.training.recipe import Recipe, Stages, to_dict
 from d2o.training.run import Habits
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ def train_row(study: "Study", row: Row) -> None:
     chosen = row.trial if row.trial is not None else choose(study, row.method)
     recipe, counts = row.settled(chosen), [0]
     teacher = study.transformer_place if row.transformer else study.teacher_place
+    if is_of_another(place, recipe):
+        shutil.rmtree(place)
     if not (place / "ema.safetensors").exists():
         spend, before = Spending(place), held()
         habits = Habits(sample_every=row.images, device="cpu")
@@ -63,6 +68,12 @@ def train_row(study: "Study", row: Row) -> None:
     study.records.write(records)
     if row.seed == 0:
         draw(study.pictures / f"{row.name}.png", pixels)
+
+
+def is_of_another(place: Path, recipe: Recipe | Stages) -> bool:
+    """Return whether a run was made by another recipe: the study has changed its mind since."""
+    file = place / "recipe.json"
+    return file.exists() and json.loads(file.read_text())["recipe"] != to_dict(recipe)
 
 
 def held() -> int:

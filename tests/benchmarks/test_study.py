@@ -19,7 +19,9 @@ import study_claims  # noqa: E402
 import study_rows  # noqa: E402
 import study_work  # noqa: E402
 from study_records import HELD_OUT, Records, alone, read_lines  # noqa: E402
-from study_run import choose  # noqa: E402
+from study_run import choose, is_of_another  # noqa: E402
+
+from d2o.training.recipe import to_dict  # noqa: E402
 
 FACTS = {
     "floor": 5.0, "floor_kid": 0.0, "precision": 0.5, "recall": 0.5, "diversity": 0.4, "frechet": 9.0,
@@ -167,6 +169,15 @@ def test_the_best_trial_is_chosen_over_all_spaces(tmp_path):
         [{"row": "cd", "trial": n, "settings": {"learning_rate": n + 1.0}, "kid": kid} for n, kid in enumerate(kids)]
     )
     assert choose(one, "cd") == {"learning_rate": 2.0} and choose(one, "pd") == {}
+
+
+def test_a_run_of_an_older_recipe_is_recognised(tmp_path):
+    row = study_rows.rows(study_rows.QUICK)[0]
+    recipe = row.settled({})
+    assert not is_of_another(tmp_path, recipe)
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": to_dict(recipe)}))
+    assert not is_of_another(tmp_path, recipe)
+    assert is_of_another(tmp_path, row.settled({"learning_rate": 0.5}))
 
 
 def test_records_take_the_place_of_older_ones_and_outlive_a_line_that_was_cut(tmp_path):

@@ -52,6 +52,12 @@ CHANGED = ("d2o", "d2o-f-best", "released-projections", "own-features", "frechet
 FIXED = ("real", "blurred", "teacher-18", "teacher-9", "teacher-5", "teacher-3", "teacher-2", "untuned")
 
 
+TIMED = {
+    True: "by the speeds of all rows in turns (`python benchmarks/study_speeds.py`), the transformer's as its runs took",
+    False: "as each run took them",
+}
+
+
 def word(name: str) -> str:
     """Return what a row is called."""
     kind, _, steps = name.rpartition("-")
@@ -173,7 +179,7 @@ def write(results: Results, place: Path, out: Path) -> None:
         *table(results),
         "",
         "KID and recall are means over seeds, with their range. Each number of images is a separate run; minutes are "
-        "for one CPU core, and memory is what a run adds to its process.",
+        f"for one CPU core, {TIMED[bool(results.speeds)]}, and memory is what a run adds to its process.",
         "",
         "## The claims",
         "",
@@ -227,8 +233,11 @@ def write(results: Results, place: Path, out: Path) -> None:
         *tried(own / "trials.jsonl"),
         "",
     ]
-    failed = [event for event in read_lines(own / "log.jsonl") if event["event"] == "failed"]
-    lines += ["## What failed", ""]
+    log = read_lines(own / "log.jsonl")
+    failed = [event for event in log if event["event"] == "failed"]
+    hours = sum(event.get("seconds", 0) for event in log) / 3600
+    lines += ["## What it took, and what failed", ""]
+    lines += [f"The steps have taken {hours:.1f} hours of one core or less, what was run again included.", ""]
     lines += [f"- {event['time']} {event['step']}: {event['error']}" for event in failed] or ["Nothing so far."]
     lines += [
         "",
@@ -257,7 +266,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "results.md")
     parser.add_argument("--json", action="store_true", help="print the claims, and write nothing")
     options = parser.parse_args()
-    results = Results(read_lines(options.results))
+    speeds = options.results.with_suffix("") / "speeds.json"
+    known = json.loads(speeds.read_text())["rows"] if speeds.exists() else {}
+    results = Results(read_lines(options.results), known)
     if not any(row["reference"] == HELD_OUT for row in results.rows):
         sys.exit(f"{options.results} holds no records: run benchmarks/cifar10_study.py first.")
     if options.json:

@@ -6,7 +6,7 @@ the wrong sign with all of its interval. Else it is not decided.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,11 +90,22 @@ def student(values: Sequence[float], what: str, space: str) -> list[Difference]:
     return [Difference(what, space, mean, interval, count)]
 
 
-class Results:
-    """The records of a study."""
+def timed(row: dict[str, Any], speeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with the seconds that its images take by the row's speed, where that is known."""
+    name = row["row"].partition("-real")[0]
+    known = speeds.get("cd" if name.removeprefix("cd-").isdigit() else name)
+    if known is None or not row["images"]:
+        return row
+    before, per_image = (float(np.mean(known[what])) for what in ("before", "per_image"))
+    return {**row, "seconds": before + per_image * row["images"]}
 
-    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        self.rows = list(rows)
+
+class Results:
+    """The records of a study, whose seconds are those of `speeds` (study_speeds.py) where these have been measured."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]], speeds: Mapping[str, Any] | None = None) -> None:
+        self.speeds = speeds or {}
+        self.rows = [timed(row, self.speeds) for row in rows]
         self.marks = sorted({row["images"] for row in self.rows} - {0})
 
     def runs(self, name: str, space: str, images: int | None = None, reference: str = HELD_OUT) -> dict[int, Any]:

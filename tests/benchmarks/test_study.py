@@ -171,6 +171,15 @@ def test_the_best_trial_is_chosen_over_all_spaces(tmp_path):
     assert choose(one, "cd") == {"learning_rate": 2.0} and choose(one, "pd") == {}
 
 
+def test_known_speeds_take_the_place_of_seconds():
+    """As runs are made at different hours of a machine that may be slower at one than at another."""
+    speeds = {"cd": {"before": [1.0, 3.0], "per_image": [0.1, 0.3]}, "d2o": {"before": [0.0], "per_image": [1.0]}}
+    names = {"cd": 22.0, "cd-9": 22.0, "d2o-real500": 100.0, "pd": 60.0}
+    found = study_claims.Results([record(name, 100, 0.5, "lite2") for name in names], speeds)
+    assert {row["row"]: row["seconds"] for row in found.rows} == pytest.approx(names)
+    assert study_claims.Results([record("cd", 0, 0.5, "lite2")], speeds).rows[0]["seconds"] == 60.0
+
+
 def test_a_run_of_an_older_recipe_is_recognised(tmp_path):
     row = study_rows.rows(study_rows.QUICK)[0]
     recipe = row.settled({})

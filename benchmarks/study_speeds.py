@@ -1,0 +1,64 @@
+"""Seconds an image of every row of the study, taken in turns in one process: what equal seconds mean there.
+
+python benchmarks/study_speeds.py --data cifar10-train-32x32.zip
+
+A study takes many hours, in which the machine is now faster, now slower. So its rows are compared by the seconds found
+here: short runs of all rows with the chosen settings go on by turns, on one thread, and the processor's seconds count.
+The rows of a study take some minutes; they are written beside its records, where the report finds them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from cifar10_study import HERE, Study
+from study_rows import FULL, Row, recipes
+from study_run import choose
+from time_to_quality import enter
+
+from d2o.files import atomic
+from d2o.training.recipe import Stages, change
+
+IMAGES, TURN, REPETITIONS = 1_536, 512, 2
+"""Of a run, in one of its turns (all of a penalty's period), and how often all of it is done."""
+
+
+def measure(study: Study) -> dict[str, dict[str, Any]]:
+    """Return for every row the seconds an image, one number a repetition, and those before the first iteration."""
+    found: dict[str, dict[str, Any]] = {}
+    for _ in range(REPETITIONS):
+        contenders = {name: list(parts(study, name)) for name in recipes(study.size)}
+        for _ in range(IMAGES // TURN):
+            for rows in contenders.values():
+                for _, one, _ in rows:
+                    one.advance(TURN)
+        for name, rows in contenders.items():
+            spent = sum(share * (one.seconds - begun) / IMAGES for share, one, begun in rows)
+            one = found.setdefault(name, {"per_image": [], "before": []})
+            one["per_image"].append(round(spent, 6))
+            one["before"].append(round(sum(begun for _, _, begun in rows), 1))
+        print(json.dumps({name: one["per_image"] for name, one in found.items()}), flush=True)
+    return found
+
+
+def parts(study: Study, name: str) -> Any:
+    """Yield a row's stages at their start: the share of its images, the contender, and what it has taken so far."""
+    recipe = Row(name, recipes(study.size)[name], IMAGES).settled(choose(study, name))
+    for stage in recipe.stages if isinstance(recipe, Stages) else (recipe,):
+        one = enter(name, change(stage, "duration", IMAGES), study, seed=0)
+        yield stage.duration / recipe.duration, one, one.seconds
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="CIFAR-10's training images in any form that d2o opens")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / FULL.name, help="folder of the study's runs")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of its results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    study = Study(FULL, options.data, options.runs, options.results)
+    command = f"python benchmarks/study_speeds.py --data {Path(options.data).name}"
+    with atomic(options.results / FULL.name / "speeds.json") as temporary:
+        temporary.write_text(json.dumps({"command": command, "rows": measure(study)}, indent=1) + "\n")

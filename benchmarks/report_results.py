@@ -53,7 +53,7 @@ FIXED = ("real", "blurred", "teacher-18", "teacher-9", "teacher-5", "teacher-3",
 
 
 TIMED = {
-    True: "by the speeds of all rows in turns (`python benchmarks/study_speeds.py`), the transformer's as its runs took",
+    True: "by the speeds of all rows in turns (`python benchmarks/study_speeds.py`), the transformer's by its runs",
     False: "as each run took them",
 }
 

@@ -4,7 +4,7 @@ python benchmarks/study_speeds.py --data cifar10-train-32x32.zip
 
 A study takes many hours, in which the machine is now faster, now slower. So its rows are compared by the seconds found
 here: short runs of all rows with the chosen settings go on by turns, on one thread, and the processor's seconds count.
-The rows of a study take some minutes; they are written beside its records, where the report finds them.
+All rows take a quarter of an hour; what is found is written beside the records, where the report finds it.
 """
 
 import argparse

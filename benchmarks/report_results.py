@@ -227,9 +227,10 @@ def write(results: Results, place: Path, out: Path) -> None:
         "",
         "Every method has the same number of trials, on a seed that is not used again. They are too short for CD: its "
         "students of 3 to 9 steps, which claim (d) needs, come closer to the data than the settings chosen here. Own "
-        "features had one more: when their default noise changed, after the finals of "
-        "[another benchmark](how-to/judges.md), it became the first trial, and `discriminator.width=32` with `objectives.0.r1=5e-5` (KID 7.957 / 0.664 / 0.283), the worst of "
-        "the four, left the table. The choice is the same with it.",
+        "features had one more: when their default noise changed, after the finals of [another "
+        "benchmark](how-to/judges.md), it became the first trial, and `discriminator.width=32` with "
+        "`objectives.0.r1=5e-5` (KID 7.957 / 0.664 / 0.283), the worst of the four, left the table. The choice is the "
+        "same with it.",
         "",
         *tried(own / "trials.jsonl"),
         "",

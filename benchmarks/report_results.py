@@ -7,6 +7,7 @@ python benchmarks/report_results.py --results FILE.jsonl --out FILE.md
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -73,7 +74,8 @@ def names(results: Results) -> list[str]:
     """Return the rows in the order of tables: what is fixed, then the methods."""
     found = {row["row"] for row in results.rows}
     first = [name for name in (*FIXED, *WORDS) if name in found]
-    return [*dict.fromkeys(first), *sorted(found - set(first))]
+    rest = sorted(found - set(first), key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+    return [*dict.fromkeys(first), *rest]
 
 
 def told(values: Sequence[float], digits: int = 3) -> str:

@@ -126,7 +126,7 @@ def main() -> None:
             facts, student = run(name, ROWS[name], teacher, data, seed, options.images)
             place = options.runs / f"{name}-{options.images}-{seed}"
             facts |= {"teacher": options.teacher}
-            facts |= score(student, real, 1, 1.0, 500, place)
+            facts |= score(student, real, 1, 1.0, 500, 1, place)
             d2o.save(place / "student.safetensors", student)
             records.write([facts])
             print(json.dumps(facts), flush=True)

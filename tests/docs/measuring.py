@@ -90,6 +90,15 @@ def gpu(_, place: Path) -> None:
     assert text.startswith("How.") and "### Machine" in text and "None yet" not in text
 
 
+def study_speeds(_, place: Path) -> None:
+    """Time two rows at toy size, one of which has two stages."""
+    finished(
+        BENCHMARKS / "study_speeds.py", "--quick", "--rows", "d2o-f,sketch-gan", "--runs", place, "--results", place
+    )
+    rows = json.loads((place / "quick" / "speeds.json").read_text())["rows"]
+    assert {name: len(row["per_image"]) for name, row in rows.items()} == {"d2o-f": 2, "sketch-gan": 2}
+
+
 def time_to_quality(*_) -> None:
     """Print what was measured, as no race is short."""
     found = json.loads(finished(BENCHMARKS / "time_to_quality.py", "--json"))

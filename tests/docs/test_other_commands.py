@@ -28,6 +28,7 @@ from d2o.data.files import write_images
 from d2o.export import export, runtime
 from emoji_packages import make_packages
 
+from . import measuring
 from .measuring import BENCHMARKS, finished, gpu, loading, memory, own_features, sharding, time_to_quality, write_few
 from .stand_ins import JUDGED
 from .test_commands import PAGES, ROOT
@@ -256,13 +257,12 @@ PROGRAMS = {
     r"benchmarks/shapes_score\.py": shapes_score,
     r"benchmarks/emoji_score\.py": emoji_score,
     r"benchmarks/small_data\.py": small_data,
-    r"benchmarks/clip_score\.py": lambda *_: None,  # run by tests/benchmarks/test_clip_score.py
-    r"benchmarks/soak\.py": lambda *_: None,  # run by tests/server/test_soak.py
+    r"benchmarks/study_speeds\.py": measuring.study_speeds,
     r"-m http\.server": http_server,
     r"research/\w+\.py": research,
     r"^pytest ": is_a_test_here,
     r"docs/pictures\.py": lambda *_: runpy.run_path(str(ROOT / "docs" / "pictures.py"))["draw"](),
-    r"docs/figures\.py": lambda *_: None,  # run by test_site.py
+    r"docs/figures\.py|benchmarks/(clip_score|soak)\.py": lambda *_: None,  # run by tests of their own
 }
 """How a program is run, by what its line contains."""
 EVERY_LINE = (cifar10_study, speed_and_quality, steps, research, is_a_test_here)

@@ -64,11 +64,11 @@ class Trajectory(Jumping):
 
     The ends are compared as the x0 that straight lines to them point at, rather than after a second jump to 0, and
     without the paper's denoising loss. Of the jumps, the share `to_zero` ends at 0, as those of a one-step generator
-    do, and the others at any later level; with 0 all are drawn alike, as in the paper.
+    do, and the others at any later level, as all do in the paper.
     """
 
     kind: Literal["trajectory"] = "trajectory"
-    to_zero: Annotated[Real, Field(ge=0, le=1)] = 0.5
+    to_zero: Annotated[Real, Field(ge=0, le=1)] = 0.0
 
     def __call__(self, networks: Networks, batch: Batch) -> Tensor:
         teacher, target = networks["teacher"], networks["target"] or networks.student

@@ -46,11 +46,11 @@ METHODS: dict[str, Recipe] = {
     # A teacher is distilled, alone (by Adam with its usual memory) or beside the GAN.
     "pd": replace(D2O, objectives=(Progressive(),), betas=USUAL, learning_rate_decay="cosine"),
     "cd": replace(D2O, objectives=(Consistency(),), betas=USUAL),
-    "ctm": replace(D2O, objectives=(Trajectory(),), betas=USUAL),
+    "ctm": replace(D2O, objectives=(Trajectory(to_zero=0.5),), betas=USUAL),
     "rcd": replace(D2O, objectives=(ReverseConsistency(),), betas=USUAL),
     "pd-gan": replace(D2O, objectives=(Progressive(weight=BESIDE_THE_GAN), Adversarial())),
     "cd-gan": replace(D2O, objectives=(Consistency(weight=BESIDE_THE_GAN), Adversarial())),
-    "ctm-gan": replace(D2O, objectives=(Trajectory(weight=BESIDE_THE_GAN), Adversarial())),
+    "ctm-gan": replace(D2O, objectives=(Trajectory(weight=BESIDE_THE_GAN, to_zero=0.5), Adversarial())),
     "rcd-gan": replace(D2O, objectives=(ReverseConsistency(weight=BESIDE_THE_GAN), Adversarial())),
     # A second diffusion network learns what the student makes, alone or with a head that judges (DMD2).
     "dmd2": replace(D2O, objectives=(DistributionMatching(),), betas=(0.9, 0.999)),

@@ -124,12 +124,12 @@ def shrink(case: Case) -> Case:
 
 
 def race(case: Case, study: Study, settings: Sequence[str], seed: int, seconds: float) -> list[Contender]:
-    """Train all settings in turn, the one of the fewest seconds first, until each has had its own.
+    """Train all settings in turn, the one of the fewest seconds first, until each has had its own, and an iteration.
 
     A mark is an iteration; the last one, and of several contenders that at half of the seconds, have KIDs.
     """
     contenders = [enter(name, case.recipe(name), study, seed) for name in settings]
-    while active := [one for one in contenders if one.seconds < seconds and not one.is_done]:
+    while active := [one for one in contenders if not one.marks or (one.seconds < seconds and not one.is_done)]:
         one = min(active, key=lambda contender: contender.seconds)
         is_first_half = one.seconds < seconds / 2
         progress = one.advance(one.recipe.batch_size)

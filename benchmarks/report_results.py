@@ -53,12 +53,6 @@ CHANGED = ("d2o", "d2o-f-best", "released-projections", "own-features", "frechet
 FIXED = ("real", "blurred", "teacher-18", "teacher-9", "teacher-5", "teacher-3", "teacher-2", "untuned")
 
 
-TIMED = {
-    True: "by the speeds of all rows in turns (`python benchmarks/study_speeds.py`), the transformer's by its runs",
-    False: "as each run took them",
-}
-
-
 def word(name: str) -> str:
     """Return what a row is called."""
     kind, _, steps = name.rpartition("-")
@@ -171,6 +165,8 @@ def write(results: Results, place: Path, out: Path) -> None:
     draw_figure(results, out.parent / "images" / f"{stem}.png")
     draw_gallery(results, own, out.parent / "images" / f"{stem}-images.png")
     some = results.rows[0]
+    in_turns = "by the speeds of all rows in turns (`python benchmarks/study_speeds.py`), the transformer's by its runs"
+    timed = in_turns if results.speeds else "as each run took them"
     lines = [
         f"# What one call can do: the study {place.stem}",
         "",
@@ -181,7 +177,7 @@ def write(results: Results, place: Path, out: Path) -> None:
         *table(results),
         "",
         "KID and recall are means over seeds, with their range. Each number of images is a separate run; minutes are "
-        f"for one CPU core, {TIMED[bool(results.speeds)]}, and memory is what a run adds to its process.",
+        f"for one CPU core, {timed}, and memory is what a run adds to its process.",
         "",
         "## The claims",
         "",

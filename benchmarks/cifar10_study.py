@@ -3,6 +3,7 @@
 python benchmarks/cifar10_study.py --data cifar10-train-32x32.zip     start, or go on; many hours
 python benchmarks/cifar10_study.py --data ... --hours 2               leave off at the first run that ends after that
 python benchmarks/cifar10_study.py --data ... --rows d2o-f,cd         some rows alone
+python benchmarks/cifar10_study.py --data ... --images 24000          no longer runs than these
 python benchmarks/cifar10_study.py --quick                            every step once, at toy size, on digits
 python benchmarks/cifar10_study.py --list                             what there is to do, and what is done
 
@@ -133,7 +134,8 @@ class Study:
 
     def transformer(self) -> Denoiser:
         """Return the transformer, trained to the end by flow matching."""
-        self.pretrain(self.transformer_place, "cifar10-small-dit-pretrain", self.size.transformer)
+        with alone(self.runs / "locks" / "transformer-model", wait=True):
+            self.pretrain(self.transformer_place, "cifar10-small-dit-pretrain", self.size.transformer)
         return self.once("transformer", lambda: load(self.transformer_place))
 
     def teacher_images(self, steps: int, transformer: bool = False) -> np.ndarray:
@@ -182,6 +184,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="the study `quick`: toy sizes, by default on digits")
     parser.add_argument("--list", action="store_true", help="say what is done, and do nothing")
     parser.add_argument("--rows", help="some rows alone, with commas between them")
+    parser.add_argument("--images", type=int, help="runs of at most so many images; by default all")
     parser.add_argument("--hours", type=float, help="start nothing after so long")
     parser.add_argument("--teacher", help="a trained model, instead of the study's")
     parser.add_argument("--runs", type=Path, help="folder of the runs; by default runs/STUDY")
@@ -194,7 +197,7 @@ def main() -> int:
     folder = options.runs or Path("runs") / size.name
     study = Study(size, options.data or "digits", folder, options.results, options.teacher)
     if options.list:
-        for key, _, _, done in jobs(study):
+        for key, _, _, done in jobs(study, options.images):
             print(f"{'done' if done else '-':<5} {key}")
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -203,7 +206,7 @@ def main() -> int:
         wanted = tuple(options.rows.split(",")) if options.rows else ()
         if unknown := set(wanted) - {row.name for row in rows(size)}:
             parser.error(f"there is no row {min(unknown)}: see --list")
-        return 1 if work(study, wanted, options.hours) else 0
+        return 1 if work(study, wanted, options.hours, options.images) else 0
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -118,6 +118,8 @@ TRIALS: dict[str, tuple[Settings, ...]] = {
     "released-projections": RATES,
     "own-features": ({}, {"discriminator.sigma_mean": -3.5}, {"discriminator.sigma_mean": -2.0}),
     "sketch-gan": ({}, {"stages.1.learning_rate": 6e-4}, {"stages.0.learning_rate": 3e-4}),
+    "dit-flow-d2o-f": RATES,
+    "dit-flow-d2o": RATES,
 }
 """What each method tries, first what its recipe says; the best is taken for all of its runs."""
 CLAIMED = ("d2o-f", "d2o", "d2o-f-best", "cd", "dmd2-gan")
@@ -169,13 +171,30 @@ def recipes(size: Size) -> dict[str, Recipe | Stages]:
 
 def trials(size: Size) -> list[Row]:
     """Return the short runs that choose every method's settings."""
-    table = recipes(size)
-    return [Row(name, table[name], size.trials, TRIAL_SEED, trial=trial) for name in table for trial in TRIALS[name]]
+
+    def tried(table: Mapping[str, Recipe | Stages], transformer: bool) -> list[Row]:
+        return [
+            Row(name, recipe, size.trials, TRIAL_SEED, transformer=transformer, trial=trial)
+            for name, recipe in table.items()
+            for trial in TRIALS[name]
+        ]
+
+    return [*tried(recipes(size), False), *tried(of_transformer(size), True)]
+
+
+def of_transformer(size: Size) -> dict[str, Recipe]:
+    """Return the methods whose students are transformers, by their names."""
+    judged = {"discriminator": size.settings["discriminator"]}
+    return {
+        f"dit-flow-{name}": replace(RECIPES[f"cifar10-small-dit-{name}"], **judged)
+        for name in FROZEN_AND_FULL
+        if size.transformer
+    }
 
 
 def rows(size: Size) -> list[Row]:
     """Return all runs in the order in which they are made: the first mark of all seeds, then what claims need."""
-    table, judged = recipes(size), {"discriminator": size.settings["discriminator"]}
+    table = recipes(size)
     first, *later = size.marks
 
     def at(images: int, names: Any = None) -> list[Row]:
@@ -195,16 +214,15 @@ def rows(size: Size) -> list[Row]:
         for steps in TEACHER_STEPS
         if "cd" in table
     ]
-    of_transformer = [
-        Row(f"dit-flow-{name}", replace(RECIPES[f"cifar10-small-dit-{name}"], **judged), images, seed, transformer=True)
+    transformers = [
+        Row(name, recipe, images, seed, transformer=True)
         for images in size.marks
         for seed in size.seeds
-        for name in FROZEN_AND_FULL
-        if size.transformer
+        for name, recipe in of_transformer(size).items()
     ]
     longer = [row for images in later for row in at(images)]
     longest = [row for images in size.long for row in at(images, CLAIMED)]
-    return [*at(first), *imitators, *longer, *few, *of_transformer, *longest]
+    return [*at(first), *imitators, *longer, *few, *transformers, *longest]
 
 
 SMALL = RECIPES["cifar10-small-d2o"]
@@ -223,7 +241,7 @@ FULL = Size(
     views=150_000,
     marks=(6_000, 24_000),
     long=(100_000, 200_000),
-    trials=2_000,
+    trials=6_000,
     examined=2_000,
     settings=GAN,
     teacher="cifar10-small-teacher",

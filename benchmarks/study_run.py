@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from examination import SPACES, draw, generate_pixels
-from study_records import HELD_OUT
-from study_rows import Row, Settings
+from study_records import HELD_OUT, alone
+from study_rows import Row, Settings, trials
 
 import d2o
 from d2o.checkpoints import load
@@ -36,8 +36,10 @@ EVERY = 10
 def train_row(study: "Study", row: Row) -> None:
     """Train one student to its end and keep what is found: a choice among trials, or a row's records."""
     place, data = study.runs / "students" / row.key, study.few(row.real)
-    chosen = row.trial if row.trial is not None else choose(study, row.method)
+    chosen = row.trial if row.trial is not None else settle(study, row.method)
     recipe, counts = row.settled(chosen), [0]
+    if row.transformer:
+        study.transformer()
     teacher = study.transformer_place if row.transformer else study.teacher_place
     if is_of_another(place, recipe):
         shutil.rmtree(place)
@@ -81,9 +83,19 @@ def held() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
+def settle(study: "Study", method: str) -> Settings:
+    """Return the settings of a method that has been tried, once nobody is trying it any more."""
+    for trial in trials(study.size):
+        if trial.method == method:
+            with alone(study.runs / "locks" / trial.key, wait=True):
+                pass
+    study.reread()
+    return choose(study, method)
+
+
 def choose(study: "Study", method: str) -> Settings:
     """Return the settings that were best in the method's trials: by the mean of the logarithms of KID over spaces."""
-    tried = [one for one in study.tried.rows if one["row"] == method]
+    tried = [one for one in study.tried.rows if one["row"] == method and one["images"] == study.size.trials]
     score = {one["trial"]: np.mean([np.log(max(one["kid"][space], SMALLEST)) for space in SPACES]) for one in tried}
     best = min(tried, key=lambda one: score[one["trial"]], default={"settings": {}})
     return best["settings"]

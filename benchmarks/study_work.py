@@ -14,7 +14,7 @@ import numpy as np
 from examination import SPACES, draw
 from study_records import HELD_OUT, alone
 from study_rows import TEACHER_STEPS, rows, trials
-from study_run import train_row
+from study_run import choose, train_row
 
 from d2o.files import append
 
@@ -52,8 +52,8 @@ Job = tuple[str, str, Callable[[], Any], bool]
 """A step's key, the row that it belongs to, what to do, and whether its results are all there."""
 
 
-def jobs(study: "Study") -> Iterator[Job]:
-    """Yield every step in order."""
+def jobs(study: "Study", most: int | None = None) -> Iterator[Job]:
+    """Yield every step in order: of runs those that see at most so many images, each with what its trials chose."""
     size, has = study.size, study.records.has
     yield "images", "", study.images, (study.runs / "train.npz").exists()
     for space in SPACES[1:]:
@@ -65,14 +65,17 @@ def jobs(study: "Study") -> Iterator[Job]:
     yield "fixed-rows", "", lambda: fixed_rows(study), known
     for row in trials(size):
         index = int(row.key.rpartition("trial")[2])
-        yield row.key, row.name, lambda row=row: train_row(study, row), study.tried.has(row=row.name, trial=index)
+        known = study.tried.has(row=row.name, trial=index, images=row.images)
+        yield row.key, row.name, lambda row=row: train_row(study, row), known
     seen_transformer = False
     for row in rows(size):
+        if most is not None and row.images > most:
+            continue
         if row.transformer and not seen_transformer:
             seen_transformer = True
             known = all(has(row="dit-untuned", feature_space=space) for space in SPACES)
             yield "transformer", row.name, lambda: fixed_rows_of_transformer(study), known
-        about = {"row": row.name, "seed": row.seed, "images": row.images}
+        about = {"row": row.name, "seed": row.seed, "images": row.images, "settings": choose(study, row.method)}
         known = all(has(**about, feature_space=space) for space in SPACES)
         yield row.key, row.name, lambda row=row: train_row(study, row), known
 
@@ -85,10 +88,10 @@ def note(study: "Study", **facts: Any) -> None:
     print(json.dumps(line), flush=True)
 
 
-def work(study: "Study", wanted: tuple[str, ...] = (), hours: float | None = None) -> int:
+def work(study: "Study", wanted: tuple[str, ...] = (), hours: float | None = None, most: int | None = None) -> int:
     """Do whatever is not done and nobody else is doing, each in a process of its own; return how many steps failed."""
     failures, began = 0, time.monotonic()
-    for key, row, _, _ in list(jobs(study)):
+    for key, row, _, _ in list(jobs(study, most)):
         if wanted and row and row not in wanted:
             continue
         if hours is not None and time.monotonic() - began > hours * 3600:

@@ -157,7 +157,7 @@ def test_the_rows_are_those_that_scripts_rely_on():
 def test_every_method_has_as_many_trials_and_each_is_a_recipe():
     found = study_rows.trials(study_rows.FULL)
     counts = {name: sum(one.name == name for one in found) for name in {one.name for one in found}}
-    assert len(set(counts.values())) == 1 and set(counts) >= set(ROWS) - {"dit-flow-d2o-f"}
+    assert len(set(counts.values())) == 1 and set(counts) >= set(ROWS)
     for one in found:
         assert one.trial is not None and one.settled(one.trial).duration == study_rows.FULL.trials
 
@@ -166,9 +166,34 @@ def test_the_best_trial_is_chosen_over_all_spaces(tmp_path):
     one = study.Study(study.QUICK, "digits", tmp_path / "runs", tmp_path / "results")
     kids = ({"lite2": 1.0, "classifier": 0.1, "views": 0.1}, {"lite2": 1.1, "classifier": 0.01, "views": 0.1})
     one.tried.write(
-        [{"row": "cd", "trial": n, "settings": {"learning_rate": n + 1.0}, "kid": kid} for n, kid in enumerate(kids)]
-    )
-    assert choose(one, "cd") == {"learning_rate": 2.0} and choose(one, "pd") == {}
+        [
+            {"row": "cd", "trial": n, "images": n // 2 or one.size.trials, "settings": {"learning_rate": n + 1.0},
+             "kid": kid}
+            for n, kid in enumerate((*kids, dict.fromkeys(study.SPACES, 0.0)))
+        ]
+    )  # fmt: skip
+    assert choose(one, "cd") == {"learning_rate": 2.0} and choose(one, "pd") == {}  # not the third, of other images
+
+
+def test_a_row_whose_choice_has_changed_is_made_again(tmp_path):
+    one = study.Study(study.QUICK, "digits", tmp_path / "runs", tmp_path / "results")
+    row = study_rows.rows(one.size)[0]
+
+    def done() -> bool:
+        return next(known for key, _, _, known in study_work.jobs(one) if key == row.key)
+
+    one.records.write([record(row.name, row.images, 0.5, space, settings={}) for space in study.SPACES])
+    assert done()
+    trial = {"row": row.method, "trial": 1, "images": one.size.trials, "settings": {"learning_rate": 1.0}}
+    one.tried.write([{**trial, "kid": dict.fromkeys(study.SPACES, 0.5)}])
+    assert not done()
+
+
+def test_runs_can_be_limited_to_short_ones(tmp_path):
+    one = study.Study(study.QUICK, "digits", tmp_path / "runs", tmp_path / "results")
+    first, second = one.size.marks
+    keys = [{key for key, row, _, _ in study_work.jobs(one, most) if row == "d2o-f"} for most in (first, second, None)]
+    assert keys[0] < keys[1] == keys[2]
 
 
 def test_known_speeds_take_the_place_of_seconds():
@@ -212,7 +237,7 @@ def test_a_step_that_fails_is_kept_in_the_log_and_the_next_one_goes_on(tmp_path,
         ("b", "x", mark.touch, False),
         ("c", "x", refuse, True),
     ]
-    monkeypatch.setattr(study_work, "jobs", lambda _: iter(steps))
+    monkeypatch.setattr(study_work, "jobs", lambda *_: iter(steps))
     assert study.work(one) == 2 and mark.exists()
     log = read_lines(one.log)
     events = [(line["step"], line["event"]) for line in log]

@@ -20,6 +20,7 @@ SPECS = {
     "ddpmpp": {"kind": "song_unet", **SMALL},
     "ncsnpp": {"kind": "song_unet", **SMALL, **NCSNPP},
     "skips": {"kind": "song_unet", **SMALL, "encoder": "skip", "decoder": "skip", "resample_filter": [1, 3, 3, 1]},
+    "folded": {"kind": "song_unet", **SMALL, "patch_size": 2},
     "adm": {"kind": "dhariwal_unet", **SMALL},
 }
 

@@ -200,6 +200,7 @@ def test_labels_and_augmentation_that_the_network_does_not_know(spec: dict, batc
         ({"channel_multipliers": "12"}, "channel_multipliers"),
         ({"channel_multipliers": [1, 2, 2, 2, 2]}, "8.*16.*channel_multipliers"),
         ({"resample_filter": [1, 2, 1]}, "resample_filter.*even"),
+        ({"patch_size": 3}, "patch_size.*3.*8"),
         ({"channels": 132, "channel_multipliers": [1, 1]}, "132.*32"),
     ],
 )

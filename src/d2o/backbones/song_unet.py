@@ -5,7 +5,7 @@ NCSN++: Fourier embedding twice as wide, residual encoder (the image also enters
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,8 @@ GAINS = {"conv1": 1e-5, "proj": 1e-5, "aux_conv": 1e-5, "qkv": math.sqrt(0.2)}
 class SongUNet(UNet):
     """A U-Net F(x, noise, condition) with the levels of a `Layout`; `config` rebuilds it.
 
-    `augmentation_dim` is the length of augmentation labels; dropouts act in training only.
+    It works on squares of `patch_size` pixels, whose channels it puts side by side. `augmentation_dim` is the length of
+    augmentation labels; dropouts act in training only.
     """
 
     kind: ClassVar[str] = "song_unet"
@@ -50,11 +51,16 @@ class SongUNet(UNet):
         encoder: str = "standard",
         decoder: str = "standard",
         resample_filter: tuple[int, ...] = (1, 1),
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
         self.config = check_options(locals())
         if len(resample_filter) % 2:
             raise ValueError("The backbone option resample_filter must have an even number of taps.")
+        if resolution % patch_size:
+            raise ValueError(f"The backbone option patch_size must divide the resolution: {patch_size}, {resolution}.")
+        self.patch_size, area = patch_size, patch_size**2
+        resolution, in_channels, out_channels = resolution // patch_size, in_channels * area, out_channels * area
         self.num_classes, self.label_dropout = num_classes, label_dropout
         embedding_channels, noise_channels = channels * embedding_multiplier, channels * noise_embedding_multiplier
         style = Style(
@@ -103,6 +109,15 @@ class SongUNet(UNet):
                 nn.init.xavier_uniform_(layer.weight, gain)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None) -> Tensor:
+        if self.patch_size == 1:
+            return super().forward(x, noise, condition, augmentation)
+        # pixel_unshuffle leaves a batch of no images as it is
+        (count, channels, height, width), side = x.shape, self.patch_size
+        squares = x.reshape(count, channels, height // side, side, width // side, side).permute(0, 1, 3, 5, 2, 4)
+        out = super().forward(squares.flatten(1, 3), noise, condition, augmentation).unflatten(1, (-1, side, side))
+        return out.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
 
     def embed(self, x: Tensor, noise: Tensor, condition: Tensor | None, augmentation: Tensor | None) -> Tensor:
         cosines, sines = self.map_noise(noise).chunk(2, dim=1)

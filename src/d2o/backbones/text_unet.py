@@ -7,7 +7,6 @@ import math
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2o.diffusion.condition import PADDING, Blend
@@ -22,8 +21,7 @@ from .text_transformer import check_words
 class TextUNet(SongUNet):
     """A DDPM++ U-Net F(x, noise, words) for whole numbers `words` [N, L], 0 after a caption's last word; L <= `length`.
 
-    It works on squares of `patch_size` pixels, whose channels it puts side by side. `vocabulary` is how many numbers
-    there are; in training a caption is dropped with probability `caption_dropout`.
+    `vocabulary` is how many numbers there are; in training a caption is dropped with probability `caption_dropout`.
     """
 
     kind: ClassVar[str] = "text_unet"
@@ -48,23 +46,14 @@ class TextUNet(SongUNet):
         caption_dropout: float = 0.1,
     ) -> None:
         config = check_options(locals())
-        if resolution % patch_size or num_classes:
-            raise ValueError(
-                "The backbone text_unet takes no classes, and its patch_size must divide the resolution: "
-                f"{patch_size} and {resolution} do not fit."
-            )
-        squares = in_channels * patch_size**2, out_channels * patch_size**2
+        if num_classes:
+            raise ValueError("The backbone text_unet takes no classes: its num_classes must be 0.")
         super().__init__(
-            resolution // patch_size, *squares, channels=channels, channel_multipliers=channel_multipliers,
-            num_blocks=num_blocks, attention_resolutions=attention_resolutions, dropout=dropout,
+            resolution, in_channels, out_channels, channels=channels, channel_multipliers=channel_multipliers,
+            num_blocks=num_blocks, attention_resolutions=attention_resolutions, dropout=dropout, patch_size=patch_size,
         )  # fmt: skip
-        self.config = config
-        self.patch_size, self.length, self.caption_dropout = patch_size, length, caption_dropout
+        self.config, self.length, self.caption_dropout = config, length, caption_dropout
         self.words = nn.Embedding.from_pretrained(normal(vocabulary, channels), freeze=False)
-
-    def forward(self, x: Tensor, noise: Tensor, condition: Any = None, augmentation: Tensor | None = None) -> Tensor:
-        squares = F.pixel_unshuffle(x, self.patch_size)
-        return F.pixel_shuffle(super().forward(squares, noise, condition, augmentation), self.patch_size)
 
     def embed_condition(self, x: Tensor, condition: Any) -> Any:
         """Return the sum of a caption's words over the root of their number, as if they had nothing in common."""

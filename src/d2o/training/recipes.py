@@ -109,35 +109,24 @@ BEST = Adversarial(loss="relativistic", r2=1e-4 / 64, sigma=5.0), replace(SMALL_
 BEST_RATES = {"learning_rate": 1e-3, "discriminator_learning_rate": 1e-3}
 SMALL_BEST: dict[str, Any] = {**SMALL, **BEST_RATES, "objectives": BEST, "duration": 16_000}
 
+# Two CPU cores, hours: CIFAR-10 at 32x32. The network of 5 million parameters works on squares of 2x2 pixels.
+SHORT_FLOATS = {"learning_rate_ramp": 10_000, "precision": "bfloat16"}
+FOLDED = {**BACKBONES["folded"], "attention_resolutions": [8]}
+FOLDED_PRETRAIN = {**SMALL_PRETRAIN, **SHORT_FLOATS, "backbone": FOLDED, "duration": 1_000_000}
+FOLDED_BEST = {**SMALL_BEST, "discriminator": Projected(size=64, width=64), "duration": 24_000}
+
 # The same for a transformer of 1.9 million parameters and flow matching; its students are fine-tuned as above.
-SMALL_DIT_PRETRAIN: dict[str, Any] = {
-    **SMALL_PRETRAIN,
-    "backbone": {"kind": "dit", "patch_size": 2, "channels": 128, "num_blocks": 6, "num_heads": 4},
-    "family": FAMILIES["flow"],
-    "duration": 240_000,
-    "learning_rate": 1e-3,
-}
+SMALL_FLOW = {**SMALL_PRETRAIN, "family": FAMILIES["flow"]}
+SMALL_DIT = {"kind": "dit", "patch_size": 2, "channels": 128, "num_blocks": 6, "num_heads": 4}
+SMALL_DIT_PRETRAIN = {**SMALL_FLOW, "backbone": SMALL_DIT, "duration": 240_000, "learning_rate": 1e-3}
 
 # Two CPU cores, minutes: coloured shapes of 16x16 from their captions.
-SHAPES_PRETRAIN: dict[str, Any] = {
-    "backbone": {"kind": "text_transformer"},
-    "family": FAMILIES["flow"],
-    "duration": 300_000,
-    "batch_size": 64,
-    "learning_rate": 1.5e-3,
-    "learning_rate_ramp": 5_000,
-}
+SHAPES_NETWORK = {"kind": "text_transformer"}
+SHAPES_PRETRAIN = {**SMALL_FLOW, "backbone": SHAPES_NETWORK, "duration": 300_000, "learning_rate": 1.5e-3}
 SHAPES: dict[str, Any] = {**SMALL, "duration": 20_000}
 
 # Two CPU cores, over an hour: emoji of 32x32 from their names.
-EMOJI_PRETRAIN: dict[str, Any] = {
-    "backbone": BACKBONES["words"],
-    "duration": 640_000,
-    "batch_size": 64,
-    "learning_rate": 2e-3,
-    "learning_rate_ramp": 10_000,
-    "precision": "bfloat16",
-}
+EMOJI_PRETRAIN = {**SMALL_PRETRAIN, **SHORT_FLOATS, "backbone": BACKBONES["words"], "duration": 640_000}
 # A projected discriminator soon knows a few hundred pictures by heart (benchmarks/small_data.py).
 EMOJI = {**SMALL, **OWN_FEATURES, "discriminator": OwnFeatures(sigma_mean=-3.5), "duration": 52_000}
 # Own features see shapes through much noise, speckle through little; pairs with the teacher's images remove the rest.
@@ -165,6 +154,7 @@ class Data(NamedTuple):
 
 DATA: dict[str, Data] = {  # by the beginning of a recipe's name
     "cifar10-small": Data("small", (3, 16, 16), 10),
+    "cifar10-32": Data("folded", (3, 32, 32), 10),
     "cifar10": Data("ncsnpp-32", (3, 32, 32), 0),
     "digits": Data("tiny", (1, 8, 8), 10),
     "ffhq64": Data("ncsnpp-64", (3, 64, 64), 0),
@@ -223,6 +213,8 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-small-dit-d2o-f": replace(D2O, **SMALL, frozen=QUERIES_MOVE),
     "cifar10-small-dit-d2o-f-modulation": replace(D2O, **SMALL, frozen=MODULATION_MOVES),
     "cifar10-small-dit-d2o-f-biases": replace(D2O, **SMALL, frozen=BIASES_MOVE),
+    "cifar10-32-pretrain": replace(PRETRAIN, **FOLDED_PRETRAIN),
+    "cifar10-32-d2o-f-best": replace(D2O_F, **FOLDED_BEST),
     "cifar10-pretrain": replace(PRETRAIN, **EDM_PRETRAIN, backbone=BACKBONES["ncsnpp-32"]),
     **{f"cifar10-{name}": apply_settings(CIFAR10, name, 5_000_000) for name in METHODS if name != "pretrain"},
     "cifar10-d2o-200k": apply_settings(CIFAR10, "d2o", 200_000),

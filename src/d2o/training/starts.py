@@ -1,11 +1,12 @@
 """Networks to start from random weights, and what they may predict, by name.
 
-`tiny`, `small` and `words` learn on two CPU cores; the others are the public EDM checkpoints'.
+`tiny`, `small`, `folded` and `words` learn on two CPU cores; the others are the public EDM checkpoints'.
 """
 
 from typing import Any
 
 DDPMPP = {"kind": "song_unet", "embedding": "positional", "encoder": "standard", "resample_filter": [1, 1]}
+PLAIN = {**DDPMPP, "num_blocks": 1, "dropout": 0.0}
 NCSNPP = {
     "kind": "song_unet",
     "embedding": "fourier",
@@ -15,8 +16,9 @@ NCSNPP = {
 }
 ADM = {"kind": "dhariwal_unet", "channels": 192, "channel_multipliers": [1, 2, 3, 4], "num_blocks": 3}
 BACKBONES: dict[str, dict[str, Any]] = {
-    "tiny": {**DDPMPP, "channels": 16, "channel_multipliers": [2, 2], "num_blocks": 1, "dropout": 0.0},
-    "small": {**DDPMPP, "channels": 32, "channel_multipliers": [2, 2], "num_blocks": 1, "dropout": 0.0},
+    "tiny": {**PLAIN, "channels": 16, "channel_multipliers": [2, 2]},
+    "small": {**PLAIN, "channels": 32, "channel_multipliers": [2, 2]},
+    "folded": {**PLAIN, "channels": 64, "channel_multipliers": [1, 2, 2], "patch_size": 2},
     "words": {"kind": "text_unet", "channels": 64, "channel_multipliers": [1, 2], "num_blocks": 1},
     "ddpmpp-32": {**DDPMPP, "channels": 128, "channel_multipliers": [2, 2, 2], "dropout": 0.13},
     "ncsnpp-32": {**NCSNPP, "channels": 128, "channel_multipliers": [2, 2, 2], "dropout": 0.13},

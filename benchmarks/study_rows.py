@@ -50,12 +50,15 @@ class Row:
         tried = "" if self.trial is None else f"-trial{TRIALS[self.method].index(self.trial)}"
         return f"{self.name}-{self.images:08d}-seed{self.seed}{tried}"
 
+    def taken(self, chosen: Settings) -> Settings:
+        """Return what this run takes of the chosen settings: not the steps where it has its own."""
+        return {path: value for path, value in chosen.items() if self.steps is None or not path.endswith(".steps")}
+
     def settled(self, chosen: Settings) -> Recipe | Stages:
         """Return the recipe with the chosen settings, as long as this run."""
         recipe = self.recipe
-        for path, value in {**chosen, "duration": self.images, "seed": self.seed}.items():
-            if self.steps is None or not path.endswith(".steps"):
-                recipe = change(recipe, path, value)
+        for path, value in {**self.taken(chosen), "duration": self.images, "seed": self.seed}.items():
+            recipe = change(recipe, path, value)
         return recipe
 
 
@@ -98,8 +101,7 @@ def rates(value: float) -> dict[str, Any]:
 
 
 RATES = ({}, rates(6e-4), {"betas": (0.5, 0.99)})
-SKETCHY = {"learning_rate": 1e-3, "objectives.0.steps": 9, "objectives.0.target_half_life": 0.0}
-TEACHING = ({}, {"learning_rate": 1e-3}, SKETCHY)
+TEACHING = ({}, {"learning_rate": 1e-3}, {"objectives.0.steps": 9})
 MATCHING = ({}, {"learning_rate": 5e-4}, {"objectives.0.fake_steps": 5})
 TRIALS: dict[str, tuple[Settings, ...]] = {
     "d2o": RATES,

@@ -57,7 +57,7 @@ def train_row(study: "Study", row: Row) -> None:
         index = int(row.key.rpartition("trial")[2])
         study.tried.write([{**facts, "trial": index, "settings": row.trial, "kid": kids}])
         return
-    facts |= {"settings": chosen, "real": row.real, "command": study.command(row.name)}
+    facts |= {"settings": row.taken(chosen), "real": row.real, "command": study.command(row.name)}
     examiner = study.examiner()
     records = examiner.examine({**facts, "reference": HELD_OUT}, pixels)
     if row.real is not None:

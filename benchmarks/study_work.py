@@ -75,7 +75,12 @@ def jobs(study: "Study", most: int | None = None) -> Iterator[Job]:
             seen_transformer = True
             known = all(has(row="dit-untuned", feature_space=space) for space in SPACES)
             yield "transformer", row.name, lambda: fixed_rows_of_transformer(study), known
-        about = {"row": row.name, "seed": row.seed, "images": row.images, "settings": choose(study, row.method)}
+        about = {
+            "row": row.name,
+            "seed": row.seed,
+            "images": row.images,
+            "settings": row.taken(choose(study, row.method)),
+        }
         known = all(has(**about, feature_space=space) for space in SPACES)
         yield row.key, row.name, lambda row=row: train_row(study, row), known
 

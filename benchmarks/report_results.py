@@ -151,12 +151,12 @@ def show(one: Difference | None) -> str:
 
 def tried(file: Path) -> Iterator[str]:
     """Yield the trials by which settings were chosen."""
-    yield f"| row | settings | KID, {' / '.join(SPACES)} |"
-    yield "|---|---|---|"
+    yield f"| row | images | settings | KID, {' / '.join(SPACES)} |"
+    yield "|---|---|---|---|"
     for line in sorted(read_lines(file), key=lambda one: (one["row"], one["trial"])):
         settings = ", ".join(f"{path} = {value}" for path, value in line["settings"].items()) or "unchanged recipe"
         kids = " / ".join(f"{line['kid'][space]:.3f}" for space in SPACES)
-        yield f"| {word(line['row'])} | {settings} | {kids} |"
+        yield f"| {word(line['row'])} | {line['images']:,} | {settings} | {kids} |"
 
 
 def write(results: Results, place: Path, out: Path) -> None:

@@ -94,8 +94,10 @@ def settle(study: "Study", method: str) -> Settings:
 
 
 def choose(study: "Study", method: str) -> Settings:
-    """Return the settings that were best in the method's trials: by the mean of the logarithms of KID over spaces."""
-    tried = [one for one in study.tried.rows if one["row"] == method and one["images"] == study.size.trials]
+    """Return the settings that were best in the method's longest trials, by the mean of log KID over the spaces."""
+    tried = [one for one in study.tried.rows if one["row"] == method]
+    longest = max((one["images"] for one in tried), default=0)
+    tried = [one for one in tried if one["images"] == longest]
     score = {one["trial"]: np.mean([np.log(max(one["kid"][space], SMALLEST)) for space in SPACES]) for one in tried}
     best = min(tried, key=lambda one: score[one["trial"]], default={"settings": {}})
     return best["settings"]

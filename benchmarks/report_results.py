@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -150,14 +151,31 @@ def show(one: Difference | None) -> str:
     return f"{one.value:+.3g} ({interval}; {one.seeds} seeds)"
 
 
+def earlier(file: Path) -> Iterator[str]:
+    """Yield the rows that were trained by settings which are no longer their methods' choice."""
+    former = Results(read_lines(file))
+    yield f"| row | images | settings | seeds | KID, {' / '.join(SPACES)} |"
+    yield "|---|---|---|---|---|"
+    for name in names(former):
+        for mark in former.marks:
+            runs = {space: list(former.runs(name, space, mark).values()) for space in SPACES}
+            if first := runs["lite2"]:
+                kids = " / ".join(f"{np.mean([run['kid'] for run in side]):.3f}" for side in runs.values())
+                yield f"| {word(name)} | {mark:,} | {settings(first[0])} | {len(first)} | {kids} |"
+
+
+def settings(record: dict[str, Any]) -> str:
+    """Return what a record's run or trial changed of its method's recipe."""
+    return ", ".join(f"{path} = {value}" for path, value in record["settings"].items()) or "unchanged recipe"
+
+
 def tried(file: Path) -> Iterator[str]:
     """Yield the trials by which settings were chosen."""
     yield f"| row | images | settings | KID, {' / '.join(SPACES)} |"
     yield "|---|---|---|---|"
     for line in sorted(read_lines(file), key=lambda one: (one["row"], one["trial"])):
-        settings = ", ".join(f"{path} = {value}" for path, value in line["settings"].items()) or "unchanged recipe"
         kids = " / ".join(f"{line['kid'][space]:.3f}" for space in SPACES)
-        yield f"| {word(line['row'])} | {line['images']:,} | {settings} | {kids} |"
+        yield f"| {word(line['row'])} | {line['images']:,} | {settings(line)} | {kids} |"
 
 
 def write(results: Results, place: Path, out: Path) -> None:
@@ -240,6 +258,13 @@ def write(results: Results, place: Path, out: Path) -> None:
         *tried(own / "trials.jsonl"),
         "",
     ]
+    if (own / "earlier.jsonl").exists():
+        lines += [
+            "What is best after 6,000 images need not be so after 24,000. Rows by settings that were chosen before:",
+            "",
+            *earlier(own / "earlier.jsonl"),
+            "",
+        ]
     log = read_lines(own / "log.jsonl")
     failed = [event for event in log if event["event"] == "failed"]
     hours = sum(event.get("seconds", 0) for event in log) / 3600

@@ -136,9 +136,12 @@ def test_the_page_tells_the_answer_failures_and_trials(tmp_path):
         "kid": dict.fromkeys(study.SPACES, 0.5),
     }
     (tmp_path / "r" / "trials.jsonl").write_text(json.dumps(trial))
+    former = [record("cd", 100, 0.75, space, settings={"objectives.0.steps": 4}) for space in study.SPACES]
+    (tmp_path / "r" / "earlier.jsonl").write_text("".join(json.dumps(one) + "\n" for one in former))
     out = tmp_path / "docs" / "results.md"
     report.write(study_claims.Results(read_lines(file)), file, out)
     page = out.read_text()
+    assert "objectives.0.steps = 4 | 1 | 0.750 / 0.750 / 0.750 |" in page
     assert "now cd: No." in page and "learning_rate = 0.001" in page and page.index("(a)") < page.index("|")
     assert (tmp_path / "docs/images/results.png").exists()
 

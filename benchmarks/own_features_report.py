@@ -63,9 +63,9 @@ def rank(rows: Iterable[Row]) -> list[Row]:
 
 
 def halves(row: Row) -> tuple[Row, Row]:
-    """Return the points of a run's curve at half of its seconds and at the end."""
-    first, *_, last = [point for point in row["curve"] if "kid" in point]
-    return first, last
+    """Return the points of a run's curve at half of its seconds and at the end, which a slow machine may not part."""
+    points = [point for point in row["curve"] if "kid" in point]
+    return points[0], points[-1]
 
 
 def table_of_finals(found: Found) -> Iterator[str]:

@@ -26,7 +26,7 @@ from refusal import refused  # noqa: E402
 from .cards import program_of  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-FLOWS = {"SD3", "Flux", "Sana", "Lumina 2", "Qwen-Image"}
+FLOWS = {"SD3", "Flux", "Sana", "Qwen-Image"}
 """Those whose times in one step are stock's to the bit; Z-Image is told 2^-29 where stock tells it 0."""
 
 

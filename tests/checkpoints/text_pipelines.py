@@ -36,8 +36,8 @@ def make(pipeline: str, scheduler: Any, encoders: int, **network: Any) -> Any:
 class Case:
     """A pipeline: how it is made, widths of tokens and of pooled text, what it is called with, and how well it fits.
 
-    `error` is the largest difference that is rounding, of one step and of four; `guided` of four with guidance. One step of
-    Lumina 2 is the same to the bit on some processors only.
+    `error` is the largest difference that is rounding, of one step and of four; `guided` of four with guidance. One
+    step of Lumina 2 is the same to the bit on some processors only.
     `more` is what Z-Image's guidance lacks to what others call so.
     """
 

@@ -21,7 +21,7 @@ GROUPS = {
     "digits: the demo's, 8x8, minutes on two CPU cores": ("digits-",),
     "shapes and emoji: small pictures from their captions, on two CPU cores": ("shapes-", "emoji-"),
     "CIFAR-10 reduced to 16x16: minutes on two CPU cores": ("cifar10-small-",),
-    "CIFAR-10 at 32x32: hours on two CPU cores": ("cifar10-32-",),
+    "CIFAR-10 at 32x32: a first guess, for hours on two CPU cores": ("cifar10-32-",),
     "CIFAR-10 at 32x32: the paper's settings, for GPUs": ("cifar10-",),
     "faces, animals, ImageNet at 64x64: the paper's settings, for GPUs": ("ffhq64-", "afhqv2-64-", "imagenet64-"),
     "DiT on latents of ImageNet at 256x256: a first guess, for GPUs": ("dit-",),

@@ -248,7 +248,8 @@ def write(results: Results, place: Path, out: Path) -> None:
         "",
         "Every method has the same number of trials, on a seed that is not used again. Those of 2,000 images came "
         "first. They were too short for CD, as its students of fewer steps showed, which claim (d) needs; so methods "
-        "are tried with 6,000 images again, and rows whose choice changes are trained again. The third trial of CD "
+        "are being tried again with 6,000 images, and rows whose choice changes are trained again. Those of 2,000 in "
+        "the table still wait for that, so that their methods are tuned less well. The third trial of CD "
         "and CTM had a higher rate and no lag of the target besides its 9 steps, until it was seen to be worse than "
         "the steps alone (CD's KID after 6,000 images: 5.368 / 0.437 / 0.204). Own features had one more of 2,000 "
         "images: when their default noise changed, after the finals of [another benchmark](how-to/judges.md), it "

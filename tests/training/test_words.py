@@ -1,6 +1,7 @@
 """From captions to a one-step generator that is asked in words."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from d2o.diffusion.condition import Words
 from d2o.diffusion.sampling import generate
 from d2o.export import export
 from d2o.training.fit import finetune, pretrain
+from d2o.training.networks import learn_words
 from refusal import refused
 
 SMALL = {"kind": "text_transformer", "channels": 16, "num_blocks": 1, "num_heads": 2}
@@ -131,3 +133,31 @@ def test_a_run_on_captions_that_a_model_cannot_read_does_not_begin(runs, tmp_pat
     with refused("joker", "emoji"):
         finetune("emoji-teacher", "emoji", "emoji-d2o-f", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("teacher", ["emoji-teacher", "shapes-teacher"])
+def test_a_model_learns_new_words_and_knows_the_others_as_before(teacher):
+    model: Any = d2o.load(teacher)
+    asked = model.reader.examples[0]
+    wider: Any = learn_words(model, Words.of([f"{asked} quagga " + "red " * 99]))
+    assert wider.reader.words == (*model.reader.words, "quagga") and wider.reader.length > model.reader.length
+    x, known = torch.randn(2, *model.image_shape), [asked] * 2
+    torch.testing.assert_close(wider(x, 2.0, wider.reader(known)), model(x, 2.0, model.reader(known)))
+    with_new = wider(x, 2.0, wider.reader([asked, f"{asked} quagga"]))
+    assert not torch.equal(with_new[1], wider(x, 2.0, wider.reader(known))[1])
+    assert learn_words(model, Words.of([asked])) is model
+
+
+def test_pre_training_that_goes_on_with_other_captions_learns_their_words(runs, tmp_path):
+    emoji = open_images("emoji-smileys", resolution=16, resize="area").subset(range(64))
+    changes: Any = {"pretrained": True, "duration": 32, "batch_size": 16, "learning_rate": 1e-6}
+    start: Any = d2o.load(runs / "teacher")
+    went_on: Any = finetune(runs / "teacher", emoji, "shapes-pretrain", out=tmp_path / "run", **changes).denoiser
+    assert {"heart", "circle"} <= set(went_on.reader.words) and not went_on.one_step
+    x, red = torch.randn(1, 3, 16, 16), ["a small red circle at the left"]
+    known, before = went_on(x, 0.5, went_on.reader(red)), start(x, 0.5, start.reader(red))
+    torch.testing.assert_close(known, before, rtol=1e-3, atol=1e-3)
+    again = finetune(runs / "teacher", emoji, "shapes-pretrain", out=tmp_path / "run", **changes)
+    assert again.denoiser.reader == went_on.reader
+    with refused("does not know"):
+        finetune(runs / "teacher", emoji, "shapes-pretrain", out=tmp_path / "other", frozen=("text",), **changes)

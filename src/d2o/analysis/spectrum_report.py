@@ -23,10 +23,7 @@ def report(found: Mapping[str, Progression]) -> Report:
         kind="spectrum",
         tables=(Table(title, columns, rows),),
         figures={"centroid": draw_centroids(by_step)},
-        numbers={
-            "progressions": [one.as_dict() for one in by_step],
-            "at_once": [one.as_dict() for one in at_once],
-        },
+        numbers={"progressions": [one.as_dict() for one in by_step], "at_once": [one.as_dict() for one in at_once]},
     )
 
 

@@ -45,11 +45,7 @@ class D2OModel(ModelMixin, ConfigMixin):
         self.boundary = families.Boundary(sigma_data, sigma_min)
 
     def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        class_labels: Tensor | None = None,
-        return_dict: bool = True,
+        self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:
         """Return F [N,C,H,W] for the scaled `sample` [N,C,H,W] and `timestep`, one number for all."""
         sigma = math.exp(float(timestep) / 250)

@@ -247,11 +247,7 @@ BUILT_IN: dict[str, Reader] = {"digits": read_digits, "shapes": read_drawings}
 BUILT_IN |= {"emoji": read_emoji, "emoji-smileys": read_emoji}
 PARTED: dict[str, Reader] = {".tar": read_shards, ".parquet": read_parquet}
 """Formats of data sets in parts; img2dataset writes both, the images in tar, and lists of them in parquet."""
-READERS: dict[bytes | str, Reader] = {
-    b"PK": read_zip,
-    b"PAR1": read_files,
-    LFS: refuse_pointer,
-}
+READERS: dict[bytes | str, Reader] = {b"PK": read_zip, b"PAR1": read_files, LFS: refuse_pointer}
 """How a file begins (bytes), or the suffix of a name (text) -> what reads it.
 
 A format of your own is a function and a line, `READERS[".h5"] = read_hdf5`, in a module named with `--import`.

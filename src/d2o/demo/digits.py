@@ -34,11 +34,7 @@ log = logging.getLogger("d2o")
 
 
 def demo(
-    out: str | Path,
-    seed: int = 0,
-    watch: Watch = print_progress,
-    counted: Counted = unshown,
-    device: str = "auto",
+    out: str | Path, seed: int = 0, watch: Watch = print_progress, counted: Counted = unshown, device: str = "auto"
 ) -> dict[str, Any]:
     """Run the demo in a directory (again: continue it) and return the content of its report.json.
 

@@ -96,12 +96,7 @@ class Evaluator:
         return self.own or embedding(self.space, self.weights).to(self.options["device"])
 
     def __call__(
-        self,
-        source: Source,
-        *,
-        name: str | None = None,
-        steps: int = 1,
-        seeds: Sequence[int] | None = None,
+        self, source: Source, *, name: str | None = None, steps: int = 1, seeds: Sequence[int] | None = None
     ) -> Evaluation:
         """Compare images, or those that a generator makes of the seeds in `steps` steps, with the reference.
 

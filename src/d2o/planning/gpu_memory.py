@@ -37,14 +37,7 @@ from .presets import draw_condition
 from .text_networks import Codec, RandomAutoencoder
 
 GIB = 1 << 30
-GPUS = {
-    16: "T4, V100",
-    24: "RTX 4090, L4, A10",
-    40: "A100",
-    48: "L40S, A6000",
-    80: "A100, H100",
-    141: "H200",
-}
+GPUS = {16: "T4, V100", 24: "RTX 4090, L4, A10", 40: "A100", 48: "L40S, A6000", 80: "A100, H100", 141: "H200"}
 """Common GPUs by their memory in GiB."""
 USABLE = 0.92
 """The share of it that a run may fill: an assumption, for CUDA's own part and for gaps between tensors."""

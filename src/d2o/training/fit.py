@@ -83,6 +83,10 @@ def finetune(
         origin = {"teacher_sha256": weights_sha256(teacher)}
     images = images.for_model(teacher.num_classes, teacher.class_names, text=teacher.reader is not None)
     teacher = images.attach(teacher)
+    if isinstance(chosen, Recipe) and chosen.diffuses:
+        habits = replace(habits, sample_steps=habits.sample_steps or TEACHER_STEPS)
+        if isinstance(teacher.reader, Words) and images.captioned and not chosen.frozen:
+            teacher = making.learn_words(teacher, read_words(images), chosen.seed)
     making.check_fit(teacher, images)
     automatic = changes.get("precision") == "auto"
     ways = Ways(dict(origin), habits, networks, watch, counted, accept_data, automatic, images, origin)
@@ -120,9 +124,8 @@ def pretrain(
             "This recipe starts from a model, but pre-training has none: use d2o finetune --from MODEL, or --recipe "
             "scratch for a GAN from random weights."
         )
-    images, habits = open_data(data, out, habits), habits or Habits()
+    images = open_data(data, out, habits)
     start = new_teacher(chosen, images)
-    habits = replace(habits, sample_steps=habits.sample_steps or TEACHER_STEPS)
     options: Any = {"networks": networks, "watch": watch, "counted": counted, "precision": changes.get("precision")}
     return finetune(start, images, chosen, out=out, origin={}, habits=habits, accept_data=accept_data, **options)
 

@@ -83,11 +83,7 @@ METHODS: dict[str, Recipe] = {
 }
 
 SKETCH = replace(
-    D2O_F,
-    objectives=(Consistency(steps=9, target_half_life=0.0),),
-    duration=50_000,
-    batch_size=16,
-    learning_rate=1e-3,
+    D2O_F, objectives=(Consistency(steps=9, target_half_life=0.0),), duration=50_000, batch_size=16, learning_rate=1e-3
 )
 """A short distillation before the GAN: few steps of the teacher, and small batches, which are more iterations."""
 

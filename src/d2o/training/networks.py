@@ -91,14 +91,13 @@ def make_student(recipe: Recipe, teacher: Denoiser) -> Denoiser:
         student = objective.prepare(student)
     if recipe.checkpointing:
         checkpoint_blocks(student.backbone)
-    codec, reader = student.codec, student.reader
-    if isinstance(codec, Autoencoder):
-        codec = replace(codec, precision=recipe.precision)
-    if isinstance(reader, Encoders):
-        reader = replace(reader, precision=recipe.precision)
+    parts = {
+        name: replace(part, precision=recipe.precision)
+        for name, part in (("codec", student.codec), ("reader", student.reader))
+        if isinstance(part, Autoencoder | Encoders)
+    }
     student = student.replace(
-        codec=codec,
-        reader=reader,
+        **parts,
         precision=network_precision(recipe, student),
         judged_by=recipe.judged_by,
         provenance={"recipe": to_dict(recipe), "from": teacher.provenance},
@@ -159,13 +158,26 @@ def new_denoiser(
         return Denoiser(network, from_spec(family), image_shape, sizes["num_classes"], reader=reader)
 
 
-def reset_weights(denoiser: Denoiser, seed: int) -> Denoiser:
-    """Return a denoiser of the same kind with fresh random weights."""
+def learn_words(denoiser: Denoiser, more: Words, seed: int = 0) -> Denoiser:
+    """Return a model that also reads the words of `more`: those it knows keep their weights, the others' are random."""
+    known: Any = denoiser.reader
+    if not (new := tuple(word for word in more.words if word not in known.numbers)):
+        return denoiser
+    reader = Words(known.words + new, max(known.length, more.length), more.examples)
+    wider = reset_weights(denoiser, seed, vocabulary=reader.size, length=reader.length)
+    weights = wider.backbone.state_dict()
+    for name, tensor in denoiser.backbone.state_dict().items():
+        weights[name][tuple(map(slice, tensor.shape))] = tensor
+    return wider.replace(reader=reader)
+
+
+def reset_weights(denoiser: Denoiser, seed: int, **settings: int) -> Denoiser:
+    """Return a denoiser of the same kind, or with other settings of its backbone, with fresh random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone: Any = denoiser.backbone
         if isinstance(backbone, backbones.Backbone):
-            return denoiser.replace(backbone=backbones.build({"kind": backbone.kind, **backbone.config}))
+            return denoiser.replace(backbone=backbones.build({"kind": backbone.kind, **backbone.config, **settings}))
         backbone = deepcopy(backbone)
         for module in backbone.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):  # torch's own name, on torch's own layers

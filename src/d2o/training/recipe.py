@@ -157,6 +157,11 @@ class Recipe:
         return any(objective.augments for objective in self.objectives)
 
     @property
+    def diffuses(self) -> bool:
+        """Whether it trains a diffusion model."""
+        return all(objective.kind == "denoising" for objective in self.objectives)
+
+    @property
     def judged_by(self) -> tuple[str, ...]:
         """The feature networks of the discriminator, as far as there is one, and of the objectives."""
         own = self.discriminator.networks if "discriminator" in self.needs else ()

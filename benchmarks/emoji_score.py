@@ -3,11 +3,12 @@
 python benchmarks/emoji_score.py MODEL --data emoji-32.zip [--steps 18] [--guidance 1] [--each 4] [--out FOLDER]
 
 `retrieval` is the share of images among whose five nearest of all real pictures is one of the emoji asked for, in any
-style; `retrieval_real` is that of the real pictures asked for, which find the same emoji in other styles. Held out are
-`pairs` of an emoji and a style that are each seen elsewhere, and `concepts`, emoji that are seen in no style. Features
-are those of lite2, which judges no run but is a relative of lite0, which may. Those of `--space` have nothing in common
-with a discriminator: pixels, or the study's classifier and views, from CIFAR-10, which see means of 2x2. The sheets
-show triples: the picture asked for, the image, and the nearest of the pictures that were trained on.
+style; `retrieval_real` is that of the real pictures asked for, which find the same emoji in other styles. With
+`--group` one group is asked for, and found among the pictures of all. Held out are `pairs` of an emoji and a style that
+are each seen elsewhere, and `concepts`, emoji that are seen in no style. Features are those of lite2, which judges no
+run but is a relative of lite0, which may. Those of `--space` have nothing in common with a discriminator: pixels, or
+the study's classifier and views, from CIFAR-10, which see means of 2x2. The sheets show triples: the picture asked for,
+the image, and the nearest of the pictures that were trained on.
 """
 
 import argparse
@@ -45,6 +46,7 @@ class Real:
         self.pixels = images.pixels(range(len(images)))
         self.parts = np.array([picture.file_name.partition("/")[0] for picture in self.pictures])
         self.concepts = np.array([picture.concept for picture in self.pictures])
+        self.groups = np.array([picture.group for picture in self.pictures])
         self.embed = open_features(space)
         self.features = self.look(self.pixels)
 
@@ -78,11 +80,20 @@ def halve(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(count, height // 2, 2, width // 2, 2, channels).mean((2, 4), dtype=np.float32)
 
 
-def score(model: Denoiser, real: Real, steps: int, guidance: float, most: int, each: int, out: Path | None) -> dict:
-    """Return what is measured of each part, with `each` images for a picture."""
+def score(
+    model: Denoiser,
+    real: Real,
+    steps: int,
+    guidance: float,
+    most: int,
+    each: int,
+    out: Path | None,
+    group: str | None = None,
+) -> dict:
+    """Return what is measured of each part, or of a group's pictures in it, with `each` images for a picture."""
     found = {}
     for part, split in PARTS.items():
-        asked = np.flatnonzero(real.parts == split)
+        asked = np.flatnonzero((real.parts == split) & ((real.groups == group) | (group is None)))
         asked = np.sort(np.random.Generator(np.random.Philox(1)).permutation(asked)[:most])
         if not len(asked):
             continue
@@ -117,10 +128,11 @@ if __name__ == "__main__":
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance")
     parser.add_argument("--images", type=int, default=500, help="at most so many of each part")
     parser.add_argument("--each", type=int, default=1, help="images for each picture, of other seeds")
+    parser.add_argument("--group", help="ask for the pictures of a group alone, such as food")
     parser.add_argument("--out", type=Path, help="a folder for sheets of images")
     parser.add_argument("--space", choices=SPACES, default=SPACES[0], help="the features in which images are compared")
     options = parser.parse_args()
-    facts = {name: getattr(options, name) for name in ("model", "steps", "guidance", "each", "space")}
+    facts = {name: getattr(options, name) for name in ("model", "steps", "guidance", "each", "group", "space")}
     model, real = d2o.load(options.model), Real(options.data, options.space)
-    measured = (options.steps, options.guidance, options.images, options.each, options.out)
+    measured = (options.steps, options.guidance, options.images, options.each, options.out, options.group)
     print(json.dumps(facts | score(model, real, *measured)))

@@ -101,6 +101,13 @@ class TestBuild:
             build(packages, tmp_path / f"{name}.zip", styles=("noto",), groups=("flags",))
         assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
+    def test_other_groups_beside_it_do_not_change_what_is_held_out(self, packages, tmp_path):
+        build(packages, tmp_path / "all.zip", styles=PNG, seed=1)
+        every = set(read_pictures(tmp_path / "all.zip"))
+        for group in {name.split("/")[1].split("-")[0] for name in every}:
+            build(packages, tmp_path / "one.zip", styles=PNG, groups=(group,), seed=1)
+            assert set(read_pictures(tmp_path / "one.zip")) == {name for name in every if f"/{group}-" in name}
+
     @pytest.mark.parametrize("size", [32, 64])
     def test_sides_are_halved_by_averaging(self, packages, tmp_path, size):
         build(packages, tmp_path / "a.zip", styles=("twemoji",), groups=("flags",), size=size)

@@ -94,7 +94,7 @@ def build(
 ) -> Counter[str]:
     """Write pictures of emoji with captions to a zip, and return how many there are of each split.
 
-    `packages` is npm's node_modules. Without `tones` each concept has one skin tone. The splits are those of `divide`.
+    `packages` is npm's node_modules. Without `tones` each concept has one skin tone. Each group has its own splits.
     Raises ValueError, naming the file and the remedy, for packages that are missing or of other versions.
     """
     if (out := check_file(out)).suffix != ".zip":
@@ -110,7 +110,8 @@ def build(
         found = list(find_pictures(folder, dict.fromkeys(styles), set(groups), tones))
         terms = [(folder / NAMES.name / "LICENSE").read_text()]
     terms += [(SHIPPED / "LICENSE").read_text()] if "noto" in styles else []
-    parts = divide({(picture.concept, picture.style) for picture, _ in found}, seed)
+    divided = (divide({(p.concept, p.style) for p, _ in found if p.group == group}, seed) for group in groups)
+    parts = {pair: split for part in divided for pair, split in part.items()}
     credits = [*(STYLES[style].credit for style in STYLES if style in styles), NAMES.credit, CHANGED.format(size=size)]
     listed = []
     with atomic(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -196,10 +197,10 @@ def divide(pairs: Collection[tuple[str, str]], seed: int = 0) -> dict[tuple[str,
     """
     pairs = sorted(pairs)
     concepts = sorted({concept for concept, _ in pairs})
-    test = {concepts[i] for i in permute(len(concepts), seed)[: int(HELD_CONCEPTS * len(concepts))]}
+    test = {concepts[i] for i in permute(len(concepts), seed)[: round(HELD_CONCEPTS * len(concepts))]}
     parts = {pair: "test" if pair[0] in test else "train" for pair in pairs}
     left = Counter(chain.from_iterable(pair for pair in pairs if parts[pair] == "train"))
-    wanted = int(HELD_PAIRS * len(pairs))
+    wanted = round(HELD_PAIRS * len(pairs))
     for pair in (pairs[i] for i in permute(len(pairs), seed)):
         if wanted and parts[pair] == "train" and all(left[part] > 1 for part in pair):
             parts[pair], wanted = "val", wanted - 1

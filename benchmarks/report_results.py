@@ -11,13 +11,14 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from study_claims import DISTILLED, SPACES, Claim, Difference, Results, claims
+from study_claims import DISTILLED, SPACES, Claim, Difference, Results, claims, sizes
 from study_figures import draw_figure, draw_gallery
 from study_records import HELD_OUT, read_lines
 
@@ -120,6 +121,23 @@ def details(results: Results, space: str) -> Iterator[str]:
                 yield f"| {word(name)} | {f'{mark:,}' if mark else '-'} | {distance} | {others} |"
 
 
+def memory(results: Results) -> Iterator[str]:
+    """Yield how much nearer students are to the real images that they saw than to others."""
+    few = sizes(results)
+    marks = [mark for mark in results.marks if any(results.runs(f"d2o-f-real{real}", "lite2", mark) for real in few)]
+    yield "| real images | row | images | seeds | space | KID | gap | nearest seen, nearest held out |"
+    yield "|---" * 8 + "|"
+    for mark, real, row in product(marks, [*few, None], ("d2o-f", "d2o")):
+        for space in SPACES:
+            runs = list(results.runs(f"{row}-real{real}" if real else row, space, mark).values())
+            if runs:
+                cells = [f"{real:,}" if real else "all", word(row), f"{mark:,}", str(len(runs)), space]
+                cells.append(told([run["kid"] for run in runs]))
+                cells.append(told([run["gap"] for run in runs], 4) if real else "-")
+                near = [np.mean([run[what] for run in runs]) for what in ("nearest_seen", "nearest_held_out") if real]
+                yield f"| {' | '.join(cells)} | {', '.join(f'{one:.3f}' for one in near) or '-'} |"
+
+
 def sentence(found: Sequence[Claim]) -> str:
     """Return the answer in one sentence: the claims that hold or fail in words, the others by their letters."""
     parts = []
@@ -148,7 +166,7 @@ def show(one: Difference | None) -> str:
     if one is None:
         return "not measured yet"
     interval = "no interval" if one.interval is None else f"{one.interval[0]:+.3g} to {one.interval[1]:+.3g}"
-    return f"{one.value:+.3g} ({interval}; {one.seeds} seeds)"
+    return f"{one.value:+.3g} ({interval}; {one.seeds} seed{'s' * (one.seeds > 1)})"
 
 
 def earlier(file: Path) -> Iterator[str]:
@@ -214,6 +232,15 @@ def write(results: Results, place: Path, out: Path) -> None:
             lines += [f"### ({one.letter})", "", "| what | space | difference | verdict |", "|---|---|---|---|"]
             lines += [f"| {row.what} | {row.space} | {show(row)} | {row.verdict} |" for row in one.differences]
             lines += ["", *([f"{one.remark}.", ""] if one.remark else [])]
+        if one.letter == "b" and one.differences:
+            lines += [
+                "Students that learn their real images by heart are nearer to them than to others. The gap is the KID "
+                "to images held out minus that to those seen, and the distances are medians over a student's images, "
+                "to as many real ones on both sides, in the features' own units:",
+                "",
+                *memory(results),
+                "",
+            ]
     lines += [
         "## Against D2O-F",
         "",

@@ -26,7 +26,8 @@ from d2o.training.recipe import to_dict  # noqa: E402
 FACTS = {
     "floor": 5.0, "floor_kid": 0.0, "precision": 0.5, "recall": 0.5, "diversity": 0.4, "frechet": 9.0,
     "command": "python benchmarks/cifar10_study.py", "examined": 64, "reference_images": 100, "real": None,
-    "peak_bytes": 1 << 20, "parameters": 10**6, "seconds": 60.0, "gap": 0.1, "nearest_seen": 2.0, "nearest_held_out": 3.0,
+    "peak_bytes": 1 << 20, "parameters": 10**6, "seconds": 60.0,
+    "gap": 0.1, "nearest_seen": 2.0, "nearest_held_out": 3.0,
 }  # fmt: skip
 ROWS = [
     "d2o-f", "d2o-f-best", "d2o", "cd", "pd", "ctm", "cd-gan", "scratch",

@@ -8,8 +8,8 @@ import numpy as np
 from report_results import show, told
 from study_claims import Claim, student
 from study_figures import COLOURS, label_plainly
+from study_records import SMALLEST
 from study_rows import TRIAL_SEED
-from study_run import SMALLEST
 
 from d2o.files import atomic
 

@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from study_claims import DISTILLED, SPACES, Claim, Difference, Results, claims, sizes
 from study_figures import draw_figure, draw_gallery
-from study_records import HELD_OUT, read_lines
+from study_records import HELD_OUT, choose, read_lines
 
 from d2o.files import atomic
 
@@ -169,6 +169,18 @@ def show(one: Difference | None) -> str:
     return f"{one.value:+.3g} ({interval}; {one.seeds} seed{'s' * (one.seeds > 1)})"
 
 
+def waiting(results: Results, own: Path) -> str:
+    """Return which methods have short trials alone, and which rows other settings than their methods' choice."""
+    tried = read_lines(own / "trials.jsonl")
+    longest = max((one["images"] for one in tried), default=0)
+    methods = [name for name in names(results) if any(one["row"] == name for one in tried)]
+    short = [word(name) for name in methods if max(one["images"] for one in tried if one["row"] == name) < longest]
+    old = {one["row"] for one in results.rows if one["images"] and one.get("settings") != choose(tried, one["row"])}
+    told = f" Still to be tried again, and so tuned less well: {'; '.join(short)}." if short else ""
+    former = [word(name) for name in methods if name in old]
+    return told + (f" Still by the settings chosen before: {'; '.join(former)}." if former else "")
+
+
 def earlier(file: Path) -> Iterator[str]:
     """Yield the rows that were trained by settings which are no longer their methods' choice."""
     former = Results(read_lines(file))
@@ -270,13 +282,14 @@ def write(results: Results, place: Path, out: Path) -> None:
     ]
     for space, words in SPACES.items():
         lines += [f"### By {words}", "", *details(results, space), ""]
+    still = waiting(results, own)
     lines += [
         "## Trials",
         "",
         "Every method has the same number of trials, on a seed that is not used again. Those of 2,000 images came "
         "first. They were too short for CD, as its students of fewer steps showed, which claim (d) needs; so methods "
-        "are being tried again with 6,000 images, and rows whose choice changes are trained again. Those of 2,000 in "
-        "the table still wait for that, so that their methods are tuned less well. The third trial of CD "
+        f"are being tried again with 6,000 images, and rows whose choice changes are trained again.{still} "
+        "The third trial of CD "
         "and CTM had a higher rate and no lag of the target besides its 9 steps, until it was seen to be worse than "
         "the steps alone (CD's KID after 6,000 images: 5.368 / 0.437 / 0.204). Own features had one more of 2,000 "
         "images: when their default noise changed, after the finals of [another benchmark](how-to/judges.md), it "

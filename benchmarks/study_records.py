@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from d2o.files import atomic
 
 KEYS = ("row", "seed", "images", "feature_space", "reference")
 HELD_OUT = "held-out real images"
+SMALLEST = 1e-4
+"""KIDs below this are level: they differ by chance."""
 
 
 @contextmanager
@@ -65,3 +69,14 @@ class Records:
 
     def has(self, **about: Any) -> bool:
         return any(all(row.get(name) == value for name, value in about.items()) for row in self.rows)
+
+
+def choose(tried: list[dict[str, Any]], method: str) -> dict[str, Any]:
+    """Return the settings that were best in a method's longest trials, by the mean of log KID over the spaces."""
+    mine = [one for one in tried if one["row"] == method]
+    longest = max((one["images"] for one in mine), default=0)
+
+    def score(trial: dict[str, Any]) -> float:
+        return float(np.mean([np.log(max(kid, SMALLEST)) for kid in trial["kid"].values()]))
+
+    return min((one for one in mine if one["images"] == longest), key=score, default={"settings": {}})["settings"]

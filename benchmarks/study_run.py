@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from examination import SPACES, draw, generate_pixels
-from study_records import HELD_OUT, alone
+from examination import draw, generate_pixels
+from study_records import HELD_OUT, alone, choose
 from study_rows import Row, Settings, trials
 
 import d2o
@@ -27,8 +26,6 @@ from d2o.training.run import Habits
 if TYPE_CHECKING:
     from cifar10_study import Study
 
-SMALLEST = 1e-4
-"""KIDs below this are level: they differ by chance."""
 EVERY = 10
 """Seconds between two notes of the seconds spent, which a killed run goes on from."""
 
@@ -90,17 +87,7 @@ def settle(study: "Study", method: str) -> Settings:
             with alone(study.runs / "locks" / trial.key, wait=True):
                 pass
     study.reread()
-    return choose(study, method)
-
-
-def choose(study: "Study", method: str) -> Settings:
-    """Return the settings that were best in the method's longest trials, by the mean of log KID over the spaces."""
-    tried = [one for one in study.tried.rows if one["row"] == method]
-    longest = max((one["images"] for one in tried), default=0)
-    tried = [one for one in tried if one["images"] == longest]
-    score = {one["trial"]: np.mean([np.log(max(one["kid"][space], SMALLEST)) for space in SPACES]) for one in tried}
-    best = min(tried, key=lambda one: score[one["trial"]], default={"settings": {}})
-    return best["settings"]
+    return choose(study.tried.rows, method)
 
 
 def counting(counts: list[int]) -> Make:

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from cifar10_study import HERE, Study
+from study_records import choose
 from study_rows import FULL, QUICK, Row, recipes
-from study_run import choose
 from time_to_quality import enter
 
 from d2o.files import atomic
@@ -48,7 +48,7 @@ def measure(study: Study, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def parts(study: Study, name: str) -> Any:
     """Yield a row's stages at their start: the share of its images, the contender, and what it has taken so far."""
     images = ITERATIONS * study.size.settings["batch_size"]
-    recipe = Row(name, recipes(study.size)[name], images).settled(choose(study, name))
+    recipe = Row(name, recipes(study.size)[name], images).settled(choose(study.tried.rows, name))
     for stage in recipe.stages if isinstance(recipe, Stages) else (recipe,):
         one = enter(name, change(stage, "duration", images), study, seed=0)
         yield stage.duration / recipe.duration, one, one.seconds

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from examination import SPACES, draw
-from study_records import HELD_OUT, alone
+from study_records import HELD_OUT, alone, choose
 from study_rows import TEACHER_STEPS, rows, trials
-from study_run import choose, train_row
+from study_run import train_row
 
 from d2o.files import append
 
@@ -79,7 +79,7 @@ def jobs(study: "Study", most: int | None = None) -> Iterator[Job]:
             "row": row.name,
             "seed": row.seed,
             "images": row.images,
-            "settings": row.taken(choose(study, row.method)),
+            "settings": row.taken(choose(study.tried.rows, row.method)),
         }
         known = all(has(**about, feature_space=space) for space in SPACES)
         yield row.key, row.name, lambda row=row: train_row(study, row), known

@@ -18,8 +18,8 @@ import report_results as report  # noqa: E402
 import study_claims  # noqa: E402
 import study_rows  # noqa: E402
 import study_work  # noqa: E402
-from study_records import HELD_OUT, Records, alone, read_lines  # noqa: E402
-from study_run import choose, is_of_another  # noqa: E402
+from study_records import HELD_OUT, Records, alone, choose, read_lines  # noqa: E402
+from study_run import is_of_another  # noqa: E402
 
 from d2o.training.recipe import to_dict  # noqa: E402
 
@@ -181,7 +181,8 @@ def test_the_best_trial_is_chosen_over_all_spaces(tmp_path):
             for n, kid in enumerate((*kids, dict.fromkeys(study.SPACES, 0.0)))
         ]
     )  # fmt: skip
-    assert choose(one, "cd") == {"learning_rate": 2.0} and choose(one, "pd") == {}  # not the third, which is shorter
+    found = {method: choose(one.tried.rows, method) for method in ("cd", "pd")}
+    assert found == {"cd": {"learning_rate": 2.0}, "pd": {}}  # not the third, which is shorter
 
 
 def test_a_row_whose_choice_has_changed_is_made_again(tmp_path):
@@ -268,3 +269,18 @@ def test_a_folder_of_other_data_is_refused(tmp_path):
 def test_two_studies_do_not_do_the_same_step(tmp_path):
     with alone(tmp_path / "locks" / "row", wait=False) as first, alone(tmp_path / "locks" / "row", False) as second:
         assert first and not second
+
+
+def test_the_report_says_which_methods_wait(tmp_path):
+    trial = {"kid": dict.fromkeys(study.SPACES, 0.5), "settings": {}, "trial": 0}
+    (tmp_path / "trials.jsonl").write_text(
+        "\n".join(
+            json.dumps({**trial, "row": row, "images": images}) for row, images in [("d2o", 90), ("cd", 30), ("pd", 90)]
+        )
+    )
+    taken = {"d2o": {}, "cd": {}, "pd": {"learning_rate": 1.0}}
+    rows = [record(row, 90, 0.5, "lite2", settings=settings) for row, settings in taken.items()]
+    told = report.waiting(report.Results(rows), tmp_path)
+    short, former = told.split(" Still by the settings")
+    assert "CD" in short and "D2O" not in short and "PD" in former and "CD" not in former
+    assert not report.waiting(report.Results(rows[:1]), tmp_path)

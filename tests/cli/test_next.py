@@ -20,7 +20,7 @@ from d2o.diffusion.denoiser import Denoiser
 from d2o.diffusion.families import Epsilon
 from emoji_packages import make_packages
 
-TRAINED = ["--images", "8", "--batch", "4", "--sample-every", "8"]
+TRAINED = ["--images", "8", "--batch", "4", "--sample-every", "8", "--precision", "float32"]
 JUDGED = ["--set=discriminator.weights=random", "--set=discriminator.width=16", "--set=discriminator.size=32"]
 SMALLER = {"pretrain": TRAINED, "finetune": [*TRAINED, *JUDGED], "sample": ["--seeds", "0-3"]}
 UNET = "backbone={kind: song_unet, channels: 8, channel_multipliers: [1], num_blocks: 1, attention_resolutions: []}"

@@ -41,7 +41,7 @@ JUDGED = [word for setting in SMALL_JUDGE for word in ("--set", f"discriminator.
 TRAINING = ["--images", "16", "--batch", "8"]
 MEASURED = ["--count", "12", "--features", "pixels", "--repetitions", "1"]
 REDUCED = {
-    "pretrain": [*TRAINING, "--sample-every", "16", "--set", TINY],
+    "pretrain": [*TRAINING, "--sample-every", "16", "--precision", "float32", "--set", TINY],
     "finetune": [*TRAINING, "--sample-every", "16", "--precision", "float32", *JUDGED],
     "estimate": [*TRAINING, "--from", "teacher.safetensors", *JUDGED],
     "plan": ["--hours", "1000"],

@@ -23,7 +23,7 @@ UNET = "backbone={kind: song_unet, channels: 8, channel_multipliers: [1], num_bl
 TEXT = "backbone={kind: text_transformer, channels: 8, num_blocks: 1, num_heads: 2}"
 TINY = {"shapes-pretrain": TEXT, "emoji-pretrain": UNET.replace("song_unet", "text_unet")}
 """Networks as those of recipes, but small; UNET for all others."""
-SMALLER = ["--images", "8", "--batch", "4", "--sample-every", "8"]
+SMALLER = ["--images", "8", "--batch", "4", "--sample-every", "8", "--precision", "float32"]
 PROJECTED = ["--set=discriminator.weights=random", "--set=discriminator.width=16", "--set=discriminator.size=32"]
 JUDGED = {"projected": PROJECTED, "emoji-d2o-f": ["--set=discriminator.width=16"]}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report_results import show, told
+from report_tables import show, told
 from study_claims import Claim, student
 from study_figures import COLOURS, label_plainly
 from study_records import SMALLEST

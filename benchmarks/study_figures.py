@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from report_tables import names, word
+from study_claims import SPACES
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000", "#56B4E9", "#B8A800")
 MARKERS = "osD^vPX*"
@@ -13,8 +15,6 @@ MARKERS = "osD^vPX*"
 
 def methods(results: Any) -> list[str]:
     """Return the rows that were trained on all images, as they stand in tables."""
-    from report_results import names
-
     trained = {row["row"] for row in results.rows if row["images"] and row.get("real") is None}
     return [name for name in names(results) if name in trained and not name.removeprefix("cd-").isdigit()]
 
@@ -22,8 +22,6 @@ def methods(results: Any) -> list[str]:
 def draw_figure(results: Any, path: Path) -> None:
     """Draw a panel a feature space: a row's KID and seconds at its marks, and every seed."""
     from matplotlib.figure import Figure
-    from report_results import word
-    from study_claims import SPACES
 
     figure = Figure(figsize=(13, 6), layout="constrained")
     panels = figure.subplots(1, len(SPACES))
@@ -64,7 +62,6 @@ def label_plainly(axis: Any) -> None:
 def draw_gallery(results: Any, folder: Path, path: Path) -> None:
     """Put the first images of every row below each other, all from the same seeds, with their names."""
     from matplotlib.figure import Figure
-    from report_results import names, word
 
     files = {name: folder / f"{name}.png" for name in names(results)}
     pictures = [(word(name), Image.open(file).convert("RGB")) for name, file in files.items() if file.exists()]

@@ -54,7 +54,7 @@ def parts(study: Study, name: str) -> Any:
         yield stage.duration / recipe.duration, one, one.seconds
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="CIFAR-10's training images in any form that d2o opens")
     parser.add_argument("--quick", action="store_true", help="the study `quick`: toy sizes, by default on digits")
@@ -74,3 +74,7 @@ if __name__ == "__main__":
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic(file) as temporary:
         temporary.write_text(json.dumps({"command": command, "rows": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

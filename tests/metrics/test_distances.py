@@ -1,5 +1,7 @@
 """Distances of Gaussians are known; equal sets are at distance zero; collapse costs recall."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,13 @@ def test_frechet_distance_of_equal_distributions_shrinks_with_the_sample() -> No
     """This bias is why it is never shown without N."""
     found = [frechet(gaussian(n, 20, seed=1), gaussian(n, 20, seed=2)) for n in (30, 300, 3000)]
     assert found[0] > 5 * found[1] > 25 * found[2] > 0
+
+
+@pytest.mark.parametrize("counts", [(12, 9), (12, 300), (300, 9)])
+def test_frechet_of_fewer_images_than_features_is_that_of_their_moments(counts) -> None:
+    sides = [gaussian(count, 20, scale=count, shift=count / 50, seed=count) for count in counts]
+    dense = [replace(side, values=None) for side in sides]
+    assert frechet(*sides) == pytest.approx(frechet(*dense), rel=1e-9)
 
 
 def test_kid_of_two_halves_of_one_gaussian_is_centred_on_zero() -> None:

@@ -38,16 +38,22 @@ def frechet(sample: Features, reference: Features) -> float:
 
     It is FID when, and only when, the features are Inception's.
     """
-    first, second = (torch.from_numpy(np.ascontiguousarray(side.covariance)) for side in (sample, reference))
-    try:
-        variances, axes = torch.linalg.eigh(first)
-    except RuntimeError:  # torch's may not converge where images hardly vary; NumPy's takes longer
-        variances, axes = map(torch.from_numpy, np.linalg.eigh(first.numpy()))
-    root = axes * variances.clamp(min=0).sqrt() @ axes.T
-    overlap = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
-    shift = sample.mean - reference.mean
-    total = float(shift @ shift + (first.trace() + second.trace() - 2 * overlap).item())
-    return max(0.0, total)  # rounding can dip below zero
+    shift, traces = sample.mean - reference.mean, sample.covariance.trace() + reference.covariance.trace()
+    return max(0.0, float(shift @ shift + traces - 2 * _overlap(sample, reference)))  # rounding can dip below zero
+
+
+def _overlap(*sides: Features) -> float:
+    """Return tr (C1 C2)^(1/2), from the side of fewer images if they are fewer than features: its root is as small."""
+    few, other = sorted(sides, key=lambda side: float("inf") if side.values is None else len(side.values))
+    if few.values is not None and len(few.values) < few.dim:
+        root = torch.from_numpy((few.values - few.mean) / (len(few.values) - 1) ** 0.5)
+    else:
+        try:
+            variances, axes = torch.linalg.eigh(torch.from_numpy(np.ascontiguousarray(few.covariance)))
+        except RuntimeError:  # torch's may not converge where images hardly vary; NumPy's takes longer
+            variances, axes = map(torch.from_numpy, np.linalg.eigh(few.covariance))
+        root = variances.clamp(min=0).sqrt()[:, None] * axes.T
+    return torch.linalg.eigvalsh(root @ torch.from_numpy(other.covariance) @ root.T).clamp(min=0).sqrt().sum().item()
 
 
 def kid(

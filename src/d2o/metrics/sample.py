@@ -50,20 +50,15 @@ class Sample:
         return replace(self, features=self.features.rows(0, images), labels=labels, pixels=pixels)
 
 
-def embed(network: Embedding | OwnSpace, images: np.ndarray) -> np.ndarray:
-    return network(images).cpu().numpy()
-
-
 def measure(stream: Stream, network: Embedding | OwnSpace, *, keep_pixels: bool = False) -> Sample:
     """Pass over a stream of images once."""
     use_full_float32()
     sums, rows, kept, labels, first = PixelSums(), [], [], stream.labels, 0
     for batch in stream.batches:
-        last = first + len(batch)
-        sums.add(batch, None if labels is None else labels[first:last])
-        rows.append(embed(network, batch))
+        sums.add(batch, None if labels is None else labels[first : first + len(batch)])
+        rows.append(network(batch).cpu().numpy())
         kept += [batch] if keep_pixels else []
-        first = last
+        first += len(batch)
     values = np.concatenate(rows)
     diversity = Diversity(
         pixel_deviation=sums.deviation(),
@@ -71,9 +66,8 @@ def measure(stream: Stream, network: Embedding | OwnSpace, *, keep_pixels: bool 
         feature_distance=feature_distance(values),
         feature_distance_within=None if labels is None else feature_distance_within(values, labels),
     )
-    facts = (stream.image_shape, labels, stream.seeds, stream.judged_by)
-    pixels = np.concatenate(kept) if kept else None
-    return Sample(stream.name, features_of(values, network.name), diversity, *facts, pixels)
+    facts = stream.image_shape, labels, stream.seeds, stream.judged_by, np.concatenate(kept) if kept else None
+    return Sample(stream.name, features_of(values, network.name), diversity, *facts)
 
 
 def from_statistics(features: Features, name: str) -> Sample:

@@ -18,7 +18,7 @@ from d2o.features.embedding import embedding, find_space
 from d2o.files import check_file
 from d2o.metrics import statistics
 from d2o.metrics.distances import SMALLEST
-from d2o.metrics.sample import Stream, embed
+from d2o.metrics.sample import Stream
 from d2o.metrics.sources import open_source
 
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     stream = open_source(images, images=options.images or len(images), batch_size=options.batch)
     assert isinstance(stream, Stream)
     network = embedding(options.features, options.weights).to(device)
-    batches = (embed(network, batch) for batch in counted(stream.batches, stream.count, stream.name))
+    batches = (network(batch).cpu().numpy() for batch in counted(stream.batches, stream.count, stream.name))
     if options.moments:
         found = statistics.accumulate(batches, network.name)
     else:

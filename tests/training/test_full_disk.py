@@ -4,6 +4,8 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,45 +31,44 @@ WRITERS = {  # what is written: bytes that fit
 NEEDS = {"out.onnx": "onnxscript", "out": "diffusers"}
 
 
-@pytest.fixture
-def limit():
-    """Return the function that sets how large files may become, until the test ends."""
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """Let no file become larger than this, for no longer than it must be: pytest's own output may be a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("command", WRITERS)
-def test_every_writer_says_so_and_leaves_what_was_there(
-    command, teacher, tiny_data, tmp_path, monkeypatch, capsys, limit
-):
+def test_every_writer_says_so_and_leaves_what_was_there(command, teacher, tiny_data, tmp_path, monkeypatch, capsys):
     name = WRITERS[command]
     pytest.importorskip(NEEDS.get(name, "torch"))
     monkeypatch.chdir(tmp_path)
     if "." in name:
         Path(name).write_text("old")
     words = command.replace("MODEL", str(teacher)).replace("DATA", str(tiny_data)).split()
-    limit(LIMIT)
-    assert run(words) == 2
+    with limited(LIMIT):
+        assert run(words) == 2
     sentence = complaint(capsys.readouterr().err)
     assert name in sentence and "ulimit" in sentence
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == ([(name, "old")] if "." in name else [])
 
 
 def test_a_run_stops_with_its_last_checkpoint_and_goes_on_when_there_is_room(
-    tmp_path, tiny_data, finished, teacher, capsys, limit
+    tmp_path, tiny_data, finished, teacher, capsys
 ):
     out = tmp_path / "run"
     words = arguments(teacher, tiny_data, out)
-    room = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     for name in ("checkpoint.safetensors", "metrics.jsonl"):
         capsys.readouterr()
-        limit(int(0.8 * (finished / name).stat().st_size))
-        assert run(words) == 2
+        with limited(int(0.8 * (finished / name).stat().st_size)):
+            assert run(words) == 2
         assert "Cannot write" in complaint(capsys.readouterr().err)
         log = (out / "metrics.jsonl").read_text()
         assert not log or log.endswith("}\n")
-    limit(room)
     assert run(words) == 0
     assert_same_result(out, finished)
 

@@ -46,6 +46,8 @@ def test_an_interrupted_run_saves_itself_and_goes_on_to_the_same_bits(
     tmp_path, finished, teacher, tiny_data, monkeypatch, capsys, number
 ):
     words, draw = arguments(teacher, tiny_data, tmp_path / "stopped"), runs.draw_samples
+    if signal.getsignal(number) == signal.SIG_IGN:  # as under nohup, where a run goes on
+        signal.signal(number, signal.SIG_DFL)
     handlers = [signal.getsignal(one) for one in runs.STOPPING]
 
     def interrupt(directory, average, images, habits):

@@ -53,7 +53,10 @@ def write(results: Results, place: Path, out: Path) -> None:
     draw_figure(results, out.parent / "images" / f"{stem}.png")
     draw_gallery(results, own, out.parent / "images" / f"{stem}-images.png")
     some = results.rows[0]
-    in_turns = "by the speeds of all rows in turns (`python benchmarks/study_speeds.py`), the transformer's by its runs"
+    in_turns = (
+        "by the speeds of the rows in turns (`python benchmarks/study_speeds.py`), those of the transformer and of "
+        "distribution matching with its GAN, which were not timed so, by their runs"
+    )
     timed = in_turns if results.speeds else "as each run took them"
     lines = [
         f"# What one call can do: the study {place.stem}",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from report_tables import compared, count, details, earlier, memory, names, show, table, tried, weakest, word
+from report_tables import WORDS, compared, count, details, earlier, memory, names, show, table, tried, weakest, word
 from study_claims import DISTILLED, SPACES, Claim, Results, claims
 from study_figures import draw_figure, draw_gallery
 from study_records import HELD_OUT, choose, read_lines
@@ -53,10 +53,10 @@ def write(results: Results, place: Path, out: Path) -> None:
     draw_figure(results, out.parent / "images" / f"{stem}.png")
     draw_gallery(results, own, out.parent / "images" / f"{stem}-images.png")
     some = results.rows[0]
-    in_turns = (
-        "by the speeds of the rows in turns (`python benchmarks/study_speeds.py`), those of the transformer and of "
-        "distribution matching with its GAN, which were not timed so, by their runs"
-    )
+    trained = {row["row"] for row in results.rows if row["images"]}
+    untimed = [word(name) for name in names(results) if name in WORDS and name in trained - results.speeds.keys()]
+    alone = f" (by their own runs: {'; '.join(untimed)})" if untimed else ""
+    in_turns = f"by the speeds of the rows in turns (`python benchmarks/study_speeds.py`){alone}"
     timed = in_turns if results.speeds else "as each run took them"
     lines = [
         f"# What one call can do: the study {place.stem}",

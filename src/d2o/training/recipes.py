@@ -111,7 +111,7 @@ SMALL_BEST: dict[str, Any] = {**SMALL, **BEST_RATES, "objectives": BEST, "durati
 
 # A first guess for two CPU cores and hours, not measured yet: CIFAR-10 at 32x32, on squares of 2x2 pixels.
 SHORT_FLOATS = {"learning_rate_ramp": 10_000, "precision": "bfloat16"}
-FOLDED = {**BACKBONES["folded"], "attention_resolutions": [8]}
+FOLDED = {**BACKBONES["folded"], "attention_resolutions": [8], "label_dropout": 0.1}
 FOLDED_PRETRAIN = {**SMALL_PRETRAIN, **SHORT_FLOATS, "backbone": FOLDED, "duration": 1_000_000}
 FOLDED_BEST = {**SMALL_BEST, "discriminator": Projected(size=64, width=64), "duration": 24_000}
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,16 @@ def test_the_hours_of_stages_are_added_up(capsys, counted) -> None:
     assert run(["estimate", "digits-teacher-images"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "Stage 1 of 2" and "All stages: " in told[-1] and "teacher" in told[-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
+def test_a_peak_before_does_not_hide_the_next() -> None:
+    cpu = torch.device("cpu")
+    held = torch.ones(100 << 20)  # 400 MiB
+    high = memory.peak_memory(cpu)
+    del held
+    estimating.restart_peak_memory(cpu)
+    assert memory.peak_memory(cpu) < high - (300 << 20)
 
 
 def test_cached_features_count() -> None:

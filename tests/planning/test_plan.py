@@ -140,7 +140,7 @@ class TestHours:
     def test_bound_the_images_and_choose_the_size(self, tmp_path, tried, hours):
         """At these rates 40 images, passed over 400 times, are 16,000: 0.44 hours of pre-training at 32x32."""
         made = planned(save(tmp_path / "data", 40, (100, 100)), hours)
-        assert made.hours <= hours and made.memory_gib == 2.0
+        assert made.hours <= hours and made.memory_gib == 1.0
         full = made.row.finetune.images + min(made.row.pretrain.images, 400 * 40)
         assert sum(step.training.images for step in made.steps) <= full
         assert (hours * (1 - RESERVE) / made.hours > 1.3) == (made.share == 1)
@@ -175,6 +175,18 @@ def test_eight_gpus_share_the_work(tmp_path, tried, monkeypatch, capsys):
     assert all(command.startswith("torchrun --nproc_per_node 8 -m d2o ") for command in found["commands"])
     assert all("--precision auto" in command for command in found["commands"])
     assert math.isclose(found["hours"], (3_200 / 2.5 + 10_000_000 / 2.5) / 8 / 3600, rel_tol=0.01)
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_recipes_in_bfloat16_are_tried_and_advised_in_float32_where_it_is_emulated(
+    emulated, tmp_path, tried, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(planning, "warn_about_emulation", lambda name, _: emulated and name == "bfloat16")
+    assert run(["plan", "--data", "emoji-smileys", "--hours", "1000", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert ["--precision float32" in command for command in found["commands"]] == [emulated, False]
+    assert any("bfloat16" in reason for reason in found["reasons"]) == emulated
 
 
 @pytest.mark.parametrize(

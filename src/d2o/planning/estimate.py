@@ -1,8 +1,12 @@
 """What a run will take on this machine, from a few iterations of its own on random images and weights."""
 
+import ctypes
+import gc
 import shutil
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -66,6 +70,7 @@ def estimate(
     start = model or untrained_teacher(name, recipe)
     free, at_once = free_memory(device), min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
     recipe = settle_precision(recipe, start, device, automatic, name, at_once)
+    restart_peak_memory(device)
     before = peak_memory(device)
     trained = networks(recipe, start)
     gradients = check_gradients(recipe, trained, device)
@@ -105,6 +110,17 @@ def estimate(
         frozen_share=share.frozen / share.total,
         parameters=share.total,
     )
+
+
+def restart_peak_memory(device: torch.device) -> None:
+    """Let the most that this process has used count from now on, where the system can: CUDA, and Linux (proc(5))."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        gc.collect()
+        with suppress(OSError, AttributeError):  # musl keeps what is freed
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def check_gradients(recipe: Recipe, trained: Networks, device: torch.device) -> int:

@@ -14,6 +14,7 @@ from d2o.encoders.codec import makes_latents
 from d2o.training.fit import new_teacher
 from d2o.training.memory import free_memory
 from d2o.training.networks import check_fit
+from d2o.training.speed import warn_about_emulation
 
 from .estimate import GIB, Estimate, estimate
 from .gpu_memory import measure_memory
@@ -70,8 +71,8 @@ class Plan:
 
     @property
     def memory_gib(self) -> float:
-        """GiB beside Python's own: trials share a process, in which each adds to what was used before."""
-        return sum(step.memory_gib for step in self.steps)
+        """GiB beside Python's own, of the step that needs more."""
+        return max(step.memory_gib for step in self.steps)
 
     @property
     def quality(self) -> str:
@@ -95,14 +96,12 @@ class Plan:
         rows = (
             (rates, f"Images a second on {self.device}, while other programs ran: {', '.join(rates)}."),
             (not rates, f"Not tried: it takes {first.memory_gib:.1f} GiB, which are not free on {self.device}."),
+            (first.training.precision, "This processor only emulates bfloat16, so the networks train in float32."),
             (self.processes > 1, f"{self.processes} GPUs are assumed to be that many times as fast as the one tried."),
             *((True, f"{size}x{size} pixels would need {needed:.2g} hours at least.") for size, needed in self.slow),
             (own > side, f"The images' shorter side is {own}, of which {side} is left: time grows with the pixels."),
             (own >= min(PUBLISHED_AT), f"For large images start from a published model with --from: {published}."),
-            (
-                self.share < 1,
-                f"The hours, less a tenth for grids and checkpoints, fit {self.share:.0%} of the usual images.",
-            ),
+            (self.share < 1, f"The hours, less a tenth for checkpoints, fit {self.share:.0%} of the usual images."),
             (told, f"The networks are conditioned on the {told}."),
             (count < FEW, few),
             (count > first.training.images, f"{first.training.images:,} images are less than one pass over the data."),
@@ -188,15 +187,17 @@ def try_row(
 
 def try_out(training: Training, start: Denoiser, images: Images, device: str, processes: int) -> Step:
     """Return a step after a few iterations, of a network of latents only if memory will suffice for them."""
-    recipe, here = training.open(), find_device(device)
+    here = find_device(device)
+    if warn_about_emulation(training.open().precision, here):
+        training = training._replace(precision="float32")
+    recipe = training.open()
     at_once = recipe.micro_batch_size or recipe.batch_size
     if makes_latents(start) and (free := free_memory(here)) is not None:
         memory = measure_memory(randomise_weights(recipe), start)
         if memory and memory.total(1) + memory.weights["student"] > free:
             return Step(training, None, math.nan, memory.total(at_once) / GIB)
-    recipe = replace(
-        recipe, duration=max(min(recipe.duration, len(images)), recipe.batch_size)
-    )  # features are kept once
+    # features are kept once
+    recipe = replace(recipe, duration=max(min(recipe.duration, len(images)), recipe.batch_size))
     how = {"automatic": here.type != "cpu", "device": device, "patience": SECONDS}
     found = estimate(training.recipe, recipe, start, **how)
     if found.micro_batch < at_once:

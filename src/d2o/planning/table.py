@@ -27,11 +27,13 @@ class Training(NamedTuple):
     learning_rate: float | None = None
     frozen: tuple[str, ...] | None = None
     micro_batch: int | None = None
+    precision: str | None = None
 
     def open(self) -> Recipe:
         backbone = None if self.backbone is None else find_backbone(self.backbone)
         given = {"backbone": backbone, "batch_size": self.batch, "learning_rate": self.learning_rate}
         given |= {"duration": self.images, "frozen": self.frozen, "micro_batch_size": self.micro_batch}
+        given |= {"precision": self.precision}
         return replace(find_recipe(self.recipe), **{k: value for k, value in given.items() if value is not None})
 
     @property
@@ -40,6 +42,7 @@ class Training(NamedTuple):
         frozen = None if self.frozen is None else f"frozen=[{','.join(self.frozen)}]"
         images = None if self.images == find_recipe(self.recipe).duration else self.images
         given = {"recipe": self.recipe, "backbone": self.backbone, "images": images, "batch": self.batch}
+        given |= {"precision": self.precision} if self.precision else {}  # GPUs have one for both commands
         return given | {"micro-batch": self.micro_batch, "learning-rate": self.learning_rate, "set": frozen}
 
 

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import d2o
+from conftest import make_denoiser
+
 from .test_commands import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -102,3 +105,21 @@ def time_to_quality(*_) -> None:
     """Print what was measured, as no race is short."""
     found = json.loads(finished(BENCHMARKS / "time_to_quality.py", "--json"))
     assert {"seconds", "images", "ratio", "seeds", "spaces"} <= found.keys()
+
+
+def cifar10_32(_, place: Path) -> None:
+    """Measure tiny models on random images; what is known is not measured again."""
+    made = make_denoiser(channels=3, classes=10, resolution=32).replace(image_shape=(3, 32, 32))
+    d2o.save(place / "model.safetensors", made)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    np.savez(place / "data.npz", images=pixels)
+    model = place / "model.safetensors"
+    words = ["--data", place / "data.npz", "--teacher", f"10={model}", f"20={model}", "--student", model]
+    where = {"RESULTS": place / "found.json", "IMAGES": place}
+    finished(BENCHMARKS / "cifar10_32.py", *words, "--images", "10", **where)
+    found = json.loads((place / "found.json").read_text())
+    assert [(row["images"], row["kind"]) for row in found] == [
+        (10, "calls"), (20, "calls"), (20, "guided"), (20, "one"), (20, "student")
+    ]  # fmt: skip
+    again = finished(BENCHMARKS / "cifar10_32.py", *words, "--images", "10", **where)
+    assert len(again.splitlines()) == 4 and (place / "cifar10-32-images.png").exists()

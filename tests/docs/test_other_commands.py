@@ -171,9 +171,8 @@ def speed_and_quality(line: str, place: Path) -> None:
     name = list(own["VARIANTS"][problem])[-1]
     extra = [*JUDGED, "--batch", "8", "--evaluate-images", "24", "--features", "pixels"]
     own["VARIANTS"][problem] = {name: [*own["VARIANTS"][problem][name], *extra]}
-    write_images(
-        place / "data.zip", [np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)], labels=[0, 9] * 20
-    )
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
+    write_images(place / "data.zip", [pixels], labels=[0, 9] * 20)
     given = {"cifar10-train-32x32.zip": str(place / "data.zip")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["", *(given.get(word, word) for word in words), "--runs", str(place / "runs")])
@@ -258,6 +257,7 @@ PROGRAMS = {
     r"benchmarks/emoji_score\.py": emoji_score,
     r"benchmarks/small_data\.py": small_data,
     r"benchmarks/study_speeds\.py": measuring.study_speeds,
+    r"benchmarks/cifar10_32\.py": measuring.cifar10_32,
     r"-m http\.server": http_server,
     r"research/\w+\.py": research,
     r"^pytest ": is_a_test_here,

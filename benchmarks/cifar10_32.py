@@ -5,8 +5,8 @@ python benchmarks/cifar10_32.py --data cifar10-train-32x32.zip --teacher IMAGES=
 A FILE is a checkpoint of the teacher's run after so many IMAGES. Each is measured in its 35 calls, the last one also
 with guidance and in one call. KID, precision and recall are against 10,000 of the training images, which the teacher
 has seen: in lite2, and by the study's classifier and views, which see means of 2x2 pixels. What is known already is not
-measured again. Writes benchmarks/results/cifar10-32.json, docs/images/cifar10-32.png (the curve) and
-docs/images/cifar10-32-images.png.
+measured again. Writes benchmarks/results/cifar10-32.json and the first images beside it, docs/images/cifar10-32.png
+(the curve) and docs/images/cifar10-32-images.png.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from emoji_score import open_features
+from examination import draw as draw_grid
 from examination import rounded
 from PIL import Image
 from report_tables import LARGER
@@ -26,7 +27,7 @@ from study_figures import label_plainly
 
 import d2o
 from d2o.data.datasets import open_images
-from d2o.data.files import grid, to_uint8
+from d2o.data.files import to_uint8
 from d2o.files import atomic
 from d2o.metrics.distances import distances
 from d2o.metrics.statistics import Features, features_of
@@ -34,11 +35,6 @@ from d2o.metrics.statistics import Features, features_of
 HERE = Path(__file__).parent
 RESULTS, IMAGES = HERE / "results" / "cifar10-32.json", HERE.parent / "docs" / "images"
 STEPS, BATCH, REFERENCE, SHOWN, COLUMNS = 18, 100, 10_000, 60, 20
-
-
-def sheet(pixels: np.ndarray) -> np.ndarray:
-    """Return the first images, one class a column, as one image three times as large."""
-    return grid(pixels[:SHOWN], columns=COLUMNS).repeat(3, 0).repeat(3, 1)
 
 
 class Spaces:
@@ -88,9 +84,18 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
         panel.set_xlabel("images of the teacher's training")
         panel.set_yscale("log")
         label_plainly(panel.yaxis)
+        panel.locator_params(axis="x", nbins=4)
         panel.xaxis.set_major_formatter("{x:,g}")
-    panel.legend(fontsize=8)
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=len(LARGER), fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def draw_sheets(folder: Path, path: Path) -> None:
+    """Put the first images of every kind below each other, twice as large; a column is a class."""
+    files = [folder / f"{name}.png" for name in ("real", *LARGER)]
+    rows = [np.asarray(Image.open(file)) for file in files if file.exists()]
+    with atomic(path) as temporary:
+        Image.fromarray(np.concatenate(rows).repeat(2, 0).repeat(2, 1)).save(temporary)
 
 
 def main() -> None:
@@ -108,18 +113,18 @@ def main() -> None:
     tasks += [(last, "student", options.student)] if options.student else []
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     done = {(row["images"], row["kind"]): row for row in known if row["examined"] == options.images}
-    spaces, shown = Spaces(options.data), {}
+    spaces, sheets = Spaces(options.data), RESULTS.with_suffix("")
+    draw_grid(sheets / "real.png", spaces.real[: options.images], SHOWN, COLUMNS)
     for images, kind, model in tasks:
-        if (images, kind) not in done or images == last:
-            row, shown[kind] = measure(model, kind, options.images, options.guided, spaces)
+        if (images, kind) not in done:
+            row, pixels = measure(model, kind, options.images, options.guided, spaces)
             done[images, kind] = {"images": images, **row}
             print(json.dumps(done[images, kind]), flush=True)
             with atomic(RESULTS) as temporary:
                 temporary.write_text(json.dumps(list(done.values()), indent=1) + "\n")
+            draw_grid(sheets / f"{kind}.png", pixels, SHOWN, COLUMNS)
     draw(list(done.values()), IMAGES / "cifar10-32.png")
-    rows = [sheet(spaces.real[: options.images]), *(sheet(shown[kind]) for kind in LARGER if kind in shown)]
-    with atomic(IMAGES / "cifar10-32-images.png") as temporary:
-        Image.fromarray(np.concatenate(rows)).save(temporary)
+    draw_sheets(sheets, IMAGES / "cifar10-32-images.png")
 
 
 if __name__ == "__main__":

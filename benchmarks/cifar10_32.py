@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from emoji_score import open_features
 from examination import draw as draw_grid
-from examination import rounded
+from examination import embed_all, rounded
 from PIL import Image
-from report_tables import LARGER
+from report_tables import AT_32
 from study_claims import SPACES
 from study_figures import label_plainly
 
@@ -30,7 +30,6 @@ from d2o.data.datasets import open_images
 from d2o.data.files import to_uint8
 from d2o.files import atomic
 from d2o.metrics.distances import distances
-from d2o.metrics.statistics import Features, features_of
 
 HERE = Path(__file__).parent
 RESULTS, IMAGES = HERE / "results" / "cifar10-32.json", HERE.parent / "docs" / "images"
@@ -45,15 +44,12 @@ class Spaces:
         order = np.random.Generator(np.random.Philox(0)).permutation(len(images))[:REFERENCE]
         self.embed = {space: open_features(space) for space in SPACES}
         self.real = images.pixels(order)
-        self.reference = {space: self.features(self.real, space) for space in SPACES}
-
-    def features(self, pixels: np.ndarray, space: str) -> Features:
-        parts = [self.embed[space](pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH)]
-        return features_of(np.concatenate(parts), space)
+        self.reference = {space: embed_all(embed, self.real, space) for space, embed in self.embed.items()}
 
     def compare(self, pixels: np.ndarray) -> dict[str, Any]:
         """Return the distances of images to the reference in each space."""
-        found = {space: distances(self.features(pixels, space), self.reference[space]) for space in SPACES}
+        sides = {space: (embed_all(embed, pixels, space), self.reference[space]) for space, embed in self.embed.items()}
+        found = {space: distances(*pair) for space, pair in sides.items()}
         wanted = ("kid", "kid_deviation", "precision", "recall")
         return {space: {name: rounded(getattr(one, name)) for name in wanted} for space, one in found.items()}
 
@@ -64,7 +60,8 @@ def measure(file: str, kind: str, count: int, guidance: float, spaces: Spaces) -
     scale = guidance if kind == "guided" else 1.0
     batches = d2o.generate(model, range(count), steps=steps, guidance=scale, batch_size=BATCH)
     pixels = to_uint8(torch.cat(list(batches)))
-    record = {"kind": kind, "examined": count, "calls": 2 * steps - 1, "guidance": scale}
+    calls = (2 * steps - 1) * (2 if kind == "guided" else 1)
+    record = {"kind": kind, "examined": count, "calls": calls, "guidance": scale}
     return record | {"spaces": spaces.compare(pixels)}, pixels
 
 
@@ -74,7 +71,7 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for panel, (space, title) in zip(figure.subplots(1, len(SPACES)), SPACES.items(), strict=True):
-        for kind, name in LARGER.items():
+        for kind, name in AT_32.items():
             rows = sorted(
                 (row["images"], max(row["spaces"][space]["kid"], 1e-4)) for row in records if row["kind"] == kind
             )
@@ -86,13 +83,13 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
         label_plainly(panel.yaxis)
         panel.locator_params(axis="x", nbins=4)
         panel.xaxis.set_major_formatter("{x:,g}")
-    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=len(LARGER), fontsize=8)
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=len(AT_32), fontsize=8)
     figure.savefig(path, dpi=110)
 
 
 def draw_sheets(folder: Path, path: Path) -> None:
-    """Put the first images of every kind below each other, twice as large; a column is a class."""
-    files = [folder / f"{name}.png" for name in ("real", *LARGER)]
+    """Put the first images of every kind below each other, twice as large; a column is a class, but for real ones."""
+    files = [folder / f"{name}.png" for name in ("real", *AT_32)]
     rows = [np.asarray(Image.open(file)) for file in files if file.exists()]
     with atomic(path) as temporary:
         Image.fromarray(np.concatenate(rows).repeat(2, 0).repeat(2, 1)).save(temporary)

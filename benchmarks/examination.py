@@ -43,6 +43,12 @@ def open_space(name: str) -> Embed:
     return lambda pixels: space(pixels).numpy()
 
 
+def embed_all(embed: Embed, pixels: np.ndarray, space: str) -> Features:
+    """Return the features of uint8 images [N,H,W,C] in a space of this name, some images at a time."""
+    parts = [embed(pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH)]
+    return features_of(np.concatenate(parts), space)
+
+
 class Examiner:
     """Holds the reference's features, which are kept in `place`; `examine` compares images with it."""
 
@@ -60,9 +66,7 @@ class Examiner:
             self.floor[space] = distances(self.features(self.real, space), self.reference[space])
 
     def features(self, pixels: np.ndarray, space: str) -> Features:
-        """Return the features of uint8 images in a space."""
-        parts = [self.embed[space](pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH)]
-        return features_of(np.concatenate(parts), space)
+        return embed_all(self.embed[space], pixels, space)
 
     def blur(self) -> np.ndarray:
         """Return real images that were halved and doubled."""

@@ -18,11 +18,11 @@ from report_tables import (
     count,
     details,
     earlier,
-    larger,
     memory,
     names,
     show,
     table,
+    table_at_32,
     tried,
     weakest,
     word,
@@ -77,16 +77,18 @@ def at_32(file: Path) -> list[str]:
         "runs/cifar10-32-one-step`). They do not replace the 16x16 pair yet: few of the teacher's images can be told "
         "apart, and its curve still falls; cars, ships and animals can be told in many of the student's, but they are "
         "pale, with fine stripes. By two of three measures the student's one call is closer to the data than its "
-        "teacher's 35, as at 16x16. With the rates and the noise level of the 16x16 recipe (0.001, 5) the "
+        "teacher's 35, as at 16x16. With the rates and the noise level of the 16x16 recipe (`--learning-rate "
+        "1e-3 --set discriminator_learning_rate=1e-3 --set objectives.0.sigma=5 --set objectives.1.sigma=5`) the "
         "discriminator won: after 9,600 images the student drew grey checkerboards.",
         "",
         "![KID while the teacher at 32x32 was trained](images/cifar10-32.png)",
         "",
-        *larger(records),
+        *table_at_32(records),
         "",
         f"{examined:,} images of each, from the same seeds, are compared with 10,000 training images, which the "
-        "models have seen; the classifier and the network without labels see means of 2x2 pixels. One seed. The "
-        "teacher's curve is of one run, whose rate falls to zero at its end (`python benchmarks/cifar10_32.py --data "
+        "models have seen; the classifier and the network without labels see means of 2x2 pixels. The scale of "
+        "guidance is 2. One seed. The teacher's curve is of checkpoints of one run, which was compiled, and whose rate "
+        "falls to zero at its end (`python benchmarks/cifar10_32.py --data "
         f"cifar10-32x32.zip --teacher {images}=runs/cifar10-32 --student runs/cifar10-32-one-step`).",
         "",
         "![Real images, the teacher in 35 calls, guided, in one call, and its student](images/cifar10-32-images.png)",
